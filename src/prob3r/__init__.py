@@ -1,0 +1,1 @@
+"""prob3r: look inside multi-view transformers."""
