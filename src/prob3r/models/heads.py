@@ -1,0 +1,129 @@
+"""Heads: from the decoders' states to a pointmap and a confidence."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def decode_points(
+    raw: Float[Tensor, "*b 4"],
+) -> tuple[Float[Tensor, "*b 3"], Float[Tensor, "*b"]]:
+    """Return points and confidences from a head's raw output.
+
+    A point is the direction of its three numbers times `expm1` of their norm, a confidence is
+    `1 + exp` of the fourth (Wang et al., DUSt3R, CVPR 2024).
+    """
+    xyz, logit = raw[..., :3], raw[..., 3]
+    norm = xyz.norm(dim=-1, keepdim=True)
+    return xyz / norm.clamp(min=1e-8) * norm.expm1(), 1 + logit.exp()
+
+
+class LinearHead(nn.Module):
+    """One linear layer that gives each patch its own pixels."""
+
+    def __init__(self, width: int, patch: int):
+        super().__init__()
+        self.patch = patch
+        self.proj = nn.Linear(width, 4 * patch * patch)
+
+    def forward(
+        self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
+    ) -> Float[Tensor, "b h w 4"]:
+        """Return the raw output of every pixel, read off the last state."""
+        raw = self.proj(states[-1]).transpose(1, 2).unflatten(2, grid)
+        return F.pixel_shuffle(raw, self.patch).permute(0, 2, 3, 1)
+
+
+class DPTHead(nn.Module):
+    """Dense prediction head over four states of the network (Ranftl et al., DPT, ICCV 2021).
+
+    The states are the encoder's output, two states inside the decoder and its last one; they are
+    brought to 1/4, 1/8, 1/16 and 1/32 of the image's size and fused from coarse to fine.
+    """
+
+    def __init__(self, widths: Sequence[int], features: int = 256):
+        super().__init__()
+        self.dpt = _DPT(widths, features)
+
+    def forward(
+        self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
+    ) -> Float[Tensor, "b h w 4"]:
+        """Return the raw output of every pixel."""
+        depth = len(states) - 1
+        chosen = (0, depth // 2, depth * 3 // 4, depth)
+        maps = [states[i].transpose(1, 2).unflatten(2, grid) for i in chosen]
+        return self.dpt(maps).permute(0, 2, 3, 1)
+
+
+class _DPT(nn.Module):
+    def __init__(self, widths: Sequence[int], features: int):
+        super().__init__()
+        channels = (96, 192, 384, 768)
+        resample: list[nn.Module] = [
+            nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
+            nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
+            nn.Identity(),
+            nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
+        ]
+        self.act_postprocess = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, channel, 1), layer)
+            for width, channel, layer in zip(widths, channels, resample, strict=True)
+        )
+        self.scratch = nn.Module()
+        self.scratch.layer_rn = nn.ModuleList(
+            nn.Conv2d(channel, features, 3, padding=1, bias=False) for channel in channels
+        )
+        for level in range(1, 5):
+            self.scratch.add_module(f"refinenet{level}", _Fusion(features))
+        half = features // 2
+        self.head = nn.Sequential(
+            nn.Conv2d(features, half, 3, padding=1),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            nn.Conv2d(half, half, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(half, 4, 1),
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        levels = [
+            reduce(resample(state))
+            for reduce, resample, state in zip(
+                self.scratch.layer_rn, self.act_postprocess, maps, strict=True
+            )
+        ]
+        fused = self.scratch.get_submodule("refinenet4")(levels[3])
+        for level in (2, 1, 0):
+            # An odd grid comes back from the coarse level one row or column too large.
+            fused = fused[..., : levels[level].shape[-2], : levels[level].shape[-1]]
+            fused = self.scratch.get_submodule(f"refinenet{level + 1}")(fused, levels[level])
+        return self.head(fused)
+
+
+class _Fusion(nn.Module):
+    """Adds a finer level to the coarse path, refines, and doubles the resolution."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.resConfUnit1 = _ResidualConv(features)
+        self.resConfUnit2 = _ResidualConv(features)
+        self.out_conv = nn.Conv2d(features, features, 1)
+
+    def forward(self, path: Tensor, level: Tensor | None = None) -> Tensor:
+        if level is not None:
+            path = path + self.resConfUnit1(level)
+        path = self.resConfUnit2(path)
+        path = F.interpolate(path, scale_factor=2, mode="bilinear", align_corners=True)
+        return self.out_conv(path)
+
+
+class _ResidualConv(nn.Module):
+    def __init__(self, features: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
