@@ -1,1 +1,119 @@
-"""TODO."""
+"""Geometry of views and pointmaps: pure, batched tensor functions that know no model and no file.
+
+Conventions: OpenCV cameras (x right, y down, z forward), depth along z, pixel centres at integer
+coordinates, pixel positions (x, y), pinhole intrinsics without skew in pixels, `cam_to_world`
+matrices of 4x4. Pointmaps are `(b, h, w, 3)`, of both views in camera 1's frame unless a name
+says `local`.
+
+Geometry needs its digits: call it outside autocast, and with float32 matrix products in full
+precision (PyTorch's default) rather than TF32.
+"""
+
+from prob3r.geometry.alignment import Similarity, align, align_robust
+from prob3r.geometry.cameras import (
+    crop_intrinsics,
+    focal_from_pointmap,
+    project,
+    relative_pose,
+    resize_intrinsics,
+    rotation_angle,
+    rotation_between,
+)
+from prob3r.geometry.correspondence import cycle_consistency, end_point_error, entropy, pck
+from prob3r.geometry.epipolar import (
+    epipolar_distance,
+    essential,
+    fundamental,
+    sampson_distance,
+)
+from prob3r.geometry.matches import (
+    PatchMatches,
+    PixelMatches,
+    covisible,
+    overlap,
+    patch_matches,
+    pixel_matches,
+)
+from prob3r.geometry.metrics import (
+    Interval,
+    PoseAndShape,
+    auc,
+    bootstrap_interval,
+    median,
+    pointmap_error,
+    pose_and_shape,
+    pose_error,
+)
+from prob3r.geometry.pointmaps import (
+    invert_rigid,
+    norm_factor,
+    normalise,
+    patch_centres,
+    patch_grid,
+    patch_of_pixels,
+    patchify,
+    pixel_grid,
+    transform,
+    unpatchify,
+    unproject,
+)
+from prob3r.geometry.pose import (
+    PnPPose,
+    pnp_pose,
+    pose_from_pointmap,
+    rotation_error,
+    scale_error,
+    translation_error,
+)
+
+__all__ = [
+    "Interval",
+    "PatchMatches",
+    "PixelMatches",
+    "PnPPose",
+    "PoseAndShape",
+    "Similarity",
+    "align",
+    "align_robust",
+    "auc",
+    "bootstrap_interval",
+    "covisible",
+    "crop_intrinsics",
+    "cycle_consistency",
+    "end_point_error",
+    "entropy",
+    "epipolar_distance",
+    "essential",
+    "focal_from_pointmap",
+    "fundamental",
+    "invert_rigid",
+    "median",
+    "norm_factor",
+    "normalise",
+    "overlap",
+    "patch_centres",
+    "patch_grid",
+    "patch_matches",
+    "patch_of_pixels",
+    "patchify",
+    "pck",
+    "pixel_grid",
+    "pixel_matches",
+    "pnp_pose",
+    "pointmap_error",
+    "pose_and_shape",
+    "pose_error",
+    "pose_from_pointmap",
+    "project",
+    "relative_pose",
+    "resize_intrinsics",
+    "rotation_angle",
+    "rotation_between",
+    "rotation_error",
+    "sampson_distance",
+    "scale_error",
+    "transform",
+    "translation_error",
+    "unpatchify",
+    "unproject",
+]

@@ -1,0 +1,150 @@
+"""Similarities between point sets: weighted least squares, and a robust variant."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_ROUNDING = 100  # in units of the last place: what arithmetic may make of equal points
+
+
+class Similarity(NamedTuple):
+    """The maps `x -> scale * rotation @ x + translation` of a batch."""
+
+    scale: Float[Tensor, " b"]
+    rotation: Float[Tensor, "b 3 3"]
+    translation: Float[Tensor, "b 3"]
+
+    def apply(self, points: Float[Tensor, "b *n 3"]) -> Float[Tensor, "b *n 3"]:
+        """Points after the map."""
+        flat = points.reshape(points.shape[0], -1, 3)
+        moved = flat @ (self.scale[:, None, None] * self.rotation).mT + self.translation[:, None]
+        return moved.reshape(points.shape)
+
+    def inverse(self) -> "Similarity":
+        """The maps that undo these."""
+        scale, rotation = 1 / self.scale, self.rotation.mT
+        moved = torch.einsum("bij,bj->bi", rotation, self.translation)
+        return Similarity(scale, rotation, -scale[:, None] * moved)
+
+    def matrix(self) -> Float[Tensor, "b 4 4"]:
+        """The maps as 4x4 matrices on homogeneous points."""
+        matrix = torch.eye(4, dtype=self.scale.dtype, device=self.scale.device)
+        matrix = matrix.repeat(self.scale.shape[0], 1, 1)
+        matrix[:, :3, :3] = self.scale[:, None, None] * self.rotation
+        matrix[:, :3, 3] = self.translation
+        return matrix
+
+
+def align(
+    source: Float[Tensor, "b n 3"],
+    target: Float[Tensor, "b n 3"],
+    weights: Float[Tensor, "b n"] | None = None,
+    scale: bool = True,
+) -> Similarity:
+    """The similarity that takes `source` onto `target` with the least weighted squared distance.
+
+    The closed form of Umeyama (PAMI 1991, equations 40 to 42), differentiable in the points and
+    the weights. The result is finite for every finite input:
+
+    - points with zero weight have no influence, even where they are not finite;
+    - without any weight the map is the identity;
+    - where all source points coincide, rotation and scale are the identity's; where all target
+      points do, the rotation is, and the scale is clamped to a tiny positive number;
+    - collinear points leave the turn about their line open, and some optimal one is returned.
+
+    Args:
+        source: Points before the map.
+        target: The points that they should fall on.
+        weights: Not negative; all alike by default.
+        scale: Whether to fit the scale; otherwise it is 1 and the map is rigid.
+    """
+    if weights is None:
+        weights = torch.ones_like(source[..., 0])
+    return _umeyama(_columns(source, weights), _columns(target, weights), weights, scale)
+
+
+def align_robust(
+    source: Float[Tensor, "b n 3"],
+    target: Float[Tensor, "b n 3"],
+    weights: Float[Tensor, "b n"] | None = None,
+    scale: bool = True,
+    *,
+    iterations: int = 20,
+) -> Similarity:
+    """As `align`, but a minority of grossly wrong points does not move the result.
+
+    Iteratively reweighted least squares with the Geman-McClure weight `(c^2 / (c^2 + r^2))^2` of
+    the residual length `r`. Its scale `c` is, anew in every iteration, the median residual of the
+    points that count, so that the fit starts forgiving and sharpens as the majority agrees.
+    Gradients flow through the last fit, with its weights held constant.
+
+    Args:
+        source: As in `align`.
+        target: As in `align`.
+        weights: As in `align`; they multiply the robust weights. The median is taken over all
+            points of positive weight alike.
+        scale: As in `align`.
+        iterations: Fits after the first, plain one.
+    """
+    if weights is None:
+        weights = torch.ones_like(source[..., 0])
+    x, y = _columns(source, weights), _columns(target, weights)
+    robust = weights
+    with torch.no_grad():
+        # Below this residual, differences are rounding and must not decide over weights.
+        rounding = _ROUNDING * torch.finfo(y.dtype).eps * y.abs().amax(dim=(1, 2))[:, None]
+        rounding = rounding.clamp_min(torch.finfo(y.dtype).tiny ** 0.25)
+        for _ in range(iterations):
+            fit = _umeyama(x, y, robust, scale)
+            moved = fit.scale[:, None, None] * fit.rotation @ x + fit.translation[..., None]
+            squared = (moved - y).square().sum(dim=1)
+            middle = squared.masked_fill(weights <= 0, torch.nan).nanmedian(dim=-1, keepdim=True)
+            spread = torch.fmax(middle.values, rounding.square())
+            robust = weights / (1 + squared / spread).square()
+    return _umeyama(x, y, robust, scale)
+
+
+def _columns(
+    points: Float[Tensor, "b n 3"], weights: Float[Tensor, "b n"]
+) -> Float[Tensor, "b 3 n"]:
+    """The points one after another in memory for each axis, which sums and products run over.
+
+    Points of zero weight become zeros, since NaN times zero would still be NaN.
+    """
+    return points.mT.contiguous().masked_fill((weights <= 0)[:, None], 0)
+
+
+def _umeyama(
+    source: Float[Tensor, "b 3 n"],
+    target: Float[Tensor, "b 3 n"],
+    weights: Float[Tensor, "b n"],
+    scale: bool,
+) -> Similarity:
+    """The fit of `align`, for points that are finite wherever their weight is zero."""
+    import roma  # here, so that all that never aligns runs where roma is not installed
+
+    tiny, eps = torch.finfo(source.dtype).tiny, torch.finfo(source.dtype).eps
+    weights = (weights / weights.sum(dim=-1, keepdim=True).clamp_min(tiny))[:, None]
+    source_mean, target_mean = (weights * source).sum(dim=-1), (weights * target).sum(dim=-1)
+    source, target = source - source_mean[..., None], target - target_mean[..., None]
+    weighted = weights * source
+    variance, covariance = (weighted * source).sum(dim=(-2, -1)), target @ weighted.mT
+
+    # What points that coincide have left about their mean is rounding, and must not be fitted.
+    source_noise = _ROUNDING * eps * source_mean.detach().norm(dim=-1)
+    target_noise = _ROUNDING * eps * target_mean.detach().norm(dim=-1)
+    spread, size = variance.detach().sqrt(), covariance.detach().norm(dim=(-2, -1))
+    apart = ~(spread <= source_noise)
+    related = apart & ~(size <= spread * target_noise)
+    covariance = covariance.where(related[:, None, None], 0)
+
+    # Only its direction matters; at unit length roma's damping of the gradient suits every unit.
+    rotation = roma.special_procrustes(covariance / size.clamp_min(tiny)[:, None, None])
+    factor = torch.ones_like(variance)
+    if scale:
+        fitted = (rotation * covariance).sum(dim=(-2, -1)) / variance.clamp_min(tiny)
+        factor = fitted.clamp_min(eps).where(apart, 1)
+    moved = factor[:, None] * torch.einsum("bij,bj->bi", rotation, source_mean)
+    return Similarity(factor, rotation, target_mean - moved)

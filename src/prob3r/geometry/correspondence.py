@@ -1,0 +1,97 @@
+"""Attention read as matching: is the most attended patch the true match?
+
+Patches are counted row by row. `*k` stands for any number of leading axes after the pair's, such
+as blocks and heads; the metrics answer for each of them.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+
+def pck(
+    argmax: Int[Tensor, "b *k n"],
+    match: Int[Tensor, "b n"],
+    visible: Bool[Tensor, "b n"],
+    grid: tuple[int, int],
+    radius: int = 1,
+) -> Float[Tensor, "b *k"]:
+    """Share of the co-visible patches whose most attended patch is near their true match.
+
+    Near means at most `radius` rows and `radius` columns away: the 3x3 patches around the match
+    for PCK@1. NaN for a pair without a co-visible patch.
+
+    Args:
+        argmax: The view-1 patch that each view-2 patch attends to most.
+        match: The view-1 patch that holds its true match.
+        visible: Whether there is one.
+        grid: Rows and columns of view 1's patches.
+        radius: In patches.
+    """
+    offset = _offset(argmax, _over_heads(match, argmax), grid)
+    return _mean(offset.abs().amax(dim=-1) <= radius, _over_heads(visible, argmax))
+
+
+def end_point_error(
+    argmax: Int[Tensor, "b *k n"],
+    match: Int[Tensor, "b n"],
+    visible: Bool[Tensor, "b n"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "b *k"]:
+    """Mean distance, in patches, from the most attended patch to the true match.
+
+    The arguments and NaN are those of `pck`; the distance is Euclidean between patch centres.
+    """
+    offset = _offset(argmax, _over_heads(match, argmax), grid)
+    return _mean(offset.square().sum(dim=-1).sqrt(), _over_heads(visible, argmax))
+
+
+def cycle_consistency(
+    to_view1: Int[Tensor, "b *k n2"],
+    to_view2: Int[Tensor, "b *k n1"],
+    grid2: tuple[int, int],
+    visible: Bool[Tensor, "b n2"] | None = None,
+    radius: int = 1,
+) -> Float[Tensor, "b *k"]:
+    """Share of view 2's patches that end near where they started, there and back again.
+
+    Args:
+        to_view1: The view-1 patch that each view-2 patch attends to most.
+        to_view2: The view-2 patch that each view-1 patch attends to most.
+        grid2: Rows and columns of view 2's patches.
+        visible: View-2 patches to count; all by default.
+        radius: As in `pck`.
+    """
+    back = to_view2.gather(-1, to_view1.long())
+    start = torch.arange(to_view1.shape[-1], device=back.device).expand_as(back)
+    near = _offset(back, start, grid2).abs().amax(dim=-1) <= radius
+    counted = torch.ones_like(near) if visible is None else _over_heads(visible, near)
+    return _mean(near, counted)
+
+
+def entropy(probs: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Entropy over the last axis, in nats: 0 for one certain key, log n for a uniform spread."""
+    total: Tensor = torch.special.entr(probs).sum(dim=-1)
+    return total
+
+
+def _over_heads(
+    values: Shaped[Tensor, "b n"], like: Shaped[Tensor, "b *k n"]
+) -> Shaped[Tensor, "b *k n"]:
+    """A pair's values for its patches, repeated over the axes between pair and patch."""
+    between = [1] * (like.ndim - 2)
+    return values.reshape(values.shape[0], *between, values.shape[-1]).expand(like.shape)
+
+
+def _offset(
+    index: Int[Tensor, "*b n"], other: Int[Tensor, "*b n"], grid: tuple[int, int]
+) -> Float[Tensor, "*b n 2"]:
+    """Rows and columns from one patch to another."""
+    columns = grid[1]
+    rows = index // columns - other // columns
+    return torch.stack([rows, index % columns - other % columns], dim=-1).float()
+
+
+def _mean(values: Shaped[Tensor, "*b n"], counted: Bool[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Mean over the last axis of the values that count; NaN where none does."""
+    return (values * counted).sum(dim=-1) / counted.sum(dim=-1)

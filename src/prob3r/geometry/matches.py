@@ -1,0 +1,141 @@
+"""True matches of a pair: where view 2's points lie in view 1, and whether view 1 sees them.
+
+`points2` is always view 2's true pointmap in camera 1's frame. The two views may differ in size.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prob3r.geometry.cameras import project
+from prob3r.geometry.pointmaps import patch_grid, patch_of_pixels
+
+TOLERANCE = 0.02
+"""Relative difference in depth up to which two points count as the same surface point."""
+
+
+class PixelMatches(NamedTuple):
+    """Where view 2's pixels lie in view 1.
+
+    Attributes:
+        pixels: Positions (x, y) in view 1, in pixels; NaN behind camera 1.
+        visible: Whether the point is valid, in view 1's image, and not hidden there.
+    """
+
+    pixels: Float[Tensor, "b h w 2"]
+    visible: Bool[Tensor, "b h w"]
+
+
+class PatchMatches(NamedTuple):
+    """Where view 2's patches lie in view 1.
+
+    Attributes:
+        match: The view-1 patch, counted row by row, that holds the match of each view-2 patch.
+            It means nothing where the patch is not visible.
+        visible: Whether the patch's point is visible in view 1.
+    """
+
+    match: Int[Tensor, "b n"]
+    visible: Bool[Tensor, "b n"]
+
+
+def pixel_matches(
+    points2: Float[Tensor, "b h w 3"],
+    valid2: Bool[Tensor, "b h w"],
+    depth1: Float[Tensor, "b h1 w1"],
+    valid1: Bool[Tensor, "b h1 w1"],
+    intrinsics1: Float[Tensor, "b 3 3"],
+    tolerance: float = TOLERANCE,
+) -> PixelMatches:
+    """The match in view 1 of every pixel of view 2.
+
+    A point is visible if view 1's depth at its projection is its own depth, up to the relative
+    tolerance. Two readings of that depth are asked, and one has to agree: the inverse depth
+    interpolated bilinearly, which is exact on planes however steep, and the depth of the nearest
+    pixel, which is right beside an occluding edge, where interpolation mixes two surfaces. Where
+    a pixel without depth takes part in a reading, that reading agrees with nothing.
+
+    Args:
+        points2: View 2's true points in camera 1's frame.
+        valid2: Pixels of view 2 whose point is known.
+        depth1: View 1's true depth.
+        valid1: Pixels of view 1 whose depth is known.
+        intrinsics1: View 1's, in pixels.
+        tolerance: Relative difference in depth.
+    """
+    height, width = depth1.shape[-2:]
+    pixels = project(points2, intrinsics1)
+    _, inside = patch_of_pixels(pixels, height, width, 1)
+    # grid_sample without aligned corners counts from edge to edge of the image, -1 to 1.
+    size = torch.tensor([width, height], dtype=pixels.dtype, device=pixels.device)
+    grid = ((2 * pixels + 1) / size - 1).nan_to_num()
+    inverse_depth = (1 / depth1).where(valid1 & (depth1 > 0), torch.nan)[:, None]
+    same = torch.zeros_like(inside)
+    for mode in ("bilinear", "nearest"):
+        seen = F.grid_sample(inverse_depth, grid, mode, "border", align_corners=False)[:, 0]
+        same |= (points2[..., 2] * seen - 1).abs() <= tolerance
+    return PixelMatches(pixels, same & inside & valid2)
+
+
+def covisible(
+    points2: Float[Tensor, "b h w 3"],
+    valid2: Bool[Tensor, "b h w"],
+    depth1: Float[Tensor, "b h1 w1"],
+    valid1: Bool[Tensor, "b h1 w1"],
+    intrinsics1: Float[Tensor, "b 3 3"],
+    tolerance: float = TOLERANCE,
+) -> Bool[Tensor, "b h w"]:
+    """Pixels of view 2 whose point view 1 sees, with the arguments of `pixel_matches`."""
+    return pixel_matches(points2, valid2, depth1, valid1, intrinsics1, tolerance).visible
+
+
+def overlap(
+    points2: Float[Tensor, "b h w 3"],
+    valid2: Bool[Tensor, "b h w"],
+    depth1: Float[Tensor, "b h1 w1"],
+    valid1: Bool[Tensor, "b h1 w1"],
+    intrinsics1: Float[Tensor, "b 3 3"],
+    tolerance: float = TOLERANCE,
+) -> Float[Tensor, " b"]:
+    """Share of view 2's valid pixels that view 1 sees, with the arguments of `pixel_matches`.
+
+    It is 0 for a view 2 without a valid pixel.
+    """
+    visible = covisible(points2, valid2, depth1, valid1, intrinsics1, tolerance)
+    return visible.sum(dim=(1, 2)) / valid2.sum(dim=(1, 2)).clamp_min(1)
+
+
+def patch_matches(
+    points2: Float[Tensor, "b h w 3"],
+    valid2: Bool[Tensor, "b h w"],
+    depth1: Float[Tensor, "b h1 w1"],
+    valid1: Bool[Tensor, "b h1 w1"],
+    intrinsics1: Float[Tensor, "b 3 3"],
+    patch: int,
+    tolerance: float = TOLERANCE,
+) -> PatchMatches:
+    """The match in view 1 of every patch of view 2.
+
+    A patch stands for the point at its central pixel, `patch // 2` from its left and upper edge:
+    in an even patch, that is the pixel right of and below the middle. A mean over pixels would
+    make up points between surfaces.
+
+    Args:
+        points2: As in `pixel_matches`.
+        valid2: As in `pixel_matches`.
+        depth1: As in `pixel_matches`.
+        valid1: As in `pixel_matches`.
+        intrinsics1: As in `pixel_matches`.
+        patch: Side of a patch in pixels, in both views.
+        tolerance: As in `pixel_matches`.
+    """
+    rows, cols = patch_grid(depth1.shape[1], depth1.shape[2], patch)
+    patch_grid(valid2.shape[1], valid2.shape[2], patch)  # raises unless view 2 is whole patches
+    middle = slice(patch // 2, None, patch)
+    points2, valid2 = points2[:, middle, middle], valid2[:, middle, middle]
+    pixels, visible = pixel_matches(points2, valid2, depth1, valid1, intrinsics1, tolerance)
+    match, _ = patch_of_pixels(pixels, rows, cols, patch)
+    return PatchMatches(match.flatten(1), visible.flatten(1))

@@ -1,0 +1,175 @@
+"""Pointmaps: made from depth, moved between frames, brought to one scale, cut into patches.
+
+Frames are OpenCV's (x right, y down, z forward), depth is z and not the length of the ray, pixel
+centres are at integer coordinates, and pixel positions are written (x, y). Intrinsics are pinhole
+matrices without skew, `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]`, in pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+
+_SMALLEST_FACTOR = 1e-8  # keeps the division finite where every valid point sits on the origin
+
+
+def pixel_grid(
+    height: int,
+    width: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "h w 2"]:
+    """Positions (x, y) of all pixel centres, in pixels."""
+    x = torch.arange(width, dtype=dtype, device=device)
+    y = torch.arange(height, dtype=dtype, device=device)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def unproject(
+    depth: Float[Tensor, "b h w"], intrinsics: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, "b h w 3"]:
+    """Points of all pixels in the camera's own frame, in the unit of the depth.
+
+    Args:
+        depth: z of every pixel. Values that are not valid pass through as they are.
+        intrinsics: Pinhole matrices of the same image size, in pixels.
+    """
+    height, width = depth.shape[-2:]
+    pixels = pixel_grid(height, width, dtype=depth.dtype, device=depth.device)
+    focal = torch.diagonal(intrinsics, dim1=-2, dim2=-1)[:, None, None, :2]
+    centre = intrinsics[:, None, None, :2, 2]
+    z = depth[..., None]
+    return torch.cat([(pixels - centre) / focal * z, z], dim=-1)
+
+
+def transform(
+    points: Float[Tensor, "b *n 3"], matrix: Float[Tensor, "b 4 4"]
+) -> Float[Tensor, "b *n 3"]:
+    """Points after the affine map of a 4x4 matrix, for instance `cam_to_world`."""
+    flat = points.reshape(points.shape[0], -1, 3)
+    return (flat @ matrix[:, :3, :3].mT + matrix[:, None, :3, 3]).reshape(points.shape)
+
+
+def invert_rigid(matrix: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 4 4"]:
+    """Inverse of rigid motions, through the transpose of the rotation."""
+    rotation = matrix[:, :3, :3].mT
+    translation = -rotation @ matrix[:, :3, 3:]
+    return torch.cat([torch.cat([rotation, translation], dim=-1), matrix[:, 3:]], dim=-2)
+
+
+def norm_factor(
+    points: Sequence[Float[Tensor, "b _ _ 3"]], valid: Sequence[Bool[Tensor, "b _ _"]]
+) -> Float[Tensor, " b"]:
+    """Mean distance to the origin of the valid points of all views together.
+
+    This is the scale that DUSt3R divides a pair by (Wang et al., CVPR 2024, eq. 3).
+
+    Args:
+        points: One pointmap for each view, all in camera 1's frame.
+        valid: One mask for each pointmap. What stands in the other pixels has no influence, not
+            even where it is not finite.
+
+    Returns:
+        The factor of each pair, always positive; 1 for a pair without a valid point.
+    """
+    if len(points) != len(valid) or not points:
+        raise Prob3rError(
+            f"`points` holds {len(points)} pointmaps and `valid` {len(valid)} masks; "
+            "give one mask for each of at least one pointmap"
+        )
+    total = sum(
+        p.masked_fill(~v[..., None], 0).norm(dim=-1).sum(dim=(1, 2))
+        for p, v in zip(points, valid, strict=True)
+    )
+    count = torch.stack([v.sum(dim=(1, 2)) for v in valid]).sum(dim=0)
+    mean = total / count.clamp_min(1)
+    return torch.where(count > 0, mean.clamp_min(_SMALLEST_FACTOR), torch.ones_like(mean))
+
+
+def normalise(
+    points: Sequence[Float[Tensor, "b _ _ 3"]], valid: Sequence[Bool[Tensor, "b _ _"]]
+) -> list[Float[Tensor, "b _ _ 3"]]:
+    """Pointmaps of a pair divided by their common `norm_factor`, so that they share one unit."""
+    factor = norm_factor(points, valid)[:, None, None, None]
+    return [p / factor for p in points]
+
+
+def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image.
+
+    Raises:
+        Prob3rError: If the image is not a whole number of patches.
+    """
+    if patch < 1 or height % patch or width % patch:
+        raise Prob3rError(
+            f"an image of {height}x{width} pixels is no whole number of patches of {patch}; "
+            "give a patch size that divides both sides"
+        )
+    return height // patch, width // patch
+
+
+def patch_centres(
+    rows: int,
+    cols: int,
+    patch: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "n 2"]:
+    """Pixel positions (x, y) of the middles of all patches, row by row.
+
+    The middle of an even patch lies between pixels: (3.5, 3.5) for the first patch of 8.
+    """
+    cells = pixel_grid(rows, cols, dtype=dtype, device=device)
+    return (cells * patch + (patch - 1) / 2).flatten(0, 1)
+
+
+def patch_of_pixels(
+    pixels: Float[Tensor, "*n 2"], rows: int, cols: int, patch: int
+) -> tuple[Int[Tensor, "*n"], Bool[Tensor, "*n"]]:
+    """The patch that holds each pixel position, and whether it lies in the image at all.
+
+    A pixel covers half a pixel on each side of its centre, so that the image reaches from -0.5 to
+    the width minus 0.5.
+
+    Returns:
+        The index of the patch, counted row by row (that of the nearest patch for a position
+        outside, 0 for one that is not finite), and a mask of the positions inside.
+    """
+    cells = ((pixels + 0.5) / patch).floor()
+    limit = torch.tensor([cols, rows], dtype=pixels.dtype, device=pixels.device)
+    inside = ((cells >= 0) & (cells < limit)).all(dim=-1)
+    column, row = torch.minimum(cells.nan_to_num(0, 0, 0).clamp_min(0), limit - 1).long().unbind(-1)
+    return row * cols + column, inside
+
+
+def patchify(pixels: Float[Tensor, "b h w c"], patch: int) -> Float[Tensor, "b n p2 c"]:
+    """A map cut into patches: row by row over the image, and row by row inside each patch."""
+    b, height, width, channels = pixels.shape
+    rows, cols = patch_grid(height, width, patch)
+    cells = pixels.reshape(b, rows, patch, cols, patch, channels).transpose(2, 3)
+    return cells.reshape(b, rows * cols, patch * patch, channels)
+
+
+def unpatchify(
+    patches: Float[Tensor, "b n p2 c"], height: int, width: int
+) -> Float[Tensor, "b {height} {width} c"]:
+    """The map that `patchify` was given.
+
+    Raises:
+        Prob3rError: If the patches are not square or don't fill the image.
+    """
+    b, n, area, channels = patches.shape
+    patch = round(area**0.5)
+    rows, cols = patch_grid(height, width, patch)
+    if patch * patch != area or rows * cols != n:
+        raise Prob3rError(
+            f"{n} patches of {area} pixels don't fill {height}x{width} pixels; "
+            "give square patches that do"
+        )
+    cells = patches.reshape(b, rows, cols, patch, patch, channels).transpose(2, 3)
+    return cells.reshape(b, height, width, channels)

@@ -1,0 +1,149 @@
+"""Camera pose read off a pointmap, and how far it is from the truth."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.geometry.alignment import Similarity, align, align_robust
+from prob3r.geometry.cameras import rotation_angle
+from prob3r.geometry.pointmaps import pixel_grid
+
+
+def pose_from_pointmap(
+    local_true: Float[Tensor, "b h w 3"],
+    predicted: Float[Tensor, "b h w 3"],
+    valid: Bool[Tensor, "b h w"],
+    robust: bool = True,
+) -> Similarity:
+    """View 2's pose and scale, as its predicted pointmap states them.
+
+    Args:
+        local_true: View 2's true points in camera 2's own frame.
+        predicted: View 2's predicted points in camera 1's frame.
+        valid: Pixels where the truth is known.
+        robust: Whether to fit with `align_robust` (the default of every study) or `align`.
+
+    Returns:
+        The similarity that takes `local_true` onto `predicted`: an estimate of the pose from
+        camera 2 to camera 1, in the unit of the prediction.
+    """
+    fit = align_robust if robust else align
+    weights = valid.to(predicted.dtype)
+    return fit(local_true.flatten(1, 2), predicted.flatten(1, 2), weights.flatten(1))
+
+
+def rotation_error(
+    rotation: Float[Tensor, "b 3 3"], true: Float[Tensor, "b 3 3"]
+) -> Float[Tensor, " b"]:
+    """Angle of `true^T rotation`, in degrees from 0 to 180."""
+    return rotation_angle(true.mT @ rotation)
+
+
+def translation_error(
+    translation: Float[Tensor, "b 3"],
+    true: Float[Tensor, "b 3"],
+    mean_depth: Float[Tensor, " b"],
+    *,
+    smallest_baseline: float = 0.01,
+) -> Float[Tensor, " b"]:
+    """Angle between translations, in degrees from 0 to 180.
+
+    The sign counts: a translation in the opposite direction is wrong by 180 degrees, not by 0.
+
+    Args:
+        translation: Predicted position of camera 2 in camera 1's frame, in any unit.
+        true: The true one, in the unit of `mean_depth`.
+        mean_depth: Mean true depth of the pair.
+        smallest_baseline: As a share of the mean depth; below it the true direction means little.
+
+    Returns:
+        The angles; NaN where the true baseline is shorter than that, and 180, the worst, where
+        the predicted translation is zero and has no direction at all.
+    """
+    sine = torch.linalg.cross(translation, true).norm(dim=-1)
+    cosine = (translation * true).sum(dim=-1)
+    angle = torch.rad2deg(torch.atan2(sine, cosine))
+    angle = angle.masked_fill((translation == 0).all(dim=-1), 180)
+    baseline = true.norm(dim=-1)
+    measured = (baseline >= smallest_baseline * mean_depth) & (baseline > 0)
+    return angle.where(measured, torch.nan)
+
+
+def scale_error(scale: Float[Tensor, " b"], true: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """`|log(scale / true)|`: 0 for the right scale, alike for twice and half of it."""
+    return (scale / true).log().abs()
+
+
+class PnPPose(NamedTuple):
+    """A camera's pose from its image's 3D points.
+
+    Attributes:
+        cam_to_world: The pose, from the camera to the frame of the points, in their unit.
+        inliers: Pixels whose point is seen where it should be.
+    """
+
+    cam_to_world: Float[Tensor, "4 4"]
+    inliers: Bool[Tensor, "h w"]
+
+
+def pnp_pose(
+    points: Float[Tensor, "h w 3"],
+    intrinsics: Float[Tensor, "3 3"],
+    valid: Bool[Tensor, "h w"] | None = None,
+    *,
+    max_error: float = 3.0,
+    min_inliers: int = 12,
+    max_iterations: int = 10_000,
+    seed: int = 0,
+) -> PnPPose | None:
+    """Pose of the camera that saw a pointmap, without ground truth, by PnP in a RANSAC loop.
+
+    The minimal solver, RANSAC and refinement are poselib's (LO-RANSAC over P3P). They run on the
+    CPU and are not differentiable.
+
+    Args:
+        points: One predicted pointmap, for instance view 2's in camera 1's frame.
+        intrinsics: Of the camera that saw it, in pixels.
+        valid: Pixels to use, for instance those of high confidence; all finite ones by default.
+        max_error: Largest reprojection error of an inlier, in pixels.
+        min_inliers: With fewer the pose counts as failed.
+        max_iterations: Largest number of RANSAC iterations.
+        seed: Of RANSAC's sampling.
+
+    Returns:
+        The pose, or None where none was found or the intrinsics are those of no camera. It is
+        not NaN, so that no study can leave failures out of its statistics by accident: count them
+        as an infinite error.
+    """
+    import poselib  # here, so that all that never solves PnP runs without poselib
+
+    height, width, _ = points.shape
+    used = points.isfinite().all(dim=-1)
+    if valid is not None:
+        used = used & valid
+    k = intrinsics.tolist()
+    if used.sum() < min_inliers or not intrinsics.isfinite().all() or min(k[0][0], k[1][1]) <= 0:
+        return None
+    pixels = pixel_grid(height, width, device=points.device)[used]
+    camera = {
+        "model": "PINHOLE",
+        "width": width,
+        "height": height,
+        "params": [k[0][0], k[1][1], k[0][2], k[1][2]],
+    }
+    pose, info = poselib.estimate_absolute_pose(
+        pixels.double().cpu().numpy(),
+        points.detach()[used].double().cpu().numpy(),
+        camera,
+        {"max_reproj_error": max_error, "max_iterations": max_iterations, "seed": seed},
+    )
+    inliers = torch.zeros_like(used)
+    inliers[used] = torch.as_tensor(np.asarray(info["inliers"], dtype=bool), device=used.device)
+    world_to_cam = np.vstack([pose.Rt, [0, 0, 0, 1]])
+    if inliers.sum() < min_inliers or not np.isfinite(world_to_cam).all():
+        return None
+    cam_to_world = np.linalg.inv(world_to_cam)
+    return PnPPose(torch.as_tensor(cam_to_world).to(points), inliers)
