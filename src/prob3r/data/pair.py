@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from prob3r.data.folder import read_folder
+from prob3r.data.framing import FramesImages, Framing
+from prob3r.data.photographs import load_photograph
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, transform, unproject
 
@@ -30,6 +34,25 @@ class View:
     depth: Float[Tensor, "b h w"] | None = None
     valid: Bool[Tensor, "b h w"] | None = None
     labels: Integer[Tensor, "b h w"] | None = None
+
+    @classmethod
+    def from_image(
+        cls,
+        image: str | Path,
+        model: Framing | FramesImages,
+        *,
+        intrinsics: Float[Tensor, "1 3 3"] | None = None,
+        cam_to_world: Float[Tensor, "1 4 4"] | None = None,
+        depth: Float[Tensor, "fh fw"] | None = None,
+    ) -> "View":
+        """Return a photograph as a model expects it, with intrinsics and depth to match.
+
+        The arguments, and what is raised, are those of `load_photograph`.
+        """
+        framed, intrinsics, depth, valid = load_photograph(
+            image, model, intrinsics=intrinsics, depth=depth
+        )
+        return cls(framed, intrinsics, cam_to_world, depth, valid)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,6 +82,40 @@ class Pair:
     view1: View
     view2: View
     names: tuple[str, ...] = ()
+
+    @classmethod
+    def from_images(
+        cls, image1: str | Path, image2: str | Path, model: Framing | FramesImages
+    ) -> "Pair":
+        """Return two photographs of which nothing else is known, as a batch of one.
+
+        Args:
+            image1: The file of view 1, the reference.
+            image2: The file of view 2.
+            model: The model that the pair is for, which says how photographs are resized and
+                cropped, or a `Framing` that says it outright.
+
+        Raises:
+            Prob3rError: A photograph cannot be used; see `load_photograph`.
+        """
+        names = (f"{Path(image1).stem}, {Path(image2).stem}",)
+        return cls(View.from_image(image1, model), View.from_image(image2, model), names)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Pair":
+        """Return the pair of a folder with a `pair.json`, as a batch of one named after it.
+
+        Args:
+            folder: Two photographs and what is known of them; see `prob3r.data.folder`.
+            model: As for `from_images`.
+
+        Raises:
+            Prob3rError: The folder or a photograph cannot be used; see `read_folder`.
+        """
+        first, second = (
+            View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)
+        )
+        return cls(first, second, (Path(folder).resolve().name,))
 
     def __len__(self) -> int:
         return len(self.view1.image)

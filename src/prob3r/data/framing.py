@@ -1,0 +1,146 @@
+"""Framing: how a photograph of any size is resized and cropped for a model."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import crop_intrinsics, resize_intrinsics
+
+_SQUARE_BELOW = 512  # the side at which DUSt3R's models stop seeing squares only
+
+
+@runtime_checkable
+class _Config(Protocol):
+    @property
+    def image_size(self) -> tuple[int, int]: ...
+    @property
+    def patch(self) -> int: ...
+
+
+@runtime_checkable
+class FramesImages(Protocol):
+    """A model that says in its configuration which image size and which patch it works on."""
+
+    @property
+    def config(self) -> _Config:
+        """The model's configuration."""
+
+
+class Window(NamedTuple):
+    """Where a framed image lies in its photograph.
+
+    Attributes:
+        full: Height and width of the photograph, in pixels.
+        resized: Height and width that it is resized to.
+        top, left: The pixel of the resized photograph that becomes the first one.
+        size: Height and width of what is kept.
+    """
+
+    full: tuple[int, int]
+    resized: tuple[int, int]
+    top: int
+    left: int
+    size: tuple[int, int]
+
+    def colours(self, photograph: Image.Image) -> Float[Tensor, "1 3 h w"]:
+        """Return the framed colours, in [-1, 1], of an RGB photograph at any resolution.
+
+        The filter is Lanczos where the photograph shrinks and bicubic where it grows.
+        """
+        shrinks = max(self.resized) < max(self.full)
+        resample = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+        y, x = photograph.height / self.resized[0], photograph.width / self.resized[1]
+        height, width = self.size
+        box = (self.left * x, self.top * y, (self.left + width) * x, (self.top + height) * y)
+        framed = np.array(photograph.resize((width, height), resample, box))
+        return torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    def intrinsics(self, full: Float[Tensor, "1 3 3"]) -> Float[Tensor, "1 3 3"]:
+        """Return the framed image's intrinsics, from those of the photograph."""
+        resized = resize_intrinsics(full, self.full, self.resized)
+        return crop_intrinsics(resized, float(self.left), float(self.top))
+
+    def nearest(self, full: Shaped[Tensor, "fh fw"]) -> Shaped[Tensor, "1 h w"]:
+        """Return a map of the photograph, such as depth, at the nearest of its pixels."""
+        rows, columns = (
+            ((torch.arange(start, start + kept) + 0.5) * side / resized).long().clamp(max=side - 1)
+            for side, resized, start, kept in zip(
+                self.full, self.resized, (self.top, self.left), self.size, strict=True
+            )
+        )
+        return full[None, rows[:, None], columns]
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How photographs are resized and cropped for a model.
+
+    The two ways are DUSt3R's. Both keep the photograph's aspect ratio up to the rounding of its
+    sides to whole pixels.
+
+    Attributes:
+        size: Side of the square, or the longer side, in pixels; a multiple of `patch`.
+        crop: `square` resizes the shorter side to `size` and keeps a square; `long` resizes the
+            longer side to `size` and keeps the most that is a multiple of `patch` on both sides,
+            a square photograph becoming 4:3.
+        patch: Side of the model's patches, in pixels.
+    """
+
+    size: int
+    crop: Literal["square", "long"]
+    patch: int = 16
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.size < self.patch or self.size % self.patch:
+            raise Prob3rError(
+                f"A framing's size is {self.size}; "
+                f"it must be a positive multiple of the patch, {self.patch}."
+            )
+
+    @classmethod
+    def of(cls, model: "Framing | FramesImages") -> "Framing":
+        """Return how a model wants its photographs; a framing is returned as it is.
+
+        A model for squares of less than 512 pixels gets squares, as DUSt3R's at 224. Any other
+        gets its longer side, as DUSt3R's at 512, which were trained on several aspect ratios.
+        """
+        if isinstance(model, Framing):
+            return model
+        height, width = model.config.image_size
+        crop: Literal["square", "long"] = "square" if height == width < _SQUARE_BELOW else "long"
+        return cls(max(height, width), crop, model.config.patch)
+
+    def window(
+        self, full: tuple[int, int], intrinsics: Float[Tensor, "1 3 3"] | None = None
+    ) -> Window:
+        """Return what is kept of a photograph of `full` height and width.
+
+        The window is centred on the principal point as far as the photograph allows, because
+        models are trained on centred ones; without intrinsics it is centred on the photograph.
+        """
+        reference = min(full) if self.crop == "square" else max(full)
+        height, width = (round(side * self.size / reference) for side in full)
+        if self.crop == "square":
+            kept = (self.size, self.size)
+        else:
+            tallest = 3 * height // 4 if height == width else height
+            kept = (tallest // self.patch * self.patch, width // self.patch * self.patch)
+        if intrinsics is None:
+            x, y = (width - 1) / 2, (height - 1) / 2
+        else:
+            x, y = resize_intrinsics(intrinsics, full, (height, width))[0, :2, 2].tolist()
+        top, left = _start(y, kept[0], height), _start(x, kept[1], width)
+        return Window(full, (height, width), top, left, kept)
+
+
+def _start(centre: float, kept: int, side: int) -> int:
+    """The first of `kept` pixels around a centre, inside a side; of two as good, the lower one."""
+    nearest = ceil(round(centre - kept / 2, 3))  # rounded, so that float errors decide no tie
+    return min(max(nearest, 0), side - kept)
