@@ -1,0 +1,98 @@
+"""What a backbone is trained to do: complete a masked view, and regress pointmaps."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from prob3r.data.pair import Pair
+from prob3r.geometry import normalise, patch_matches
+from prob3r.models import DUSt3R, Output
+from prob3r.models.layers import RoPE2D, patch_positions
+from prob3r.sites import Tap
+
+
+class CrossViewCompletion(nn.Module):
+    """Completes a masked view 1 from view 2 (Weinzaepfel et al., CroCo, NeurIPS 2022).
+
+    The backbone's encoder sees the visible patches of view 1 and all of view 2; its first decoder
+    fills in mask tokens while it looks at view 2's encoding; a linear layer gives pixels.
+    """
+
+    def __init__(self, backbone: DUSt3R, visible: float = 0.15):
+        super().__init__()
+        c = backbone.config
+        self.backbone = backbone
+        self.visible = visible
+        self.mask_token = nn.Parameter(0.02 * torch.randn(c.dec_width))
+        self.prediction_head = nn.Linear(c.dec_width, 3 * c.patch * c.patch)
+
+    def forward(self, pair: Pair, generator: torch.Generator) -> Float[Tensor, ""]:
+        """Return the mean squared error on hidden patches, each with its pixels standardised."""
+        model, images = self.backbone, pair.view1.image
+        b, c = len(pair), model.config
+        stream, grid = model.embed(images)
+        n = stream.shape[1]
+        order = torch.rand(b, n, generator=generator).argsort(1).to(images.device)
+        shown = order[:, : max(1, round(self.visible * n))].unsqueeze(-1)
+        positions = patch_positions(*grid, images.device)
+        seen = model.encode_patches(
+            stream.take_along_dim(shown, 1), positions.expand(b, n, 2).take_along_dim(shown, 1)
+        )
+        tokens = self.mask_token.expand(b, n, -1).scatter(
+            1, shown.expand(-1, -1, c.dec_width), model.decoder_embed(seen)
+        )
+        memory = model.decoder_embed(model.encode(pair.view2.image).stream)
+        rope = RoPE2D(positions, c.dec_width // c.dec_heads, c.rope_base)
+        for i, block in enumerate(model.dec_blocks):
+            tokens = block(tokens, memory, rope, rope, Tap(), f"dec1.{i}")
+        predicted = self.prediction_head(model.dec_norm(tokens))
+        target = F.pixel_unshuffle(images, c.patch).flatten(2).transpose(1, 2)
+        target = F.layer_norm(target, target.shape[-1:])
+        hidden = torch.ones(b, n, 1, device=images.device).scatter(1, shown, 0.0)
+        return ((predicted - target).square().mean(-1, keepdim=True) * hidden).sum() / hidden.sum()
+
+
+def pointmap_loss(output: Output, pair: Pair, alpha: float = 0.2) -> Float[Tensor, ""]:
+    """Return DUSt3R's confidence-weighted regression loss (Wang et al. 2024, eq. 4), both views.
+
+    Predicted and true pointmaps are each normalised over both views together.
+    """
+    predicted = normalise(output.points, pair.valid)
+    true = normalise(pair.points, pair.valid)
+    return sum(
+        confident_error(p, c, t, v, alpha)
+        for p, c, t, v in zip(predicted, output.confidence, true, pair.valid, strict=True)
+    )  # type: ignore[return-value]
+
+
+def confident_error(
+    predicted: Float[Tensor, "*b h w 3"],
+    confidence: Float[Tensor, "*b h w"],
+    true: Float[Tensor, "b h w 3"],
+    valid: Bool[Tensor, "b h w"],
+    alpha: float,
+) -> Float[Tensor, ""]:
+    """Return the mean over valid pixels of `confidence * error - alpha * log(confidence)`."""
+    error = (predicted - true).norm(dim=-1)
+    weighted = confidence * error - alpha * confidence.log()
+    return (weighted * valid).sum() / valid.sum().clamp(min=1)
+
+
+def matching_loss(
+    tokens1: Float[Tensor, "b n d"],
+    tokens2: Float[Tensor, "b n d"],
+    pair: Pair,
+    patch: int,
+    temperature: float = 0.07,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of finding each view-2 token's true match among view 1's tokens.
+
+    Not part of DUSt3R: it hands a model its matches, and is for disclosed variants only.
+    """
+    view1 = pair.view1
+    match, visible = patch_matches(
+        pair.points[1], pair.valid[1], view1.depth, pair.valid[0], view1.intrinsics, patch
+    )
+    similarity = F.normalize(tokens2, dim=-1) @ F.normalize(tokens1, dim=-1).mT / temperature
+    return F.cross_entropy(similarity[visible], match[visible])

@@ -1,0 +1,123 @@
+"""Recipes: everything that decides how a backbone is trained, read from one TOML file."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3RConfig
+
+T = TypeVar("T")
+
+_FOLDER = Path(str(files("prob3r.training").joinpath("recipes")))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with one objective at one image size.
+
+    Attributes:
+        objective: `completion` (cross-view completion, CroCo) or `pointmaps` (DUSt3R).
+        size: Side of the square images, in pixels.
+        pairs: Pairs to see; the stage's length.
+        batch: Pairs a step.
+        lr: Peak learning rate.
+        warmup: Pairs over which the learning rate rises from zero.
+        decay: Share of the stage, at its end, over which the learning rate falls to zero.
+        pool_start: Share of candidate pairs, those of least rotation, that the stage starts with.
+        pool_open: Share of the stage after which all candidates are used.
+        matching: Weight of the contrastive matching loss on encoder tokens; 0 in a faithful run.
+    """
+
+    objective: Literal["completion", "pointmaps"]
+    size: int
+    pairs: int
+    batch: int
+    lr: float
+    warmup: int = 4096
+    decay: float = 0.0
+    pool_start: float = 1.0
+    pool_open: float = 0.0
+    matching: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps the stage takes."""
+        return -(-self.pairs // self.batch)
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of a step: a rise, a plateau, and a straight line down."""
+        seen, left = (step + 1) * self.batch, (self.steps - step) * self.batch
+        rise = seen / self.warmup if self.warmup else 1.0
+        fall = left / (self.decay * self.pairs) if self.decay else 1.0
+        return self.lr * min(1.0, rise, fall)
+
+    def pool_at(self, step: int) -> float:
+        """Return the share of candidate pairs that a step draws from, by least rotation."""
+        if not self.pool_open:
+            return 1.0
+        opened = min(1.0, step / (self.pool_open * self.steps))
+        return self.pool_start + (1.0 - self.pool_start) * opened
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A backbone's shape, and the stages that train it.
+
+    Attributes:
+        name: What the trained backbone is called.
+        seed: Of the weights, the order of the pairs and the augmentation.
+        model: The backbone's shape.
+        stages: In order.
+        weight_decay: Of AdamW, on matrices only.
+        optimizer: `adamw`, or `muon` for the blocks' matrices with AdamW for the rest.
+        tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
+        validate_every: Pairs between validations.
+        validation_pairs: How many pairs a validation uses.
+    """
+
+    name: str
+    seed: int
+    model: DUSt3RConfig
+    stages: tuple[Stage, ...]
+    weight_decay: float = 0.05
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    tied_start: bool = False
+    validate_every: int = 8192
+    validation_pairs: int = 256
+
+    @classmethod
+    def read(cls, source: str | Path) -> "Recipe":
+        """Return the recipe of a TOML file, or the shipped one of that name.
+
+        Raises:
+            Prob3rError: There is no such recipe, or it cannot be read.
+        """
+        path = Path(source)
+        if not path.suffix:
+            path = _FOLDER / f"{source}.toml"
+        if not path.is_file():
+            raise Prob3rError(
+                f"'{source}' is no recipe: give a TOML file or one of {', '.join(recipes())}."
+            )
+        try:
+            values = tomllib.loads(path.read_text())
+            stages = tuple(_build(Stage, s) for s in values.pop("stages"))
+            model = DUSt3RConfig.from_dict(values.pop("model"))
+            return _build(cls, values | {"stages": stages, "model": model})
+        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+            raise Prob3rError(f"The recipe {path} cannot be read: {error}.") from error
+
+
+def recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def _build(kind: type[T], values: dict[str, Any]) -> T:
+    unknown = values.keys() - {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown:
+        raise TypeError(f"unknown key '{min(unknown)}'")
+    return kind(**values)
