@@ -1,5 +1,30 @@
 """The transformers, one architecture a file, and how their weights are found."""
 
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
+from prob3r.models.checkpoints import (
+    open_checkpoint,
+    read,
+    read_tensors,
+    save,
+    write_tensors,
+)
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
+from prob3r.models.official import parse_model_string
+from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 
-__all__ = ["DUSt3R", "DUSt3RConfig", "Output"]
+__all__ = [
+    "DUSt3R",
+    "DUSt3RConfig",
+    "Output",
+    "Tokens",
+    "fingerprint",
+    "load",
+    "metadata",
+    "open_checkpoint",
+    "parse_model_string",
+    "random",
+    "read",
+    "read_tensors",
+    "save",
+    "shipped",
+    "write_tensors",
+]

@@ -4,8 +4,9 @@ Architecture: Wang et al., "DUSt3R: Geometric 3D Vision Made Easy", CVPR 2024, o
 transformer of Weinzaepfel et al., "CroCo v2", ICCV 2023.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -42,21 +43,59 @@ class DUSt3RConfig:
     head: Literal["linear", "dpt"] = "linear"
     rope_base: float = 100.0
 
+    def __post_init__(self) -> None:
+        """Raise Prob3rError if no such model can be built."""
+        counts = {k: v for k, v in asdict(self).items() if k not in ("head", "rope_base")}
+        for name, value in counts.items():
+            if min(value if name == "image_size" else (value,)) < 1:
+                raise Prob3rError(f"{name} is {value}; it must be positive.")
+        for stack in ("enc", "dec"):
+            width, heads = counts[f"{stack}_width"], counts[f"{stack}_heads"]
+            if width % (4 * heads):
+                raise Prob3rError(
+                    f"{stack}_width is {width}; it must be a multiple of 4 times {stack}_heads, "
+                    f"which is {heads}, for the rotary embedding."
+                )
+        if self.head == "dpt" and self.patch != 16:
+            raise Prob3rError(f"patch is {self.patch}; the dpt head gives 16 pixels to a patch.")
+        if not 0 < self.rope_base < math.inf:
+            raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON can hold it."""
         return asdict(self) | {"image_size": list(self.image_size)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DUSt3RConfig":
-        """Return the configuration that `to_dict` gave."""
-        return cls(**values | {"image_size": tuple(values["image_size"])})
+        """Return the configuration that `to_dict` gave; raise Prob3rError if it gave no such thing.
+
+        Files are written by anyone, so types are checked here.
+        """
+        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+            raise Prob3rError(f"{', '.join(unknown)} is not known of a DUSt3R.")
+        for name, value in values.items():
+            if name == "image_size":
+                pair = isinstance(value, list | tuple) and len(value) == 2
+                good, form = pair and all(isinstance(n, int) for n in value), "two whole numbers"
+            elif name == "head":
+                good, form = value in ("linear", "dpt"), "'linear' or 'dpt'"
+            elif name == "rope_base":
+                good, form = isinstance(value, int | float), "a number"
+            else:
+                good, form = isinstance(value, int), "a whole number"
+            if not good:
+                raise Prob3rError(f"{name} is {value!r}; it must be {form}.")
+        if "image_size" not in values:
+            raise Prob3rError("image_size is missing; it must be two whole numbers.")
+        rope_base = float(values.get("rope_base", cls.rope_base))
+        return cls(**values | {"image_size": tuple(values["image_size"]), "rope_base": rope_base})
 
 
 class Output(NamedTuple):
     """What a model says of a batch of pairs, one tensor a view.
 
     Attributes:
-        points: Pointmaps `(b, h, w, 3)` of view 1 and view 2, both in camera 1's frame, up to scale.
+        points: Pointmaps `(b, h, w, 3)` of views 1 and 2, both in camera 1's frame, up to scale.
         confidence: Confidences `(b, h, w)`, greater than 1.
     """
 
@@ -126,13 +165,11 @@ class DUSt3R(nn.Module):
     ) -> tuple[Tokens, Tokens]:
         """Return the encoder's output for both views, which run as one batch where sizes match."""
         if images1.shape[2:] != images2.shape[2:]:
-            first = self.encode(images1, _Renamed(tap, ("enc1",)) if tap else None)
-            return first, self.encode(images2, _Renamed(tap, ("enc2",)) if tap else None)
-        both = self.encode(
-            torch.cat((images1, images2)), _Renamed(tap, ("enc1", "enc2")) if tap else None
-        )
-        first, second = both.stream.chunk(2)
-        return Tokens(first, both.grid), Tokens(second, both.grid)
+            encoded1 = self.encode(images1, _renamed(tap, "enc1"))
+            return encoded1, self.encode(images2, _renamed(tap, "enc2"))
+        both = self.encode(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
+        stream1, stream2 = both.stream.chunk(2)
+        return Tokens(stream1, both.grid), Tokens(stream2, both.grid)
 
     def encode(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
         """Return the encoder's output, after its norm, for one batch of images."""
@@ -145,12 +182,12 @@ class DUSt3R(nn.Module):
         if images.shape[-2] % patch or images.shape[-1] % patch:
             size = f"{images.shape[-2]}x{images.shape[-1]}"
             raise Prob3rError(f"Images are {size} pixels; both sides must be multiples of {patch}.")
-        embedded = self.patch_embed.proj(images)
+        embedded = self.patch_embed.get_submodule("proj")(images)
         return Tokens(embedded.flatten(2).transpose(1, 2), tuple(embedded.shape[2:]))
 
     def encode_patches(self, stream: Tensor, positions: Tensor, tap: Tap | None = None) -> Tensor:
         """Return the encoder's output for embedded patches at given positions `(*b, n, 2)`."""
-        tap = tap or Tap()
+        tap = Tap() if tap is None else tap
         rope = self._rope(positions, self.config.enc_width // self.config.enc_heads)
         stream = tap("enc.embed", stream)
         for i, block in enumerate(self.enc_blocks):
@@ -164,7 +201,7 @@ class DUSt3R(nn.Module):
 
         The last state went through the decoders' shared norm; the others are raw.
         """
-        tap = tap or Tap()
+        tap = Tap() if tap is None else tap
         head_width = self.config.dec_width // self.config.dec_heads
         rope1, rope2 = (
             self._rope(self._positions(t.grid, t.stream), head_width) for t in (encoded1, encoded2)
@@ -225,6 +262,10 @@ class DUSt3R(nn.Module):
 
     def _rope(self, positions: Tensor, head_width: int) -> RoPE2D:
         return RoPE2D(positions, head_width, self.config.rope_base)
+
+
+def _renamed(tap: Tap | None, *stacks: str) -> Tap | None:
+    return None if tap is None else _Renamed(tap, stacks)
 
 
 class _Renamed(Tap):

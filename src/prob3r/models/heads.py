@@ -89,10 +89,8 @@ class _DPT(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         levels = [
-            reduce(resample(state))
-            for reduce, resample, state in zip(
-                self.scratch.layer_rn, self.act_postprocess, maps, strict=True
-            )
+            self.scratch.get_submodule(f"layer_rn.{i}")(resample(state))
+            for i, (resample, state) in enumerate(zip(self.act_postprocess, maps, strict=True))
         ]
         fused = self.scratch.get_submodule("refinenet4")(levels[3])
         for level in (2, 1, 0):

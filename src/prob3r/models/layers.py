@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from prob3r.sites import Tap
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Attention of all heads: queries `(b, k, n, e)`, keys and values `(b, k, m, e)` to `(b, k, n, e)`."""
+"""Attention of all heads: queries `(b, k, n, e)`, keys, values `(b, k, m, e)` to `(b, k, n, e)`."""
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

@@ -1,10 +1,12 @@
 """The endless stream of training pairs: rendered as needed, opened from easy to hard, augmented."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair, View
+from prob3r.data.pair import Pair, View, stack
 from prob3r.data.rooms import Rooms
 from prob3r.geometry import rotation_between
 from prob3r.training.recipe import Stage
@@ -22,15 +24,15 @@ class Stream:
         stage: Size, batch and curriculum.
         seed: Different seeds see different pairs.
         device: Where to render, and where the batches are.
-        chunk: Pairs rendered at once.
+        chunk: Pairs prepared at once.
     """
 
-    def __init__(self, stage: Stage, seed: int, device: torch.device | str, chunk: int = 256):
+    def __init__(self, stage: Stage, seed: int, device: torch.device | str, chunk: int = 512):
         self.stage = stage
         self.seed = seed
         self.rooms = Rooms("train", size=(stage.size, stage.size), device=device)
         self.steps_per_chunk = max(1, chunk // stage.batch)
-        self.candidates = int(self.steps_per_chunk * stage.batch / stage.pool_start)
+        self.candidates = int(self.steps_per_chunk * stage.batch / 2 / stage.pool_start) + 1
         self._chunk: tuple[int, Pair] | None = None
 
     def batch(self, step: int) -> Pair:
@@ -42,19 +44,22 @@ class Stream:
         return self._chunk[1][first : first + self.stage.batch]
 
     def _render(self, number: int) -> Pair:
-        """Render a chunk: of its share of candidates, the pairs of least rotation."""
-        wanted = self.steps_per_chunk * self.stage.batch
+        """Render a chunk: of its share of candidates, the pairs of least rotation, both ways round.
+
+        Each pair comes twice, once with its views exchanged, as in DUSt3R's own training.
+        """
+        wanted = self.steps_per_chunk * self.stage.batch // 2
         share = self.stage.pool_at(number * self.steps_per_chunk)
         first = (self.seed * _STRIDE + number * self.candidates) % (len(self.rooms) - _STRIDE)
-        indices = range(first, first + round(wanted / share))
+        indices: Sequence[int] = range(first, first + round(wanted / share))
         if share < 1:
             _, poses = self.rooms.cameras(indices)
             order = rotation_between(poses[:, 0], poses[:, 1]).argsort()[:wanted]
             indices = [indices[i] for i in order.tolist()]
+        pair = self.rooms.batch(indices)
         generator = torch.Generator().manual_seed(self.seed * _STRIDE + number)
-        shuffled = torch.randperm(wanted, generator=generator).tolist()
-        pair = self.rooms.batch([indices[i] for i in shuffled])
-        return Pair(_jitter(pair.view1, generator), _jitter(pair.view2, generator), pair.names)
+        both = stack([pair, pair.swap()])[torch.randperm(2 * wanted, generator=generator).tolist()]
+        return Pair(_jitter(both.view1, generator), _jitter(both.view2, generator), both.names)
 
 
 def _jitter(view: View, generator: torch.Generator) -> View:

@@ -1,0 +1,300 @@
+"""Weights on disk: prob3r's own files, and the two layouts in which DUSt3R is published.
+
+| layout | what it is |
+|---|---|
+| prob3r | a `.safetensors` file; its header holds architecture and configuration as JSON |
+| hub | a folder with `config.json` and `model.safetensors` |
+| official | a `.pth` file; weights under `model`, the Python source of a model under `args.model` |
+
+Tensors are mapped from the file, not copied, and become the model's parameters as they are: a file
+must not be changed in place while its model lives, and `save` puts a new one in its stead. No file
+is ever executed: pickles go through torch's restricted unpickler, model strings are parsed.
+"""
+
+import argparse
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.official import config_from_keywords, parse_model_string
+
+_HEADER = "prob3r"
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+# Left over from pretraining by completion; no part of a DUSt3R.
+_UNUSED = re.compile(r"mask_token|prediction_head\..*")
+
+# The official DPT head registers these modules under two names.
+_ALIASES = {f".act_{i + 1}_postprocess.": f".act_postprocess.{i}." for i in range(4)} | {
+    f".scratch.layer{i + 1}_rn.": f".scratch.layer_rn.{i}." for i in range(4)
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a file says, before a model is built from it.
+
+    Attributes:
+        path: Where it was read.
+        card: `architecture`, `config`, and whatever else was saved with the weights.
+        weights: Every tensor in the file under its name there, mapped rather than read.
+    """
+
+    path: Path
+    card: dict[str, Any]
+    weights: dict[str, Tensor]
+
+    def build(self) -> DUSt3R:
+        """Return the model, float32 and in eval mode.
+
+        Raises:
+            Prob3rError: The weights are not those of the configuration, or not finite.
+        """
+        config = _config_of(self.card, self.path)
+        # Every block has weights; a damaged depth must not keep us building blocks for hours.
+        if (blocks := config.enc_depth + config.dec_depth) > len(self.weights):
+            raise Prob3rError(
+                f"{self.path} has {len(self.weights)} weights, too few for the {blocks} blocks "
+                "of its configuration."
+            )
+        with torch.device("meta"):
+            model = DUSt3R(config)
+        weights = _renamed(self.weights)
+        _check(self.path, weights, model.state_dict())
+        model.load_state_dict(weights, assign=True)
+        return model.float().eval()
+
+
+def read(path: Path) -> DUSt3R:
+    """Return the model that a file or folder of any known layout holds, float32 and in eval mode.
+
+    Raises:
+        Prob3rError: It is not there, is damaged, or does not hold a DUSt3R that fits its own
+            configuration; the message names the keys.
+    """
+    return open_checkpoint(path).build()
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Return what a file or folder of any known layout says, without reading its weights.
+
+    Raises:
+        Prob3rError: It is not there, is damaged, or is no checkpoint.
+    """
+    if not path.exists():
+        raise Prob3rError(f"There is no file or folder {path}.")
+    if path.is_dir():
+        return _open_hub(path)
+    return _open_own(path) if path.suffix == ".safetensors" else _open_official(path)
+
+
+def save(
+    model: DUSt3R,
+    path: Path,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a model as one `.safetensors` file, which appears whole or not at all.
+
+    Args:
+        model: What to write.
+        path: Where to; ends in `.safetensors`.
+        metadata: What else the header shall say of the model; must fit JSON.
+        dtype: Floating-point type on disk; reading gives float32 whatever it is.
+
+    Raises:
+        Prob3rError: A weight is not finite, or too large for `dtype`, or the file can't be written.
+    """
+    weights = {
+        name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()
+    }
+    _check_finite(path, weights)
+    identity = {"architecture": "dust3r", "config": model.config.to_dict()}
+    write_tensors(path, weights, {**(metadata or {}), **identity})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header as one `.safetensors` file, whole or not at all.
+
+    Raises:
+        Prob3rError: The name does not end in `.safetensors`, or the file can't be written.
+    """
+    if path.suffix != ".safetensors":
+        raise Prob3rError(f"{path} is no name for weights; it must end in .safetensors.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(contents, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise Prob3rError(f"{path} cannot be written: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Return the tensors of a `.safetensors` file, mapped, and its JSON header, None without one.
+
+    Raises:
+        Prob3rError: The file is missing, damaged, or not a `.safetensors` file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_HEADER)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise Prob3rError(
+            f"{path} is not a whole .safetensors file ({error}); copy or download it again."
+        ) from error
+    return tensors, None if text is None else _json_object(text, path)
+
+
+def _open_own(path: Path) -> Checkpoint:
+    weights, card = read_tensors(path)
+    if card is None:
+        raise Prob3rError(
+            f"{path} has no prob3r header; "
+            "if it came from a hub, give the folder that holds it and its config.json."
+        )
+    return Checkpoint(path, card, weights)
+
+
+def _open_hub(folder: Path) -> Checkpoint:
+    listing, file = folder / "config.json", folder / "model.safetensors"
+    if not (listing.is_file() and file.is_file()):
+        raise Prob3rError(f"The folder {folder} must hold config.json and model.safetensors.")
+    values = _json_object(listing.read_text(encoding="utf-8", errors="replace"), listing)
+    keywords = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return Checkpoint(
+        file, _card(config_from_keywords(keywords, str(listing))), read_tensors(file)[0]
+    )
+
+
+def _open_official(path: Path) -> Checkpoint:
+    if not zipfile.is_zipfile(path):
+        size = path.stat().st_size
+        raise Prob3rError(
+            f"{path} is not a checkpoint, or only the beginning of one ({size} bytes); "
+            "give a .safetensors of prob3r, an official .pth, or a hub folder."
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise Prob3rError(
+            f"{path} is damaged, or holds objects other than tensors and an argparse.Namespace, "
+            "which are not loaded because that can run code."
+        ) from error
+    arguments = content.get("args") if isinstance(content, dict) else None
+    text = getattr(arguments, "model", None)
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not (isinstance(text, str) and _are_tensors(weights)):
+        raise Prob3rError(
+            f"{path} is not laid out as an official checkpoint: "
+            "a model string must be in args.model and named tensors under model."
+        )
+    try:
+        return Checkpoint(path, _card(parse_model_string(text)), weights)
+    except Prob3rError as error:
+        raise Prob3rError(f"{path}: {error}") from error
+
+
+def _card(config: DUSt3RConfig) -> dict[str, Any]:
+    return {"architecture": "dust3r", "config": config.to_dict()}
+
+
+def _config_of(card: Mapping[str, Any], path: Path) -> DUSt3RConfig:
+    if card.get("architecture") != "dust3r":
+        found = card.get("architecture")
+        raise Prob3rError(f"{path} holds the architecture {found!r}; it must be 'dust3r'.")
+    values = card.get("config")
+    if not isinstance(values, dict):
+        raise Prob3rError(f"{path} has no configuration in its header.")
+    try:
+        return DUSt3RConfig.from_dict(values)
+    except Prob3rError as error:
+        raise Prob3rError(f"{path} has an unusable configuration: {error}") from error
+
+
+def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint's weights under our names, aliases merged and decoder 2 filled in."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if _UNUSED.fullmatch(name):
+            continue
+        ours = name
+        for alias, spelling in _ALIASES.items():
+            ours = ours.replace(alias, spelling)
+        # With both spellings there, the official loader copies the list's last, so it stands.
+        if ours == name or ours not in weights:
+            renamed[ours] = tensor
+    if not any(name.startswith("dec_blocks2.") for name in renamed):
+        twins = {
+            name.replace("dec_blocks.", "dec_blocks2.", 1): tensor.clone()
+            for name, tensor in renamed.items()
+            if name.startswith("dec_blocks.")
+        }
+        renamed |= twins
+    return renamed
+
+
+def _check(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise unless the weights are the expected ones, of the expected shapes, and finite."""
+    common = weights.keys() & expected
+    faults = [
+        f"{what}: {_few(names)}"
+        for what, names in (
+            ("missing", expected.keys() - weights),
+            ("left over", weights.keys() - expected),
+            ("of another shape", {n for n in common if weights[n].shape != expected[n].shape}),
+            ("of another type", {n for n in common if weights[n].dtype not in _DTYPES}),
+        )
+        if names
+    ]
+    if faults:
+        raise Prob3rError(f"{path} does not fit its configuration; weights {'; '.join(faults)}.")
+    _check_finite(path, weights)
+
+
+def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
+    # One pass without a temporary: the extremes carry NaN and infinity.
+    broken = [n for n, t in weights.items() if not torch.stack(t.aminmax()).isfinite().all()]
+    if broken:
+        raise Prob3rError(f"{path} has weights that are not finite: {_few(broken)}.")
+
+
+def _are_tensors(weights: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    )
+
+
+def _json_object(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Prob3rError(f"{path} does not hold valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise Prob3rError(f"{path} must hold a JSON object, not a {type(value).__name__}.")
+    return value
+
+
+def _few(names: Iterable[str], most: int = 3) -> str:
+    names = sorted(names)
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

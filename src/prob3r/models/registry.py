@@ -1,0 +1,101 @@
+"""Models by name: those shipped with prob3r, those on disk, and the random ones to compare with."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prob3r.errors import Prob3rError
+from prob3r.models.checkpoints import open_checkpoint, read
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+
+
+def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
+    """Return a model, float32 and in eval mode.
+
+    Args:
+        source: The name of a shipped model, or the path of a prob3r `.safetensors`, an official
+            `.pth`, or a hub folder.
+        device: Where the weights shall be.
+
+    Raises:
+        Prob3rError: There is no such model, its file cannot be used, or there is no such device.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise Prob3rError(f"The device '{device}' cannot be used: {reason}") from error
+    with _path_of(source) as path:
+        return read(path).to(device)
+
+
+def metadata(source: str | Path) -> dict[str, Any]:
+    """Return what a model's file says of it: `architecture`, `config`, and what was saved besides.
+
+    The weights are not read. `source` and what is raised are as for `load`.
+    """
+    with _path_of(source) as path:
+        return open_checkpoint(path).card
+
+
+def shipped() -> list[str]:
+    """Return the names of the models that come with prob3r."""
+    return sorted(_shipped_files())
+
+
+def random(like: DUSt3R | DUSt3RConfig, seed: int = 0) -> DUSt3R:
+    """Return a model of the same shape with fresh random weights, on the CPU and in eval mode.
+
+    It shows what a probe, or an architecture, can do without anything learned.
+    """
+    config = like.config if isinstance(like, DUSt3R) else like
+    # Modules draw from the global generator only; it is put back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DUSt3R(config).eval()
+
+
+def fingerprint(model: DUSt3R) -> str:
+    """Return 16 hexadecimal digits that tell this configuration with these weights from any other.
+
+    It depends on the values alone, not on the device or on the file they came from.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _path_of(source: str | Path) -> Iterator[Path]:
+    """Give the path of a source, which may be unpacked for the time being."""
+    files = _shipped_files()
+    if isinstance(source, str) and source in files:
+        with resources.as_file(files[source]) as path:
+            yield path
+    elif Path(source).exists():
+        yield Path(source)
+    else:
+        names = ", ".join(files) or "none here"
+        raise Prob3rError(
+            f"There is no model '{source}': give the name of a shipped one ({names}), or the path "
+            "of a prob3r .safetensors, an official .pth, or a hub folder."
+        )
+
+
+def _shipped_files() -> dict[str, Traversable]:
+    folder = resources.files("prob3r") / "weights"
+    if not folder.is_dir():
+        return {}
+    suffix = ".safetensors"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {f.name.removesuffix(suffix): f for f in files if f.name.endswith(suffix)}

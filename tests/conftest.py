@@ -1,0 +1,40 @@
+"""What all tests share: one thread, fixed seeds, and a small model with known weights."""
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from prob3r.models import DUSt3R
+
+from .models.conformance import Case
+
+settings.register_profile("prob3r", derandomize=True, deadline=None)
+settings.load_profile("prob3r")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_case() -> Case:
+    return Case.read("tiny_linear")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_case: Case) -> DUSt3R:
+    """3 encoder and 4 decoder blocks, patches of 16 pixels; shared, so leave it as it is."""
+    return tiny_case.model()
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tiny_case: Case) -> tuple[Tensor, Tensor]:
+    """Two views, `(2, 3, 64, 64)` each."""
+    return tiny_case.images()

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models import (
+    DUSt3R,
+    DUSt3RConfig,
+    fingerprint,
+    load,
+    metadata,
+    random,
+    registry,
+    save,
+    shipped,
+)
+
+from .conftest import SMALL
+
+
+@pytest.fixture
+def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package with two models in it."""
+    folder = tmp_path / "installed" / "weights"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("mini", "micro")):
+        save(random(SMALL, seed), folder / f"{name}.safetensors", {"title": name})
+    (folder / "README.md").write_text("not a model")
+    monkeypatch.setattr(registry.resources, "files", lambda package: tmp_path / "installed")
+    return folder
+
+
+def same(first: DUSt3R, second: DUSt3R) -> bool:
+    return all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+
+
+def test_shipped_models_go_by_name(weights_folder: Path) -> None:
+    assert shipped() == ["micro", "mini"]
+    assert same(load("mini"), random(SMALL, 0))
+    assert same(load("micro"), random(SMALL, 1))
+    assert metadata("micro")["title"] == "micro"
+
+
+def test_the_models_that_come_with_prob3r() -> None:
+    for name in shipped():
+        assert DUSt3RConfig.from_dict(metadata(name)["config"]) == load(name).config
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_files_go_by_path(kind: type, tmp_path: Path) -> None:
+    save(random(SMALL), tmp_path / "a.safetensors", {"title": "a"})
+    source = kind(tmp_path / "a.safetensors")
+    model = load(source, device="cpu")
+    assert same(model, random(SMALL))
+    assert not model.training
+    assert metadata(source) == {
+        "architecture": "dust3r",
+        "config": SMALL.to_dict(),
+        "title": "a",
+    }
+
+
+@pytest.mark.parametrize("source", ["nano", "some/where.pth", Path("mini")])
+def test_what_is_neither_is_told_what_may_be_given(
+    source: str | Path, weights_folder: Path
+) -> None:
+    for function in (load, metadata):
+        with pytest.raises(Prob3rError) as error:
+            function(source)
+        assert f"'{source}'" in str(error.value)
+        assert all(
+            part in str(error.value)
+            for part in ("micro, mini", ".safetensors", ".pth", "hub folder")
+        )
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_devices_that_are_not_there(device: str, weights_folder: Path) -> None:
+    with pytest.raises(Prob3rError, match=f"device '{device}' cannot be used"):
+        load("mini", device)
+
+
+def test_random_models_follow_their_seed(tiny_model: DUSt3R) -> None:
+    assert same(random(SMALL, 1), random(SMALL, 1))
+    assert not same(random(SMALL, 1), random(SMALL, 2))
+    control = random(tiny_model, 0)
+    assert control.config == tiny_model.config
+    assert not same(control, tiny_model)
+
+
+def test_making_a_random_model_draws_nothing_from_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    random(SMALL, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_fingerprint_tells_models_apart(tmp_path: Path) -> None:
+    model = random(SMALL)
+    prints = {fingerprint(model)}
+    assert prints == {fingerprint(random(SMALL))}
+    save(model, tmp_path / "a.safetensors")
+    assert prints == {fingerprint(load(tmp_path / "a.safetensors"))}
+
+    def nudge(weight: Tensor) -> None:
+        with torch.no_grad():
+            weight.view(-1)[-1] += 1e-3
+
+    nudge(model.downstream_head2.proj.weight)
+    assert fingerprint(model) not in prints
+    prints.add(fingerprint(random(DUSt3RConfig((64, 64), 16, 16, 1, 2, 24, 2, 2))))
+    prints.add(fingerprint(random(SMALL, 1)))
+    assert len(prints) == 3
+    assert all(len(p) == 16 and int(p, 16) >= 0 for p in prints)
