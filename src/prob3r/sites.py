@@ -21,7 +21,7 @@ SUBLAYERS = ("embed", "self_attn", "cross_attn", "mlp")
 
 _NAME = re.compile(
     r"(?P<stack>enc|dec)(?P<view>[12])\."
-    r"(?:embed|(?P<block>\d+)\.(?P<sublayer>self_attn|cross_attn|mlp)(?P<probs>\.probs)?)"
+    r"(?:embed|(?P<block>0|[1-9]\d*)\.(?P<sublayer>self_attn|cross_attn|mlp)(?P<probs>\.probs)?)"
 )
 
 
@@ -47,13 +47,17 @@ class Site:
     def parse(cls, name: str) -> "Site":
         """Return the parts of `name`; raise Prob3rError if it does not name a site."""
         found = _NAME.fullmatch(name)
-        if found is None or (found["probs"] and not found["sublayer"].endswith("attn")):
+        sublayer = found["sublayer"] or "embed" if found else ""
+        if (
+            found is None
+            or (found["probs"] and sublayer == "mlp")
+            or (found["stack"] == "enc" and sublayer == "cross_attn")
+        ):
             raise Prob3rError(
                 f"'{name}' is not a site: write one like dec2.3.cross_attn, dec1.embed, "
                 "enc1.5.mlp or dec2.3.cross_attn.probs."
             )
         block = None if found["block"] is None else int(found["block"])
-        sublayer = found["sublayer"] or "embed"
         return cls(found["stack"], int(found["view"]), block, sublayer, bool(found["probs"]))
 
     def __str__(self) -> str:
@@ -85,7 +89,7 @@ class Tap:
 
 
 def select(patterns: str | Iterable[str], names: Sequence[str]) -> list[str]:
-    """Return those of `names` that match any of the shell-style `patterns`, in the order of `names`.
+    """Return the `names` that match any of the shell-style `patterns`, in their own order.
 
     Raises:
         Prob3rError: A pattern matches nothing; the message lists the nearest names.
@@ -94,6 +98,8 @@ def select(patterns: str | Iterable[str], names: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
-            hint = f"near matches are {', '.join(near)}" if near else "it has no site of such a name"
+            hint = (
+                f"near matches are {', '.join(near)}" if near else "it has no site of such a name"
+            )
             raise Prob3rError(f"No site of this model matches '{pattern}'; {hint}.")
     return [name for name in names if any(fnmatchcase(name, p) for p in patterns)]

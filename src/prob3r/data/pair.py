@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -12,7 +13,16 @@ from prob3r.data.folder import read_folder
 from prob3r.data.framing import FramesImages, Framing
 from prob3r.data.photographs import load_photograph
 from prob3r.errors import Prob3rError
-from prob3r.geometry import invert_rigid, transform, unproject
+from prob3r.geometry import (
+    PatchMatches,
+    PoseAndShape,
+    invert_rigid,
+    overlap,
+    patch_matches,
+    pose_and_shape,
+    transform,
+    unproject,
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,9 @@ class View:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "View":
         """Return a view whose every known tensor went through `function`."""
-        known = {f.name: getattr(self, f.name) for f in fields(self)}
-        return View(**{k: None if t is None else function(t) for k, t in known.items()})
+        known: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        mapped: dict[str, Any] = {k: t if t is None else function(t) for k, t in known.items()}
+        return View(**mapped)
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,30 @@ class Pair:
         """Where the true pointmaps of both views can be trusted."""
         return _valid(self.view1), _valid(self.view2)
 
+    def errors_of(
+        self, points: tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]
+    ) -> PoseAndShape:
+        """Return every error of predicted pointmaps of both views, pair by pair."""
+        return pose_and_shape(
+            points[0], points[1], *self.points, *self.valid, pose2_to_1=self.view2_to_view1
+        )
+
+    def patch_matches(self, patch: int) -> PatchMatches:
+        """Return the view-1 patch that holds the match of each view-2 patch, and if it is seen."""
+        view1 = self.view1
+        if view1.depth is None or view1.intrinsics is None:
+            raise Prob3rError("This pair has no true matches: view 1 needs depth and intrinsics.")
+        return patch_matches(
+            self.points[1], self.valid[1], view1.depth, self.valid[0], view1.intrinsics, patch
+        )
+
+    def overlap(self) -> Float[Tensor, " b"]:
+        """Return the share of view 2's valid pixels that view 1 sees."""
+        view1 = self.view1
+        if view1.depth is None or view1.intrinsics is None:
+            raise Prob3rError("This pair has no known overlap: view 1 needs depth and intrinsics.")
+        return overlap(self.points[1], self.valid[1], view1.depth, self.valid[0], view1.intrinsics)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
         """Return a pair whose every known tensor went through `function`."""
         return replace(self, view1=self.view1.map(function), view2=self.view2.map(function))
@@ -191,6 +226,7 @@ def stack(pairs: Sequence[Pair]) -> Pair:
 
 def _stack(views: Sequence[View]) -> View:
     columns = {f.name: [getattr(v, f.name) for v in views] for f in fields(View)}
-    return View(
-        **{k: None if any(t is None for t in c) else torch.cat(c) for k, c in columns.items()}
-    )
+    joined: dict[str, Any] = {
+        k: None if any(t is None for t in c) else torch.cat(c) for k, c in columns.items()
+    }
+    return View(**joined)

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prob3r.data.pair import Pair
-from prob3r.geometry import normalise, patch_matches
+from prob3r.geometry import normalise
 from prob3r.models import DUSt3R, Output
 from prob3r.models.layers import RoPE2D, patch_positions
 from prob3r.sites import Tap
@@ -60,10 +60,8 @@ def pointmap_loss(output: Output, pair: Pair, alpha: float = 0.2) -> Float[Tenso
     """
     predicted = normalise(output.points, pair.valid)
     true = normalise(pair.points, pair.valid)
-    return sum(
-        confident_error(p, c, t, v, alpha)
-        for p, c, t, v in zip(predicted, output.confidence, true, pair.valid, strict=True)
-    )  # type: ignore[return-value]
+    views = zip(predicted, output.confidence, true, pair.valid, strict=True)
+    return torch.stack([confident_error(p, c, t, v, alpha) for p, c, t, v in views]).sum()
 
 
 def confident_error(
@@ -90,9 +88,6 @@ def matching_loss(
 
     Not part of DUSt3R: it hands a model its matches, and is for disclosed variants only.
     """
-    view1 = pair.view1
-    match, visible = patch_matches(
-        pair.points[1], pair.valid[1], view1.depth, pair.valid[0], view1.intrinsics, patch
-    )
+    match, visible = pair.patch_matches(patch)
     similarity = F.normalize(tokens2, dim=-1) @ F.normalize(tokens1, dim=-1).mT / temperature
     return F.cross_entropy(similarity[visible], match[visible])

@@ -1,10 +1,11 @@
 """How a backbone does on held-out rooms while it trains."""
 
 import torch
+from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms
-from prob3r.geometry import PoseAndShape, median, pose_and_shape
+from prob3r.geometry import PoseAndShape, median
 from prob3r.models import DUSt3R
 
 
@@ -25,8 +26,11 @@ class Validation:
     def measure(self, model: DUSt3R) -> dict[str, float]:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
         model.eval()
-        errors = PoseAndShape(*(torch.cat(e) for e in zip(*(_errors(model, p) for p in self.batches), strict=True)))
-        shuffled = torch.cat([_errors(model, p, shuffle=True).rotation_error for p in self.batches])
+        true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
+        errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
+        shuffled = torch.cat(
+            [_errors(model, p.view1.image.roll(1, 0), p).rotation_error for p in self.batches]
+        )
         model.train()
         return {
             "pointmap_error1": median(errors.pointmap_error1).item(),
@@ -37,8 +41,7 @@ class Validation:
         }
 
 
-def _errors(model: DUSt3R, pair: Pair, shuffle: bool = False) -> PoseAndShape:
-    """Return all errors of a batch; `shuffle` gives each pair the view 1 of its neighbour."""
-    images1 = pair.view1.image.roll(1, 0) if shuffle else pair.view1.image
+def _errors(model: DUSt3R, images1: Tensor, pair: Pair) -> PoseAndShape:
+    """Return all errors of a batch, with whatever is given in place of its view 1."""
     output = model(images1, pair.view2.image)
-    return pose_and_shape(*output.points, *pair.points, *pair.valid, pair.view2_to_view1)
+    return pair.errors_of(output.points)

@@ -1,0 +1,210 @@
+"""The training loop: stages one after the other, validated, checkpointed, resumable."""
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+from prob3r.training.recipe import Stage
+
+CHECKPOINT_SECONDS = 120.0
+STRETCH = 1024  # pairs between two words of progress
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        stage: Number of the stage, from 0.
+        pairs: Pairs seen in this stage.
+        of_pairs: The stage's length.
+        pairs_per_second: Of the last stretch, without validation.
+        loss: Mean training loss of the last stretch.
+        metrics: Of the last validation; empty before the first.
+    """
+
+    stage: int
+    pairs: int
+    of_pairs: int
+    pairs_per_second: float
+    loss: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """What a loop trains.
+
+    Attributes:
+        identity: A state is resumed only by a task of the same identity.
+        stages: What to do, in order.
+        validate_every: Pairs between validations.
+        module: Everything that is learned.
+        optimizers: Each group's learning rate is set before every step.
+    """
+
+    identity: str
+    stages: tuple[Stage, ...]
+    validate_every: int
+    module: nn.Module
+    optimizers: list[torch.optim.Optimizer]
+
+    @abstractmethod
+    def begin(self, number: int) -> None:
+        """Get ready for a stage."""
+
+    @abstractmethod
+    def loss(self, step: int) -> Tensor:
+        """Return the loss of a step of the stage begun last."""
+
+    @abstractmethod
+    def clip(self) -> None:
+        """Bound the gradients."""
+
+    @abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Return what validation says; nothing where the stage has no validation."""
+
+    @abstractmethod
+    def score(self, metrics: dict[str, float]) -> float:
+        """Return what the best weights have the least of; infinite where they don't count."""
+
+    @abstractmethod
+    def save(self, metrics: dict[str, float]) -> None:
+        """Write the weights as they are now, which are the best so far."""
+
+    def end(self, number: int) -> None:  # noqa: B027 - most tasks have nothing to do here
+        """Finish a stage."""
+
+
+def run(
+    task: Task,
+    folder: Path,
+    seconds: float = math.inf,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Train, or go on with a run that was stopped at any moment.
+
+    Args:
+        task: What to train.
+        folder: Holds `state.pt` to go on from, and `log.jsonl` with a line for each validation.
+        seconds: Stop, with the state saved, after this long.
+        report: Called after every stretch of steps.
+
+    Raises:
+        Prob3rError: The folder holds another task's state, or the loss is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    loop = _Loop(task, folder)
+    started = time.monotonic()
+    for progress in loop.stretches():
+        report(progress)
+        if time.monotonic() - started > seconds:
+            loop.checkpoint()
+            return
+
+
+class _Loop:
+    """The state of a run that is not the task's: where it stands, and how good it was."""
+
+    def __init__(self, task: Task, folder: Path):
+        self.task, self.folder = task, folder
+        self.stage, self.step, self.best = 0, 0, math.inf
+        self._restore()
+
+    def stretches(self) -> Iterator[Progress]:
+        """Run the stages that are left, giving word after every stretch."""
+        while self.stage < len(self.task.stages):
+            self.task.begin(self.stage)
+            yield from self._run_stage(self.task.stages[self.stage])
+            self.task.end(self.stage)
+            self.stage, self.step = self.stage + 1, 0
+            self.checkpoint()
+
+    def _run_stage(self, stage: Stage) -> Iterator[Progress]:
+        stretch = max(1, STRETCH // stage.batch)
+        every = max(1, self.task.validate_every // stage.batch // stretch) * stretch
+        metrics: dict[str, float] = {}
+        saved = time.monotonic()
+        while self.step < stage.steps:
+            started, losses = time.monotonic(), []
+            for _ in range(min(stretch, stage.steps - self.step)):
+                losses.append(self._update(stage))
+                self.step += 1
+            loss = torch.stack(losses).mean().item()
+            if not math.isfinite(loss):
+                raise Prob3rError(
+                    f"The loss of {self.folder} is not finite at step {self.step} of stage "
+                    f"{self.stage}; lower the learning rate and go on from the last state."
+                )
+            speed = len(losses) * stage.batch / (time.monotonic() - started)
+            done = self.step == stage.steps
+            where = Progress(
+                self.stage, self.step * stage.batch, stage.steps * stage.batch, speed, loss, metrics
+            )
+            if self.step % every == 0 or done:
+                metrics = self.task.measure()
+                where = Progress(**vars(where) | {"metrics": metrics})
+                self._log(where)
+                if self.task.score(metrics) < self.best:
+                    self.best = self.task.score(metrics)
+                    self.task.save(metrics)
+            if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.checkpoint()
+                saved = time.monotonic()
+            yield where
+
+    def _update(self, stage: Stage) -> Tensor:
+        """Take one optimizer step and return its loss."""
+        for optimizer in self.task.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = stage.lr_at(self.step)
+        loss = self.task.loss(self.step)
+        torch.autograd.backward(loss)
+        self.task.clip()
+        for optimizer in self.task.optimizers:
+            optimizer.step()
+        return loss.detach()
+
+    def _log(self, progress: Progress) -> None:
+        line = {k: v for k, v in vars(progress).items() if k != "metrics"} | progress.metrics
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def checkpoint(self) -> None:
+        """Write all that a later process needs to go on exactly from here."""
+        state = {
+            "identity": self.task.identity,
+            "stage": self.stage,
+            "step": self.step,
+            "best": self.best,
+            "model": self.task.module.state_dict(),
+            "optimizers": [o.state_dict() for o in self.task.optimizers],
+        }
+        temporary = self.folder / "state.pt.new"
+        torch.save(state, temporary)
+        temporary.replace(self.folder / "state.pt")
+
+    def _restore(self) -> None:
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+        if state["identity"] != self.task.identity:
+            raise Prob3rError(
+                f"{path} belongs to '{state['identity']}' and not to '{self.task.identity}'; "
+                "give a new folder."
+            )
+        self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
+        self.task.module.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
