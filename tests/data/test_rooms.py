@@ -11,7 +11,7 @@ from PIL import Image
 
 from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms, contact_sheet
-from prob3r.data.rooms import dataset as dataset_module
+from prob3r.data.rooms import render as render_module
 from prob3r.data.rooms.atlas import EDGE, read_atlas, read_texel
 from prob3r.data.rooms.cameras import FOV, MARGIN, clearance, look_at
 from prob3r.data.rooms.draws import Draws
@@ -354,13 +354,10 @@ def test_mistakes_are_named(tmp_path, pairs):
 
 
 def test_without_a_compiler_rooms_are_rendered_all_the_same(monkeypatch, caplog, pairs):
-    def broken():
-        def render(*_):
-            raise RuntimeError("no compiler")
+    def broken(_):
+        raise RuntimeError("no compiler")
 
-        return render
-
-    monkeypatch.setattr(dataset_module, "_compiled_render", broken)
+    monkeypatch.setattr(render_module, "_compiled", broken)
     with caplog.at_level("WARNING"):
         batch = Rooms("test", SIZE).batch(range(2))
     assert "without a compiler" in caplog.text
@@ -370,22 +367,20 @@ def test_without_a_compiler_rooms_are_rendered_all_the_same(monkeypatch, caplog,
 def test_batches_of_any_size_run_at_the_compiled_one(monkeypatch, pairs):
     seen = []
 
-    def uncompiled():
-        def render(scene, *rest):
+    def watched(function):
+        def call(scene, *rest):
             seen.append(len(scene.room))
-            return dataset_module.render(scene, *rest)
+            return function(scene, *rest)
 
-        return render
+        return call
 
-    monkeypatch.setattr(dataset_module, "_compiled_render", uncompiled)
+    monkeypatch.setattr(render_module, "_compiled", watched)
     rooms = Rooms("test", SIZE)
     for count in (4, 3, 9):
         batch = rooms.batch(range(count))
         assert len(batch) == count
-        torch.testing.assert_close(
-            batch.view2.depth, pairs.view2.depth[:count], atol=1e-4, rtol=0
-        )
-    assert seen == [4, 4, 4, 4, 4]
+        torch.testing.assert_close(batch.view2.depth, pairs.view2.depth[:count], atol=1e-4, rtol=0)
+    assert seen == [4] * 10  # geometry and colour of 1 + 1 + 3 chunks
 
 
 def test_the_contact_sheet_shows_four_tiles_a_pair(pairs):

@@ -24,9 +24,9 @@ from .conftest import SMALL
 def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package with two models in it."""
     folder = tmp_path / "installed" / "weights"
-    folder.mkdir(parents=True)
     for seed, name in enumerate(("mini", "micro")):
-        save(random(SMALL, seed), folder / f"{name}.safetensors", {"title": name})
+        (folder / name).mkdir(parents=True)
+        save(random(SMALL, seed), folder / name / "model.safetensors", {"title": name})
     (folder / "README.md").write_text("not a model")
     monkeypatch.setattr(registry.resources, "files", lambda package: tmp_path / "installed")
     return folder

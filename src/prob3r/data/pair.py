@@ -76,6 +76,13 @@ class View:
             raise Prob3rError("This view has no true pointmap: it needs depth and intrinsics.")
         return unproject(self.depth, self.intrinsics)
 
+    @property
+    def known(self) -> Bool[Tensor, "b h w"]:
+        """Where the depth is known; raises Prob3rError where there is none."""
+        if self.depth is None:
+            raise Prob3rError("This view has no depth.")
+        return self.depth > 0 if self.valid is None else self.valid
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "View":
         """Return a view whose every known tensor went through `function`."""
         known: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -165,7 +172,7 @@ class Pair:
     @property
     def valid(self) -> tuple[Bool[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
         """Where the true pointmaps of both views can be trusted."""
-        return _valid(self.view1), _valid(self.view2)
+        return self.view1.known, self.view2.known
 
     def errors_of(
         self, points: tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]
@@ -202,14 +209,6 @@ class Pair:
     def swap(self) -> "Pair":
         """Return the pair with the views exchanged."""
         return replace(self, view1=self.view2, view2=self.view1)
-
-
-def _valid(view: View) -> Bool[Tensor, "b h w"]:
-    if view.valid is not None:
-        return view.valid
-    if view.depth is None:
-        raise Prob3rError("This view has no valid mask: it needs depth or a mask.")
-    return view.depth > 0
 
 
 def stack(pairs: Sequence[Pair]) -> Pair:

@@ -13,7 +13,6 @@ is ever executed: pickles go through torch's restricted unpickler, model strings
 
 import argparse
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -26,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.files import written
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.official import config_from_keywords, parse_model_string
 
@@ -132,18 +132,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """
     if path.suffix != ".safetensors":
         raise Prob3rError(f"{path} is no name for weights; it must end in .safetensors.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(contents, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-        temporary.chmod(mode)  # safetensors lets nobody else read what it writes
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise Prob3rError(f"{path} cannot be written: {error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written(path) as temporary:
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(contents, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
+            temporary.chmod(mode)  # safetensors lets nobody else read what it writes
+        except SafetensorError as error:
+            raise Prob3rError(f"{path} cannot be written: {error}.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:

@@ -96,6 +96,6 @@ def _shipped_files() -> dict[str, Traversable]:
     folder = resources.files("prob3r") / "weights"
     if not folder.is_dir():
         return {}
-    suffix = ".safetensors"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return {f.name.removesuffix(suffix): f for f in files if f.name.endswith(suffix)}
+    folders = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    files = {entry.name: entry / "model.safetensors" for entry in folders if entry.is_dir()}
+    return {name: file for name, file in files.items() if file.is_file()}

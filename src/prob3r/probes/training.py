@@ -11,11 +11,12 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms
+from prob3r.errors import Prob3rError
 from prob3r.geometry import normalise, patchify
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import DUSt3R, fingerprint, random
 from prob3r.models.heads import decode_points
-from prob3r.probes.bank import ProbeBank
-from prob3r.probes.files import save_probes
+from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.probes.files import KINDS, save_probes
 from prob3r.sites import Site
 from prob3r.trace import trace
 from prob3r.training import Progress, Stage, Task, run
@@ -40,6 +41,32 @@ class ProbeTraining:
     seed: int = 0
     validation_pairs: int = 128
     validate_every: int = 8192
+
+
+def default_training(model: DUSt3R, pairs: int, seed: int = 0) -> ProbeTraining:
+    """Return how the shipped banks were trained, for as many pairs as wanted."""
+    size = model.config.image_size[0]
+    return ProbeTraining(Stage("pointmaps", size, pairs, batch=32, lr=1e-3, decay=0.5), seed)
+
+
+def bank_for(model: DUSt3R, kind: str, seed: int = 0) -> tuple[DUSt3R, ProbeBank]:
+    """Return a fresh bank of one of `KINDS`, and the backbone to train it on.
+
+    Raises:
+        Prob3rError: There is no such kind.
+    """
+    if kind not in KINDS:
+        raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
+    c = model.config
+    backbone = (
+        random(model, seed).to(next(model.parameters()).device) if kind == "random" else model
+    )
+    sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
+    width = c.dec_width
+    if kind == "encoder":
+        sites, width = [f"enc{view}.{c.enc_depth - 1}.mlp" for view in (1, 2)], c.enc_width
+    config = ProbeConfig(width, c.patch, depth=1 if kind == "linear" else 5, width=width)
+    return backbone, ProbeBank(sites, config, seed=seed)
 
 
 def train_probes(

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Studies: measurements over many pairs, each ending in a table."""
+
+from prob3r.studies.evaluation import evaluate
+
+__all__ = ["evaluate"]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
+from prob3r.files import written
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0
@@ -190,9 +191,8 @@ class _Loop:
             "model": self.task.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.task.optimizers],
         }
-        temporary = self.folder / "state.pt.new"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / "state.pt")
+        with written(self.folder / "state.pt") as path:
+            torch.save(state, path)
 
     def _restore(self) -> None:
         path = self.folder / "state.pt"

@@ -1,8 +1,7 @@
 """Rooms: as many pairs of rendered views as wanted, each known exactly from its number."""
 
-import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +22,6 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
 NUMBERS = 1024  # uniform numbers that decide one pair
-
-
-@functools.cache
-def _compiled_render() -> Callable[..., Frame]:
-    return torch.compile(render, dynamic=False)
 
 
 class Rooms:
@@ -165,9 +159,7 @@ class Rooms:
             rows = torch.arange(first, first + self.chunk, device=self.device)
             rows = rows.clamp(max=count - 1)
             part = Scene(*(t[rows] for t in scene))
-            frames.append(
-                _compiled_render()(
-                    part, intrinsics[rows], pose[rows], self.size, self.samples, self.atlas
-                )
-            )
+            cameras = intrinsics[rows], pose[rows]
+            frame = render(part, *cameras, self.size, self.samples, self.atlas, compiled=True)
+            frames.append(frame)
         return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))

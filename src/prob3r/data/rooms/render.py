@@ -1,6 +1,8 @@
 """Rendering: cameras, light and colour."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int32
@@ -11,6 +13,8 @@ from prob3r.data.rooms.scene import CYLINDERS, ELLIPSOIDS, WALLS, Scene
 from prob3r.data.rooms.textures import COLUMNS, Texture, paint
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, project
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SAME_POINT = 2e-3  # two hits on one ray this close, as a share of its length, are one point
 
 
@@ -90,8 +94,8 @@ def shade(
     hit: Hit,
     pixel: Float[Tensor, "b g"],
     atlas: Float[Tensor, "p 3 t"] | None,
-) -> Vector:
-    """Red, green and blue in [0, 1] where rays ended.
+) -> Float[Tensor, "b g 3 n"]:
+    """Red, green and blue in [-1, 1] where rays ended.
 
     Args:
         scene: The scenes.
@@ -122,8 +126,8 @@ def shade(
     light = _lambert(scene, point, normal)
     sky = is_sky(scene, hit.surface)
     colours = zip(albedo, _sky(scene, direction), strict=True)
-    red, green, blue = (torch.where(sky, s, a * light).clamp(0, 1) for a, s in colours)
-    return red, green, blue
+    seen = [torch.where(sky, far, near * light) for near, far in colours]
+    return torch.stack([2 * colour.clamp(0, 1) - 1 for colour in seen], dim=2)
 
 
 def _pixel_centres(
@@ -147,6 +151,23 @@ def camera_rays(
     return a, b, c
 
 
+def look(
+    scene: Scene,
+    intrinsics: Float[Tensor, "b g 3 3"],
+    cam_to_world: Float[Tensor, "b g 4 4"],
+    x: Float[Tensor, " n"],
+    y: Float[Tensor, " n"],
+) -> tuple[Vector, Hit]:
+    """Directions through image points, and what is seen there; distances are z depths."""
+    direction = camera_rays(intrinsics, cam_to_world, x, y)
+    return direction, first_hit(scene, cam_to_world[..., :3, 3], direction)
+
+
+@functools.cache
+def _compiled(function: Callable[P, T]) -> Callable[P, T]:
+    return torch.compile(function, dynamic=False)
+
+
 def render(
     scene: Scene,
     intrinsics: Float[Tensor, "b g 3 3"],
@@ -154,6 +175,7 @@ def render(
     size: tuple[int, int],
     samples: int = 1,
     atlas: Float[Tensor, "p 3 t"] | None = None,
+    compiled: bool = False,
 ) -> Frame:
     """Render g views of each scene.
 
@@ -165,26 +187,28 @@ def render(
         samples: Colour is the mean over a grid of samples x samples rays in each pixel. Depth
             and label always belong to the ray through the pixel's centre.
         atlas: Photographs for the surfaces that wear one.
+        compiled: Whether to compile, for exactly these shapes. Geometry and colour are compiled
+            apart: in one piece, the compiler would compute the geometry again in each of the
+            loops that it makes of the colours.
     """
+    see, colour = (_compiled(look), _compiled(shade)) if compiled else (look, shade)
     x, y = _pixel_centres(size, intrinsics.device)
     origin = cam_to_world[..., :3, 3]
     pixel = 1 / (samples * intrinsics[..., 0, 0])
 
-    direction = camera_rays(intrinsics, cam_to_world, x, y)
-    hit = first_hit(scene, origin, direction)
+    centre, hit = see(scene, intrinsics, cam_to_world, x, y)
     if samples == 1:
-        image = torch.stack(shade(scene, origin, direction, hit, pixel, atlas), dim=2)
+        image = colour(scene, origin, centre, hit, pixel, atlas)
     else:
         offsets = [(i + 0.5) / samples - 0.5 for i in range(samples)]
         image = torch.zeros_like(hit.distance)[:, :, None]
         for dx, dy in ((dx, dy) for dy in offsets for dx in offsets):
-            ray = camera_rays(intrinsics, cam_to_world, x + dx, y + dy)
-            end = first_hit(scene, origin, ray)
-            image = image + torch.stack(shade(scene, origin, ray, end, pixel, atlas), dim=2)
+            ray, end = see(scene, intrinsics, cam_to_world, x + dx, y + dy)
+            image = image + colour(scene, origin, ray, end, pixel, atlas)
         image = image / samples**2
     valid = ~is_sky(scene, hit.surface)
     return Frame(
-        image=2 * image - 1,
+        image=image,
         depth=torch.where(valid, hit.distance, 0.0),
         labels=(hit.surface - WALLS + 1).clamp(min=0),
         valid=valid,
@@ -204,8 +228,8 @@ def sight_lines(
     """
     height, width = size
     origin = cam_to_world[:, :, :3, 3]
-    ray = camera_rays(intrinsics[:, 1:], cam_to_world[:, 1:], *_pixel_centres(size, origin.device))
-    hit = first_hit(scene, origin[:, 1:], ray)
+    x, y = _pixel_centres(size, origin.device)
+    ray, hit = look(scene, intrinsics[:, 1:], cam_to_world[:, 1:], x, y)
     point = along(components(origin[:, 1:]), ray, hit.distance)
     eye = components(origin[:, :1])
     towards = (point[0] - eye[0], point[1] - eye[1], point[2] - eye[2])

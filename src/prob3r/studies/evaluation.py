@@ -1,0 +1,247 @@
+"""Evaluation: every error of a model, and of its probes, beside what no correspondence could tell.
+
+Three references are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean
+pose of the training rooms; `shuffled` shows the model the view 1 of another pair; `random` is the
+same architecture with random weights.
+"""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import roma
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.data.cameras import camera2, intrinsics
+from prob3r.data.pair import Pair
+from prob3r.data.rooms import Rooms
+from prob3r.data.source import Pairs, batches
+from prob3r.errors import Prob3rError
+from prob3r.files import written
+from prob3r.geometry import (
+    auc,
+    bootstrap_interval,
+    median,
+    normalise,
+    pointmap_error,
+    pose_error,
+    relative_pose,
+    rotation_angle,
+    rotation_error,
+    transform,
+    translation_error,
+)
+from prob3r.models import DUSt3R, random
+from prob3r.probes import ProbeBank
+from prob3r.trace import trace
+
+HEAD = "head"
+"""The site of the model's own output."""
+
+EASY = "overlap over 0.5 and rotation under 40 degrees"
+HARD = "overlap under 0.3 or rotation over 60 degrees"
+"""The strata; pairs in neither count in `all` alone."""
+
+AUC_DEGREES = (5, 15, 30)
+MEAN_POSE_PAIRS = 2048
+
+_VIEWLESS = {"pointmap_error1": "pointmap_error", "pointmap_error2": "pointmap_error"}
+
+
+@dataclass
+class _Measured:
+    """Values pair by pair, of each source, site and metric, and the strata of the pairs."""
+
+    values: dict[tuple[str, str, str], list[Tensor]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    easy: list[Tensor] = field(default_factory=list)
+    hard: list[Tensor] = field(default_factory=list)
+
+    def add(self, source: str, site: str, errors: Mapping[str, Tensor]) -> None:
+        for metric, values in errors.items():
+            self.values[source, site, metric].append(values)
+
+
+def evaluate(
+    model: DUSt3R,
+    pairs: Pairs,
+    count: int = 512,
+    bank: ProbeBank | None = None,
+    *,
+    batch: int = 32,
+    seed: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> pd.DataFrame:
+    """Return every metric of `claims.md` for a model on pairs, with 95 % bootstrap intervals.
+
+    Args:
+        model: What is measured.
+        pairs: With the truth, or photographs with cameras and the depth of view 1, for which the
+            pose is found by PnP and view 2's pointmap error is not known.
+        count: How many pairs to use.
+        bank: If given, its sites are measured beside the model's output.
+        batch: Pairs at a time.
+        seed: Of the random reference and of the bootstrap.
+        report: Called with the number of pairs done and the number to do.
+
+    Returns:
+        A row for each source (`model`, `mean_pose`, `shuffled`, `random`), stratum, site, view and
+        metric: the median (for `auc@...` the area), its interval, and the number of pairs.
+
+    Raises:
+        Prob3rError: The pairs have no truth to measure against.
+    """
+    measured = _Measured()
+    untrained = random(model, seed)
+    mean_pose = _mean_pose()
+    total, done = min(count, len(pairs)), 0
+    with torch.no_grad():
+        for pair in batches(pairs, count, batch):
+            _measure(measured, model, untrained, mean_pose, pair, bank)
+            done += len(pair)
+            report(done, total)
+    return _table(measured, torch.Generator().manual_seed(seed))
+
+
+def strata(pair: Pair) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
+    """Return which pairs are easy and which are hard, by the cut points of `EASY` and `HARD`."""
+    overlap = pair.overlap()
+    rotation = rotation_angle(pair.view2_to_view1[:, :3, :3])
+    return (overlap > 0.5) & (rotation < 40), (overlap < 0.3) | (rotation > 60)
+
+
+def _measure(
+    measured: _Measured,
+    model: DUSt3R,
+    untrained: DUSt3R,
+    mean_pose: Float[Tensor, "4 4"],
+    pair: Pair,
+    bank: ProbeBank | None,
+) -> None:
+    if not pair.has_poses or pair.view1.depth is None:
+        raise Prob3rError(
+            f"{', '.join(pair.names)}: there is nothing to measure against; evaluate needs the "
+            "cameras of both views and the depth of view 1 at least."
+        )
+    images1, images2 = pair.view1.image, pair.view2.image
+    errors = _errors if pair.has_truth else _errors_without_depth2
+    recorded = trace(model, pair, bank.sites if bank else ())
+    assert recorded.output is not None
+    measured.add("model", HEAD, errors(recorded.output.points, pair))
+    measured.add("random", HEAD, errors(untrained(images1, images2).points, pair))
+    if len(pair) > 1:
+        shuffled = model(images1.roll(1, 0), images2)
+        measured.add("shuffled", HEAD, errors(shuffled.points, pair))
+    if not pair.has_truth:
+        return
+    placed = transform(pair.view2.points, mean_pose.expand(len(pair), 4, 4))
+    measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair))
+    if bank:
+        for site1, site2 in _paired(bank.sites):
+            points = bank.decode(recorded[site1]).points, bank.decode(recorded[site2]).points
+            measured.add("model", site2, errors(points, pair))
+    easy, hard = strata(pair)
+    measured.easy.append(easy)
+    measured.hard.append(hard)
+
+
+def _paired(sites: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Yield the sites of view 1 and view 2 at the same depth, in order."""
+    for site in sites:
+        twin = f"{site[:3]}2{site[4:]}"
+        if site[3] == "1" and twin in sites:
+            yield site, twin
+
+
+def _errors(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
+    """Return every metric of predicted pointmaps against the full truth."""
+    errors = pair.errors_of(points)
+    worst = pose_error(errors.rotation_error, errors.translation_error)
+    return errors._asdict() | {f"auc@{degrees}": worst for degrees in AUC_DEGREES}
+
+
+def _errors_without_depth2(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
+    """Return what can be known where view 2 has no depth: view 1's error, and the pose by PnP."""
+    true_pose, known = pair.view2_to_view1, pair.view1.known
+    (predicted,) = normalise(points[:1], [known])
+    (true,) = normalise([pair.view1.points], [known])
+    found = torch.stack([_pose(points, pair, row) for row in range(len(pair))])
+    depth = pair.view1.points[..., 2].sum((1, 2)) / known.sum((1, 2))
+    return {
+        "pointmap_error1": pointmap_error(predicted, true, known),
+        "rotation_error": rotation_error(found[:, :3, :3], true_pose[:, :3, :3]).nan_to_num(180.0),
+        "translation_error": translation_error(
+            found[:, :3, 3], true_pose[:, :3, 3], depth
+        ).nan_to_num(180.0),
+    }
+
+
+def _pose(points: tuple[Tensor, Tensor], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
+    """Return camera 2's pose by PnP from predicted pointmaps; NaN where there is none."""
+    one = pair[row]
+    _, intrinsics2 = intrinsics(one, points[0][row : row + 1])
+    pose = camera2(points[1][row : row + 1], intrinsics2)
+    return torch.full((4, 4), torch.nan) if pose is None else pose.cam_to_world
+
+
+def _mean_pose() -> Float[Tensor, "4 4"]:
+    """Return the mean pose of camera 2 in camera 1's frame over training rooms, in metres.
+
+    The rotation is the chordal mean: the one nearest to the mean of the matrices.
+    """
+    _, poses = Rooms("train").cameras(range(MEAN_POSE_PAIRS))
+    mean = relative_pose(poses[:, 0], poses[:, 1]).mean(0)
+    mean[:3, :3] = roma.special_procrustes(mean[:3, :3])
+    return mean
+
+
+def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
+    """Return the tidy table of what was measured."""
+    chosen: dict[str, Tensor | None] = {"all": None}
+    if measured.easy:
+        chosen |= {"easy": torch.cat(measured.easy), "hard": torch.cat(measured.hard)}
+    rows = []
+    for (source, site, metric), parts in measured.values.items():
+        for stratum, mask in chosen.items():
+            values = torch.cat(parts) if mask is None else torch.cat(parts)[mask]
+            statistic = (
+                partial(auc, threshold=float(metric[4:])) if metric[:4] == "auc@" else median
+            )
+            value, low, high = bootstrap_interval(values, statistic, generator=generator)
+            view = 1 if metric == "pointmap_error1" else 2
+            rows.append(
+                {
+                    "source": source,
+                    "stratum": stratum,
+                    "site": site if view == 2 else site.replace("2.", "1.", 1),
+                    "view": view,
+                    "metric": _VIEWLESS.get(metric, metric),
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "pairs": int((~values.isnan()).sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def write_rows(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as a JSON list of its rows, whole or not at all.
+
+    Raises:
+        Prob3rError: The file cannot be written.
+    """
+    rows = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in table.to_dict("records")
+    ]
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(rows, indent=1))
