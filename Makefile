@@ -1,0 +1,41 @@
+# make demo    set everything up, explain a bundled pair, name the page
+# make test    set everything up, run the tests
+# make lint    ruff and mypy
+# make bench   every benchmark, one table each
+# make train   train or go on training the shipped backbone
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench train clean
+
+demo: $(VENV)/core
+	$(BIN)/prob3r demo --out out
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/core
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+train: $(VENV)/core
+	$(BIN)/prob3r train backbone mini --out out/mini
+
+clean:
+	rm -rf $(VENV) out
+
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/core
+	$(PIP) -e '.[$*]'
+	touch $@
