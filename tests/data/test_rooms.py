@@ -346,6 +346,8 @@ def test_a_photograph_is_read_where_and_as_finely_as_asked(tmp_path: Path):
 def test_mistakes_are_named(tmp_path, pairs):
     with pytest.raises(Prob3rError, match="must be one of train, validation, test"):
         Rooms("holdout", SIZE)
+    with pytest.raises(Prob3rError, match="must name at least one pair"):
+        Rooms("test", SIZE).batch([])
     with pytest.raises(Prob3rError, match="holds no photograph"):
         Rooms("test", SIZE, photographs=tmp_path)
     view = type(pairs.view1)(image=pairs.view1.image)

@@ -64,11 +64,11 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     fov = draws.between(*FOV, 1) + draws.between(-2.0, 2.0, 2)
     slope = (0.5 * fov.clamp(*FOV) * (math.pi / 180)).tan()
 
-    orbit = draws.between(0.0, 1.7) * torch.where(draws.chance(0.5), 1.0, -1.0)
+    orbit = draws.between(0.0, 1.4) * torch.where(draws.chance(0.5), 1.0, -1.0)
     azimuth = draws.between(0.0, 2 * math.pi, c)
     azimuth = torch.stack([azimuth, azimuth + orbit[:, None]], dim=-1)
     azimuth = azimuth + draws.between(-0.05, 0.05, c, 2)
-    radius = draws.between(0.6, 1.0, c, 1) * scene.extent.mean(dim=1)[:, None, None]
+    radius = draws.between(0.5, 0.85, c, 1) * scene.extent.mean(dim=1)[:, None, None]
     radius = radius * draws.between(0.85, 1.15, c, 2)
     level = draws.between(1.0, 2.0, c, 1) + draws.between(-0.25, 0.25, c, 2)
     away = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1) * radius[..., None]
@@ -77,7 +77,7 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     limit = scene.room[:, None, None, :2] - MARGIN
     place = place.clamp(-limit, limit)
     eye = torch.cat([place, level[..., None]], dim=-1)
-    target = scene.interest[:, None, None] + draws.between(-0.7, 0.7, c, 2, 3)
+    target = scene.interest[:, None, None] + draws.between(-0.75, 0.75, c, 2, 3)
     roll = draws.between(-1.0, 1.0, c, 2) * draws.between(0.0, 0.14, c, 2)
     poses = look_at(eye, target, roll)
 

@@ -122,6 +122,8 @@ class Rooms:
 
     def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
         """Scenes and cameras, in double precision: a choice must not hang on a rounding."""
+        if not len(indices):
+            raise Prob3rError("indices is empty; it must name at least one pair.")
         offset = SPLITS.index(self.split) * SPAN
         generator = torch.Generator()
         rows = []

@@ -92,7 +92,7 @@ def draw_textures(
     turn = draws.between(-0.6, 0.6, count)
     turn = torch.where((kind == BRICKS) | (kind == PHOTOGRAPH), 0.0, turn)
     shift = draws.between(0.0, 64.0, count, 2)
-    grain = draws.between(0.8, 1.4, count)
+    grain = draws.between(1.4, 2.6, count)  # strong, so that no two cells of a pattern look alike
 
     hue = draws.between(0.0, 1.0, count, 3)
     saturation = draws.between(0.0, 1.0, count, 3)
@@ -209,7 +209,7 @@ def paint(
     kept = (1.6 - width).clamp(0, 1)
     cover = torch.lerp(torch.where(bricks, 0.75, 0.5), cover, kept)
     hue = torch.lerp(torch.full_like(hue, 0.5), hue, kept)
-    gain = 1 + texture.grain * noise
+    gain = (1 + texture.grain * noise).clamp(min=0)
 
     colour = [
         torch.lerp(ground, torch.lerp(first, second, hue), cover) * gain
