@@ -1,0 +1,166 @@
+"""An explanation as the page's scripts read it: JSON, with arrays as little-endian base64."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+from prob3r.data import View
+from prob3r.geometry import patch_grid
+from prob3r.report.attention import Strongest
+from prob3r.report.explanation import Explanation
+from prob3r.report.measurements import plain
+from prob3r.report.reference import TRUTH, Points
+from prob3r.report.steps import SUBLAYER_WORDS
+
+# What bounds the page, whatever the model: points of one view's final pointmap, and of all sites
+# of both views together. With `explain.ATTENTION_KEYS` a page stays under 15 MB.
+FINAL_POINTS = 40_000
+SITE_POINTS = 360_000
+NOWHERE = 65504.0
+"""Coordinate of points that are not finite, or not known: the largest of half precision."""
+
+
+def encode(explanation: Explanation) -> dict[str, Any]:
+    """Return what the page's scripts need, as JSON can hold it.
+
+    Points are half floats, x y z of every `stride`-th pixel of every `stride`-th row. Of attention
+    there is one byte a key, `255 * sqrt(probability)`, beside the key's number in two.
+    """
+    m = explanation.measurements
+    truth = explanation.reference.kind == TRUTH
+    views = [
+        _view(view, m.setting.patch) for view in (explanation.pair.view1, explanation.pair.view2)
+    ]
+    content = {
+        "views": views,
+        "steps": [
+            {"block": s.block, "kind": s.sublayer, "name": s.words, "site": s.site(2)}
+            for s in m.steps
+        ],
+        "words": SUBLAYER_WORDS,
+        "curves": {f"view{view}": curves for view, curves in m.curves.items()},
+        "against": {f"view{view}": kinds for view, kinds in m.against.items()},
+        "final": _final(explanation, truth),
+        "sites": _sites(explanation),
+        "cameras": {
+            "focal": [
+                focal.where(focal.isfinite(), view["width"]).tolist()
+                for focal, view in zip(explanation.focal, views, strict=True)
+            ],
+            "final": m.final.camera2_to_1 if m.final.pose_found else None,
+            "steps": explanation.cameras.tolist(),
+            "truth": explanation.reference.pose[0].tolist() if truth else None,
+        },
+        "home": _home(explanation.points[-1]),
+        "attention": [_attention(kept) for kept in explanation.attention],
+        "matches": explanation.matches.match.where(explanation.matches.visible, -1)[0].tolist(),
+        "heads": m.to_json()["heads"],
+    }
+    bare: dict[str, Any] = plain(content)
+    return bare
+
+
+def _view(view: View, patch: int) -> dict[str, Any]:
+    """The image as the model sees it, as a JPEG so fine that it hides nothing."""
+    pixels = ((view.image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
+    picture = io.BytesIO()
+    Image.fromarray(pixels.to(torch.uint8).cpu().numpy()).save(
+        picture, "JPEG", quality=95, subsampling=0
+    )
+    height, width = view.size
+    return {
+        "image": f"data:image/jpeg;base64,{base64.b64encode(picture.getvalue()).decode()}",
+        "height": height,
+        "width": width,
+        "grid": patch_grid(height, width, patch),
+    }
+
+
+def _final(explanation: Explanation, truth: bool) -> dict[str, Any]:
+    points, confidence = explanation.points[-1], explanation.confidence
+    stride = _stride(max(p[..., 0].numel() for p in points), FINAL_POINTS)
+    known = explanation.reference.points, explanation.reference.valid
+    every = torch.cat([c.flatten() for c in confidence]).cpu().double().numpy()
+    return {
+        "stride": stride,
+        "points": [_half(_strided(p, stride)) for p in points],
+        "truth": [
+            _half(_strided(_masked(p, valid), stride)) for p, valid in zip(*known, strict=True)
+        ]
+        if truth
+        else None,
+        "confidence": [_half(_strided(c, stride)) for c in confidence],
+        "percentiles": np.nanpercentile(every, np.arange(101)).round(4).tolist(),
+    }
+
+
+def _sites(explanation: Explanation) -> dict[str, Any]:
+    steps = explanation.points
+    stride = _stride(sum(p[..., 0].numel() for both in steps for p in both), SITE_POINTS)
+    return {
+        "stride": stride,
+        "points": [
+            _half(torch.cat([_strided(both[view], stride) for both in steps])) for view in (0, 1)
+        ],
+    }
+
+
+def _home(points: Points) -> dict[str, Any]:
+    """What to look at first: the box of most points and camera 1, as its middle and its reach."""
+    every = torch.cat([p.reshape(-1, 3) for p in points])
+    every = every[every.isfinite().all(dim=-1)].sort(dim=0).values
+    camera1 = torch.zeros(3).to(every)
+    low, high = camera1, camera1
+    if len(every):
+        low = every[int(0.05 * (len(every) - 1))].minimum(camera1)
+        high = every[int(0.9 * (len(every) - 1))].maximum(camera1)
+    radius = float((high - low).norm()) / 2
+    return {"target": ((low + high) / 2).tolist(), "radius": radius or 1.0}
+
+
+def _attention(kept: Strongest) -> dict[str, Any]:
+    blocks, heads, queries, top = kept.probs.shape
+    return {
+        "blocks": blocks,
+        "heads": heads - 1,
+        "queries": queries,
+        "top": top,
+        "kept": float(kept.probs[:, :-1].sum(-1).mean()),
+        "keys": _base64(kept.keys.cpu().numpy().astype("<u2")),
+        "probs": _base64(
+            (255 * kept.probs.sqrt()).round().clamp(0, 255).cpu().numpy().astype("u1")
+        ),
+    }
+
+
+def _stride(points: int, most: int) -> int:
+    """The least stride in both directions that leaves no more than so many points, about."""
+    stride = 1
+    while points > most * stride**2:
+        stride += 1
+    return stride
+
+
+def _strided(tensor: Shaped[Tensor, "b h w *c"], stride: int) -> Shaped[Tensor, "b h2 w2 *c"]:
+    return tensor[:, ::stride, ::stride]
+
+
+def _masked(
+    points: Float[Tensor, "b h w 3"], valid: Bool[Tensor, "b h w"]
+) -> Float[Tensor, "b h w 3"]:
+    return points.where(valid[..., None], torch.nan)
+
+
+def _half(tensor: Float[Tensor, "*n"]) -> str:
+    values = tensor.detach().float().nan_to_num(NOWHERE, NOWHERE, -NOWHERE)
+    return _base64(values.clamp(-NOWHERE, NOWHERE).cpu().numpy().astype("<f2"))
+
+
+def _base64(array: Shaped[np.ndarray, "..."]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

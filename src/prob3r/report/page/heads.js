@@ -1,0 +1,54 @@
+/* The table of heads, which sorts and whose rows choose a head to look at. */
+
+const COLUMNS = [
+  { key: "block", title: "Block" },
+  { key: "head", title: "Head" },
+  { key: "entropy", title: "Entropy", share: true },
+  { key: "cycle_consistency", title: "Cycle", share: true },
+  { key: "sink_share", title: "Sinks", share: true },
+  { key: "agreement", title: "Agreement", share: true },
+  { key: "true_matches", title: "True matches", share: true },
+];
+
+function heads(root) {
+  const columns = COLUMNS.filter(({ key }) => DATA.heads.some((row) => row[key] !== null));
+  let [sorted, falling] = ["block", false];
+  const body = element("tbody");
+  const titles = columns.map(({ key, title }) => {
+    const button = element("button", { type: "button", textContent: title });
+    const cell = element("th", { scope: "col" }, button);
+    button.addEventListener("click", () => {
+      [sorted, falling] = key === sorted ? [key, !falling] : [key, !["block", "head", "entropy"].includes(key)];
+      sort();
+    });
+    return cell;
+  });
+  const rows = DATA.heads.map((row, order) => {
+    const cells = columns.map(({ key, share }) => {
+      const text = share ? percent(row[key]) : String(row[key] ?? "mean");
+      const cell = element("td", {}, share ? element("span", { textContent: text }) : text);
+      if (share) cell.style.setProperty("--share", row[key] ?? 0);
+      return cell;
+    });
+    const look = () => choice.set({ view: 1, block: row.block, head: row.head, patch: choice.view === 1 ? choice.patch : middlePatch() });
+    const button = element("button", { type: "button", textContent: "look", "aria-label": `Look at block ${row.block}, ${row.head === null ? "mean of all heads" : `head ${row.head}`}` });
+    const line = element("tr", { className: row.head === null ? "mean" : "" }, ...cells, element("td", {}, button));
+    line.addEventListener("click", () => {
+      look();
+      document.getElementById("attention").scrollIntoView({ behavior: "auto" });
+    });
+    return { row, order, line };
+  });
+  const sort = () => {
+    const value = ({ row }) => row[sorted] ?? -1;
+    rows.sort((a, b) => (falling ? -1 : 1) * (value(a) - value(b)) || a.order - b.order);
+    body.replaceChildren(...rows.map(({ line }) => line));
+    titles.forEach((cell, i) => cell.setAttribute("aria-sort", columns[i].key !== sorted ? "none" : falling ? "descending" : "ascending"));
+  };
+  choice.addEventListener("change", () => {
+    for (const { row, line } of rows) line.classList.toggle("chosen", choice.view === 1 && row.block === choice.block && row.head === choice.head);
+  });
+  sort();
+  const head = element("thead", {}, element("tr", {}, ...titles, element("th", {}, element("span", { className: "hidden", textContent: "Look" }))));
+  root.querySelector(".scroll").append(element("table", {}, element("caption", { className: "hidden", textContent: "Heads of view 2's cross-attention" }), head, body));
+}

@@ -1,0 +1,308 @@
+"""Plain sentences about one pair, each computed from its numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, isfinite, isnan
+from typing import Literal
+
+from prob3r.report.attention import Head
+from prob3r.report.measurements import LOW_CONFIDENCE, Measurements
+from prob3r.report.reference import FINAL
+from prob3r.report.steps import SUBLAYER_WORDS, Step
+
+# What counts as much or little. They choose words; the numbers stand beside them.
+SETTLED_DEGREES, SETTLED_SHARE = 2.0, 0.1  # of a curve's whole range
+HARDLY = 0.8  # an error that keeps this share of its first value hardly moved
+LATE = 0.75  # of the depth
+GOOD_ROTATION, ROUGH_ROTATION = 5.0, 15.0  # degrees
+SAME_IMAGE = 0.01  # of the range of colours
+NO_BASELINE = 0.02  # of the mean depth
+NO_CAMERA = 0.2  # of view 2's pixels
+LITTLE_OVERLAP = 0.15  # of view 2's patches
+FEW_INLIERS = 0.5  # of view 2's pixels
+FEW_CYCLES = 0.3  # of view 2's patches
+MUCH_UNSURE = 0.5  # of a view's pixels
+WIDE_PROBE_GAP = 0.15  # of the mean distance to camera 1
+NARROWEST_VIEW, WIDEST_VIEW = 20.0, 110.0  # degrees
+
+Tone = Literal["plain", "good", "warning"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence, and whether it reassures or warns."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+def what_happened(m: Measurements) -> list[Sentence]:
+    """Return what the numbers say about the way from two photographs to the output."""
+    return [*_cameras(m), *_pose(m), *_shape(m), *_roles(m), *_matching(m)]
+
+
+def trust(m: Measurements) -> list[Sentence]:
+    """Return how far the numbers can be trusted."""
+    found = [*_reference(m), *_input(m), *_confidence(m), *_consistency(m), *_probes(m)]
+    if not any(sentence.tone == "warning" for sentence in found):
+        found.append(Sentence("Nothing else in this pair's numbers gives cause for doubt.", "good"))
+    return found
+
+
+def settled(curve: list[float], least: float) -> int | None:
+    """Return the first step from which a curve stays where it ends, or None if it never does.
+
+    Args:
+        curve: One value a step; the last is where it ends. NaN is nowhere.
+        least: Difference that never counts; a tenth of the curve's range doesn't either.
+    """
+    known = [value for value in curve if isfinite(value)]
+    if not known or not isfinite(curve[-1]):
+        return None
+    slack = max(least, SETTLED_SHARE * (max(known) - min(known)))
+    away = [i for i, value in enumerate(curve) if not abs(value - curve[-1]) <= slack]
+    return away[-1] + 1 if away else 0
+
+
+def effects(curve: list[float], steps: list[Step]) -> dict[str, float]:
+    """Return the change of a curve across each kind of sublayer, summed over the blocks."""
+    changes: dict[str, float] = {}
+    for before, after, step in zip(curve, curve[1:], steps[1:], strict=False):
+        if step.sublayer != "output" and isfinite(after - before):
+            changes[step.sublayer] = changes.get(step.sublayer, 0.0) + after - before
+    return changes
+
+
+def _cameras(m: Measurements) -> Iterator[Sentence]:
+    final = m.final
+    if final.pose_found and final.inliers >= NO_CAMERA:
+        yield Sentence(
+            f"In the reconstruction camera 2 is turned by {_degrees(final.rotation)} against "
+            f"camera 1 and stands {_percent(final.baseline)} of the mean depth away from it."
+        )
+    else:
+        yield Sentence(
+            "View 2's final pointmap is not what any one camera could see: the best that was found "
+            f"explains {_percent(final.inliers)} of it.",
+            "warning",
+        )
+
+
+def _pose(m: Measurements) -> Iterator[Sentence]:
+    curve = m.curves[2]["rotation_error"]
+    last, whence, where = _ending(m, "rotation_error")
+    start, end = curve[0], curve[last]
+    step = settled(curve[:-1], SETTLED_DEGREES)
+    if step is None or not isfinite(end):
+        return
+    way = f"ends {_degrees(end)} off {whence} {where}"
+    if isfinite(start):
+        way = f"goes from {_degrees(start)} off {whence} at {m.steps[0].words} to "
+        way += f"{_degrees(end)} {where}"
+    if end > HARDLY * start and start > SETTLED_DEGREES:
+        way += ": it hardly improves."
+    elif step == 0:
+        way += ": it is in place from the start."
+    else:
+        way += f", and is settled from {m.steps[step].words} on "
+        way += f"(site {step + 1} of {len(m.steps) - 1})."
+    yield Sentence(f"View 2's rotation {way}")
+
+
+def _shape(m: Measurements) -> Iterator[Sentence]:
+    last, _, where = _ending(m, "inner_shape_error")
+    shape, scale = (m.curves[2][f"{kind}_error"] for kind in ("inner_shape", "scale"))
+    if not all(isfinite(curve[i]) for curve in (shape, scale) for i in (0, last)):
+        return
+    half = (shape[0] + shape[last]) / 2
+    above = [i for i, value in enumerate(shape[:-1]) if not value <= half]
+    there = above[-1] + 1 if above else 0
+    by = ""
+    if shape[last] < HARDLY * shape[0] and there < len(m.steps) - 1:
+        by = f", half of the way by {m.steps[there].words}"
+    yield Sentence(
+        f"View 2's inner shape, what no pose or scale explains, is off by {shape[0]:.2f} of the "
+        f"mean distance at {m.steps[0].words} and by {shape[last]:.2f} {where}{by}; its scale by "
+        f"{exp(scale[0]):.2f} times and {exp(scale[last]):.2f} times."
+    )
+
+
+def _ending(m: Measurements, metric: str) -> tuple[int, str, str]:
+    """Where to read a curve's end, with words for its reference and for that place.
+
+    Against the final state that is the last site: the output is at zero by construction.
+    """
+    if m.against[2][metric] == FINAL:
+        return len(m.steps) - 2, "the final state", "at the last site"
+    return len(m.steps) - 1, "the truth", "in the output"
+
+
+def _roles(m: Measurements) -> Iterator[Sentence]:
+    for metric, what, show in (
+        ("rotation_error", "rotation error", _signed_degrees),
+        ("pointmap_error", "pointmap error", _signed),
+    ):
+        curve = m.curves[2][metric]
+        changes = effects(curve, m.steps)
+        if not any(changes.values()):
+            continue
+        first, *others = sorted(changes, key=lambda kind: -abs(changes[kind]))
+        rest = " and ".join(f"{SUBLAYER_WORDS[k]} by {show(changes[k])}" for k in others)
+        drops = [
+            (after - before, step)
+            for before, after, step in zip(curve, curve[1:], m.steps[1:], strict=False)
+            if isfinite(after - before) and step.sublayer != "output"
+        ]
+        drop, step = min(drops, key=lambda pair: pair[0])
+        largest = f"; the largest step down is {step.words} ({show(drop)})" if drop < 0 else ""
+        yield Sentence(
+            f"Summed over the blocks, {SUBLAYER_WORDS[first]} moves view 2's {what} most, by "
+            f"{show(changes[first])}{f', {rest}' if rest else ''}{largest}."
+        )
+
+
+def _matching(m: Measurements) -> Iterator[Sentence]:
+    final = m.final
+    true = isfinite(final.true_overlap)
+    share = final.true_overlap if true else final.overlap
+    whose = "In truth" if true else "By the model's own final pointmaps"
+    yield Sentence(f"{whose}, view 1 sees {_percent(share)} of view 2's patches too.")
+    if best := best_head(m.heads):
+        extra = ""
+        if isfinite(best.true_matches):
+            extra = f" It is within one patch of the true match for {_percent(best.true_matches)}."
+        yield Sentence(
+            f"The cross-attention that looks most where the final geometry says is {best.words}: "
+            f"within one patch of it for {_percent(best.agreement)} of the patches that both views "
+            f"see, where looking anywhere would give {_percent(final.chance)}.{extra}"
+        )
+
+
+def best_head(heads: list[Head]) -> Head | None:
+    """Return the row of the table that agrees most with the final geometry, if any has a number."""
+    known = [head for head in heads if isfinite(head.agreement)]
+    return max(known, key=lambda head: head.agreement, default=None)
+
+
+def _reference(m: Measurements) -> Iterator[Sentence]:
+    kinds = {m.against[2][metric] for metric in ("rotation_error", "inner_shape_error")}
+    if FINAL in kinds:
+        part = " of scale and shape" if len(kinds) > 1 else ""
+        yield Sentence(
+            f"No truth is known for all of this pair. Curves{part} against the final state show "
+            "when the model makes up its mind, not whether it is right."
+        )
+    if m.against[2]["rotation_error"] == FINAL:
+        return
+    rotation, direction = (m.curves[2][f"{kind}_error"][-1] for kind in ("rotation", "translation"))
+    if isnan(rotation):
+        yield Sentence("The final pose can't be held against the truth: none was found.", "warning")
+        return
+    text = f"Against the truth, the final rotation of view 2 is {_degrees(rotation)} off"
+    if isfinite(direction):
+        text += f" and the direction to camera 2 {_degrees(direction)}"
+    if rotation <= GOOD_ROTATION:
+        yield Sentence(f"{text}: a good pose.", "good")
+    elif rotation <= ROUGH_ROTATION:
+        yield Sentence(f"{text}: a rough pose.")
+    else:
+        yield Sentence(f"{text}: a wrong pose, so read this as the story of a failure.", "warning")
+
+
+def _input(m: Measurements) -> Iterator[Sentence]:
+    final = m.final
+    if final.image_difference < SAME_IMAGE:
+        yield Sentence(
+            f"The two images are all but the same ({_percent(final.image_difference, 1)} apart in "
+            "colour): there is nothing to triangulate, and all depth is a guess from one view.",
+            "warning",
+        )
+    elif final.inliers >= NO_CAMERA and final.baseline < NO_BASELINE:
+        yield Sentence(
+            f"The cameras stand almost in one place, {_percent(final.baseline, 1)} of the mean "
+            "depth apart: the direction between them means little.",
+            "warning",
+        )
+    if final.overlap < LITTLE_OVERLAP:
+        yield Sentence(
+            f"By the model's own geometry the views share only {_percent(final.overlap)} of view "
+            "2's patches: most of view 2 hangs on what the model expects, not on what it matched.",
+            "warning",
+        )
+
+
+def _confidence(m: Measurements) -> Iterator[Sentence]:
+    one, two = m.final.confidence
+    unsure = max(m.final.unsure)
+    text = f"The model's median confidence is {one:.1f} in view 1 and {two:.1f} in view 2"
+    if unsure > MUCH_UNSURE:
+        yield Sentence(
+            f"{text}, where 1 is the least it can say; {_percent(unsure)} of the pixels of a view "
+            f"are below {LOW_CONFIDENCE:g}.",
+            "warning",
+        )
+    else:
+        yield Sentence(f"{text}, where 1 is the least it can say.")
+
+
+def _consistency(m: Measurements) -> Iterator[Sentence]:
+    final = m.final
+    if final.inliers >= NO_CAMERA:
+        few = final.inliers < FEW_INLIERS
+        yield Sentence(
+            f"One camera explains {_percent(final.inliers)} of view 2's final pointmap to within "
+            f"3 pixels{': the rest is bent.' if few else '.'}",
+            "warning" if few else "plain",
+        )
+    if isnan(final.field_of_view):
+        yield Sentence("View 1's pointmap lies behind its own camera.", "warning")
+    elif not NARROWEST_VIEW <= final.field_of_view <= WIDEST_VIEW:
+        yield Sentence(
+            f"View 1's pointmap is that of a camera with a field of view of "
+            f"{_degrees(final.field_of_view)}, which few have.",
+            "warning",
+        )
+    cycles = max((head.cycle_consistency for head in m.heads), default=0.0)
+    if cycles < FEW_CYCLES:
+        yield Sentence(
+            f"Attention rarely finds its way back: from view 2 to view 1 and back, at best "
+            f"{_percent(cycles)} of the patches return to within one patch of where they started.",
+            "warning",
+        )
+    step = settled(m.curves[2]["rotation_error"][:-1], SETTLED_DEGREES)
+    if step is not None and step >= LATE * (len(m.steps) - 1):
+        yield Sentence(
+            f"The pose still moves at {m.steps[step].words}, late in the depth: the model may not "
+            "be done with this pair.",
+            "warning",
+        )
+
+
+def _probes(m: Measurements) -> Iterator[Sentence]:
+    if not m.setting.probes_fit:
+        yield Sentence("The probes were trained on other weights than these.", "warning")
+    gap = m.final.probe_gap
+    text = (
+        f"The last probe's view 2 is {gap:.2f} of the mean distance from the model's own output, "
+        "which says how finely the probes can be read"
+    )
+    wide = not gap <= WIDE_PROBE_GAP
+    yield Sentence(
+        f"{text}{': the curves are rough.' if wide else '.'}", "warning" if wide else "plain"
+    )
+
+
+def _degrees(value: float) -> str:
+    return f"{value:.1f}°" if abs(value) < 10 else f"{value:.0f}°"
+
+
+def _signed_degrees(value: float) -> str:
+    return f"{value:+.1f}°".replace("-", "−")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"

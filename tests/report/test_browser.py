@@ -1,0 +1,138 @@
+"""The page in a browser, opened from disk."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from prob3r.report import Explanation, write_page
+
+CHROMIUM = Path("/usr/bin/chromium")
+SIZES = [(1280, 800), (390, 844)]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium here"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        flags = "--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader"
+        arguments = [*flags.split(), "--disable-background-networking"]
+        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield chromium
+        chromium.close()
+
+
+def opened(browser, explanation: Explanation, folder: Path, size=SIZES[0]):
+    """The page, ready, and the list of what its console complains of."""
+    write_page(explanation, folder / "page.html")
+    tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    complaints: list[str] = []
+    tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else 0)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda r: complaints.append(r.url) if r.url.startswith("http") else 0)
+    tab.goto((folder / "page.html").as_uri())
+    tab.wait_for_selector("html[data-ready]")
+    return tab, complaints
+
+
+def drawn(tab, selector: str) -> str:
+    tab.wait_for_timeout(400)
+    return tab.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+
+
+def move(tab, step: int) -> None:
+    tab.eval_on_selector(
+        "#layers [data-role=step]",
+        f"s => {{ s.value = {step}; s.dispatchEvent(new Event('input', {{ bubbles: true }})); }}",
+    )
+    tab.wait_for_timeout(1500)
+
+
+@pytest.mark.parametrize(("which", "size"), [("learning", SIZES[0]), ("guessing", SIZES[1])])
+def test_it_opens_without_complaint_or_overflow(browser, which, size, request, tmp_path) -> None:
+    tab, complaints = opened(browser, request.getfixturevalue(which), tmp_path, size)
+    widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    width, room = tab.evaluate(widths)
+    assert width <= room
+    tab.wait_for_timeout(300)
+    assert complaints == []
+    tab.close()
+
+
+def test_the_slider_moves_the_points_and_names_the_site(browser, learning, tmp_path) -> None:
+    tab, complaints = opened(browser, learning, tmp_path)
+    before = drawn(tab, "#layers canvas")
+    assert "decoder input" in tab.inner_text("[data-role=where]")
+    move(tab, 5)
+    middle = drawn(tab, "#layers canvas")
+    assert "block 1 · cross-attention" in tab.inner_text("[data-role=where]")
+    shown = tab.inner_text(".curve .value")
+    expected = learning.measurements.curves[2]["rotation_error"][5]
+    assert shown == f"{expected:.1f}°"
+    move(tab, 10)
+    assert len({before, middle, drawn(tab, "#layers canvas")}) == 3
+    tab.click("#layers [data-role=play]")
+    tab.wait_for_timeout(1200)
+    assert "decoder input" not in tab.inner_text("[data-role=where]")
+    assert "output" not in tab.inner_text("[data-role=where]")
+    assert complaints == []
+    tab.close()
+
+
+def test_a_clicked_patch_draws_where_it_looks(browser, knowing, tmp_path) -> None:
+    tab, complaints = opened(browser, knowing, tmp_path)
+    heat = ".heatmap:last-child canvas"
+    before = drawn(tab, heat)
+    photograph = tab.locator("#looks .photo").nth(1)
+    box = photograph.bounding_box()
+    photograph.click(position={"x": box["width"] * 0.1, "y": box["height"] * 0.9})
+    assert "View 2, row 5, column 0" in tab.inner_text("[data-role=status]")
+    assert drawn(tab, heat) != before
+    key = knowing.attention[1].keys[2, -1, 30, 0].item()
+    label = tab.get_attribute(".heatmap:last-child", "aria-label")
+    assert f"row {key // 6}, column {key % 6} of view 1" in label
+    assert tab.locator(".lines .chosen").count() == 1
+    assert tab.locator(".lines .best").count() > 3
+
+    tab.locator("#looks .photo").nth(0).press("ArrowRight")
+    assert "View 1, row" in tab.inner_text("[data-role=status]")
+    tab.select_option("#looks [data-role=head]", "1")
+    assert "head 1" in tab.inner_text("[data-role=status]")
+    assert complaints == []
+    tab.close()
+
+
+def test_the_reconstruction_can_be_turned_filtered_and_reset(browser, knowing, tmp_path) -> None:
+    tab, complaints = opened(browser, knowing, tmp_path)
+    canvas = "#reconstruction canvas"
+    home = drawn(tab, canvas)
+    tab.press(canvas, "ArrowLeft")
+    turned = drawn(tab, canvas)
+    tab.press(canvas, "0")
+    assert turned != home
+    assert drawn(tab, canvas) == home
+    for choice in ("view", "confidence"):
+        tab.locator(f"#reconstruction .choice span:text-is('{choice}')").click()
+        assert drawn(tab, canvas) != home
+    tab.uncheck("#reconstruction [data-role=view2]")
+    assert drawn(tab, canvas) != home
+    assert complaints == []
+    tab.close()
+
+
+def test_the_table_sorts_and_chooses(browser, knowing, tmp_path) -> None:
+    tab, complaints = opened(browser, knowing, tmp_path)
+    tab.click("#heads th button:text-is('Entropy')")
+    first = tab.inner_text("#heads tbody tr:first-child")
+    lowest = min(knowing.measurements.heads, key=lambda head: head.entropy)
+    assert first.split()[:2] == [str(lowest.block), str(lowest.head)]
+    assert tab.get_attribute("#heads th:nth-child(3)", "aria-sort") == "ascending"
+    tab.click("#heads tbody tr:first-child button")
+    assert f"block {lowest.block}, head {lowest.head}" in tab.inner_text("[data-role=status]")
+    assert complaints == []
+    tab.close()
