@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from prob3r.errors import Prob3rError
 
@@ -45,11 +46,13 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, 
 
 def main() -> None:
     """Run the command line; what the user can mend is one sentence and exit code 1."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler()])
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)]
+    )
     try:
         app()
     except Prob3rError as error:
-        errors.print(f"prob3r: {error}", style="red", highlight=False, soft_wrap=True)
+        errors.print(Text(f"prob3r: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("prob3r: stopped.", style="red")
@@ -78,7 +81,7 @@ def explain(
         pair = Pair.from_folder(image1, network)
     else:
         raise Prob3rError("explain needs two photographs, or one folder with a pair.json.")
-    _explain(network, pair, model, probes, out, json_file, ply)
+    _explain(network, pair.to(device), model, probes, out, json_file, ply)
 
 
 @app.command()
@@ -89,11 +92,12 @@ def demo(
     """Explain the bundled photographs, and a procedural room whose truth is known."""
     from prob3r.data import Pair
     from prob3r.data.rooms import Rooms
+    from prob3r.files import make_folder
     from prob3r.models import load
 
     network = load(model)
     books = Path(str(files("prob3r.data") / "pairs" / "books"))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     room = Rooms("test", size=network.config.image_size, compile=False)[0]
     _explain(network, room, model, "mlp", out / "room.html")
     _explain(network, Pair.from_folder(books, network), model, "mlp", out / "books.html")
@@ -120,7 +124,7 @@ def evaluate(
     from prob3r.studies.evaluation import write_rows
 
     network = load(model, device)
-    bank = _bank(model, probes) if probes else None
+    bank = _bank(model, probes).to(device) if probes else None
     if bank:
         check_backbone(bank, network)
     with _progress() as report:
@@ -131,9 +135,9 @@ def evaluate(
             bank,
             report=lambda done, total: report("Pairs", done / total),
         )
+    print_evaluation(console, table, f"{model} on {data}")
     if json_file is not None:
         write_rows(table, json_file)
-    print_evaluation(console, table, f"{model} on {data}")
 
 
 @app.command()
@@ -156,7 +160,7 @@ def rooms(
     sheet = contact_sheet(source.batch(range(start, start + count)))
     with written(out) as path:
         sheet.save(path, format="PNG")
-    console.print(f"Wrote {out}", highlight=False, soft_wrap=True)
+    console.print(Text(f"Wrote {out}"), soft_wrap=True)
 
 
 @training.command()
@@ -173,7 +177,7 @@ def backbone(
 
     with _training_progress() as report:
         best = train_backbone(Recipe.read(recipe), out, device, _seconds(minutes), report)
-    console.print(f"The best weights so far are {best}", highlight=False, soft_wrap=True)
+    console.print(Text(f"The best weights so far are {best}"), soft_wrap=True)
 
 
 @training.command()
@@ -194,7 +198,7 @@ def probes(
         best = train_probes(
             network, bank, default_training(network, pairs), out, _seconds(minutes), report
         )
-    console.print(f"The best probes so far are {best}", highlight=False, soft_wrap=True)
+    console.print(Text(f"The best probes so far are {best}"), soft_wrap=True)
 
 
 def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
@@ -230,9 +234,17 @@ def _seconds(minutes: float | None) -> float:
 
 
 def _bank(model: str, probes: str) -> "ProbeBank":
+    """Return the probes at a path, or a shipped model's of a kind."""
+    from prob3r.models import shipped
     from prob3r.probes import load_probes
 
-    return load_probes(probes) if Path(probes).suffix else load_probes(model, probes)
+    if Path(probes).suffix:
+        return load_probes(probes)
+    if model not in shipped():
+        raise Prob3rError(
+            f"No '{probes}' probes are shipped for '{model}'; give --probes the path of a bank."
+        )
+    return load_probes(model, probes)
 
 
 def _explain(
@@ -248,21 +260,22 @@ def _explain(
     from prob3r.probes import check_backbone
     from prob3r.report import explain, write_json, write_page, write_ply
 
-    bank = _bank(model, probes)
+    bank = _bank(model, probes).to(pair.view1.image.device)
     check_backbone(bank, network)
     with _progress() as report:
         explanation = explain(network, pair, bank, model_name=model, progress=report)
     for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):
         if path is not None:
             write(explanation, path)
-            console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+            console.print(Text(f"Wrote {path}"), soft_wrap=True)
 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """Give a function that shows what is being done, and what share of it is."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=errors, transient=True) as bar:
+    hidden = not errors.is_terminal  # there it would leave an empty line
+    with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
         task = bar.add_task("Loading", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
 
@@ -277,7 +290,7 @@ def _training_progress() -> Iterator[Callable[["Stretch"], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=errors) as bar:
+    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
         task = bar.add_task("compiling", total=None, stage=0)
 
         def report(at: "Stretch") -> None:

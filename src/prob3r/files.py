@@ -2,10 +2,25 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prob3r.errors import Prob3rError
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they are missing.
+
+    Raises:
+        Prob3rError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Prob3rError(
+            f"{path} cannot be made a folder ({error.strerror or error}); give one that you may "
+            "write to."
+        ) from error
 
 
 @contextmanager
@@ -15,7 +30,7 @@ def written(path: Path) -> Iterator[Path]:
     Raises:
         Prob3rError: The file cannot be written; whatever stood there before still does.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    temporary = path.parent / f".{path.stem}.{os.getpid()}{path.suffix}"
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
@@ -27,5 +42,5 @@ def written(path: Path) -> Iterator[Path]:
             "exists and that you may write to."
         ) from error
     finally:
-        if temporary.is_file():
+        with suppress(OSError):
             temporary.unlink()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -12,6 +12,7 @@ from prob3r.data.rooms.dataset import SPLITS, Rooms
 from prob3r.errors import Prob3rError
 
 
+@runtime_checkable
 class Pairs(Protocol):
     """Pairs that can be asked for by number."""
 
@@ -64,7 +65,7 @@ def open_pairs(name: str, model: FramesImages, device: torch.device | str = "cpu
     if kind == "rooms":
         for known in SPLITS:
             if split == known:
-                return Rooms(known, size=model.config.image_size, device=device)
+                return Rooms(known, size=model.config.image_size, device=device, compile=False)
     if kind == "rooms" or not Path(name).is_dir():
         raise Prob3rError(
             f"There are no pairs '{name}': give rooms:train, rooms:validation, rooms:test, or the "
@@ -74,7 +75,10 @@ def open_pairs(name: str, model: FramesImages, device: torch.device | str = "cpu
 
 
 def batches(pairs: Pairs, count: int, size: int) -> Iterator[Pair]:
-    """Yield the first `count` pairs, or all if there are fewer, in batches of `size`."""
+    """Yield the first `count` pairs, or all if there are fewer, in even batches of at most `size`.
+
+    Batches differ by one pair at most, so that none is a lone pair if `size` is at least 3.
+    """
     count = min(count, len(pairs))
-    for start in range(0, count, size):
-        yield pairs.batch(range(start, min(start + size, count)))
+    for part in torch.arange(count).tensor_split(-(-count // size)):
+        yield pairs.batch(part.tolist())

@@ -80,4 +80,6 @@ def _read(path: Path) -> ProbeBank:
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Prob3rError(f"The probe bank {path} does not fit its own header: {reason}") from error
+    if not all(parameter.isfinite().all() for parameter in bank.parameters()):
+        raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
     return bank

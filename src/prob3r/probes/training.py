@@ -58,15 +58,14 @@ def bank_for(model: DUSt3R, kind: str, seed: int = 0) -> tuple[DUSt3R, ProbeBank
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
     c = model.config
-    backbone = (
-        random(model, seed).to(next(model.parameters()).device) if kind == "random" else model
-    )
+    device = next(model.parameters()).device
+    backbone = random(model, seed).to(device) if kind == "random" else model
     sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
     width = c.dec_width
     if kind == "encoder":
         sites, width = [f"enc{view}.{c.enc_depth - 1}.mlp" for view in (1, 2)], c.enc_width
     config = ProbeConfig(width, c.patch, depth=1 if kind == "linear" else 5, width=width)
-    return backbone, ProbeBank(sites, config, seed=seed)
+    return backbone, ProbeBank(sites, config, seed=seed).to(device)
 
 
 def train_probes(
@@ -155,7 +154,7 @@ class _BankTask(Task):
     def begin(self, number: int) -> None:
         stage = self.stages[number]
         self.stream = Stream(stage, self.training.seed, self.device)
-        rooms = Rooms("validation", size=(stage.size, stage.size), device=self.device)
+        rooms = Rooms("validation", (stage.size, stage.size), device=self.device, compile=False)
         self.held_out = [
             rooms.batch(range(start, start + stage.batch))
             for start in range(0, self.training.validation_pairs, stage.batch)

@@ -100,12 +100,13 @@ def evaluate(
         Prob3rError: The pairs have no truth to measure against.
     """
     measured = _Measured()
-    untrained = random(model, seed)
-    mean_pose = _mean_pose()
+    device = next(model.parameters()).device
+    untrained = random(model, seed).to(device)
+    mean_pose = _mean_pose().to(device)
     total, done = min(count, len(pairs)), 0
     with torch.no_grad():
         for pair in batches(pairs, count, batch):
-            _measure(measured, model, untrained, mean_pose, pair, bank)
+            _measure(measured, model, untrained, mean_pose, pair.to(device), bank)
             done += len(pair)
             report(done, total)
     return _table(measured, torch.Generator().manual_seed(seed))
@@ -170,17 +171,18 @@ def _errors(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
 
 def _errors_without_depth2(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
     """Return what can be known where view 2 has no depth: view 1's error, and the pose by PnP."""
-    true_pose, known = pair.view2_to_view1, pair.view1.known
-    (predicted,) = normalise(points[:1], [known])
-    (true,) = normalise([pair.view1.points], [known])
+    true, known = pair.view2_to_view1, pair.view1.known
+    (predicted1,) = normalise(points[:1], [known])
+    (true1,) = normalise([pair.view1.points], [known])
     found = torch.stack([_pose(points, pair, row) for row in range(len(pair))])
-    depth = pair.view1.points[..., 2].sum((1, 2)) / known.sum((1, 2))
+    mean_depth = (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
     return {
-        "pointmap_error1": pointmap_error(predicted, true, known),
-        "rotation_error": rotation_error(found[:, :3, :3], true_pose[:, :3, :3]).nan_to_num(180.0),
+        "pointmap_error1": pointmap_error(predicted1, true1, known),
+        "rotation_error": rotation_error(found[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0),
+        # Zero, which points nowhere, is wrong by 180 degrees too; a short baseline stays NaN.
         "translation_error": translation_error(
-            found[:, :3, 3], true_pose[:, :3, 3], depth
-        ).nan_to_num(180.0),
+            found[:, :3, 3].nan_to_num(0.0), true[:, :3, 3], mean_depth
+        ),
     }
 
 
@@ -189,7 +191,7 @@ def _pose(points: tuple[Tensor, Tensor], pair: Pair, row: int) -> Float[Tensor, 
     one = pair[row]
     _, intrinsics2 = intrinsics(one, points[0][row : row + 1])
     pose = camera2(points[1][row : row + 1], intrinsics2)
-    return torch.full((4, 4), torch.nan) if pose is None else pose.cam_to_world
+    return points[1].new_full((4, 4), torch.nan) if pose is None else pose.cam_to_world
 
 
 def _mean_pose() -> Float[Tensor, "4 4"]:

@@ -59,13 +59,16 @@ class _BackboneTask(Task):
             _tie(self.model)
         self.module: CrossViewCompletion = CrossViewCompletion(self.model).to(device)
         self.optimizers = optimizers(self.module, recipe)
-        for block in (*self.model.enc_blocks, *self.model.dec_blocks, *self.model.dec_blocks2):
+        blocks = (*self.model.enc_blocks, *self.model.dec_blocks, *self.model.dec_blocks2)
+        # Each block is compiled for each of its shapes, and they share one limit.
+        torch._dynamo.config.recompile_limit = 8 * len(blocks)
+        for block in blocks:
             # Shapes are few and fixed; and kernels for changing ones gave NaN here.
             block.compile(dynamic=False)
 
     def begin(self, number: int) -> None:
         self.number, self.stage = number, self.stages[number]
-        self.stream = Stream(self.stage, self.recipe.seed * 4 + number, self.device)
+        self.stream = Stream(self.stage, self.recipe.seed * len(self.stages) + number, self.device)
         self.validation: Validation | None = None
         if self.stage.objective == "pointmaps":
             pairs = self.recipe.validation_pairs
@@ -77,13 +80,17 @@ class _BackboneTask(Task):
             if self.stage.objective == "completion":
                 generator = torch.Generator().manual_seed(self.recipe.seed * 2**26 + step)
                 return self.module(pair, generator)
-            model = self.model
+            model, stage = self.model, self.stage
             encoded1, encoded2 = model.encode_pair(pair.view1.image, pair.view2.image)
-            states1, states2 = model.decode(encoded1, encoded2)
-            loss = pointmap_loss(model.read(states1, states2, encoded1.grid, encoded2.grid), pair)
-            if self.stage.matching:
-                matching = matching_loss(encoded1.stream, encoded2.stream, pair, model.config.patch)
-                loss = loss + self.stage.matching * matching
+            loss = torch.zeros((), device=self.device)
+            if stage.objective == "pointmaps":
+                states1, states2 = model.decode(encoded1, encoded2)
+                output = model.read(states1, states2, encoded1.grid, encoded2.grid)
+                loss = pointmap_loss(output, pair)
+            weight = 1.0 if stage.objective == "matching" else stage.matching
+            if weight:
+                patch = model.config.patch
+                loss = loss + weight * matching_loss(encoded1.stream, encoded2.stream, pair, patch)
             return loss
 
     def clip(self) -> None:

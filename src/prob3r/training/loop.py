@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.files import written
+from prob3r.files import make_folder, written
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0
@@ -101,9 +101,10 @@ def run(
         report: Called after every stretch of steps.
 
     Raises:
-        Prob3rError: The folder holds another task's state, or the loss is not finite.
+        Prob3rError: The folder cannot be made, or holds another task's state or a damaged one;
+            or the loss is not finite.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     loop = _Loop(task, folder)
     started = time.monotonic()
     for progress in loop.stretches():
@@ -198,7 +199,7 @@ class _Loop:
         path = self.folder / "state.pt"
         if not path.exists():
             return
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state = _read(path)
         if state["identity"] != self.task.identity:
             raise Prob3rError(
                 f"{path} belongs to '{state['identity']}' and not to '{self.task.identity}'; "
@@ -208,3 +209,15 @@ class _Loop:
         self.task.module.load_state_dict(state["model"])
         for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what `checkpoint` wrote; raise Prob3rError if it is damaged."""
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise Prob3rError(
+            f"{path} is damaged and the run cannot go on from it; delete it to start again, or "
+            "give a new folder."
+        ) from error
+    return state

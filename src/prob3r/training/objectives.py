@@ -90,4 +90,5 @@ def matching_loss(
     """
     match, visible = pair.patch_matches(patch)
     similarity = F.normalize(tokens2, dim=-1) @ F.normalize(tokens1, dim=-1).mT / temperature
-    return F.cross_entropy(similarity[visible], match[visible])
+    total = F.cross_entropy(similarity[visible], match[visible], reduction="sum")
+    return total / visible.sum().clamp(min=1)

@@ -1,10 +1,11 @@
 """Recipes: everything that decides how a backbone is trained, read from one TOML file."""
 
+import math
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3RConfig
@@ -19,19 +20,20 @@ class Stage:
     """One stretch of training with one objective at one image size.
 
     Attributes:
-        objective: `completion` (cross-view completion, CroCo) or `pointmaps` (DUSt3R).
+        objective: `completion` (cross-view completion, CroCo), `matching` (contrastive matching of
+            the encoder's patches; not faithful) or `pointmaps` (DUSt3R).
         size: Side of the square images, in pixels.
         pairs: Pairs to see; the stage's length.
-        batch: Pairs a step.
+        batch: Pairs a step; even, since every pair comes both ways round.
         lr: Peak learning rate.
         warmup: Pairs over which the learning rate rises from zero.
         decay: Share of the stage, at its end, over which the learning rate falls to zero.
         pool_start: Share of candidate pairs, those of least rotation, that the stage starts with.
         pool_open: Share of the stage after which all candidates are used.
-        matching: Weight of the contrastive matching loss on encoder tokens; 0 in a faithful run.
+        matching: Weight of the matching loss beside the pointmaps' own; 0 in a faithful run.
     """
 
-    objective: Literal["completion", "pointmaps"]
+    objective: Literal["completion", "matching", "pointmaps"]
     size: int
     pairs: int
     batch: int
@@ -41,6 +43,19 @@ class Stage:
     pool_start: float = 1.0
     pool_open: float = 0.0
     matching: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise Prob3rError if no such stage can be trained."""
+        for name in ("size", "pairs", "batch", "lr", "pool_start"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise Prob3rError(f"{name} is {getattr(self, name)}; it must be positive.")
+        for name in ("decay", "pool_start", "pool_open"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Prob3rError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
+        if self.batch % 2:
+            raise Prob3rError(
+                f"batch is {self.batch}; it must be even, since every pair comes both ways round."
+            )
 
     @property
     def steps(self) -> int:
@@ -103,12 +118,18 @@ class Recipe:
                 f"'{source}' is no recipe: give a TOML file or one of {', '.join(recipes())}."
             )
         try:
-            values = tomllib.loads(path.read_text())
-            stages = tuple(_build(Stage, s) for s in values.pop("stages"))
-            model = DUSt3RConfig.from_dict(values.pop("model"))
-            return _build(cls, values | {"stages": stages, "model": model})
-        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-            raise Prob3rError(f"The recipe {path} cannot be read: {error}.") from error
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            stages, model = values.pop("stages", None), values.pop("model", None)
+            if not isinstance(stages, list) or not all(isinstance(s, dict) for s in stages):
+                raise Prob3rError("it needs [[stages]]")
+            if not isinstance(model, dict):
+                raise Prob3rError("it needs a [model]")
+            values["stages"] = tuple(_build(Stage, s) for s in stages)
+            values["model"] = DUSt3RConfig.from_dict(model)
+            return _build(cls, values)
+        except (OSError, ValueError) as error:
+            reason = str(error).rstrip(".")
+            raise Prob3rError(f"The recipe {path} cannot be read: {reason}.") from error
 
 
 def recipes() -> list[str]:
@@ -117,7 +138,22 @@ def recipes() -> list[str]:
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:
-    unknown = values.keys() - {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    if unknown:
-        raise TypeError(f"unknown key '{min(unknown)}'")
-    return kind(**values)
+    """Return a dataclass of these values; names and types are checked, since anyone writes TOML."""
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := values.keys() - known.keys():
+        raise Prob3rError(f"unknown key '{min(unknown)}'")
+    if missing := {n for n, f in known.items() if f.default is MISSING} - values.keys():
+        raise Prob3rError(f"'{min(missing)}' is missing")
+    return kind(**{n: _typed(n, value, known[n].type) for n, value in values.items()})
+
+
+def _typed(name: str, value: object, kind: Any) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    if get_origin(kind) is Literal:
+        good, wanted = value in get_args(kind), " or ".join(map(repr, get_args(kind)))
+    else:
+        good, wanted = isinstance(value, get_origin(kind) or kind), f"of type {kind.__name__}"
+    if not good:
+        raise Prob3rError(f"{name} is {value!r}; it must be {wanted}")
+    return value

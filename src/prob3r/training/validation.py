@@ -17,21 +17,23 @@ class Validation:
     """
 
     def __init__(self, size: int, pairs: int, device: torch.device | str, batch: int = 64):
-        rooms = Rooms("validation", size=(size, size), device=device)
+        rooms = Rooms("validation", size=(size, size), device=device, compile=False)
         self.batches = [
             rooms.batch(range(start, min(start + batch, pairs))) for start in range(0, pairs, batch)
         ]
 
-    @torch.inference_mode()
     def measure(self, model: DUSt3R) -> dict[str, float]:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
-        model.eval()
+        # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+            return self._measure(model.eval())
+
+    def _measure(self, model: DUSt3R) -> dict[str, float]:
         true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
         errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
         shuffled = torch.cat(
             [_errors(model, p.view1.image.roll(1, 0), p).rotation_error for p in self.batches]
         )
-        model.train()
         return {
             "pointmap_error1": median(errors.pointmap_error1).item(),
             "pointmap_error2": median(errors.pointmap_error2).item(),

@@ -1,0 +1,284 @@
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from prob3r.data import Pair, View
+from prob3r.data.rooms import Rooms
+from prob3r.data.source import open_pairs
+from prob3r.errors import Prob3rError
+from prob3r.geometry import rotation_angle
+from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.probes.training import bank_for
+from prob3r.sites import Tap
+from prob3r.studies.evaluation import EASY, HARD, evaluate, strata, write_rows
+
+COLUMNS = ["source", "stratum", "site", "view", "metric", "value", "low", "high", "pairs"]
+METRICS = {
+    "pointmap_error",
+    "rotation_error",
+    "translation_error",
+    "scale_error",
+    "inner_shape_error",
+    "pose_part",
+    "auc@5",
+    "auc@15",
+    "auc@30",
+}
+SOURCES = {"model", "mean_pose", "shuffled", "random"}
+PAIRS = Path(str(files("prob3r.data") / "pairs"))
+CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
+
+
+@pytest.fixture(autouse=True)
+def _short_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 64)
+
+
+class Listed:
+    """Pairs that are there already."""
+
+    def __init__(self, pair: Pair):
+        self.pair = pair
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        return self.pair[list(indices)]
+
+
+class Oracle(DUSt3R):
+    """Knows the pairs; where view 1 is not the right one, it leaves view 2 in its own frame."""
+
+    def __init__(self, pair: Pair):
+        super().__init__(CONFIG)
+        self.pair = pair
+
+    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
+        points: list[Tensor] = []
+        for one, two in zip(images1, images2, strict=True):
+            (row,) = (i for i, known in enumerate(self.pair.view2.image) if torch.equal(known, two))
+            right = torch.equal(self.pair.view1.image[row], one)
+            points.append((self.pair.points[1] if right else self.pair.view2.points)[row])
+        rows = [self._row(one) for one in images1]
+        both = 7 * self.pair.points[0][rows], 7 * torch.stack(points)
+        return Output(both, (torch.ones_like(both[0][..., 0]),) * 2)
+
+    def _row(self, image: Tensor) -> int:
+        (row,) = (i for i, known in enumerate(self.pair.view1.image) if torch.equal(known, image))
+        return row
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Pair:
+    return Rooms("test", size=(32, 32), compile=False).batch(range(9))
+
+
+@pytest.fixture(scope="module")
+def table(held_out: Pair) -> pd.DataFrame:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 64)
+        return evaluate(Oracle(held_out), Listed(held_out), 9, batch=4)
+
+
+def value(
+    table: pd.DataFrame, source: str, metric: str, view: int = 2, stratum: str = "all"
+) -> float:
+    (row,) = rows(table, source=source, metric=metric, view=view, stratum=stratum, site="head")
+    return float(row["value"])
+
+
+def rows(table: pd.DataFrame, **where: object) -> list[dict[str, object]]:
+    for column, wanted in where.items():
+        table = table[table[column] == wanted]
+    return table.to_dict("records")
+
+
+def test_rows_are_tidy(table: pd.DataFrame) -> None:
+    assert list(table.columns) == COLUMNS
+    assert not table.duplicated(["source", "stratum", "site", "view", "metric"]).any()
+    assert set(table.source) == SOURCES
+    assert set(table.stratum) == {"all", "easy", "hard"}
+    assert set(table.site) == {"head"}
+    for source in SOURCES:
+        for stratum in ("all", "easy", "hard"):
+            of_view1 = rows(table, source=source, stratum=stratum, view=1)
+            assert [row["metric"] for row in of_view1] == ["pointmap_error"]
+            assert {
+                r["metric"] for r in rows(table, source=source, stratum=stratum, view=2)
+            } == METRICS
+
+
+def test_intervals_hold_the_value(table: pd.DataFrame) -> None:
+    measured = table[~table.value.isna()]
+    assert len(measured) > 60
+    assert ((measured.low <= measured.value) & (measured.value <= measured.high)).all()
+
+
+def test_the_truth_has_no_error(table: pd.DataFrame) -> None:
+    for metric in METRICS - {"auc@5", "auc@15", "auc@30"}:
+        assert value(table, "model", metric) < 0.05, metric
+    assert value(table, "model", "pointmap_error", view=1) < 1e-5
+    assert value(table, "model", "auc@5") > 0.98
+
+
+def test_the_mean_pose_has_the_true_shape(table: pd.DataFrame) -> None:
+    assert value(table, "mean_pose", "inner_shape_error") < 1e-3
+    assert value(table, "mean_pose", "rotation_error") > 5
+
+
+def test_the_shuffled_control_is_shown_another_view_1(table: pd.DataFrame, held_out: Pair) -> None:
+    rotation = rotation_angle(held_out.view2_to_view1[:, :3, :3])
+    assert value(table, "shuffled", "rotation_error") == pytest.approx(
+        rotation.median().item(), abs=0.1
+    )
+    assert rows(table, source="shuffled", stratum="all", metric="rotation_error")[0]["pairs"] == 9
+
+
+def test_random_weights_know_nothing(table: pd.DataFrame) -> None:
+    assert value(table, "random", "pointmap_error") > 0.3
+
+
+def test_strata_count_their_pairs(table: pd.DataFrame, held_out: Pair) -> None:
+    easy, hard = strata(held_out)
+    for name, mask in (("easy", easy), ("hard", hard)):
+        (row,) = rows(table, source="model", stratum=name, metric="rotation_error")
+        assert row["pairs"] == int(mask.sum())
+    for mask, name in ((easy, "easy"), (hard, "hard")):
+        chosen = rotation_angle(held_out.view2_to_view1[mask, :3, :3])
+        middle = chosen.sort().values[[(len(chosen) - 1) // 2, len(chosen) // 2]].mean().item()
+        assert value(table, "shuffled", "rotation_error", stratum=name) == pytest.approx(
+            middle, abs=0.2
+        )
+
+
+def test_strata_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EASY == "overlap over 0.5 and rotation under 40 degrees"
+    assert HARD == "overlap under 0.3 or rotation over 60 degrees"
+    overlap = torch.tensor([0.6, 0.6, 0.6, 0.45, 0.2, 0.2])
+    degrees = torch.tensor([10.0, 50, 70, 10, 10, 70]).deg2rad()
+    pose = torch.eye(4).repeat(6, 1, 1)
+    pose[:, 0, 0] = pose[:, 1, 1] = degrees.cos()
+    pose[:, 1, 0], pose[:, 0, 1] = degrees.sin(), -degrees.sin()
+    view = View(torch.zeros(6, 3, 8, 8), cam_to_world=torch.eye(4).repeat(6, 1, 1))
+    monkeypatch.setattr(Pair, "overlap", lambda _: overlap)
+    easy, hard = strata(Pair(view, replace(view, cam_to_world=pose)))
+    assert easy.tolist() == [True, False, False, False, False, False]
+    assert hard.tolist() == [False, False, True, False, True, True]
+
+
+@pytest.mark.parametrize(("count", "batch", "sizes"), [(3, 32, {3}), (9, 8, {9}), (99, 4, {9})])
+def test_every_count_of_pairs_works(
+    held_out: Pair, count: int, batch: int, sizes: set[int]
+) -> None:
+    done: list[tuple[int, int]] = []
+    table = evaluate(
+        random(CONFIG),
+        Listed(held_out),
+        count,
+        batch=batch,
+        report=lambda *progress: done.append(progress),
+    )
+    counted = table[(table.stratum == "all") & (table.metric == "rotation_error")].pairs
+    assert set(counted) == sizes
+    assert len(counted) == 4
+    assert done[-1] == (min(count, 9), min(count, 9))
+
+
+def test_a_lone_pair_has_no_shuffled_control(held_out: Pair) -> None:
+    table = evaluate(random(CONFIG), Listed(held_out), 1)
+    assert set(table.source) == SOURCES - {"shuffled"}
+    assert set(table[table.stratum == "all"].pairs) == {1}
+
+
+def test_the_same_seed_gives_the_same_table(held_out: Pair) -> None:
+    model = random(CONFIG, seed=3)
+    one, two, other = (evaluate(model, Listed(held_out), 4, seed=seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(one, two)
+    assert value(one, "random", "rotation_error") != value(other, "random", "rotation_error")
+    assert value(one, "model", "rotation_error") == value(other, "model", "rotation_error")
+
+
+def test_probes_are_measured_at_every_site(held_out: Pair) -> None:
+    model = random(CONFIG, seed=3)
+    _, bank = bank_for(model, "mlp")
+    table = evaluate(model, Listed(held_out), 4, bank)
+    assert set(table.site) == {"head", *bank.sites}
+    assert set(table[table.site != "head"].source) == {"model"}
+    for site in bank.sites:
+        found = {row["metric"] for row in rows(table, site=site, stratum="all")}
+        if site.startswith("dec1"):
+            assert found == {"pointmap_error"}
+            assert {row["view"] for row in rows(table, site=site)} == {1}
+        else:
+            assert found == METRICS
+            assert {row["view"] for row in rows(table, site=site)} == {2}
+    in_order = [site for site in dict.fromkeys(table.site) if site.startswith("dec2")]
+    assert in_order == [site for site in bank.sites if site.startswith("dec2")]
+
+
+def test_photographs_give_what_is_known_of_them() -> None:
+    model = random(CONFIG, seed=3)
+    table = evaluate(model, open_pairs(str(PAIRS / "aloe"), model))
+    found = {(row.source, row.view, row.metric) for row in table.itertuples()}
+    known = {(1, "pointmap_error"), (2, "rotation_error"), (2, "translation_error")}
+    assert found == {(source, *metric) for source in ("model", "random") for metric in known}
+    assert set(table.stratum) == {"all"}
+    assert set(table.pairs) == {1}
+
+
+def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> None:
+    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    table = evaluate(Oracle(held_out), Listed(bare), 4, batch=4)
+    assert value(table, "model", "rotation_error") < 0.5
+    assert value(table, "model", "translation_error") < 2
+    assert value(table, "model", "pointmap_error", view=1) < 1e-5
+    assert set(table.source) == {"model", "random", "shuffled"}
+
+
+def test_failures_of_pnp_are_the_worst_and_short_baselines_are_left_out(
+    held_out: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation.camera2", lambda *_: None)
+    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    assert held_out.view1.cam_to_world is not None
+    at_once = held_out.view1.cam_to_world.clone()
+    at_once[1:, :3, 3] += 1
+    bare = replace(bare, view2=replace(bare.view2, cam_to_world=at_once))
+    table = evaluate(random(CONFIG), Listed(bare), 4)
+    (rotation,) = rows(table, source="model", metric="rotation_error")
+    (translation,) = rows(table, source="model", metric="translation_error")
+    assert (rotation["value"], rotation["pairs"]) == (180, 4)
+    assert (translation["value"], translation["pairs"]) == (180, 3)
+
+
+def test_photographs_without_any_truth_are_refused() -> None:
+    model = random(CONFIG, seed=3)
+    with pytest.raises(Prob3rError, match=r"books: there is nothing to measure against; .* needs"):
+        evaluate(model, open_pairs(str(PAIRS / "books"), model))
+
+
+def test_rows_are_written_as_json(table: pd.DataFrame, tmp_path: Path) -> None:
+    changed = table.copy()
+    changed.loc[0, "value"] = math.nan
+    changed.loc[1, "high"] = math.inf
+    write_rows(changed, tmp_path / "rows.json")
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert len(written) == len(table)
+    assert all(list(row) == COLUMNS for row in written)
+    assert written[0]["value"] is None
+    assert written[1]["high"] is None
+    assert written[2] == table.iloc[2].to_dict()
+    types = {name: {type(row[name]) for row in written[2:]} for name in COLUMNS}
+    assert types["pairs"] == types["view"] == {int}
+    assert types["source"] == types["stratum"] == types["site"] == types["metric"] == {str}
+    with pytest.raises(Prob3rError, match="cannot be written"):
+        write_rows(table, tmp_path / "missing" / "rows.json")

@@ -1,0 +1,45 @@
+"""What the README shows runs as it stands."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = Path(str(files("prob3r.data") / "pairs" / "books"))
+    shutil.copy(books / "view1.jpg", tmp_path / "a.jpg")
+    shutil.copy(books / "view2.jpg", tmp_path / "b.jpg")
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    out, points, confidence = names["out"], names["points"], names["confidence"]
+    assert isinstance(points, torch.Tensor)
+    assert isinstance(confidence, torch.Tensor)
+    assert points.shape == out.points[1].shape  # type: ignore[attr-defined]
+    assert confidence.shape == out.confidence[1].shape  # type: ignore[attr-defined]
+    assert points.isfinite().all()
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_importing_the_package_leaves_the_heavy_parts_for_later() -> None:
+    code = (
+        "import sys, prob3r; "
+        "print([m for m in ('pandas', 'pyarrow', 'roma', 'poselib', 'typer') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

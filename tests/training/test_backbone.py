@@ -1,0 +1,134 @@
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R, load, metadata
+from prob3r.training import Progress, Recipe, Stage, train_backbone
+from prob3r.training.stream import Stream
+
+from .conftest import CONFIG
+
+COMPLETION = Stage("completion", 16, pairs=16, batch=4, lr=2e-3, warmup=0)
+POINTMAPS = Stage("pointmaps", 16, pairs=16, batch=4, lr=2e-3, warmup=0, decay=0.5)
+RECIPE = Recipe("small", 0, CONFIG, (COMPLETION, POINTMAPS), validate_every=8, validation_pairs=4)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prob3r.training.loop.STRETCH", 8)
+    monkeypatch.setattr("prob3r.training.backbone.Stream", partial(Stream, chunk=8))
+
+
+def state(folder: Path) -> dict[str, Tensor]:
+    """The weights that a run ended with, those of its head for completion among them."""
+    weights: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)["model"]
+    return weights
+
+
+def best(folder: Path) -> dict[str, Tensor]:
+    return load(folder / "small.safetensors").state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_stopped_run_ends_where_an_unbroken_one_ends(tmp_path: Path, optimizer: str) -> None:
+    recipe = replace(RECIPE, optimizer=optimizer)  # type: ignore[arg-type]
+    words: list[Progress] = []
+    path = train_backbone(recipe, tmp_path / "unbroken", report=words.append)
+    assert path == tmp_path / "unbroken" / "small.safetensors"
+    assert [(word.stage, word.pairs) for word in words] == [(0, 8), (0, 16), (1, 8), (1, 16)]
+
+    def killed(progress: Progress) -> None:
+        raise Killed
+
+    for _ in range(3):
+        train_backbone(recipe, tmp_path / "stopped", seconds=0.0)
+    with pytest.raises(Killed):
+        train_backbone(recipe, tmp_path / "stopped", report=killed)
+    train_backbone(recipe, tmp_path / "stopped")
+    assert same(state(tmp_path / "stopped"), state(tmp_path / "unbroken"))
+    assert same(best(tmp_path / "stopped"), best(tmp_path / "unbroken"))
+
+
+def test_the_seed_decides_the_run(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, stages=(replace(POINTMAPS, pairs=8),))
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train_backbone(replace(recipe, seed=seed), tmp_path / name)
+    assert same(state(tmp_path / "a"), state(tmp_path / "b"))
+    assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
+
+
+def test_both_decoders_start_from_the_one_that_completed(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, stages=(COMPLETION,))
+    train_backbone(recipe, tmp_path)
+    weights = state(tmp_path)
+    for name, weight in weights.items():
+        twin = name.replace("dec_blocks.", "dec_blocks2.")
+        assert torch.equal(weight, weights[twin]), name
+    torch.manual_seed(0)
+    fresh = DUSt3R(CONFIG).state_dict()
+    moved = "dec_blocks.0.cross_attn.projq.weight"
+    assert not torch.equal(fresh[moved], weights[f"backbone.{moved}"])
+
+
+def test_a_tied_start_has_keys_equal_to_queries(tmp_path: Path) -> None:
+    tied = replace(RECIPE, tied_start=True, stages=(replace(POINTMAPS, pairs=4, lr=1e-12),))
+    train_backbone(tied, tmp_path)
+    weights = best(tmp_path)
+    for decoder in ("dec_blocks", "dec_blocks2"):
+        queries = weights[f"{decoder}.1.cross_attn.projq.weight"]
+        torch.testing.assert_close(weights[f"{decoder}.1.cross_attn.projk.weight"], queries)
+
+
+@pytest.mark.parametrize(
+    "stage", [replace(POINTMAPS, objective="matching"), replace(POINTMAPS, matching=0.5)]
+)
+def test_variants_train_with_the_matching_loss(tmp_path: Path, stage: Stage) -> None:
+    plain = replace(RECIPE, stages=(POINTMAPS,))
+    train_backbone(replace(plain, stages=(stage,)), tmp_path / "matched")
+    train_backbone(plain, tmp_path / "plain")
+    matched, faithful = state(tmp_path / "matched"), state(tmp_path / "plain")
+    encoder = "backbone.enc_blocks.0.mlp.fc1.weight"
+    assert not torch.equal(matched[encoder], faithful[encoder])
+    torch.manual_seed(0)
+    head = "downstream_head2.proj.weight"
+    untouched = torch.equal(DUSt3R(CONFIG).state_dict()[head], matched[f"backbone.{head}"])
+    assert untouched == (stage.objective == "matching")
+
+
+def test_best_weights_count_at_the_last_size_alone(tmp_path: Path) -> None:
+    """At the smaller size the first stage may be better, but it is not what ships."""
+    larger = replace(POINTMAPS, size=24, pairs=8)
+    recipe = replace(RECIPE, stages=(replace(POINTMAPS, pairs=8), larger))
+    seen: list[bool] = []
+    path = tmp_path / "small.safetensors"
+    train_backbone(recipe, tmp_path, report=lambda _: seen.append(path.exists()))
+    assert seen == [False, True]
+    card = metadata(path)
+    assert card["name"] == "small"
+    assert set(card["validation"]) == {
+        "pointmap_error1",
+        "pointmap_error2",
+        "rotation_error",
+        "translation_error",
+        "shuffled_rotation_error",
+    }
+
+
+def test_the_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    train_backbone(RECIPE, tmp_path, seconds=0.0)
+    for other in (replace(RECIPE, seed=1), replace(RECIPE, model=replace(CONFIG, dec_depth=1))):
+        with pytest.raises(Prob3rError, match=r"state\.pt belongs to 'small, seed 0"):
+            train_backbone(other, tmp_path)

@@ -1,0 +1,204 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+from prob3r.training import Progress, Stage, Task, run
+
+
+class Line(Task):
+    """Fits a line; each step has points of its own."""
+
+    def __init__(self, folder: Path, lr: float = 0.05, score: tuple[float, ...] = ()):
+        self.identity = "line"
+        self.stages = (
+            Stage("pointmaps", 8, pairs=12, batch=2, lr=lr, warmup=4),
+            Stage("pointmaps", 8, pairs=8, batch=2, lr=lr, warmup=0, decay=0.5),
+        )
+        self.validate_every = 4
+        torch.manual_seed(0)
+        self.module: nn.Linear = nn.Linear(1, 1)
+        self.optimizers = [torch.optim.AdamW(self.module.parameters(), lr=0.0)]
+        self.path = folder / "best"
+        self.scores = list(score)
+        self.rates: list[float] = []
+        self.ended: list[int] = []
+
+    def begin(self, number: int) -> None:
+        self.number = number
+
+    def loss(self, step: int) -> Tensor:
+        self.rates.append(self.optimizers[0].param_groups[0]["lr"])
+        x = torch.randn(16, 1, generator=torch.Generator().manual_seed(100 * self.number + step))
+        return (self.module(x) - (2 * x + 1)).square().mean()
+
+    def clip(self) -> None:
+        nn.utils.clip_grad_norm_(self.module.parameters(), 0.5)
+
+    def measure(self) -> dict[str, float]:
+        error = abs(self.module.weight.item() - 2) + abs(self.module.bias.item() - 1)
+        return {"error": self.scores.pop(0) if self.scores else error}
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics["error"]
+
+    def save(self, metrics: dict[str, float]) -> None:
+        self.path.write_text(str(metrics["error"]))
+
+    def end(self, number: int) -> None:
+        self.ended.append(number)
+        with torch.no_grad():
+            self.module.bias.mul_(0.5)
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(count: int) -> Callable[[Progress], None]:
+    """A report that fails the count-th time, as if the process died."""
+    words: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        words.append(progress)
+        if len(words) == count:
+            raise Killed
+
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prob3r.training.loop.STRETCH", 4)
+
+
+@pytest.fixture
+def unbroken(tmp_path: Path) -> tuple[Line, list[Progress]]:
+    task, words = Line(tmp_path / "unbroken"), list[Progress]()
+    run(task, tmp_path / "unbroken", report=words.append)
+    return task, words
+
+
+def test_a_run_reports_and_logs_where_it_stands(
+    unbroken: tuple[Line, list[Progress]], tmp_path: Path
+) -> None:
+    task, words = unbroken
+    stands = [(word.stage, word.pairs, word.of_pairs) for word in words]
+    assert stands == [(0, 4, 12), (0, 8, 12), (0, 12, 12), (1, 4, 8), (1, 8, 8)]
+    assert all(word.pairs_per_second > 0 and word.loss > 0 and word.metrics for word in words)
+    lines = (tmp_path / "unbroken" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["error"] for line in lines] == [w.metrics["error"] for w in words]
+    assert [json.loads(line)["pairs"] for line in lines] == [4, 8, 12, 4, 8]
+    assert task.ended == [0, 1]
+
+
+def test_the_learning_rate_is_the_stages(unbroken: tuple[Line, list[Progress]]) -> None:
+    expected = [stage.lr_at(step) for stage in unbroken[0].stages for step in range(stage.steps)]
+    assert unbroken[0].rates == expected
+
+
+def test_validation_comes_as_often_as_asked_and_at_the_end(tmp_path: Path) -> None:
+    task, words = Line(tmp_path), list[Progress]()
+    task.validate_every = 8
+    run(task, tmp_path, report=words.append)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["pairs"] for line in lines] == [8, 12, 8]
+    assert words[0].metrics == {}
+    assert words[1].metrics == words[1].metrics != {}
+
+
+@pytest.mark.parametrize("stops", range(1, 6))
+def test_a_run_that_ran_out_of_time_goes_on_as_if_nothing_had_been(
+    unbroken: tuple[Line, list[Progress]], tmp_path: Path, stops: int
+) -> None:
+    for _ in range(stops):
+        run(Line(tmp_path), tmp_path, seconds=0.0)
+    task = Line(tmp_path)
+    run(task, tmp_path)
+    assert torch.equal(task.module.weight, unbroken[0].module.weight)
+    assert torch.equal(task.module.bias, unbroken[0].module.bias)
+    assert (tmp_path / "best").read_text() == (tmp_path / "unbroken" / "best").read_text()
+
+
+@pytest.mark.parametrize("seconds", [0.0, math.inf], ids=["every stretch", "each stage"])
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_run_that_was_killed_goes_on_from_its_last_state(
+    unbroken: tuple[Line, list[Progress]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    seconds: float,
+) -> None:
+    monkeypatch.setattr("prob3r.training.loop.CHECKPOINT_SECONDS", seconds)
+    with pytest.raises(Killed):
+        run(Line(tmp_path), tmp_path, report=killed_at(count))
+    task = Line(tmp_path)
+    run(task, tmp_path)
+    assert torch.equal(task.module.weight, unbroken[0].module.weight)
+    assert torch.equal(task.module.bias, unbroken[0].module.bias)
+
+
+def test_a_run_that_is_done_does_nothing_more(
+    unbroken: tuple[Line, list[Progress]], tmp_path: Path
+) -> None:
+    task = Line(tmp_path / "unbroken")
+    run(task, tmp_path / "unbroken")
+    assert task.rates == []
+    assert torch.equal(task.module.weight, unbroken[0].module.weight)
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    run(Line(tmp_path, score=(3.0, 1.0, 2.0, math.inf, 1.0)), tmp_path)
+    assert (tmp_path / "best").read_text() == "1.0"
+    again = Line(tmp_path, score=(0.5,))
+    again.stages = (*again.stages, Stage("pointmaps", 8, 4, 2, 0.1))
+    run(again, tmp_path)
+    assert (tmp_path / "best").read_text() == "0.5"
+
+
+def test_what_was_best_before_a_stop_still_counts(tmp_path: Path) -> None:
+    run(Line(tmp_path, score=(1.0,)), tmp_path, seconds=0.0)
+    run(Line(tmp_path, score=(2.0, 3.0, 2.0, 1.5)), tmp_path)
+    assert (tmp_path / "best").read_text() == "1.0"
+
+
+def test_the_state_of_another_task_is_refused(tmp_path: Path) -> None:
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    other = Line(tmp_path)
+    other.identity = "circle"
+    with pytest.raises(Prob3rError, match=r"state\.pt belongs to 'line' and not to 'circle'; give"):
+        run(other, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_state_is_one_sentence(tmp_path: Path, kept: float) -> None:
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    state = tmp_path / "state.pt"
+    content = state.read_bytes()
+    state.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+    with pytest.raises(Prob3rError, match=r"state\.pt is damaged .*; delete it") as caught:
+        run(Line(tmp_path), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    class Broken(Line):
+        def loss(self, step: int) -> Tensor:
+            return super().loss(step) * (math.nan if step == 3 else 1.0)
+
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    state = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(Prob3rError, match="not finite at step 4 of stage 0; lower the learning"):
+        run(Broken(tmp_path), tmp_path)
+    assert (tmp_path / "state.pt").read_bytes() == state
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Prob3rError, match="cannot be made a folder"):
+        run(Line(tmp_path), tmp_path / "file")
