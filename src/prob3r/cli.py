@@ -35,6 +35,8 @@ app = typer.Typer(
 training = typer.Typer(help="Train a backbone or its probes.", no_args_is_help=True)
 app.add_typer(training, name="train")
 
+DEFAULT_MODEL = "mini-matched"
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -63,7 +65,7 @@ def main() -> None:
 def explain(
     image1: Annotated[Path, typer.Argument(help="View 1, the reference, or a pair's folder.")],
     image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
-    model: Model = "mini",
+    model: Model = DEFAULT_MODEL,
     probes: Probes = "mlp",
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
@@ -86,7 +88,7 @@ def explain(
 
 @app.command()
 def demo(
-    model: Model = "mini",
+    model: Model = DEFAULT_MODEL,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
     """Explain the bundled photographs, and a procedural room whose truth is known."""
@@ -105,7 +107,7 @@ def demo(
 
 @app.command()
 def evaluate(
-    model: Model = "mini",
+    model: Model = DEFAULT_MODEL,
     data: Annotated[
         str, typer.Option(help="rooms:test, rooms:validation, or a folder of pairs.")
     ] = "rooms:test",
@@ -118,12 +120,14 @@ def evaluate(
 ) -> None:
     """Measure a model on pairs, beside what it would score without looking at view 1."""
     from prob3r.data.source import open_pairs
-    from prob3r.models import load
+    from prob3r.models import load, random
     from prob3r.probes import check_backbone
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import write_rows
 
     network = load(model, device)
+    if probes == "random":
+        network = random(network).to(device)
     bank = _bank(model, probes).to(device) if probes else None
     if bank:
         check_backbone(bank, network)
@@ -182,7 +186,7 @@ def backbone(
 
 @training.command()
 def probes(
-    model: Model = "mini",
+    model: Model = DEFAULT_MODEL,
     kind: Annotated[str, typer.Option(help="mlp, linear, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,

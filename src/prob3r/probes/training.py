@@ -46,7 +46,9 @@ class ProbeTraining:
 def default_training(model: DUSt3R, pairs: int, seed: int = 0) -> ProbeTraining:
     """Return how the shipped banks were trained, for as many pairs as wanted."""
     size = model.config.image_size[0]
-    return ProbeTraining(Stage("pointmaps", size, pairs, batch=32, lr=1e-3, decay=0.5), seed)
+    # Many small steps: probes need few pairs, and a step costs the same for each of them.
+    stage = Stage("pointmaps", size, pairs, batch=8, lr=2e-3, warmup=512, decay=0.6)
+    return ProbeTraining(stage, seed, validate_every=1024)
 
 
 def bank_for(model: DUSt3R, kind: str, seed: int = 0) -> tuple[DUSt3R, ProbeBank]:

@@ -26,7 +26,7 @@ class Validation:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
         # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-            return self._measure(model.eval())
+            return self._measure(model)
 
     def _measure(self, model: DUSt3R) -> dict[str, float]:
         true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
