@@ -36,6 +36,7 @@ training = typer.Typer(help="Train a backbone or its probes.", no_args_is_help=T
 app.add_typer(training, name="train")
 
 DEFAULT_MODEL = "mini-matched"
+DEMO_ROOM = 2  # indoors, with several objects in both views
 
 console = Console()
 errors = Console(stderr=True)
@@ -100,7 +101,7 @@ def demo(
     network = load(model)
     books = Path(str(files("prob3r.data") / "pairs" / "books"))
     make_folder(out)
-    room = Rooms("test", size=network.config.image_size, compile=False)[0]
+    room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
     _explain(network, room, model, "mlp", out / "room.html")
     _explain(network, Pair.from_folder(books, network), model, "mlp", out / "books.html")
 
