@@ -68,7 +68,7 @@ def page(explanation: Explanation) -> str:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("prob3r.report") / "page" / name).read_text(encoding="utf-8")
+    return (resources.files("prob3r.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _inline(text: str) -> str:
