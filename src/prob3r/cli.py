@@ -36,6 +36,7 @@ training = typer.Typer(help="Train a backbone or its probes.", no_args_is_help=T
 app.add_typer(training, name="train")
 
 DEFAULT_MODEL = "mini-matched"
+TABLE_WIDTH = 140
 DEMO_ROOM = 2  # indoors, with several objects in both views
 
 console = Console()
@@ -210,6 +211,8 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     """Print an evaluation: strata and metrics by source, and sites by metric if it has any."""
     from prob3r.studies.evaluation import EASY, HARD, HEAD
 
+    # A narrow terminal may wrap the lines, but no number may be cut.
+    to = Console(file=to.file, width=max(to.width, TABLE_WIDTH))
     head, sites = table[table.site == HEAD], table[table.site != HEAD]
     sources = list(dict.fromkeys(head.source))
     printed = Table("stratum", "metric", "view", *sources, title=title)
@@ -221,7 +224,7 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     if sites.empty:
         return
     shown = sites[(sites.stratum == "all") & (sites.view == 2)]
-    metrics = list(dict.fromkeys(shown.metric))
+    metrics = [metric for metric in dict.fromkeys(shown.metric) if metric.endswith("_error")]
     printed = Table("site", *metrics, title=f"{title}: probes of view 2, all pairs")
     for site, rows in shown.groupby("site", sort=False):
         printed.add_row(
