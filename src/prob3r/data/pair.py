@@ -78,10 +78,16 @@ class View:
 
     @property
     def known(self) -> Bool[Tensor, "b h w"]:
-        """Where the depth is known; raises Prob3rError where there is none."""
+        """Where the depth can be trusted: `valid` if given, else where there is one.
+
+        Raises:
+            Prob3rError: There is neither a mask nor depth.
+        """
+        if self.valid is not None:
+            return self.valid
         if self.depth is None:
-            raise Prob3rError("This view has no depth.")
-        return self.depth > 0 if self.valid is None else self.valid
+            raise Prob3rError("This view has no valid mask: it needs depth or a mask.")
+        return self.depth > 0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "View":
         """Return a view whose every known tensor went through `function`."""
