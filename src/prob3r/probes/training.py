@@ -20,9 +20,9 @@ from prob3r.probes.files import KINDS, save_probes
 from prob3r.sites import Site
 from prob3r.trace import trace
 from prob3r.training import Progress, Stage, Task, run
+from prob3r.training.objectives import weigh
 from prob3r.training.stream import Stream
 
-ALPHA = 0.2  # weight of the confidence's own term, as in DUSt3R
 CLIP = 1.0  # largest norm of one probe's gradient
 
 
@@ -115,7 +115,7 @@ def site_losses(
     both views would tie two probes together.
     """
     errors, confidence, seen = _read_off(bank, streams, pair)
-    losses = (confidence * errors - ALPHA * confidence.log()) * seen
+    losses = weigh(errors, confidence) * seen
     return losses.sum((1, 2)) / seen.sum((1, 2))
 
 

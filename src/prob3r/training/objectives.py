@@ -11,6 +11,9 @@ from prob3r.models import DUSt3R, Output
 from prob3r.models.layers import RoPE2D, patch_positions
 from prob3r.sites import Tap
 
+ALPHA = 0.2
+"""Weight of the confidence's own term in the regression loss, as in DUSt3R."""
+
 
 class CrossViewCompletion(nn.Module):
     """Completes a masked view 1 from view 2 (Weinzaepfel et al., CroCo, NeurIPS 2022).
@@ -53,7 +56,7 @@ class CrossViewCompletion(nn.Module):
         return ((predicted - target).square().mean(-1, keepdim=True) * hidden).sum() / hidden.sum()
 
 
-def pointmap_loss(output: Output, pair: Pair, alpha: float = 0.2) -> Float[Tensor, ""]:
+def pointmap_loss(output: Output, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:
     """Return DUSt3R's confidence-weighted regression loss (Wang et al. 2024, eq. 4), both views.
 
     Predicted and true pointmaps are each normalised over both views together.
@@ -72,9 +75,15 @@ def confident_error(
     alpha: float,
 ) -> Float[Tensor, ""]:
     """Return the mean over valid pixels of `confidence * error - alpha * log(confidence)`."""
-    error = (predicted - true).norm(dim=-1)
-    weighted = confidence * error - alpha * confidence.log()
+    weighted = weigh((predicted - true).norm(dim=-1), confidence, alpha)
     return (weighted * valid).sum() / valid.sum().clamp(min=1)
+
+
+def weigh(
+    error: Float[Tensor, "*b"], confidence: Float[Tensor, "*b"], alpha: float = ALPHA
+) -> Float[Tensor, "*b"]:
+    """Return `confidence * error - alpha * log(confidence)`, DUSt3R's loss of each pixel."""
+    return confidence * error - alpha * confidence.log()
 
 
 def matching_loss(
