@@ -263,11 +263,9 @@ def test_a_folder_with_the_truth_is_explained(
 
 
 def test_the_demo_explains_a_room_and_the_bundled_photographs(
-    here: Path, monkeypatch: pytest.MonkeyPatch, model: DUSt3R
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bank = load_probes(here.parent / "bank.safetensors")
-    monkeypatch.setattr(cli, "_bank", lambda model, kind: bank)
-    assert run(monkeypatch, "demo", "--model", "../model.safetensors", "--out", "new/out") == 0
+    assert run(monkeypatch, "demo", *EXPLAIN, "--out", "new/out") == 0
     assert {"room.html", "books.html"} <= {p.name for p in (here / "new" / "out").iterdir()}
 
 

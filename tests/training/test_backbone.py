@@ -132,3 +132,14 @@ def test_the_state_of_another_recipe_is_refused(tmp_path: Path) -> None:
     for other in (replace(RECIPE, seed=1), replace(RECIPE, model=replace(CONFIG, dec_depth=1))):
         with pytest.raises(Prob3rError, match=r"state\.pt belongs to 'small, seed 0"):
             train_backbone(other, tmp_path)
+
+
+def test_weights_are_kept_along_the_way(tmp_path: Path) -> None:
+    train_backbone(replace(RECIPE, keep_every=8), tmp_path)
+    names = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert names == [f"small-{stage}-{pairs}.safetensors" for stage in (0, 1) for pairs in (16, 8)]
+    last = load(tmp_path / "kept" / "small-1-16.safetensors").state_dict()
+    final = state(tmp_path)
+    assert all(torch.equal(weight, final[f"backbone.{name}"]) for name, weight in last.items())
+    first = load(tmp_path / "kept" / "small-1-8.safetensors").state_dict()
+    assert not same(first, last)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prob3r.files import make_folder
 from prob3r.models import DUSt3R, save
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss
@@ -30,7 +31,8 @@ def train_backbone(
     Args:
         recipe: What to train and how.
         folder: Holds the run's state and log, and `NAME.safetensors`, the best weights so far by
-            view 2's pointmap error on validation at the recipe's last image size.
+            view 2's pointmap error on validation at the recipe's last image size; and, where the
+            recipe keeps them, `kept/NAME-STAGE-PAIRS.safetensors`.
         device: Where to train; on a GPU the products are in bfloat16.
         seconds: Stop, with the state saved, after this long.
         report: Called after every stretch of steps.
@@ -53,6 +55,7 @@ class _BackboneTask(Task):
         self.identity = f"{recipe.name}, seed {recipe.seed}, {recipe.model}"
         self.stages = recipe.stages
         self.validate_every = recipe.validate_every
+        self.keep_every = recipe.keep_every
         torch.manual_seed(recipe.seed)
         self.model = DUSt3R(recipe.model).to(device)
         if recipe.tied_start:
@@ -106,6 +109,12 @@ class _BackboneTask(Task):
 
     def save(self, metrics: dict[str, float]) -> None:
         save(self.model, self.path, {"name": self.recipe.name, "validation": metrics})
+
+    def keep(self, number: int, pairs: int) -> None:
+        kept = self.path.parent / "kept"
+        make_folder(kept)
+        name = f"{self.recipe.name}-{number}-{pairs}"
+        save(self.model, kept / f"{name}.safetensors", {"name": name})
 
     def end(self, number: int) -> None:
         if self.stage.objective == "completion":

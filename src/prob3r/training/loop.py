@@ -48,6 +48,7 @@ class Task(ABC):
         identity: A state is resumed only by a task of the same identity.
         stages: What to do, in order.
         validate_every: Pairs between validations.
+        keep_every: Pairs between weights that are kept for good; 0 for none.
         module: Everything that is learned.
         optimizers: Each group's learning rate is set before every step.
     """
@@ -55,6 +56,7 @@ class Task(ABC):
     identity: str
     stages: tuple[Stage, ...]
     validate_every: int
+    keep_every: int = 0
     module: nn.Module
     optimizers: list[torch.optim.Optimizer]
 
@@ -84,6 +86,9 @@ class Task(ABC):
 
     def end(self, number: int) -> None:  # noqa: B027 - most tasks have nothing to do here
         """Finish a stage."""
+
+    def keep(self, number: int, pairs: int) -> None:  # noqa: B027 - for tasks with `keep_every`
+        """Write the weights after so many pairs of a stage to a file of their own."""
 
 
 def run(
@@ -133,7 +138,8 @@ class _Loop:
 
     def _run_stage(self, stage: Stage) -> Iterator[Progress]:
         stretch = max(1, STRETCH // stage.batch)
-        every = max(1, self.task.validate_every // stage.batch // stretch) * stretch
+        every = _in_stretches(self.task.validate_every, stage.batch, stretch)
+        keep = _in_stretches(self.task.keep_every, stage.batch, stretch)
         metrics: dict[str, float] = {}
         saved = time.monotonic()
         while self.step < stage.steps:
@@ -159,6 +165,8 @@ class _Loop:
                 if self.task.score(metrics) < self.best:
                     self.best = self.task.score(metrics)
                     self.task.save(metrics)
+            if self.task.keep_every and (self.step % keep == 0 or done):
+                self.task.keep(self.stage, self.step * stage.batch)
             if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.checkpoint()
                 saved = time.monotonic()
@@ -209,6 +217,11 @@ class _Loop:
         self.task.module.load_state_dict(state["model"])
         for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+
+
+def _in_stretches(pairs: int, batch: int, stretch: int) -> int:
+    """Return the steps that so many pairs take, as a whole number of stretches."""
+    return max(1, pairs // batch // stretch) * stretch
 
 
 def _read(path: Path) -> dict[str, Any]:

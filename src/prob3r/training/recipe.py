@@ -91,6 +91,8 @@ class Recipe:
         tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
         validate_every: Pairs between validations.
         validation_pairs: How many pairs a validation uses.
+        keep_every: Pairs between weights that are kept for good, to look back on the training;
+            each stage's last are kept too. 0 keeps the best alone.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Recipe:
     tied_start: bool = False
     validate_every: int = 8192
     validation_pairs: int = 256
+    keep_every: int = 0
 
     @classmethod
     def read(cls, source: str | Path) -> "Recipe":

@@ -1,0 +1,26 @@
+"""The command line: each command is one call into the library."""
+
+import logging
+import sys
+
+from rich.logging import RichHandler
+from rich.text import Text
+
+from prob3r.cli import evaluate, explain, rooms, train  # noqa: F401 - each adds its commands
+from prob3r.cli.app import app, errors
+from prob3r.errors import Prob3rError
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is one sentence and exit code 1."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)]
+    )
+    try:
+        app()
+    except Prob3rError as error:
+        errors.print(Text(f"prob3r: {error}", style="red"), soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("prob3r: stopped.", style="red")
+        sys.exit(130)

@@ -1,0 +1,62 @@
+"""What the commands share: the application, its consoles, options and progress."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
+    from prob3r.probes import ProbeBank
+
+app = typer.Typer(
+    help="Look inside multi-view transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DEFAULT_MODEL = "mini-matched"
+TABLE_WIDTH = 140
+
+console = Console()
+errors = Console(stderr=True)
+
+Model = Annotated[str, typer.Option(help="A shipped model's name, or a checkpoint's path.")]
+Probes = Annotated[str, typer.Option(help="The probes' kind, or the path of a probe bank.")]
+Out = Annotated[Path, typer.Option(help="Where to write.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+
+
+def bank_of(model: str, probes: str) -> "ProbeBank":
+    """Return the probes at a path, or a shipped model's of a kind."""
+    from prob3r.models import shipped
+    from prob3r.probes import load_probes
+
+    if Path(probes).suffix:
+        return load_probes(probes)
+    if model not in shipped():
+        raise Prob3rError(
+            f"No '{probes}' probes are shipped for '{model}'; give --probes the path of a bank."
+        )
+    return load_probes(model, probes)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """Give a function that shows what is being done, and what share of it is."""
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    hidden = not errors.is_terminal  # there it would leave an empty line
+    with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
+        task = bar.add_task("Loading", total=1.0)
+        yield lambda what, share: bar.update(task, description=what, completed=share)
+
+
+def wide(to: Console) -> Console:
+    """Return a console in which no number of a table is cut; a narrow terminal wraps the lines."""
+    return Console(file=to.file, width=max(to.width, TABLE_WIDTH))

@@ -1,0 +1,95 @@
+"""`prob3r explain` and `prob3r demo`."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    Model,
+    Out,
+    Probes,
+    app,
+    bank_of,
+    console,
+    progress,
+)
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from prob3r.data import Pair
+    from prob3r.models import DUSt3R
+
+DEMO_ROOM = 2  # indoors, with several objects in both views
+
+
+@app.command()
+def explain(
+    image1: Annotated[Path, typer.Argument(help="View 1, the reference, or a pair's folder.")],
+    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
+    model: Model = DEFAULT_MODEL,
+    probes: Probes = "mlp",
+    out: Out = Path("prob3r.html"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
+    ply: Annotated[Path | None, typer.Option(help="Also both pointmaps.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Explain a model's reconstruction of two photographs, in one HTML page."""
+    from prob3r.data import Pair
+    from prob3r.models import load
+
+    network = load(model, device)
+    if image2 is not None:
+        pair = Pair.from_images(image1, image2, network)
+    elif image1.is_dir():
+        pair = Pair.from_folder(image1, network)
+    else:
+        raise Prob3rError("explain needs two photographs, or one folder with a pair.json.")
+    _explain(network, pair.to(device), model, probes, out, json_file, ply)
+
+
+@app.command()
+def demo(
+    model: Model = DEFAULT_MODEL,
+    probes: Probes = "mlp",
+    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
+) -> None:
+    """Explain the bundled photographs, and a procedural room whose truth is known."""
+    from prob3r.data import Pair
+    from prob3r.data.rooms import Rooms
+    from prob3r.files import make_folder
+    from prob3r.models import load
+
+    network = load(model)
+    books = Path(str(files("prob3r.data") / "pairs" / "books"))
+    make_folder(out)
+    room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
+    _explain(network, room, model, probes, out / "room.html")
+    _explain(network, Pair.from_folder(books, network), model, probes, out / "books.html")
+
+
+def _explain(
+    network: "DUSt3R",
+    pair: "Pair",
+    model: str,
+    probes: str,
+    out: Path,
+    json_file: Path | None = None,
+    ply: Path | None = None,
+) -> None:
+    """Explain one pair and write what was asked for, the page last."""
+    from prob3r.probes import check_backbone
+    from prob3r.report import explain, write_json, write_page, write_ply
+
+    bank = bank_of(model, probes).to(pair.view1.image.device)
+    check_backbone(bank, network)
+    with progress() as report:
+        explanation = explain(network, pair, bank, model_name=model, progress=report)
+    for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):
+        if path is not None:
+            write(explanation, path)
+            console.print(Text(f"Wrote {path}"), soft_wrap=True)
