@@ -1,4 +1,4 @@
-"""Run a model over a pair and keep what was asked for, and nothing else."""
+"""Run a model over a pair, with or without edits, and keep what was asked for, nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.data.pair import Pair
+from prob3r.edits import Edit, Editor, Setting
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy
 from prob3r.models import DUSt3R, Output
@@ -44,6 +45,9 @@ REDUCTIONS: Mapping[str, Reduction] = {
 `entropy` that of each query in nats `(b, k, q)`, `received` the mean attention on each key
 `(b, k, m)`.
 """
+
+HEADS = "heads"
+"""Asks an attention site for the output of every head, before the projection, `(b, k, n, e)`."""
 
 
 def mass(keys: Tensor) -> Reduction:
@@ -108,6 +112,7 @@ def trace(
     model: DUSt3R,
     pair: Pair,
     record: str | Iterable[str] = (),
+    edits: Iterable[Edit] = (),
     *,
     output: bool = True,
     dtype: torch.dtype | None = None,
@@ -120,31 +125,24 @@ def trace(
         model: What to run; it is left as it was.
         pair: What to run it over.
         record: Patterns of sites. One that ends in the name of a reduction asks for attention
-            (`dec2.*.cross_attn.probs`); any other for the residual stream (`dec2.*`), `(b, n, d)`.
+            (`dec2.*.cross_attn.probs`), one that ends in `heads` for the outputs of the heads,
+            and any other for the residual stream (`dec2.*`), `(b, n, d)`.
+        edits: Changes to make on the way; the records are what the edited run saw.
         output: Whether the heads are wanted; if not, the run stops after the last site.
         dtype: Of the residual records; as computed by default.
         device: Where records are kept; where they are computed by default.
         reductions: What may be asked of attention sites, by name.
 
     Raises:
-        Prob3rError: A pattern matches no site, or a site never fired.
+        Prob3rError: A pattern matches no site, a site never fired, or an edit does not fit.
     """
+    editor = Editor(edits, Setting.of(model, pair))
     wanted = resolve(model, record, reductions)
-    recorder = _Recorder(wanted, reductions, dtype, device, stop=not output)
+    recorder = Recorder(wanted, editor, reductions, dtype, device, stop=not output)
     result: Output | None = None
     with torch.no_grad(), suppress(_Done):
         result = model(pair.view1.image, pair.view2.image, recorder)
-    if silent := wanted - recorder.records.keys():
-        raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
-    patch = model.config.patch
-    grids = {
-        view: (v.size[0] // patch, v.size[1] // patch)
-        for view, v in (("1", pair.view1), ("2", pair.view2))
-    }
-    records = {
-        site: Record.of(tensor, site, grids[site[3]]) for site, tensor in recorder.records.items()
-    }
-    return Trace(records, result)
+    return recorder.trace(model, pair, result)
 
 
 def resolve(
@@ -156,7 +154,7 @@ def resolve(
     found: set[str] = set()
     for pattern in [record] if isinstance(record, str) else record:
         stem, _, last = pattern.rpartition(".")
-        if last in reductions:
+        if last in reductions or last == HEADS:
             sites = select(f"{stem}.probs", model.attention_sites())
             found |= {f"{site.removesuffix('probs')}{last}" for site in sites}
         else:
@@ -169,39 +167,76 @@ class _Done(Exception):  # noqa: N818 - a signal, not an error
 
 
 @dataclass
-class _Recorder(Tap):
+class Recorder(Tap):
+    """Keeps what is wanted of a run, after the changes that an editor makes.
+
+    Attributes:
+        wanted: Names of sites, as `resolve` gave them.
+        editor: Makes the changes.
+        reductions: What may be asked of attention sites, by name.
+        dtype: Of the residual records; as computed by default.
+        device: Where records are kept; where they are computed by default.
+        stop: Whether to end the run once everything is recorded.
+        records: What was kept so far.
+    """
+
     wanted: set[str]
-    reductions: Mapping[str, Reduction]
-    dtype: torch.dtype | None
-    device: torch.device | str | None
-    stop: bool
+    editor: Editor
+    reductions: Mapping[str, Reduction] = field(default_factory=lambda: REDUCTIONS)
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    stop: bool = False
     records: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        """Return the stream after the changes at this site."""
+        tensor = self.editor(site, tensor)
         if site in self.wanted:
             self._keep(site, tensor.to(dtype=self.dtype or tensor.dtype))
         return tensor
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return the heads' outputs after the changes at this site."""
         stem = site.removesuffix("probs")
         for name, reduction in self.reductions.items():
             if stem + name in self.wanted:
-                self._keep(stem + name, _reduced(reduction, queries, keys))
-        return super().attend(site, queries, keys, values)
+                self._keep(stem + name, self._reduced(site, reduction, queries, keys))
+        output = self.editor.attend(site, queries, keys, values)
+        if stem + HEADS in self.wanted:
+            self._keep(stem + HEADS, output)
+        return output
+
+    def trace(self, model: DUSt3R, pair: Pair, output: Output | None) -> Trace:
+        """Return what was kept; raise Prob3rError if a wanted site never fired."""
+        if silent := self.wanted - self.records.keys():
+            raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
+        patch = model.config.patch
+        grids = {
+            view: (v.size[0] // patch, v.size[1] // patch)
+            for view, v in (("1", pair.view1), ("2", pair.view2))
+        }
+        records = {
+            site: Record.of(tensor, site, grids[site[3]]) for site, tensor in self.records.items()
+        }
+        return Trace(records, output)
 
     def _keep(self, site: str, tensor: Tensor) -> None:
         self.records[site] = tensor.to(self.device or tensor.device)
         if self.stop and self.records.keys() == self.wanted:
             raise _Done
 
-
-def _reduced(
-    reduction: Reduction, queries: Float[Tensor, "b k n e"], keys: Float[Tensor, "b k m e"]
-) -> Tensor:
-    """Return a reduction of the attention map, a chunk of queries at a time."""
-    b, k, n, e = queries.shape
-    size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
-    parts = [
-        reduction.reduce((part @ keys.mT / e**0.5).softmax(-1)) for part in queries.split(size, 2)
-    ]
-    return torch.stack(parts).sum(0) / n if reduction.over_queries else torch.cat(parts, 2)
+    def _reduced(
+        self,
+        site: str,
+        reduction: Reduction,
+        queries: Float[Tensor, "b k n e"],
+        keys: Float[Tensor, "b k m e"],
+    ) -> Tensor:
+        """Return a reduction of the attention map, a chunk of queries at a time."""
+        b, k, n, _ = queries.shape
+        size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
+        spans = [slice(start, start + size) for start in range(0, n, size)]
+        parts = [
+            reduction.reduce(self.editor.attention_map(site, queries, keys, span)) for span in spans
+        ]
+        return torch.stack(parts).sum(0) / n if reduction.over_queries else torch.cat(parts, 2)

@@ -195,21 +195,37 @@ class DUSt3R(nn.Module):
         return self.enc_norm(stream)
 
     def decode(
-        self, encoded1: Tokens, encoded2: Tokens, tap: Tap | None = None
+        self,
+        encoded1: Tokens,
+        encoded2: Tokens,
+        tap: Tap | None = None,
+        states: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return each view's states: the encoder's output, then the stream after every block.
 
         The last state went through the decoders' shared norm; the others are raw.
+
+        Args:
+            encoded1: View 1's patches; with `states`, only the grid is used.
+            encoded2: View 2's patches.
+            tap: Called at every site of the blocks that run.
+            states: The first states of an earlier run, those after at least one block: this run
+                goes on with the block that follows.
         """
         tap = Tap() if tap is None else tap
         head_width = self.config.dec_width // self.config.dec_heads
         rope1, rope2 = (
             self._rope(self._positions(t.grid, t.stream), head_width) for t in (encoded1, encoded2)
         )
-        x1 = tap("dec1.embed", self.decoder_embed(encoded1.stream))
-        x2 = tap("dec2.embed", self.decoder_embed(encoded2.stream))
-        states1, states2 = [encoded1.stream], [encoded2.stream]
-        for i, (block1, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)):
+        if states is None:
+            x1 = tap("dec1.embed", self.decoder_embed(encoded1.stream))
+            x2 = tap("dec2.embed", self.decoder_embed(encoded2.stream))
+            states1, states2 = [encoded1.stream], [encoded2.stream]
+        else:
+            states1, states2 = list(states[0]), list(states[1])
+            x1, x2 = states1[-1], states2[-1]
+        twins = list(enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)))
+        for i, (block1, block2) in twins[len(states1) - 1 :]:
             x1, x2 = (
                 block1(x1, x2, rope1, rope2, tap, f"dec1.{i}"),
                 block2(x2, x1, rope2, rope1, tap, f"dec2.{i}"),
@@ -256,6 +272,14 @@ class DUSt3R(nn.Module):
     def attention_sites(self) -> list[str]:
         """Return the names of all attention sites, in the order in which they fire."""
         return [f"{site}.probs" for site in self.sites() if site.endswith("attn")]
+
+    def width(self, site: str) -> int:
+        """Return the width of the residual stream that a site belongs to."""
+        return self.config.enc_width if site.startswith("enc") else self.config.dec_width
+
+    def heads(self, site: str) -> int:
+        """Return the number of heads of a site's sublayer."""
+        return self.config.enc_heads if site.startswith("enc") else self.config.dec_heads
 
     def _positions(self, grid: tuple[int, int], stream: Tensor) -> Tensor:
         return patch_positions(*grid, stream.device)
