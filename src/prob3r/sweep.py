@@ -12,7 +12,7 @@ from prob3r.data.pair import Pair
 from prob3r.edits import Edit, Editor, HeadAblation, Means, Setting
 from prob3r.edits.edit import attention_sites
 from prob3r.errors import Prob3rError
-from prob3r.geometry import pose_and_shape
+from prob3r.geometry import bootstrap_interval, pose_and_shape
 from prob3r.models import DUSt3R, Output
 from prob3r.replay import Replay, first_block, repeat
 from prob3r.sites import Site
@@ -127,6 +127,38 @@ def sweep_heads(
     what = pd.DataFrame(table.pop("variant").tolist(), columns=Head._fields)
     what.insert(1, "block", [Site.parse(site).block for site in what.site])
     return pd.concat([what, table], axis=1)
+
+
+def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return the median effect over pairs of every variant and metric, with its interval.
+
+    Args:
+        table: From `sweep` or `sweep_heads`.
+        seed: Of the bootstrap.
+
+    Returns:
+        A row for each variant and metric: the median `effect`, the ends `low` and `high` of its
+        95 % bootstrap interval over pairs, the median `value` and `clean`, and the number of
+        `pairs` for which there is an effect.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keys = [name for name in table if name not in ("pair", "value", "clean", "effect")]
+    rows = []
+    for key, group in table.groupby(keys, sort=False):
+        effects = torch.tensor(group.effect.to_numpy())
+        effect, low, high = bootstrap_interval(effects, generator=generator)
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "effect": effect,
+                "low": low,
+                "high": high,
+                "value": group.value.median(),
+                "clean": group.clean.median(),
+                "pairs": int(group.effect.count()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def errors_of(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 
 from prob3r.data import Pair
 from prob3r.data.rooms import Rooms
-from prob3r.models import random
+from prob3r.models import DUSt3R, random
 from prob3r.report import Explanation, explain
 
 from .stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
@@ -40,3 +40,16 @@ def guessing() -> Explanation:
     model = random(CONFIG)
     pair = Pair.from_folder(PAIRS / "books", model)
     return explain(model, pair, random_probes(model), model_name="guessing")
+
+
+@pytest.fixture(scope="session")
+def bare_model() -> DUSt3R:
+    """Random weights."""
+    return random(CONFIG, seed=3)
+
+
+@pytest.fixture(scope="session")
+def swept(bare_model: DUSt3R, room: Pair) -> Explanation:
+    """Random weights on a room, with every head switched off in turn."""
+    bank = random_probes(bare_model)
+    return explain(bare_model, room, bank, model_name="swept", head_effects=True)

@@ -48,8 +48,8 @@ class KnowingModel(DUSt3R):
             found = patch_matches(points2, valid[1], first.depth, valid[0], first.intrinsics, patch)
             self.looks[view] = places[found.match[0]], places
 
-    def decode(self, encoded1, encoded2, tap=None):
-        return super().decode(encoded1, encoded2, _Looking(tap or Tap(), self.looks))
+    def decode(self, encoded1, encoded2, tap=None, states=None):
+        return super().decode(encoded1, encoded2, _Looking(tap or Tap(), self.looks), states)
 
     def read(self, states1, states2, grid1, grid2) -> Output:
         one, two = self.answer

@@ -136,3 +136,20 @@ def test_the_table_sorts_and_chooses(browser, knowing, tmp_path) -> None:
     assert f"block {lowest.block}, head {lowest.head}" in tab.inner_text("[data-role=status]")
     assert complaints == []
     tab.close()
+
+
+def test_a_heads_effect_leads_to_where_it_looks(browser, swept, tmp_path) -> None:
+    tab, complaints = opened(browser, swept, tmp_path)
+    cells = tab.locator("#effects td button")
+    assert cells.count() == 2 * sum(h.head is not None for h in swept.measurements.heads)
+    chosen = tab.get_by_role("button", name="Look at block 2, head 1").first
+    chosen.click()
+    assert tab.locator("#heads tr.chosen td").all_inner_texts()[:2] == ["2", "1"]
+    assert complaints == []
+    tab.close()
+
+
+def test_there_are_no_effects_unless_they_were_measured(browser, guessing, tmp_path) -> None:
+    tab, _ = opened(browser, guessing, tmp_path)
+    assert not tab.locator("#effects").is_visible()
+    tab.close()

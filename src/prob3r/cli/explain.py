@@ -36,6 +36,9 @@ def explain(
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
     ply: Annotated[Path | None, typer.Option(help="Also both pointmaps.")] = None,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Also switch off every head in turn.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Explain a model's reconstruction of two photographs, in one HTML page."""
@@ -49,7 +52,7 @@ def explain(
         pair = Pair.from_folder(image1, network)
     else:
         raise Prob3rError("explain needs two photographs, or one folder with a pair.json.")
-    _explain(network, pair.to(device), model, probes, out, json_file, ply)
+    _explain(network, pair.to(device), model, probes, out, json_file, ply, heads)
 
 
 @app.command()
@@ -80,6 +83,7 @@ def _explain(
     out: Path,
     json_file: Path | None = None,
     ply: Path | None = None,
+    heads: bool = False,
 ) -> None:
     """Explain one pair and write what was asked for, the page last."""
     from prob3r.probes import check_backbone
@@ -88,7 +92,9 @@ def _explain(
     bank = bank_of(model, probes).to(pair.view1.image.device)
     check_backbone(bank, network)
     with progress() as report:
-        explanation = explain(network, pair, bank, model_name=model, progress=report)
+        explanation = explain(
+            network, pair, bank, model_name=model, head_effects=heads, progress=report
+        )
     for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):
         if path is not None:
             write(explanation, path)

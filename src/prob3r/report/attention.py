@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import log
+from math import log, nan
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,9 @@ class Head:
         agreement: Share of co-visible patches whose most attended patch is within one of where
             the model's own final pointmaps put them; NaN where none is co-visible.
         true_matches: The same with the true matches; NaN where they are not known.
+        rotation_effect: What switching the head off adds to the rotation error of view 2's pose,
+            in degrees; NaN where that was not asked for.
+        inner_shape_effect: The same for the inner-shape error.
     """
 
     block: int
@@ -43,6 +46,8 @@ class Head:
     sink_share: float
     agreement: float
     true_matches: float
+    rotation_effect: float = nan
+    inner_shape_effect: float = nan
 
     @property
     def words(self) -> str:

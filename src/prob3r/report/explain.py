@@ -13,6 +13,7 @@ from prob3r.geometry import patch_grid
 from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes.bank import ProbeBank
 from prob3r.report.attention import NAMES, heads_table, reductions, strongest
+from prob3r.report.effects import with_effects
 from prob3r.report.explanation import Explanation
 from prob3r.report.final import Cameras, Matches, reconstruction
 from prob3r.report.measurements import Measurements, Setting
@@ -35,6 +36,7 @@ def explain(
     bank: ProbeBank,
     *,
     model_name: str,
+    head_effects: bool = False,
     progress: Callable[[str, float], None] = _silent,
 ) -> Explanation:
     """Return what happens to a pair inside a model.
@@ -44,6 +46,7 @@ def explain(
         pair: A batch of one.
         bank: Probes of the model's decoders.
         model_name: What to call the model.
+        head_effects: Whether to switch off every head of view 2's cross-attention, one at a time.
         progress: Called with what is done next, and the share of the work that is behind.
 
     Raises:
@@ -79,6 +82,10 @@ def explain(
     progress("Reading the attention", 0.8)
     matches = Matches.of(pair, points[-1], cameras, patch)
     grids = patch_grid(*pair.view1.size, patch), patch_grid(*pair.view2.size, patch)
+    heads = heads_table(run, blocks, grids, matches.final, matches.true)
+    if head_effects:
+        what = "Switching off every head"
+        heads = with_effects(heads, model, pair, reference, lambda s: progress(what, 0.85 + s / 10))
     weights = fingerprint(model)
     measurements = Measurements(
         setting=Setting(
@@ -96,7 +103,7 @@ def explain(
         steps=steps,
         curves=curves,
         against=against,
-        heads=heads_table(run, blocks, grids, matches.final, matches.true),
+        heads=heads,
     )
     explanation = Explanation(
         measurements=measurements,

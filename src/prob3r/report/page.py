@@ -26,6 +26,7 @@ SCRIPTS = (
     "layers.js",
     "attention.js",
     "heads.js",
+    "effects.js",
     "main.js",
 )
 """In the order in which they need each other."""

@@ -38,7 +38,7 @@ class Sentence:
 
 def what_happened(m: Measurements) -> list[Sentence]:
     """Return what the numbers say about the way from two photographs to the output."""
-    return [*_cameras(m), *_pose(m), *_shape(m), *_roles(m), *_matching(m)]
+    return [*_cameras(m), *_pose(m), *_shape(m), *_roles(m), *_matching(m), *_switched_off(m)]
 
 
 def trust(m: Measurements) -> list[Sentence]:
@@ -176,6 +176,19 @@ def _matching(m: Measurements) -> Iterator[Sentence]:
             f"within one patch of it for {_percent(best.agreement)} of the patches that both views "
             f"see, where looking anywhere would give {_percent(final.chance)}.{extra}"
         )
+
+
+def _switched_off(m: Measurements) -> Iterator[Sentence]:
+    known = [head for head in m.heads if isfinite(head.rotation_effect)]
+    if not known:
+        return
+    pose = max(known, key=lambda head: abs(head.rotation_effect))
+    shape = max(known, key=lambda head: abs(head.inner_shape_effect))
+    yield Sentence(
+        f"Of the {len(known)} heads of view 2's cross-attention, switched off one at a time, "
+        f"{pose.words} changes the rotation error most ({_signed_degrees(pose.rotation_effect)}) "
+        f"and {shape.words} the inner-shape error ({_signed(shape.inner_shape_effect)})."
+    )
 
 
 def best_head(heads: list[Head]) -> Head | None:

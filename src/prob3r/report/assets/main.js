@@ -34,5 +34,6 @@ function bestBlock() {
   layers.say();
   new Attention(document.getElementById("looks"));
   heads(document.getElementById("heads"));
+  effects(document.getElementById("effects"));
   document.documentElement.dataset.ready = "";
 })();

@@ -1,0 +1,158 @@
+"""`prob3r sweep heads` and `prob3r means`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, progress, wide
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from prob3r.data import Pair
+    from prob3r.models import DUSt3R
+
+sweeps = typer.Typer(help="Cut parts out one at a time.", no_args_is_help=True)
+app.add_typer(sweeps, name="sweep")
+
+SHOWN = {
+    "rotation_error": "rotation error, degrees",
+    "translation_error": "translation error, degrees",
+    "inner_shape_error": "inner-shape error",
+    "pointmap_error2": "pointmap error of view 2",
+}
+
+Data = Annotated[str, typer.Option(help="rooms:test, rooms:train, or a folder of pairs.")]
+Count = Annotated[int, typer.Option(min=1, help="How many pairs of the data.")]
+
+
+@sweeps.command()
+def heads(
+    image1: Annotated[Path | None, typer.Argument(help="View 1, or a pair's folder.")] = None,
+    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
+    model: Model = DEFAULT_MODEL,
+    data: Annotated[str | None, typer.Option(help="In place of photographs: rooms:test, …")] = None,
+    pairs: Count = 32,
+    sites: Annotated[str, typer.Option(help="Attention sublayers.")] = "dec2.*.cross_attn",
+    mode: Annotated[
+        list[str] | None, typer.Option(help="zero, mean or resample; may be repeated.")
+    ] = None,
+    means: Annotated[Path | None, typer.Option(help="For mean: from `prob3r means`.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
+    device: Device = "cpu",
+) -> None:
+    """Switch off every head, one at a time, and measure what it does to pose and shape."""
+    from prob3r.edits import Means
+    from prob3r.models import load
+    from prob3r.studies.evaluation import write_rows
+    from prob3r.sweep import summarise, sweep_heads
+
+    network = load(model, device)
+    batches, count = _pairs(network, image1, image2, data, pairs, device)
+    modes = mode or ["zero"]
+    found = Means.load(means) if means else None
+    runs = len(modes) * count * _heads(network, sites)
+    with progress() as report:
+        table = summarise(
+            sweep_heads(
+                network,
+                batches,
+                sites,
+                modes,
+                found,
+                report=lambda done: report("Runs", done / runs),
+            )
+        )
+    for each in modes:
+        for metric, words in SHOWN.items():
+            rows = table[(table["mode"] == each) & (table.metric == metric)]
+            if not rows.empty:
+                print_heat_map(console, rows, f"{words}: effect of one head off ({each})")
+    if json_file is not None:
+        write_rows(table, json_file)
+
+
+@app.command()
+def means(
+    model: Model = DEFAULT_MODEL,
+    data: Data = "rooms:train",
+    pairs: Count = 512,
+    out: Out = Path("means.safetensors"),
+    device: Device = "cpu",
+) -> None:
+    """Take the mean output of every head over a data set, for `--mode mean`."""
+    from prob3r.data.source import batches, open_pairs
+    from prob3r.edits import head_means
+    from prob3r.models import load
+
+    network = load(model, device)
+    source = open_pairs(data, network, device)
+    total = min(pairs, len(source))
+    with progress() as report:
+        found = head_means(
+            network, batches(source, pairs, 32), lambda done: report("Pairs", done / total)
+        )
+    found.save(out)
+    console.print(Text(f"Wrote {out}, the means over {found.pairs} pairs"), soft_wrap=True)
+
+
+def print_heat_map(to: Console, rows: "pd.DataFrame", title: str) -> None:
+    """Print one metric's effects as a grid of blocks and heads, red where the error grows."""
+    pairs = int(rows.pairs.max())
+    what = "effect on this pair" if pairs == 1 else f"median over {pairs} pairs [95 % interval]"
+    grid = Table("sublayer", *(f"head {k}" for k in sorted(set(rows["head"]))), title=title)
+    known = (
+        f"without the edit {rows.clean.iloc[0]:.3g}" if rows.clean.any() else "no truth is known"
+    )
+    grid.caption = f"{what}; {known}"
+    strongest = rows.effect.abs().max() or 1.0
+    for site, cells in rows.groupby("site", sort=False):
+        grid.add_row(str(site), *(_cell(cell, pairs, strongest) for cell in cells.itertuples()))
+    wide(to).print(grid)
+
+
+def _cell(cell: object, pairs: int, strongest: float) -> Text:
+    effect, low, high = (float(getattr(cell, name)) for name in ("effect", "low", "high"))
+    text = f"{effect:+.3g}" if pairs == 1 else f"{effect:+.3g} [{low:+.2g}, {high:+.2g}]"
+    pale = round(255 * (1 - abs(effect) / strongest))
+    colour = f"rgb(255,{pale},{pale})" if effect > 0 else f"rgb({pale},{pale},255)"
+    dark = abs(effect) > 0.6 * strongest
+    return Text(text, Style.parse(f"{'white' if dark else 'black'} on {colour}"))
+
+
+def _pairs(
+    network: "DUSt3R",
+    image1: Path | None,
+    image2: Path | None,
+    data: str | None,
+    count: int,
+    device: str,
+) -> tuple["Iterator[Pair]", int]:
+    """Return batches of what was asked for, and how many pairs they hold."""
+    from prob3r.data import Pair
+    from prob3r.data.source import batches, open_pairs
+
+    if (image1 is None) == (data is None):
+        raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
+    if data is not None:
+        source = open_pairs(data, network, device)
+        return batches(source, count, 8), min(count, len(source))
+    assert image1 is not None
+    if image2 is not None:
+        return iter([Pair.from_images(image1, image2, network).to(device)]), 1
+    if not image1.is_dir():
+        raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
+    return iter([Pair.from_folder(image1, network).to(device)]), 1
+
+
+def _heads(network: "DUSt3R", sites: str) -> int:
+    from prob3r.edits.edit import attention_sites
+
+    return sum(network.heads(site) for site in attention_sites(network, sites))
