@@ -40,9 +40,20 @@ def opened(browser, explanation: Explanation, folder: Path, size=SIZES[0]):
     return tab, complaints
 
 
+SHOWN = """canvas => new Promise(done =>
+  requestAnimationFrame(() => requestAnimationFrame(() => done(canvas.toDataURL()))))"""
+
+
 def drawn(tab, selector: str) -> str:
+    """What a canvas shows once it has come to rest, on a machine however slow."""
     tab.wait_for_timeout(400)
-    return tab.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+    picture = tab.eval_on_selector(selector, SHOWN)
+    for _ in range(50):
+        before, picture = picture, tab.eval_on_selector(selector, SHOWN)
+        if picture == before:
+            return picture
+        tab.wait_for_timeout(100)
+    raise AssertionError(f"{selector} never came to rest.")
 
 
 def move(tab, step: int) -> None:
