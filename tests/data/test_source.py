@@ -13,8 +13,9 @@ from PIL import Image
 from prob3r.data import Pair, View
 from prob3r.data.cameras import PNP_PIXELS, camera2, intrinsics
 from prob3r.data.framing import Framing
+from prob3r.data.readers import CorruptError, Items
 from prob3r.data.rooms import Rooms
-from prob3r.data.source import Folders, batches, open_pairs
+from prob3r.data.source import Folders, Subset, batches, open_pairs, sample, select
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
 from prob3r.models import DUSt3R, DUSt3RConfig, random
@@ -48,6 +49,36 @@ class Numbers:
         self.asked.append(list(indices))
         view = View(torch.tensor(indices).float()[:, None, None, None].expand(-1, 3, 1, 1))
         return Pair(view, view)
+
+
+class Held:
+    """Pairs that are in memory."""
+
+    def __init__(self, pair: Pair):
+        self.pair = pair
+
+    def __len__(self) -> int:
+        return len(self.pair)
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        return self.pair[list(indices)]
+
+
+class Mixed(Items):
+    """Pairs read one by one, of several kinds, some of them corrupt."""
+
+    def __init__(self, kinds: Sequence[int], corrupt: Sequence[int] = ()):
+        self.kinds, self.corrupt = kinds, corrupt
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def read(self, index: int) -> Pair:
+        if index in self.corrupt:
+            raise CorruptError(f"item {index} is broken.")
+        image = torch.full((1, 3, 1, 1 + self.kinds[index] // 2), float(index))
+        intrinsics = torch.eye(3)[None] if self.kinds[index] % 2 else None
+        return Pair(View(image, intrinsics), View(image), (str(index),))
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -102,6 +133,118 @@ def test_batches_cover_the_first_pairs_evenly(there: int, wanted: int, size: int
 
 def test_a_lone_pair_is_left_over_by_no_batch() -> None:
     assert [len(pair) for pair in batches(Numbers(100), 33, 32)] == [17, 16]
+
+
+def test_no_pairs_give_no_batch() -> None:
+    assert list(batches(Subset(Numbers(3), []), 5, 2)) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 6))
+def test_the_pairs_of_a_batch_are_of_one_kind(kinds: list[int], size: int) -> None:
+    seen = list(batches(Mixed(kinds), len(kinds), size))
+    numbers = [[int(name) for name in pair.names] for pair in seen]
+    assert sorted(chain(*numbers)) == list(range(len(kinds)))
+    for pair, held in zip(seen, numbers, strict=True):
+        assert len({kinds[number] for number in held}) == 1
+        assert len(held) <= size
+        assert pair.view1.image[:, 0, 0, 0].tolist() == held
+        assert (pair.view1.intrinsics is not None) == (kinds[held[0]] % 2 == 1)
+
+
+def test_kinds_that_are_mixed_throughout_come_in_full_batches() -> None:
+    seen = [len(pair) for pair in batches(Mixed([0, 1] * 20), 40, 8)]
+    assert seen == [8, 8, 6, 6, 6, 6]
+
+
+def test_pairs_that_differ_make_no_batch() -> None:
+    with pytest.raises(Prob3rError, match="0, 1 differ in size or in what is known"):
+        Mixed([0, 1]).batch([0, 1])
+    assert Mixed([1, 0, 1]).batch([0, 2]).view1.intrinsics is not None
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_corrupt_item_is_skipped_and_named(
+    caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    seen = list(batches(Mixed([0] * 300, corrupt=[7, 40, 299]), 300, 64, workers=workers))
+    held = [int(name) for pair in seen for name in pair.names]
+    assert held == [i for i in range(300) if i not in (7, 40, 299)]
+    assert [record.message for record in caplog.records] == [
+        f"Skipped: item {i} is broken." for i in (7, 40, 299)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_in_a_hundred_corrupt_items_stop_a_run(workers: int) -> None:
+    some = batches(Mixed([0] * 299, corrupt=[0, 100, 200]), 299, 64, workers=workers)
+    with pytest.raises(Prob3rError, match=r"3 of 299 items are corrupt.*last was: item 200"):
+        list(some)
+    with pytest.raises(Prob3rError, match="1 of 99 items"):
+        select(Mixed([0] * 99, corrupt=[0]), workers=workers)
+
+
+def test_a_broken_folder_is_a_corrupt_item(model: DUSt3R, tmp_path: Path) -> None:
+    for name in "abc":
+        write_pair(tmp_path / name, 0)
+    (tmp_path / "b" / "2.png").write_bytes(b"")
+    pairs = open_pairs(str(tmp_path), model)
+    assert pairs.batch([0, 2]).names == ("a", "c")
+    with pytest.raises(CorruptError, match=r"2\.png"):
+        pairs.batch([1])
+    with pytest.raises(Prob3rError, match=r"1 of 3 items are corrupt.*2\.png"):
+        list(batches(pairs, 3, 3))
+
+
+@given(st.integers(1, 1000), st.integers(0, 50), st.integers(0, 3))
+def test_a_sample_is_drawn_once_for_a_seed(there: int, wanted: int, seed: int) -> None:
+    drawn = sample(Numbers(there), wanted, seed).indices
+    assert drawn == sample(Numbers(there), wanted, seed).indices
+    assert len(set(drawn)) == len(drawn) == min(there, wanted)
+    assert all(0 <= number < there for number in drawn)
+
+
+def test_samples_differ_by_seed_and_cover_evenly() -> None:
+    rooms = Rooms("test", size=(8, 8), compile=False)
+    assert sample(rooms, 5, 0).indices != sample(rooms, 5, 1).indices
+    assert sample(rooms, 5, 0)[2].names == (f"rooms/test/{sample(rooms, 5, 0).indices[2]}",)
+    spread = torch.tensor(sample(rooms, 2000, 0).indices).float() / len(rooms)
+    assert spread.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_subset_of_a_subset_asks_for_the_right_pairs() -> None:
+    numbers = Numbers(100)
+    subset = Subset(Subset(numbers, range(10, 100, 10)), [3, 0, 5])
+    assert len(subset) == 3
+    assert subset.batch([2, 0]).view1.image.flatten(1)[:, 0].tolist() == [60, 40]
+    assert [len(pair) for pair in batches(subset, 3, 2)] == [2, 1]
+    assert numbers.asked[-2:] == [[40, 10], [60]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pairs_are_selected_by_overlap_and_rotation(workers: int) -> None:
+    pair = Rooms("test", size=(16, 16), compile=False).batch(range(40))
+    rooms = Subset(Held(pair), range(40))
+    overlap, rotation = pair.overlap(), rotation_angle(pair.view2_to_view1[:, :3, :3])
+    wanted = (overlap > 0.3) & (overlap < 0.7) & (rotation > 20) & (rotation < 60)
+    assert 3 < wanted.sum() < 37
+    done: list[tuple[int, int]] = []
+    chosen = select(
+        rooms, (0.3, 0.7), (20, 60), workers=workers, report=lambda *at: done.append(at)
+    )
+    assert list(chosen.indices) == wanted.nonzero().flatten().tolist()
+    assert chosen.batch([0]).names == (pair.names[chosen.indices[0]],)
+    assert done == [(i + 1, 40) for i in range(40)]
+    assert len(select(chosen)) == len(chosen)
+
+
+def test_endless_pairs_are_sampled_before_they_are_selected() -> None:
+    with pytest.raises(Prob3rError, match="pairs are too many to look at each; take a sample"):
+        select(Rooms("test", size=(8, 8), compile=False))
+
+
+def test_rooms_for_a_framing_are_as_its_square_photographs() -> None:
+    assert open_pairs("rooms:test", Framing(64, "square")).batch([0]).view1.size == (64, 64)
+    assert open_pairs("rooms:test", Framing(64, "long")).batch([0]).view1.size == (48, 64)
 
 
 def test_cameras_are_read_off_true_pointmaps() -> None:

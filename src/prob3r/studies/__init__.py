@@ -1,5 +1,12 @@
-"""Studies: measurements over many pairs, each ending in a table."""
+"""Studies: measurements over many pairs, each with its controls and a verdict."""
+
+from collections.abc import Mapping
 
 from prob3r.studies.evaluation import evaluate
+from prob3r.studies.refinement import Refinement
+from prob3r.studies.study import Finding, Result, Study, Subject, conduct
 
-__all__ = ["evaluate"]
+STUDIES: Mapping[str, type[Study]] = {study.name: study for study in (Refinement,)}
+"""Every study by its name, in the order in which they are reported."""
+
+__all__ = ["STUDIES", "Finding", "Result", "Study", "Subject", "conduct", "evaluate"]

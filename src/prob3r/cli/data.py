@@ -1,0 +1,95 @@
+"""`prob3r data check`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from prob3r.cli.app import Out, app, console, progress
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from prob3r.data.check import Survey
+
+LONGER_SIDE = 320  # pixels, of the views on the sheet
+SHOWN = 5  # faults of a kind
+
+data = typer.Typer(help="Data sets on disk.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.callback()
+def _group() -> None:
+    """Keep `check` a command of its own, which a group of one would not."""
+
+
+@data.command()
+def check(
+    name: Annotated[
+        str, typer.Argument(help="LAYOUT:PATH, a folder of pairs, or a data set's path.")
+    ],
+    out: Out = Path("check.png"),
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs to read in full.")] = 128,
+    frames: Annotated[int, typer.Option(min=1, help="Of how many to look for the files.")] = 20_000,
+    rows: Annotated[int, typer.Option(min=1, help="How many pairs to draw.")] = 6,
+    near: Annotated[float | None, typer.Option(help="The nearest depth that makes sense.")] = None,
+    far: Annotated[float | None, typer.Option(help="The farthest depth that makes sense.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the pairs and frames chosen.")] = 0,
+) -> None:
+    """Look a data set over: what is there, what is wrong, and a sheet that shows conventions."""
+    from prob3r.data import Framing
+    from prob3r.data.check import draw_sheet, survey
+    from prob3r.data.readers import Reader
+    from prob3r.data.source import open_pairs
+    from prob3r.files import written
+
+    source = open_pairs(name, Framing(LONGER_SIDE, "long"), strict=False)
+    usual = source.depth_range if isinstance(source, Reader) else (0.0, float("inf"))
+    depth_range = usual[0] if near is None else near, usual[1] if far is None else far
+    with progress() as report:
+        found = survey(source, pairs, frames, depth_range=depth_range, seed=seed, report=report)
+    sheet = draw_sheet(name, source, found, rows)
+    with written(out) as path:
+        sheet.save(path, format="PNG")
+    print_survey(console, name, found)
+    console.print(Text(f"Wrote {out}"), soft_wrap=True)
+    if not found.usable:
+        raise Prob3rError(
+            f"{name} cannot be used as it is: {found.faulty_frames} of {found.asked_frames} frames "
+            f"and {found.faulty_pairs} of {found.asked} pairs have faults, and a run stops at more "
+            "than 1%."
+        )
+
+
+def print_survey(to: Console, name: str, found: "Survey") -> None:
+    """Print what there is, what is wrong, and how the pairs overlap."""
+    table = Table("", "", title=name, show_header=False)
+    if found.frames:
+        table.add_row("scenes", str(found.scenes))
+        looked = f"{found.asked_frames} looked at, {found.faulty_frames} with faults"
+        table.add_row("frames", f"{found.frames}, {looked}")
+    read = f"{found.asked} read in full, {found.faulty_pairs} with faults"
+    table.add_row("pairs", f"{found.pairs}, {read}")
+    if found.looks:
+        nearest = min(look.depth[0] for look in found.looks)
+        farthest = max(look.depth[2] for look in found.looks)
+        table.add_row("depth", f"{nearest:.3g} to {farthest:.3g}")
+        table.add_row("rotation", f"{found.median('rotation'):.0f}° (median)")
+        table.add_row("baseline", f"{found.median('baseline'):.2g} of the depth (median)")
+        table.add_row("agreement of colours", f"{found.median('agreement'):.2f} (median)")
+        counts = found.histogram()
+        for number, count in enumerate(counts):
+            label = f"overlap {number / 10:.1f} to {(number + 1) / 10:.1f}"
+            table.add_row(label, f"{count:4d} {'█' * round(30 * count / max(counts))}")
+    to.print(table)
+    if found.doubt:
+        to.print(Text(found.doubt, style="red"), soft_wrap=True)
+    for kind, sentences in found.faults.items():
+        to.print(Text(f"{kind}: {len(sentences)}", style="red"))
+        for sentence in sentences[:SHOWN]:
+            to.print(Text(f"  {sentence}"), soft_wrap=True)
+        if len(sentences) > SHOWN:
+            to.print(Text(f"  and {len(sentences) - SHOWN} more"))

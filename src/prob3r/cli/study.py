@@ -1,0 +1,79 @@
+"""`prob3r study`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, bank_of, console, progress, wide
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from prob3r.studies import Result, Subject
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="A study's name, or all.")] = "all",
+    model: Model = DEFAULT_MODEL,
+    data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
+    pairs: Annotated[int, typer.Option(min=2, help="How many pairs.")] = 512,
+    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
+    device: Device = "cpu",
+) -> None:
+    """Put the claims to a model, with their controls; the same command goes on after a stop."""
+    from prob3r.data.source import open_pairs
+    from prob3r.studies import STUDIES, conduct
+
+    if name != "all" and name not in STUDIES:
+        raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
+    subject = _subject(model, device)
+    source = open_pairs(data, subject.model, device)
+    for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
+        with progress() as report:
+            result = conduct(
+                each(),
+                subject,
+                source,
+                pairs,
+                out,
+                data,
+                lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
+            )
+        _print(result, each.title)
+        console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
+
+
+def _subject(model: str, device: str) -> "Subject":
+    """Return a model with all the probes that are shipped for it."""
+    from prob3r.models import load, random
+    from prob3r.probes import check_backbone
+    from prob3r.probes.files import KINDS
+    from prob3r.studies import Subject
+
+    network = load(model, device)
+    banks = {}
+    for kind in KINDS:
+        try:
+            banks[kind] = bank_of(model, kind).to(device)
+        except Prob3rError:  # the study says which it needs
+            continue
+    untrained = random(network).to(device)
+    for kind, bank in banks.items():
+        check_backbone(bank, untrained if kind == "random" else network)
+    return Subject(network, model, banks, untrained if "random" in banks else None)
+
+
+def _print(result: "Result", title: str) -> None:
+    table = Table("claim", "verdict", "effect [95 % interval]", "controls", title=title)
+    for finding in result.findings:
+        effect = f"{finding.effect:.3g} [{finding.low:.3g}, {finding.high:.3g}] {finding.unit}"
+        table.add_row(
+            f"{finding.claim}: {finding.statement}",
+            finding.verdict,
+            f"{effect}, {finding.pairs} pairs",
+            finding.control,
+        )
+    wide(console).print(table)

@@ -1,0 +1,100 @@
+"""How figures look: at the width of a paper's column, colour-blind safe, with their units."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 7.0  # inches: the widths of one column and of a page
+
+COLOURS = {
+    "all": "#1f2933",
+    "easy": "#0072b2",
+    "hard": "#d55e00",
+    "self_attn": "#009e73",
+    "cross_attn": "#aa4499",
+    "mlp": "#7d8790",
+    "control": "#9aa5b1",
+}
+"""What each colour means, in every figure."""
+
+LABELS = {
+    "rotation_error": "rotation error (degrees)",
+    "translation_error": "translation error (degrees)",
+    "scale_error": "scale error, |log s|",
+    "inner_shape_error": "inner-shape error",
+    "pointmap_error": "pointmap error",
+}
+
+_STYLE: Any = {
+    "font.size": 7.5,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,
+}
+
+
+@contextmanager
+def figure(
+    rows: int = 1, columns: int = 1, width: float = COLUMN, height: float = 2.2
+) -> "Iterator[tuple[Figure, list[Axes]]]":
+    """Give a figure and its axes, row by row, drawn without any display.
+
+    Args:
+        rows: Of axes.
+        columns: Of axes.
+        width: Of the figure, in inches.
+        height: Of one row, in inches.
+
+    Raises:
+        Prob3rError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Prob3rError(
+            "Figures need matplotlib; install it with `pip install prob3r[studies]`."
+        ) from error
+    with mpl.rc_context(_STYLE):
+        drawn = Figure(figsize=(width, height * rows))
+        yield drawn, list(drawn.subplots(rows, columns, squeeze=False).flat)
+
+
+def band(
+    axes: "Axes",
+    x: Sequence[float],
+    middle: Tensor,
+    low: Tensor,
+    high: Tensor,
+    colour: str,
+    label: str = "",
+    style: str = "-",
+) -> None:
+    """Draw a curve with its interval."""
+    middle, low, high = (torch.as_tensor(t).cpu() for t in (middle, low, high))
+    axes.plot(x, middle, style, color=colour, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def block_axis(axes: "Axes", sites: Sequence[str]) -> None:
+    """Label an axis of sites with the decoder's blocks, a tick at each block's end."""
+    ends = [i for i, site in enumerate(sites) if site.endswith(".mlp")]
+    axes.set_xticks(ends, [sites[i].split(".")[1] for i in ends])
+    axes.set_xlabel("end of decoder block")

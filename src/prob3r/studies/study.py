@@ -1,0 +1,236 @@
+"""What every study is: a measurement of each pair, and what all of them together say.
+
+To write a study, copy a file such as `refinement.py`: say what is asked and by what rule it is
+answered in the docstring, measure one batch of pairs in `measure`, answer in `findings`, and show
+the numbers in `figures`. `conduct` does the rest: strata, progress, resuming, files.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import pandas as pd
+import torch
+
+from prob3r.data.pair import Pair
+from prob3r.data.source import Pairs, batches
+from prob3r.errors import Prob3rError
+from prob3r.files import make_folder, written
+from prob3r.models import DUSt3R, fingerprint
+from prob3r.probes import ProbeBank
+from prob3r.studies.evaluation import strata
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Verdict = Literal["supported", "not supported", "mixed"]
+
+STRATA = ("all", "easy", "hard")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study looks into.
+
+    Attributes:
+        model: The model.
+        name: What to call it.
+        banks: Probes by kind: `mlp`, and the controls `random` and `encoder`.
+        untrained: The backbone of random weights that the `random` probes belong to.
+    """
+
+    model: DUSt3R
+    name: str
+    banks: Mapping[str, ProbeBank] = field(default_factory=dict)
+    untrained: DUSt3R | None = None
+
+    def bank(self, kind: str = "mlp") -> ProbeBank:
+        """Return the probes of a kind; raise Prob3rError if there are none."""
+        if kind not in self.banks:
+            raise Prob3rError(
+                f"This study needs '{kind}' probes of {self.name}; train them with `prob3r train "
+                f"probes --kind {kind}`."
+            )
+        return self.banks[kind]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer, and what it rests on.
+
+    Attributes:
+        claim: Number of the claim, such as `C1`.
+        statement: What was asked, as a statement that can be false.
+        verdict: By the rule in the study's docstring.
+        effect: The number that the verdict rests on.
+        low: Lower end of its 95 % bootstrap interval over pairs.
+        high: Upper end.
+        unit: Of the three.
+        control: What the controls did.
+        pairs: How many pairs it rests on.
+    """
+
+    claim: str
+    statement: str
+    verdict: Verdict
+    effect: float
+    low: float
+    high: float
+    unit: str
+    control: str
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study came to, for one model and data set.
+
+    Attributes:
+        study: The study's name.
+        model: The model's name.
+        data: The name of the pairs.
+        findings: Its answers.
+        table: Every measurement, one row each.
+    """
+
+    study: str
+    model: str
+    data: str
+    findings: list[Finding]
+    table: pd.DataFrame
+
+
+class Study(ABC):
+    """A question put to a model over many pairs.
+
+    Attributes:
+        name: One word, which its folder is called.
+        title: What it is about, in a few words.
+        batch: Pairs at a time.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    batch: ClassVar[int] = 16
+
+    @abstractmethod
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return measurements of a batch, one row each.
+
+        The column `pair` holds the pair's place in the batch. Rows without one belong to none.
+        """
+
+    @abstractmethod
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers that all measurements give, by the rule in the docstring.
+
+        Args:
+            table: The rows of all batches, with `pair` counted over all of them, and the columns
+                `easy` and `hard` for the stratum of the pair.
+        """
+
+    @abstractmethod
+    def figures(self, table: pd.DataFrame) -> dict[str, "Figure"]:
+        """Return what there is to see, by name."""
+
+
+def conduct(
+    study: Study,
+    subject: Subject,
+    pairs: Pairs,
+    count: int,
+    folder: Path,
+    data: str,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Measure, answer and draw, or go on with a study that was stopped at any moment.
+
+    Args:
+        study: The question.
+        subject: What to put it to.
+        pairs: Over what; with the full truth.
+        count: How many of the pairs.
+        folder: Gets `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
+        data: The pairs' name.
+        report: Called with the number of pairs done and the number to do.
+
+    Raises:
+        Prob3rError: The folder holds a study of something else, or cannot be written.
+    """
+    home = folder / study.name
+    parts = home / "parts"
+    make_folder(parts)
+    total = min(count, len(pairs))
+    about = {
+        "study": study.name,
+        "model": subject.name,
+        "weights": fingerprint(subject.model),
+        "data": data,
+        "pairs": total,
+        "batch": study.batch,
+    }
+    _claim(home / "study.json", about)
+    tables, done = [], 0
+    for number, pair in enumerate(batches(pairs, count, study.batch)):
+        path = parts / f"{number:05d}.parquet"
+        if not path.exists():
+            part = _measured(study, subject, pair, done)
+            with written(path) as temporary:
+                part.to_parquet(temporary)
+        tables.append(pd.read_parquet(path))
+        done += len(pair)
+        report(done, total)
+    table = pd.concat(tables, ignore_index=True)
+    result = Result(study.name, subject.name, data, study.findings(table), table)
+    _write(result, study, home, about)
+    return result
+
+
+def _claim(path: Path, about: dict[str, object]) -> None:
+    """Write what a folder is about, or raise Prob3rError if it is about something else."""
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Prob3rError(f"{path} is damaged; delete it or give a new folder.") from error
+        if found != about:
+            known = found.keys() if isinstance(found, dict) else ()
+            differs = next((k for k in about if k not in known or found[k] != about[k]), "study")
+            raise Prob3rError(
+                f"{path.parent} holds a study that differs in its {differs}; give a new folder."
+            )
+        return
+    with written(path) as temporary:
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _measured(study: Study, subject: Subject, pair: Pair, first: int) -> pd.DataFrame:
+    """Return a batch's rows with the pairs' numbers over all batches, and their strata."""
+    pair = pair.to(next(subject.model.parameters()).device)
+    with torch.no_grad():
+        table = study.measure(subject, pair)
+        easy, hard = (mask.cpu().numpy() for mask in strata(pair))
+    rows = table.pair.to_numpy()
+    return table.assign(pair=rows + first, easy=easy[rows], hard=hard[rows])
+
+
+def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -> None:
+    with written(home / "table.parquet") as path:
+        result.table.to_parquet(path)
+    with written(home / "table.csv") as path:
+        result.table.to_csv(path, index=False, float_format="%.6g")
+    answers = about | {"title": study.title, "findings": [asdict(f) for f in result.findings]}
+    with written(home / "findings.json") as path:
+        path.write_text(json.dumps(answers, indent=1, allow_nan=True), encoding="utf-8")
+    for name, figure in study.figures(result.table).items():
+        for suffix in ("png", "pdf"):
+            with written(home / f"{name}.{suffix}") as path:
+                figure.savefig(path, dpi=200)
+
+
+def stratum(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of a stratum: `all`, `easy` or `hard`."""
+    return table if name == "all" else table[table[name]]
