@@ -14,20 +14,22 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     books = Path(str(files("prob3r.data") / "pairs" / "books"))
     shutil.copy(books / "view1.jpg", tmp_path / "a.jpg")
     shutil.copy(books / "view2.jpg", tmp_path / "b.jpg")
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in blocks:
+        exec(compile(code, "README.md", "exec"), names)
     out, points, confidence = names["out"], names["points"], names["confidence"]
     assert isinstance(points, torch.Tensor)
     assert isinstance(confidence, torch.Tensor)
     assert points.shape == out.points[1].shape  # type: ignore[attr-defined]
     assert confidence.shape == out.confidence[1].shape  # type: ignore[attr-defined]
     assert points.isfinite().all()
+    assert set(names["effects"].variant) == {"no sinks", "no matches"}  # type: ignore[attr-defined]
 
 
 def test_links_lead_somewhere() -> None:

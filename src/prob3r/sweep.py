@@ -2,9 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from prob3r.models import DUSt3R, Output
 from prob3r.replay import Replay, first_block, repeat
 from prob3r.sites import Site
 from prob3r.trace import HEADS, trace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Variants = Mapping[Any, Sequence[Edit]]
 """Edits by the variant's name, a string or a tuple of what tells it from the others."""
@@ -35,7 +37,7 @@ def sweep(
     *,
     memory: int = MEMORY,
     report: Callable[[int], None] = lambda done: None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Run every variant over every pair and measure what it changes.
 
     What comes before the first edited block runs once for a pair; variants that start at the same
@@ -57,6 +59,8 @@ def sweep(
         Prob3rError: There is no variant or no pair; or an edit does not fit or touches nothing,
             which is found before anything runs over the batch.
     """
+    import pandas as pd  # takes long, and `import prob3r` should not
+
     measure, tables, first, done = metrics or errors_of, [], 0, 0
     for pair in [pairs] if isinstance(pairs, Pair) else pairs:
         chosen = variants(pair) if callable(variants) else variants
@@ -91,7 +95,7 @@ def sweep_heads(
     modes: Sequence[str] = ("zero",),
     means: Means | None = None,
     **others: Any,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Switch off every head of some attention sublayers, one at a time; see `sweep`.
 
     Args:
@@ -108,6 +112,8 @@ def sweep_heads(
     Raises:
         Prob3rError: The pattern matches nothing, or a mode lacks what it needs.
     """
+    import pandas as pd
+
     names = [site.removesuffix(".probs") for site in attention_sites(model, sites)]
     heads = [Head(s, k, mode) for mode in modes for s in names for k in range(model.heads(s))]
 
@@ -129,7 +135,7 @@ def sweep_heads(
     return pd.concat([what, table], axis=1)
 
 
-def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     """Return the median effect over pairs of every variant and metric, with its interval.
 
     Args:
@@ -141,6 +147,8 @@ def summarise(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         95 % bootstrap interval over pairs, the median `value` and `clean`, and the number of
         `pairs` for which there is an effect.
     """
+    import pandas as pd
+
     generator = torch.Generator().manual_seed(seed)
     keys = [name for name in table if name not in ("pair", "value", "clean", "effect")]
     rows = []
@@ -186,8 +194,10 @@ def _by_first_block(variants: Variants, setting: Setting) -> list[list[Hashable]
 
 def _measured(
     replay: Replay, variants: Variants, names: Sequence[Hashable], measure: Metric
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return the rows of variants that run as one batch."""
+    import pandas as pd
+
     pair, output = replay.pair, replay.clean.output
     assert output is not None  # a replay always has it
     count = len(variants)
