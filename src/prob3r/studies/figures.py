@@ -79,7 +79,7 @@ def figure(
 
 def band(
     axes: "Axes",
-    x: Sequence[float],
+    x: Sequence[int | float],
     middle: Tensor,
     low: Tensor,
     high: Tensor,

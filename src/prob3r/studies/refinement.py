@@ -28,18 +28,15 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.geometry import Interval, median
-from prob3r.models import DUSt3R
-from prob3r.probes import ProbeBank
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
+from prob3r.studies.sites import METRICS, decode_sites, site_errors
 from prob3r.studies.statistics import interval, medians, resampled, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
-from prob3r.trace import trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METRICS = tuple(LABELS)
 HALF, SETTLED = "half", "settled"
 
 
@@ -51,13 +48,15 @@ class Refinement(Study):
 
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
         """Return every error of both views at every site of the model and of the controls."""
-        parts = [_errors(subject.model, subject.bank(), pair).assign(source="model")]
+        sources = {"model": (subject.model, subject.bank())}
         if subject.untrained is not None:
-            random = _errors(subject.untrained, subject.bank("random"), pair)
-            parts.append(random.assign(source="random"))
+            sources["random"] = subject.untrained, subject.bank("random")
         if "encoder" in subject.banks:
-            encoder = _errors(subject.model, subject.bank("encoder"), pair)
-            parts.append(encoder.assign(source="encoder"))
+            sources["encoder"] = subject.model, subject.bank("encoder")
+        parts = [
+            site_errors(decode_sites(model, bank, pair), pair).assign(source=source)
+            for source, (model, bank) in sources.items()
+        ]
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -110,23 +109,6 @@ def reached(
     # The site after the last one above the bar; the last site itself is never above it.
     after = (above * torch.arange(1, values.shape[-1] + 1)).amax(-1)
     return blocks[after.clamp_max(values.shape[-1] - 1)].double()
-
-
-def _errors(model: DUSt3R, bank: ProbeBank, pair: Pair) -> pd.DataFrame:
-    """Return every error at every site of a bank of which both views have one."""
-    run = trace(model, pair, bank.sites, output=False)
-    parts = []
-    for site in (s for s in bank.sites if Site.parse(s).view == 2):
-        twin = site.replace("2.", "1.", 1)
-        errors = pair.errors_of((bank.decode(run[twin]).points, bank.decode(run[site]).points))
-        found = errors._asdict()
-        for metric, values in found.items():
-            name = metric.rstrip("12")
-            if name in METRICS:
-                view = 1 if metric == "pointmap_error1" else 2
-                rows = {"pair": range(len(pair)), "site": site, "view": view, "metric": name}
-                parts.append(pd.DataFrame(rows | {"value": values.cpu().numpy()}))
-    return pd.concat(parts, ignore_index=True)
 
 
 def _blocks(sites: list[str]) -> Int[Tensor, " s"]:

@@ -1,6 +1,7 @@
 """Statistics over pairs that several studies share."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +14,7 @@ DRAWS = 1000
 _ELEMENTS = 2**24  # values drawn at once, which bounds the memory
 
 
-def wide(table: pd.DataFrame, columns: str, value: str = "value") -> tuple[list[str], Tensor]:
+def wide(table: pd.DataFrame, columns: str, value: str = "value") -> tuple[list[Any], Tensor]:
     """Return a long table as one row a pair and one column for each value of `columns`.
 
     Returns:

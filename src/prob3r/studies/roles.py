@@ -1,0 +1,320 @@
+"""C2, roles: what do self-attention, cross-attention and the MLP each do to view 2's geometry?
+
+The effect of a sublayer on an error is the error of the probe's pointmap after it less that before
+it, pair by pair, added up over the blocks for each kind. Its displacement field is how far it
+moves the mean point of every patch, split into patches that view 1 sees too (co-visible) and
+others: its size, its alignment (the cosine with the direction to the true position), and the
+share of its energy that the best rigid motion explains. The control is the same model with the
+view 1 of another pair.
+
+Rules, for the median over pairs with 95 % bootstrap intervals:
+
+- *Cross-attention moves patches of view 2 towards their matches*: supported if its alignment on
+  co-visible patches, averaged over blocks, is above zero and above that of the control, both
+  intervals excluding zero; not supported if the first is not above zero; else mixed.
+- *Self-attention restores view 2's inner shape*: supported if its effect on the inner-shape error
+  is below zero and below that of both other kinds, all intervals excluding zero; not supported if
+  it is not below zero; else mixed.
+- *Self-attention helps most where cross-attention could not*: supported if self-attention lowers
+  the distance to the true position more on patches that are not co-visible than on co-visible
+  ones, the interval of the difference excluding zero; not supported if it excludes zero on the
+  other side; else mixed.
+- *Self-attention lowers the pointmap error the most*: supported if its effect on the pointmap
+  error is below that of both other kinds, intervals excluding zero; not supported if it is above
+  that of one of them so; else mixed.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.data.pair import Pair
+from prob3r.geometry import Interval, align, median, normalise, patchify
+from prob3r.sites import Site
+from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
+from prob3r.studies.sites import METRICS, decode_sites, site_errors
+from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+KINDS = ("self_attn", "cross_attn", "mlp")
+FIELD_LABELS = {
+    "size": "displacement (pair's unit)",
+    "alignment": "cosine with way to truth",
+    "approach": "change of distance to truth",
+}
+WORDS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "mlp": "MLP"}
+
+
+class Field(NamedTuple):
+    """A sublayer's displacement of every patch's mean point, in the pair's unit.
+
+    Attributes:
+        start: Where the points are before it.
+        move: How far it moves them.
+        target: Where they truly are.
+        known: Patches whose true position is known.
+    """
+
+    start: Float[Tensor, "b n 3"]
+    move: Float[Tensor, "b n 3"]
+    target: Float[Tensor, "b n 3"]
+    known: Bool[Tensor, "b n"]
+
+    def size(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """Return the mean length of the displacements."""
+        return _mean(self.move.norm(dim=-1), where & self.known)
+
+    def alignment(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """Return the mean cosine between displacements and the direction to the truth."""
+        cosine = torch.cosine_similarity(self.move, self.target - self.start, dim=-1)
+        return _mean(cosine, where & self.known)
+
+    def approach(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """Return the mean change of the distance to the true position; below zero is nearer."""
+        before = (self.target - self.start).norm(dim=-1)
+        after = (self.target - self.start - self.move).norm(dim=-1)
+        return _mean(after - before, where & self.known)
+
+    def rigid_share(self) -> Float[Tensor, " b"]:
+        """Return the share of the field's energy that the best rigid motion explains."""
+        weights = self.known.to(self.move)
+        end = self.start + self.move
+        left = align(self.start, end, weights, scale=False).apply(self.start) - end
+        energy = (self.move.square().sum(-1) * weights).sum(-1)
+        return 1 - (left.square().sum(-1) * weights).sum(-1) / energy
+
+
+class Roles(Study):
+    """C2: the effect of every sublayer, and the displacement field that it causes."""
+
+    name = "roles"
+    title = "Sublayers have roles"
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return the effects and the fields of view 2's sublayers, and of the control."""
+        patch = subject.model.config.patch
+        points = decode_sites(subject.model, subject.bank(), pair)
+        parts = [_effects(site_errors(points, pair)), _fields(points, pair, patch, "model")]
+        if len(pair) > 1:
+            others = replace(pair, view1=replace(pair.view1, image=pair.view1.image.roll(1, 0)))
+            shuffled = decode_sites(subject.model, subject.bank(), others)
+            parts.append(_fields(shuffled, pair, patch, "shuffled"))
+        return pd.concat(parts, ignore_index=True)
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers to the four questions of C2."""
+        return [_towards_matches(table), _shape(table), _elsewhere(table), _most(table)]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return the effect of every kind on every error, and the fields block by block."""
+        with figure(1, len(METRICS), PAGE, 1.9) as (effects, axes):
+            for axis, metric in zip(axes, METRICS, strict=True):
+                for place, kind in enumerate(KINDS):
+                    found = _median(per_pair(table, f"effect on {metric}", kind, total=True))
+                    reach = [[found.value - found.low], [found.high - found.value]]
+                    axis.bar(place, found.value, color=COLOURS[kind])
+                    axis.errorbar(place, found.value, reach, color=COLOURS["all"], lw=0.8)
+                axis.axhline(0, color=COLOURS["all"], lw=0.6)
+                axis.set_xticks(range(len(KINDS)), ["self", "cross", "MLP"])
+                axis.set_title(LABELS[metric], fontsize=6.5)
+            axes[0].set_ylabel("change over all blocks")
+        with figure(1, 3, PAGE, 2.5) as (moves, axes):
+            for axis, name in zip(axes, ("size", "alignment", "approach"), strict=True):
+                for kind in KINDS:
+                    for where, style in (("co-visible", "-"), ("other", ":")):
+                        chosen = (table.metric == f"{name}, {where}") & (table.kind == kind)
+                        rows = table[chosen & (table.source == "model")]
+                        blocks, values = wide(rows, "block")
+                        label = f"{WORDS[kind]}, {where}"
+                        curve = medians(values)
+                        band(axis, blocks, *curve, COLOURS[kind], label, style)
+                axis.axhline(0, color=COLOURS["all"], lw=0.6)
+                axis.set_xlabel("decoder block")
+                axis.set_ylabel(FIELD_LABELS[name])
+            handles, labels = axes[0].get_legend_handles_labels()
+            moves.legend(handles, labels, loc="outside lower center", ncols=3)
+        return {"effects": effects, "fields": moves}
+
+
+def _effects(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return the change of every error of view 2 across every sublayer."""
+    view2 = errors[errors.view == 2]
+    values = view2.pivot(index=["pair", "metric"], columns="site", values="value")
+    sites = list(dict.fromkeys(view2.site))
+    changes = values[sites].diff(axis=1)[sites[1:]].stack(future_stack=True)
+    table = changes.rename("value").reset_index()
+    return _described(table.assign(source="model", metric="effect on " + table.metric))
+
+
+def _fields(points: dict[str, Tensor], pair: Pair, patch: int, source: str) -> pd.DataFrame:
+    """Return what the displacement field of every sublayer of view 2 is like."""
+    seen = pair.patch_matches(patch).visible
+    parts = []
+    for site, field in fields(points, pair, patch).items():
+        values = {"rigid share": field.rigid_share()}
+        for where, mask in (("co-visible", seen), ("other", ~seen)):
+            values[f"size, {where}"] = field.size(mask)
+            values[f"alignment, {where}"] = field.alignment(mask)
+            values[f"approach, {where}"] = field.approach(mask)
+        rows = {"pair": range(len(pair)), "site": site, "source": source}
+        parts += [
+            pd.DataFrame(rows | {"metric": metric, "value": found.cpu().numpy()})
+            for metric, found in values.items()
+        ]
+    return _described(pd.concat(parts, ignore_index=True))
+
+
+def fields(points: dict[str, Float[Tensor, "b h w 3"]], pair: Pair, patch: int) -> dict[str, Field]:
+    """Return the displacement field of every sublayer of view 2 that has a site before it."""
+    known = patchify(pair.valid[1][..., None].float(), patch)[..., 0].mean(-1) > 0.5
+    target = _means(normalise(pair.points, pair.valid)[1], pair.valid[1], patch)
+    sites = [site for site in points if Site.parse(site).view == 2]
+    means = [_means(points[site], torch.ones_like(pair.valid[1]), patch) for site in sites]
+    return {
+        site: Field(before, after - before, target, known)
+        for site, before, after in zip(sites[1:], means, means[1:], strict=False)
+    }
+
+
+def _means(
+    points: Float[Tensor, "b h w 3"], valid: Bool[Tensor, "b h w"], patch: int
+) -> Float[Tensor, "b n 3"]:
+    """Return the mean point of every patch, over its valid pixels."""
+    weights = patchify(valid[..., None].to(points), patch)
+    total = patchify(points.masked_fill(~valid[..., None], 0), patch).sum(2)
+    return total / weights.sum(2).clamp_min(1)
+
+
+def _described(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the block and the kind of each site's sublayer."""
+    sites = [Site.parse(site) for site in table.site]
+    return table.assign(block=[s.block for s in sites], kind=[s.sublayer for s in sites])
+
+
+def per_pair(
+    table: pd.DataFrame, metric: str, kind: str, source: str = "model", total: bool = False
+) -> Float[Tensor, " n"]:
+    """Return a metric of one kind of sublayer for each pair, over the blocks.
+
+    Args:
+        table: The study's rows.
+        metric: Which.
+        kind: `self_attn`, `cross_attn` or `mlp`.
+        source: `model` or `shuffled`.
+        total: Whether to add the blocks up, rather than to take their mean.
+    """
+    chosen = (table.metric == metric) & (table.kind == kind) & (table.source == source)
+    _, values = wide(table[chosen], "block")
+    return values.sum(1) if total else values.nanmean(1)
+
+
+def _median(values: Float[Tensor, " n"]) -> Interval:
+    return interval(median(values), resampled(values[:, None])[:, 0])
+
+
+def _towards_matches(table: pd.DataFrame) -> Finding:
+    metric = "alignment, co-visible"
+    true = per_pair(table, metric, "cross_attn")
+    effect = _median(true)
+    shuffled = per_pair(table, metric, "cross_attn", "shuffled")
+    more = _median(true - shuffled)
+    verdict: Verdict = "mixed"
+    if effect.low > 0 and more.low > 0:
+        verdict = "supported"
+    elif effect.low <= 0:
+        verdict = "not supported"
+    others = ", ".join(
+        f"{WORDS[kind]} {_said(_median(per_pair(table, metric, kind)))}"
+        for kind in ("self_attn", "mlp")
+    )
+    return Finding(
+        "C2",
+        "Cross-attention moves patches of view 2 towards their matches",
+        verdict,
+        *effect,
+        unit="cosine with the direction to the truth, co-visible patches",
+        control=f"view 1 shuffled {_said(_median(shuffled))}; {others}",
+        pairs=len(true),
+    )
+
+
+def _shape(table: pd.DataFrame) -> Finding:
+    return _lowest(
+        table,
+        "inner_shape_error",
+        "Self-attention restores view 2's inner shape",
+        needs_fall=True,
+    )
+
+
+def _most(table: pd.DataFrame) -> Finding:
+    return _lowest(
+        table,
+        "pointmap_error",
+        "Self-attention lowers view 2's pointmap error the most",
+        needs_fall=False,
+    )
+
+
+def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) -> Finding:
+    """Return whether self-attention's effect is below that of both other kinds."""
+    effects = {k: per_pair(table, f"effect on {metric}", k, total=True) for k in KINDS}
+    own = _median(effects["self_attn"])
+    gaps = [_median(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
+    fails = own.high >= 0 if needs_fall else any(gap.low > 0 for gap in gaps)
+    verdict: Verdict = "mixed"
+    if all(gap.high < 0 for gap in gaps) and own.high < 0:
+        verdict = "supported"
+    elif fails:
+        verdict = "not supported"
+    others = ", ".join(f"{WORDS[k]} {_said(_median(effects[k]))}" for k in KINDS[1:])
+    return Finding(
+        "C2",
+        statement,
+        verdict,
+        *own,
+        unit=f"change of the {metric.replace('_', ' ')} over all blocks",
+        control=f"the other kinds: {others}",
+        pairs=len(effects["self_attn"]),
+    )
+
+
+def _elsewhere(table: pd.DataFrame) -> Finding:
+    seen, other = (
+        per_pair(table, f"approach, {where}", "self_attn", total=True)
+        for where in ("co-visible", "other")
+    )
+    gap = _median(other - seen)
+    verdict: Verdict = "supported" if gap.high < 0 else "not supported" if gap.low > 0 else "mixed"
+    cross = [
+        _said(_median(per_pair(table, f"approach, {where}", "cross_attn", total=True)))
+        for where in ("co-visible", "other")
+    ]
+    return Finding(
+        "C2",
+        "Self-attention helps most where cross-attention could not",
+        verdict,
+        *gap,
+        unit="change of the distance to the truth, other patches less co-visible ones",
+        control=f"self-attention: co-visible {_said(_median(seen))}, "
+        f"other {_said(_median(other))}; "
+        f"cross-attention: co-visible {cross[0]}, other {cross[1]}",
+        pairs=len(seen),
+    )
+
+
+def _said(found: Interval) -> str:
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _mean(values: Float[Tensor, "b n"], where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """Return the mean over the patches that count; NaN where none does."""
+    total: Tensor = values.masked_fill(~where, 0).sum(-1)
+    return total / where.sum(-1)

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from prob3r.data import Pair
+from prob3r.data.rooms import Rooms
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R, DUSt3RConfig, random
+from prob3r.studies.figures import figure
+from prob3r.studies.study import Finding, Study, Subject, conduct
+
+CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
+
+
+class Depths(Study):
+    """The mean depth of view 1: as small as a study can be."""
+
+    name = "depths"
+    title = "How deep rooms are"
+    batch = 2
+
+    def __init__(self) -> None:
+        self.measured: list[str] = []
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        self.measured += pair.names
+        depth = pair.view1.depth
+        assert depth is not None
+        return pd.DataFrame({"pair": range(len(pair)), "value": depth.mean((1, 2)).numpy()})
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        mean = float(table.value.mean())
+        return [Finding("C0", "Rooms are deep", "mixed", mean, mean, mean, "m", "none", len(table))]
+
+    def figures(self, table):  # type: ignore[no-untyped-def]
+        with figure() as (drawn, axes):
+            axes[0].plot(table.value)
+        return {"depth": drawn}
+
+
+@pytest.fixture(scope="module")
+def model() -> DUSt3R:
+    return random(CONFIG, seed=1)
+
+
+@pytest.fixture(scope="module")
+def rooms() -> Rooms:
+    return Rooms("test", (32, 32), compile=False)
+
+
+def test_a_study_leaves_its_table_its_findings_and_its_figures(
+    model: DUSt3R, rooms: Rooms, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    result = conduct(
+        Depths(), Subject(model, "m"), rooms, 5, tmp_path, "rooms:test", lambda *s: told.append(s)
+    )
+    home = tmp_path / "depths"
+    assert told[-1] == (5, 5)
+    assert result.table.pair.tolist() == list(range(5))
+    assert {"easy", "hard"} <= set(result.table)
+    pd.testing.assert_frame_equal(pd.read_parquet(home / "table.parquet"), result.table)
+    assert len(pd.read_csv(home / "table.csv")) == 5
+    saved = json.loads((home / "findings.json").read_text())
+    assert saved["model"] == "m"
+    assert saved["findings"][0]["effect"] == pytest.approx(result.table.value.mean())
+    assert (home / "depth.png").stat().st_size > 1000
+    assert (home / "depth.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_stopped_study_measures_only_what_is_left(
+    model: DUSt3R, rooms: Rooms, tmp_path: Path
+) -> None:
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stopped
+
+    subject = Subject(model, "m")
+    with pytest.raises(Stopped):
+        conduct(Depths(), subject, rooms, 4, tmp_path, "rooms:test", stop)
+    again, whole = Depths(), Depths()
+    result = conduct(again, subject, rooms, 4, tmp_path, "rooms:test")
+    assert again.measured == ["rooms/test/2", "rooms/test/3"]
+    unbroken = conduct(whole, subject, rooms, 4, tmp_path / "other", "rooms:test")
+    pd.testing.assert_frame_equal(result.table, unbroken.table)
+
+
+def test_a_folder_holds_one_study_of_one_thing(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
+    conduct(Depths(), Subject(model, "m"), rooms, 2, tmp_path, "rooms:test")
+    for subject, count, data, differs in (
+        (Subject(random(CONFIG, seed=2), "m"), 2, "rooms:test", "weights"),
+        (Subject(model, "m"), 3, "rooms:test", "pairs"),
+        (Subject(model, "m"), 2, "rooms:validation", "data"),
+    ):
+        with pytest.raises(Prob3rError, match=f"differs in its {differs}"):
+            conduct(Depths(), subject, rooms, count, tmp_path, data)
+    (tmp_path / "depths" / "study.json").write_text("{")
+    with pytest.raises(Prob3rError, match="is damaged"):
+        conduct(Depths(), Subject(model, "m"), rooms, 2, tmp_path, "rooms:test")
+
+
+def test_a_study_says_which_probes_it_lacks(model: DUSt3R) -> None:
+    with pytest.raises(Prob3rError, match="needs 'mlp' probes of m"):
+        Subject(model, "m").bank()
+
+
+def test_the_strata_are_those_of_the_pairs(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
+    table = conduct(Depths(), Subject(model, "m"), rooms, 12, tmp_path, "rooms:test").table
+    batch = rooms.batch(range(12))
+    overlap = batch.overlap()
+    turned = torch.rad2deg(
+        torch.acos(
+            ((batch.view2_to_view1[:, :3, :3].diagonal(0, 1, 2).sum(1) - 1) / 2).clamp(-1, 1)
+        )
+    )
+    assert table.easy.tolist() == ((overlap > 0.5) & (turned < 40)).tolist()
+    assert table.hard.tolist() == ((overlap < 0.3) | (turned > 60)).tolist()
