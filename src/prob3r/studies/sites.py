@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.models import DUSt3R
-from prob3r.probes import ProbeBank
+from prob3r.probes import SiteReader
 from prob3r.sites import Site
 from prob3r.trace import trace
 
@@ -21,7 +21,9 @@ METRICS = (
 )
 
 
-def decode_sites(model: DUSt3R, bank: ProbeBank, pair: Pair) -> dict[str, Float[Tensor, "b h w 3"]]:
+def decode_sites(
+    model: DUSt3R, bank: SiteReader, pair: Pair
+) -> dict[str, Float[Tensor, "b h w 3"]]:
     """Return the pointmap that each of a bank's probes reads off one run."""
     run = trace(model, pair, bank.sites, output=False)
     return {site: bank.decode(run[site]).points for site in bank.sites}

@@ -20,7 +20,7 @@ from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
 from prob3r.files import make_folder, written
 from prob3r.models import DUSt3R, fingerprint
-from prob3r.probes import ProbeBank
+from prob3r.probes import SiteReader
 from prob3r.studies.evaluation import strata
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Subject:
 
     model: DUSt3R
     name: str
-    banks: Mapping[str, ProbeBank] = field(default_factory=dict)
+    banks: Mapping[str, SiteReader] = field(default_factory=dict)
     untrained: DUSt3R | None = None
 
-    def bank(self, kind: str = "mlp") -> ProbeBank:
+    def bank(self, kind: str = "mlp") -> SiteReader:
         """Return the probes of a kind; raise Prob3rError if there are none."""
         if kind not in self.banks:
             raise Prob3rError(

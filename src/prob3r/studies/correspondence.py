@@ -1,0 +1,332 @@
+"""C4, correspondence: does cross-attention match patches, and does geometry rest on it?
+
+View 2's cross-attention is read as matching: of every co-visible patch, is the patch of view 1
+that it attends to most within one patch of the true match (PCK@1)? So are the nearest neighbours
+of features (by cosine) and of the probes' points (in 3D) at every site. The control shows the
+model the view 1 of another pair and asks for the same matches: what a head finds then, it finds
+by place alone. A *correspondence head* is one whose median PCK@1 has an interval above everything
+that its control reaches in any bootstrap draw.
+
+To see whether geometry rests on the matches, one block's cross-attention (of all heads, at the
+co-visible patches) is replaced by the true matches (`oracle`) or by the matches of other patches
+(`scrambled`), and the model runs on.
+
+Rules, for medians over pairs with 95 % bootstrap intervals:
+
+- *Cross-attention aligns matching patches*: supported if there are correspondence heads in at
+  least half of the blocks; not supported if there is none; else mixed.
+- *Matches and geometry are refined together*: over the blocks of a pair, the change of PCK@1 (mean
+  of heads) is correlated with the fall of the pointmap error. Supported if this correlation is
+  above that with another pair's falls, the interval of the difference excluding zero; not
+  supported if the interval is below zero; else mixed.
+- *Geometry rests on the matches*: supported if scrambled matches in the most sensitive block raise
+  the rotation error more than oracle matches do there, the interval of the difference excluding
+  zero; not supported if no block has such an interval; mixed if oracle matches raise it, too.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.data.pair import Pair
+from prob3r.edits import Attention, Edit
+from prob3r.geometry import (
+    PatchMatches,
+    cycle_consistency,
+    end_point_error,
+    median,
+    patch_grid,
+    patchify,
+    pck,
+)
+from prob3r.sites import Site
+from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.sites import site_errors, twins
+from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.sweep import sweep
+from prob3r.trace import REDUCTIONS, Reduction, Trace, trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MEAN = "mean"
+"""The mean of a block's heads, which stands beside them as one more."""
+
+_READ = {
+    **REDUCTIONS,
+    "mean_argmax": Reduction(lambda probs: probs.mean(1, keepdim=True).argmax(-1)),
+}
+
+
+class Correspondence(Study):
+    """C4: matches of heads, features and probes, block by block, and what hangs on them."""
+
+    name = "correspondence"
+    title = "Geometry rests on correspondences"
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return matches of every head, nearest neighbours of every site, and interventions."""
+        model, bank = subject.model, subject.bank()
+        patch = model.config.patch
+        matches = pair.patch_matches(patch)
+        names = [f"dec?.*.cross_attn.{name}" for name in ("argmax", "mean_argmax", "entropy")]
+        run = trace(model, pair, [*names, *bank.sites], output=False, reductions=_READ)
+        points = {site: bank.decode(run[site]).points for site in bank.sites}
+        errors = site_errors(points, pair)
+        parts = [
+            _heads(run, pair, matches, patch, "model"),
+            _neighbours(run, points, pair, matches, patch),
+            errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
+            _interventions(subject, pair, matches),
+        ]
+        if len(pair) > 1:
+            others = replace(pair, view1=replace(pair.view1, image=pair.view1.image.roll(1, 0)))
+            shuffled = trace(model, others, names, output=False, reductions=_READ)
+            parts.append(_heads(shuffled, pair, matches, patch, "shuffled"))
+        return pd.concat(parts, ignore_index=True)
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers to the three questions of C4."""
+        return [_aligned(table), _together(table), _rests(table)]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return match accuracy by block and site, and what replaced matches do."""
+        with figure(1, 3, PAGE, 2.4) as (drawn, axes):
+            _draw_heads(axes[0], table)
+            _draw_neighbours(axes[1], table)
+            _draw_interventions(axes[2], table)
+        return {"matches": drawn}
+
+
+def head_matches(
+    table: pd.DataFrame, source: str = "model", metric: str = "pck@1"
+) -> tuple[list[tuple[int, str]], Float[Tensor, "n s"]]:
+    """Return every head of view 2 as (block, head), and a metric of it, one row a pair."""
+    rows = table[(table.metric == metric) & (table.source == source)]
+    named = rows.assign(key=rows.block.astype(int).astype(str) + " " + rows["head"].astype(str))
+    keys, values = wide(named, "key")
+    return [(int(key.split()[0]), key.split()[1]) for key in keys], values
+
+
+def correspondence_heads(table: pd.DataFrame) -> list[tuple[int, str]]:
+    """Return the heads that match better than their control ever does; means are left out."""
+    heads, values = head_matches(table)
+    twins_, control = head_matches(table, "shuffled")
+    order = [twins_.index(head) for head in heads]
+    _, low, _ = medians(values)
+    reach = resampled(control[:, order]).nan_to_num(0).amax(0)
+    return [
+        head
+        for head, least, most in zip(heads, low.tolist(), reach.tolist(), strict=True)
+        if head[1] != MEAN and least > most
+    ]
+
+
+def _heads(run: Trace, pair: Pair, matches: PatchMatches, patch: int, source: str) -> pd.DataFrame:
+    """Return how each head of view 2's cross-attention matches, and the mean of each block's."""
+    grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
+    blocks = sorted(
+        {Site.parse(site.rpartition(".")[0]).block or 0 for site in run if "argmax" in site}
+    )
+    parts = []
+    for block in blocks:
+        looks = torch.cat(
+            [run[f"dec2.{block}.cross_attn.{name}"] for name in ("argmax", "mean_argmax")], 1
+        )
+        back = run[f"dec1.{block}.cross_attn.mean_argmax"].expand(-1, looks.shape[1], -1)
+        values = {
+            "pck@1": pck(looks, matches.match, matches.visible, grid1),
+            "end-point error": end_point_error(looks, matches.match, matches.visible, grid1),
+            "cycle consistency": cycle_consistency(looks, back, grid2, matches.visible),
+            "entropy": run[f"dec2.{block}.cross_attn.entropy"].mean(-1),
+        }
+        for metric, found in values.items():
+            for head, column in enumerate(found.unbind(1)):
+                name = MEAN if head == looks.shape[1] - 1 else str(head)
+                rows = {"pair": range(len(pair)), "block": block, "head": name, "source": source}
+                part = pd.DataFrame(rows | {"metric": metric, "value": column.cpu().numpy()})
+                parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _neighbours(
+    run: Trace, points: dict[str, Tensor], pair: Pair, matches: PatchMatches, patch: int
+) -> pd.DataFrame:
+    """Return how nearest neighbours of features, and of points in 3D, match at every site."""
+    grid1 = patch_grid(*pair.view1.size, patch)
+    parts = []
+    for first, second in twins(points):
+        tokens = [torch.nn.functional.normalize(run[site], dim=-1) for site in (first, second)]
+        centres = [patchify(points[site], patch).mean(2) for site in (first, second)]
+        nearest = {
+            "features": (tokens[1] @ tokens[0].mT).argmax(-1),
+            "points": torch.cdist(centres[1], centres[0]).argmin(-1),
+        }
+        for what, found in nearest.items():
+            values = pck(found, matches.match, matches.visible, grid1).cpu().numpy()
+            rows = {"pair": range(len(pair)), "site": second, "metric": f"pck@1 of {what}"}
+            parts.append(pd.DataFrame(rows | {"source": "model", "value": values}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _interventions(subject: Subject, pair: Pair, matches: PatchMatches) -> pd.DataFrame:
+    """Return what true and scrambled matches in one block's cross-attention do to view 2."""
+    config = subject.model.config
+    keys = pair.view1.size[0] * pair.view1.size[1] // config.patch**2
+    generator = torch.Generator().manual_seed(0)
+    variants: dict[tuple[str, int], list[Edit]] = {}
+    for block in range(config.dec_depth):
+        site = f"dec2.{block}.cross_attn"
+        scrambled = Attention.scrambled(site, matches, keys, generator)
+        variants["oracle", block] = [Attention.oracle(site, matches, keys)]
+        variants["scrambled", block] = [scrambled]
+    numbered = replace(pair, names=())
+    effects = sweep(subject.model, numbered, variants)
+    chosen = effects[effects.metric.isin(("rotation_error", "pointmap_error2"))]
+    return pd.DataFrame(
+        {
+            "pair": chosen.pair.to_numpy(),
+            "block": [block for _, block in chosen.variant],
+            "source": [kind for kind, _ in chosen.variant],
+            "metric": "effect on " + chosen.metric.str.rstrip("2"),
+            "value": chosen.effect.to_numpy(),
+        }
+    )
+
+
+def _aligned(table: pd.DataFrame) -> Finding:
+    heads, values = head_matches(table)
+    found = correspondence_heads(table)
+    blocks = {block for block, _ in heads}
+    with_some = {block for block, _ in found}
+    verdict: Verdict = "mixed"
+    if not found:
+        verdict = "not supported"
+    elif len(with_some) >= len(blocks) / 2:
+        verdict = "supported"
+    _, control = head_matches(table, "shuffled")
+    best = int(median(values.T).argmax())
+    effect = interval(median(values[:, best]), resampled(values[:, [best]])[:, 0])
+    block, head = heads[best]
+    words = "the mean" if head == MEAN else f"head {head}"
+    return Finding(
+        "C4",
+        f"Cross-attention aligns matching patches: {len(found)} correspondence heads, in "
+        f"{len(with_some)} of {len(blocks)} blocks",
+        verdict,
+        *effect,
+        unit=f"PCK@1 of the best, {words} of block {block}",
+        control=f"no head does better than {float(median(control.T).max()):.3f} with view 1 "
+        "shuffled",
+        pairs=len(values),
+    )
+
+
+def _together(table: pd.DataFrame) -> Finding:
+    heads, values = head_matches(table)
+    means = [i for i, (_, head) in enumerate(heads) if head == MEAN]
+    errors = table[(table.metric == "pointmap_error") & (table.source == "model")]
+    sites, curve = wide(errors, "site")
+    ends = [i for i, site in enumerate(sites) if site.endswith(".mlp")]
+    better = values[:, means].diff(dim=1)
+    falls = -curve[:, ends].diff(dim=1)
+    own, other = _correlation(better, falls), _correlation(better, falls.roll(1, 0))
+    gap = interval(median(own - other), resampled((own - other)[:, None])[:, 0])
+    verdict: Verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
+    return Finding(
+        "C4",
+        "Within a pair, matches and geometry get better at the same blocks",
+        verdict,
+        *gap,
+        unit="correlation over blocks, less that with another pair's geometry",
+        control=f"correlation {float(median(own)):+.2f} within pairs, {float(median(other)):+.2f} "
+        "between them",
+        pairs=int((~own.isnan()).sum()),
+    )
+
+
+def _rests(table: pd.DataFrame) -> Finding:
+    metric = "effect on rotation_error"
+    blocks, oracle = _effects(table, "oracle", metric)
+    _, scrambled = _effects(table, "scrambled", metric)
+    _, low, _ = medians(scrambled - oracle)
+    worst = int(median((scrambled - oracle).T).argmax())
+    gap = scrambled[:, worst] - oracle[:, worst]
+    effect = interval(median(gap), resampled(gap[:, None])[:, 0])
+    helped = interval(median(oracle[:, worst]), resampled(oracle[:, [worst]])[:, 0])
+    verdict: Verdict = "mixed"
+    if not (low > 0).any():
+        verdict = "not supported"
+    elif effect.low > 0 and helped.low <= 0:
+        verdict = "supported"
+    return Finding(
+        "C4",
+        f"Geometry rests on the matches, most of all in block {blocks[worst]}",
+        verdict,
+        *effect,
+        unit="degrees of rotation error, scrambled less oracle matches",
+        control=f"oracle matches there change it by {helped.value:+.2f} [{helped.low:+.2f}, "
+        f"{helped.high:+.2f}] degrees",
+        pairs=len(gap),
+    )
+
+
+def _effects(table: pd.DataFrame, source: str, metric: str) -> tuple[list[int], Tensor]:
+    blocks, values = wide(table[(table.source == source) & (table.metric == metric)], "block")
+    return [int(block) for block in blocks], values
+
+
+def _correlation(one: Float[Tensor, "n s"], other: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
+    """Return Pearson's correlation of each row; NaN where a row does not vary."""
+    one, other = (rows - rows.mean(1, keepdim=True) for rows in (one, other))
+    return (one * other).sum(1) / (one.square().sum(1) * other.square().sum(1)).sqrt()
+
+
+def _draw_heads(axis: "Axes", table: pd.DataFrame) -> None:
+    heads, values = head_matches(table)
+    _, control = head_matches(table, "shuffled")
+    blocks = [block for block, _ in heads]
+    axis.scatter(blocks, median(values.T), s=9, color=COLOURS["cross_attn"], label="a head")
+    axis.scatter(blocks, median(control.T), s=9, color=COLOURS["control"], label="view 1 shuffled")
+    mean = [i for i, (_, head) in enumerate(heads) if head == MEAN]
+    curve = medians(values[:, mean])
+    places = [blocks[i] for i in mean]
+    band(axis, places, *curve, COLOURS["cross_attn"], "mean of heads")
+    axis.set_xlabel("decoder block")
+    axis.set_ylabel("PCK@1 of cross-attention")
+    _leave_room(axis)
+    axis.legend()
+
+
+def _draw_neighbours(axis: "Axes", table: pd.DataFrame) -> None:
+    for what, colour in (("features", COLOURS["easy"]), ("points", COLOURS["hard"])):
+        sites, values = wide(table[table.metric == f"pck@1 of {what}"], "site")
+        label = {"features": "nearest features", "points": "nearest probe points"}[what]
+        band(axis, range(len(sites)), *medians(values), colour, label)
+        block_axis(axis, sites)
+    axis.set_ylabel("PCK@1 of nearest neighbours")
+    _leave_room(axis)
+    axis.legend()
+
+
+def _draw_interventions(axis: "Axes", table: pd.DataFrame) -> None:
+    colours = {"oracle": COLOURS["easy"], "scrambled": COLOURS["hard"]}
+    for source, colour in colours.items():
+        blocks, values = _effects(table, source, "effect on rotation_error")
+        band(axis, blocks, *medians(values), colour, f"{source} matches")
+    axis.axhline(0, color=COLOURS["all"], lw=0.6)
+    axis.set_xlabel("block whose matches are replaced")
+    axis.set_ylabel("change of rotation error (degrees)")
+    axis.legend()
+
+
+def _leave_room(axis: "Axes") -> None:
+    """Show shares from 0 to 1, with room for a legend above them."""
+    axis.set_ylim(0, 1.3)
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
