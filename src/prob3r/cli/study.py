@@ -30,8 +30,9 @@ def study(
     if name != "all" and name not in STUDIES:
         raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
     subject = _subject(model, device)
-    source = open_pairs(data, subject.model, device)
     for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
+        asked = each.data or data
+        source = open_pairs(asked, subject.model, device)
         with progress() as report:
             result = conduct(
                 each(),
@@ -39,7 +40,7 @@ def study(
                 source,
                 pairs,
                 out,
-                data,
+                asked,
                 lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
             )
         _print(result, each.title)

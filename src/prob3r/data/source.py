@@ -111,7 +111,8 @@ def open_pairs(
     """Return the pairs that a name stands for, at the size that a model takes.
 
     Args:
-        name: `rooms:train`, `rooms:validation` or `rooms:test`; `LAYOUT:PATH` with a layout of
+        name: `rooms:train`, `rooms:validation` or `rooms:test`; the same with `lookalikes`, rooms
+            that hold copies of one object; `LAYOUT:PATH` with a layout of
             `prob3r.data.readers`; or a path: of a folder of pairs, or of a data set whose layout
             shows by itself.
         model: What the pairs are for.
@@ -122,11 +123,12 @@ def open_pairs(
         Prob3rError: The name stands for nothing.
     """
     layout, _, rest = name.partition(":")
-    if layout == "rooms" and rest in SPLITS:
-        return Rooms(rest, size=_room_size(model), device=device, compile=False)
+    if layout in ("rooms", "lookalikes") and rest in SPLITS:
+        alike = layout == "lookalikes"
+        return Rooms(rest, _room_size(model), alike, device=device, compile=False)
     if layout in READERS:
         return READERS[layout](rest, model, strict=strict)
-    if layout == "rooms" or not Path(name).exists():
+    if layout in ("rooms", "lookalikes") or not Path(name).exists():
         raise Prob3rError(
             f"There are no pairs '{name}': give rooms:train, rooms:validation, rooms:test, the "
             f"path of a folder with a pair.json, or LAYOUT:PATH with a layout of "

@@ -109,11 +109,13 @@ class Study(ABC):
     Attributes:
         name: One word, which its folder is called.
         title: What it is about, in a few words.
+        data: Name of the pairs that the question needs, if it needs pairs of its own.
         batch: Pairs at a time.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    data: ClassVar[str | None] = None
     batch: ClassVar[int] = 16
 
     @abstractmethod

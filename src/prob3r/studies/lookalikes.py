@@ -1,0 +1,178 @@
+"""C4, look-alikes: do matches go from semantic to geometric over the blocks?
+
+Every scene holds two or three copies of one object, alike in shape and texture and apart in space.
+For patches of view 2 on one copy, with that copy and another in view 1: what share of the
+attention on copies falls on the right one? This *preference* is held against `chance`, the right
+copy's share of the copies' patches. Attention that goes by looks alone has the preference of
+chance; attention that knows the 3D point has 1. The nearest features (by cosine) at every site are
+asked the same.
+
+Rule, for the median over pairs with 95 % bootstrap intervals, for the mean of a block's heads:
+
+- *Matches go from semantic to geometric*: supported if the preference of the last block is above
+  chance and above that of the first block, both intervals excluding zero; not supported if the
+  last is not above chance, or is below the first so; else mixed.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prob3r.data.pair import Pair
+from prob3r.data.rooms import Rooms
+from prob3r.geometry import Interval, median
+from prob3r.sites import Site
+from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.sites import twins
+from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.trace import Reduction, trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MEAN = {"mean": Reduction(lambda probs: probs.mean(1, keepdim=True))}
+
+
+class Copies(NamedTuple):
+    """Which patches of view 1 show the object that a patch of view 2 shows, and which a copy.
+
+    Attributes:
+        right: The same object.
+        wrong: Another copy of it.
+    """
+
+    right: Bool[Tensor, "b n m"]
+    wrong: Bool[Tensor, "b n m"]
+
+    @classmethod
+    def of(cls, pair: Pair, prototypes: Int[Tensor, "b k"], patch: int) -> "Copies":
+        """Return the copies of a batch, by the labels of the patches' central pixels."""
+        labels1, labels2 = (_centres(view.labels, patch) for view in (pair.view1, pair.view2))
+        kinds = torch.nn.functional.pad(prototypes, (1, 0), value=-1)  # label 0 is no object
+        kind1, kind2 = (
+            kinds.gather(1, labels.clamp(0, kinds.shape[1] - 1).long())
+            for labels in (labels1, labels2)
+        )
+        same = labels2[:, :, None] == labels1[:, None]
+        alike = (kind2[:, :, None] == kind1[:, None]) & (kind2[:, :, None] >= 0)
+        right, wrong = alike & same, alike & ~same
+        both = right.any(-1, keepdim=True) & wrong.any(-1, keepdim=True)
+        return cls(right & both, wrong & both)
+
+    def preference(self, mass: Float[Tensor, "b n m"]) -> Float[Tensor, " b"]:
+        """Return the share of the mass on copies that is on the right one, mean over patches.
+
+        NaN for a pair without such patches.
+        """
+        right, wrong = ((mass * mask).sum(-1) for mask in self)
+        asked = self.right.any(-1)
+        share = right / (right + wrong).clamp_min(torch.finfo(mass.dtype).tiny)
+        total: Tensor = (share * asked).sum(-1)
+        return total / asked.sum(-1)
+
+
+class LookAlikes(Study):
+    """C4: attention on the right one of several objects that look alike."""
+
+    name = "look-alikes"
+    title = "Matches go from semantic to geometric"
+    data = "lookalikes:test"
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return the preference of every block's attention, of features, and of chance."""
+        model = subject.model
+        numbers = [int(name.rpartition("/")[2]) for name in pair.names]
+        prototypes = Rooms("test", lookalikes=True).prototypes(numbers)
+        copies = Copies.of(pair, prototypes.to(pair.view1.image.device), model.config.patch)
+        sites = [site for site in model.sites() if site.startswith("dec")]
+        run = trace(model, pair, ["dec2.*.cross_attn.mean", *sites], output=False, reductions=_MEAN)
+        found = {"chance": {"dec2.embed": copies.preference((copies.right | copies.wrong).float())}}
+        found["attention"] = {
+            site: copies.preference(probs[:, 0])
+            for site, probs in run.items()
+            if site.endswith(".mean")
+        }
+        found["features"] = {
+            second: copies.preference(_nearest(run[first], run[second], copies))
+            for first, second in twins(dict.fromkeys(sites))
+        }
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "pair": range(len(pair)),
+                    "metric": what,
+                    "site": site.removesuffix(".mean"),
+                    "value": values.cpu().numpy(),
+                }
+            )
+            for what, by_site in found.items()
+            for site, values in by_site.items()
+        )
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answer."""
+        _, values = wide(table[table.metric == "attention"], "site")
+        _, chance = wide(table[table.metric == "chance"], "site")
+        first, last = (_median(values[:, [i]] - chance) for i in (0, -1))
+        gap = _median(values[:, [-1]] - values[:, [0]])
+        verdict: Verdict = "mixed"
+        if last.low > 0 and gap.low > 0:
+            verdict = "supported"
+        elif last.low <= 0 or gap.high < 0:
+            verdict = "not supported"
+        curve = ", ".join(f"{share:.2f}" for share in median(values.T).tolist())
+        return [
+            Finding(
+                "C4",
+                "Of objects that look alike, later blocks pick the right one",
+                verdict,
+                *gap,
+                unit="share of attention on the right copy, last block less first",
+                control=f"over chance ({float(median(chance[:, 0])):.2f}): first block "
+                f"{first.value:+.2f} [{first.low:+.2f}, {first.high:+.2f}], last "
+                f"{last.value:+.2f} [{last.low:+.2f}, {last.high:+.2f}]; by block {curve}",
+                pairs=int((~values[:, 0].isnan()).sum()),
+            )
+        ]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return the preference by block and by site."""
+        _, chance = wide(table[table.metric == "chance"], "site")
+        level = float(median(chance[:, 0]))
+        with figure(1, 2, PAGE, 2.2) as (drawn, axes):
+            sites, values = wide(table[table.metric == "attention"], "site")
+            blocks = [Site.parse(site).block or 0 for site in sites]
+            band(axes[0], blocks, *medians(values), COLOURS["cross_attn"], "mean of heads")
+            axes[0].set_xlabel("decoder block")
+            axes[0].set_ylabel("attention on the right copy")
+            sites, values = wide(table[table.metric == "features"], "site")
+            band(axes[1], range(len(sites)), *medians(values), COLOURS["easy"], "nearest feature")
+            block_axis(axes[1], sites)
+            axes[1].set_ylabel("nearest feature on the right copy")
+            for axis in axes:
+                axis.axhline(level, color=COLOURS["control"], ls=":", label="chance")
+                axis.set_ylim(0, 1)
+                axis.legend()
+        return {"preference": drawn}
+
+
+def _nearest(
+    one: Float[Tensor, "b m d"], two: Float[Tensor, "b n d"], copies: Copies
+) -> Float[Tensor, "b n m"]:
+    """Return 1 at the copy's patch whose feature is nearest to each patch of view 2."""
+    one, two = (torch.nn.functional.normalize(t, dim=-1) for t in (one, two))
+    like = (two @ one.mT).masked_fill(~(copies.right | copies.wrong), -torch.inf)
+    return torch.nn.functional.one_hot(like.argmax(-1), like.shape[-1]).to(like)
+
+
+def _centres(labels: Int[Tensor, "b h w"] | None, patch: int) -> Int[Tensor, "b n"]:
+    assert labels is not None  # rooms always have them
+    return labels[:, patch // 2 :: patch, patch // 2 :: patch].flatten(1)
+
+
+def _median(values: Float[Tensor, "n 1"]) -> Interval:
+    return interval(median(values[:, 0]), resampled(values)[:, 0])
