@@ -32,16 +32,13 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{count} pairs of {side}x{side} on {device}, {torch.get_num_threads()} threads")
     for samples in (1, 2):
-        plain, compiled = (
-            pairs_per_second(
-                Rooms("train", (side, side), device=device, compile=c, samples=samples), count
-            )
-            for c in (False, True)
-        )
-        print(
-            f"samples={samples}: plain {plain:.0f}, compiled {compiled:.0f} pairs/s, "
-            f"ratio {compiled / plain:.1f}"
-        )
+        speeds = []
+        for compiled in (True, False):
+            rooms = Rooms("train", (side, side), device=device, compile=compiled, samples=samples)
+            speeds.append(pairs_per_second(rooms, count))
+            name = "compiled" if compiled else "plain"
+            print(f"samples={samples}: {name} {speeds[-1]:.0f} pairs/s", flush=True)
+        print(f"samples={samples}: ratio {speeds[0] / speeds[1]:.1f}", flush=True)
 
 
 if __name__ == "__main__":

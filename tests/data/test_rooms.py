@@ -11,6 +11,7 @@ from PIL import Image
 
 from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms, contact_sheet
+from prob3r.data.rooms import dataset as dataset_module
 from prob3r.data.rooms import render as render_module
 from prob3r.data.rooms.atlas import EDGE, read_atlas, read_texel
 from prob3r.data.rooms.cameras import FOV, MARGIN, clearance, look_at
@@ -25,7 +26,7 @@ from prob3r.data.rooms.rays import (
 from prob3r.data.rooms.scene import OBJECTS
 from prob3r.data.rooms.textures import hash_cells, hsv_to_rgb, value_noise
 from prob3r.errors import Prob3rError
-from prob3r.geometry import overlap, pixel_matches, rotation_between
+from prob3r.geometry import pixel_matches, rotation_between
 
 SIZE = (32, 32)
 COUNT = 256
@@ -243,13 +244,7 @@ def test_visible_points_have_the_same_label_in_view_1():
 def test_sight_lines_agree_with_depth_comparison():
     rooms = Rooms("test", (96, 96), compile=False)
     pairs, cast = rooms.batch(range(16)), rooms.visible_in_1(range(16))
-    compared = pixel_matches(
-        pairs.points[1],
-        pairs.valid[1],
-        pairs.view1.depth,
-        pairs.valid[0],
-        pairs.view1.intrinsics,
-    )
+    compared = pixel_matches(pairs.match_truth)
     both = cast.visible & compared.visible
     torch.testing.assert_close(cast.pixels[both], compared.pixels[both], atol=1e-2, rtol=0)
     assert (cast.visible == compared.visible).float().mean() > 0.985
@@ -260,9 +255,7 @@ def test_pairs_are_hard_but_not_hopeless(rooms, pairs):
     assert 40 <= rotation.median() <= 60
     assert rotation.min() < 10
     assert rotation.max() > 80
-    share = overlap(
-        pairs.points[1], pairs.valid[1], pairs.view1.depth, pairs.valid[0], pairs.view1.intrinsics
-    )
+    share = pairs.overlap()
     visible = rooms.visible_in_1(range(COUNT)).visible.float().mean(dim=(1, 2))
     for values in (share, visible):
         assert 0.4 <= values.median() <= 0.5
@@ -383,6 +376,18 @@ def test_batches_of_any_size_run_at_the_compiled_one(monkeypatch, pairs):
         assert len(batch) == count
         torch.testing.assert_close(batch.view2.depth, pairs.view2.depth[:count], atol=1e-4, rtol=0)
     assert seen == [4] * 10  # geometry and colour of 1 + 1 + 3 chunks
+
+
+def test_compiled_chunks_are_small_on_a_cpu(monkeypatch, pairs):
+    monkeypatch.setattr(render_module, "_compiled", lambda function: function)
+    monkeypatch.setattr(dataset_module, "CACHED", 3 * 2 * 32 * 32 + 5)
+    rooms = Rooms("test", SIZE)
+    batch = rooms.batch(range(8))
+    assert rooms.chunk == 3
+    assert torch.equal(batch.view1.labels, pairs.view1.labels[:8])
+    wide = Rooms("test", (32, 512))
+    wide.batch(range(2))
+    assert wide.chunk == 1
 
 
 def test_the_contact_sheet_shows_four_tiles_a_pair(pairs):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.data.rooms.draws import Draws
-from prob3r.data.rooms.rays import Vector, first_hit, is_sky
+from prob3r.data.rooms.rays import Vector, blocked, components, first_surface, is_sky
 from prob3r.data.rooms.scene import OBJECTS, WALLS, Scene
 
 CANDIDATES = 8
@@ -115,23 +115,22 @@ def _score(
     """
     eye = poses[..., :3, 3]
     ray = _grid(slope, poses, 1)
-    hit = first_hit(scene, eye[:, :, 1], ray)
-    point = torch.stack(ray, dim=-1) * hit.distance[..., None] + eye[:, :, 1, None]
+    distance, surface = first_surface(scene, eye[:, :, 1], ray)
+    point = torch.stack(ray, dim=-1) * distance[..., None] + eye[:, :, 1, None]
 
     towards = point - eye[:, :, 0, None]
     inside = towards @ poses[:, :, 0, :3, :3]
     bound = slope[:, 0, None, None] * inside[..., 2]
-    framed = (inside[..., :2].abs().amax(dim=-1) < bound) & ~is_sky(scene, hit.surface)
+    framed = (inside[..., :2].abs().amax(dim=-1) < bound) & ~is_sky(scene, surface)
     x, y, z = towards.unbind(-1)
-    sight = first_hit(scene, eye[:, :, 0], (x, y, z))
-    seen = framed & (sight.distance > 1 - 1e-3)
+    seen = framed & ~blocked(scene, components(eye[:, :, 0]), (x, y, z), 1 - 1e-3)
 
     overlap = seen.to(point).mean(dim=-1)
-    shared = (seen & (hit.surface >= WALLS)).to(point).mean(dim=-1)
+    shared = (seen & (surface >= WALLS)).to(point).mean(dim=-1)
     free = clearance(scene, eye.flatten(1, 2)).reshape(eye.shape[:3]).amin(dim=-1)
-    crowded = (hit.distance < 2 * MARGIN).to(point).mean(dim=-1)
+    crowded = (distance < 2 * MARGIN).to(point).mean(dim=-1)
     collision = (free < MARGIN).to(point)
-    slots = WALLS + torch.arange(OBJECTS, device=hit.surface.device)
-    shown = (seen[..., None] & (hit.surface[..., None] == slots)).any(dim=2)
+    slots = WALLS + torch.arange(OBJECTS, device=surface.device)
+    shown = (seen[..., None] & (surface[..., None] == slots)).any(dim=2)
     alike = (shown & scene.alike[:, None]).sum(dim=-1).clamp(max=2).to(point)
     return overlap.clamp(max=0.12) + shared.clamp(max=0.1) + 0.1 * alike - crowded - 10 * collision

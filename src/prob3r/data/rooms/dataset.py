@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
 NUMBERS = 1024  # uniform numbers that decide one pair
+CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
 
 
 class Rooms:
@@ -37,8 +38,9 @@ class Rooms:
         lookalikes: Whether each scene holds two or three copies of one object.
         photographs: A folder of photographs that may cover surfaces.
         device: Where to render.
-        compile: Whether to compile the renderer. It is compiled for the size of the first
-            batch; smaller batches are padded, larger ones are cut.
+        compile: Whether to compile the renderer. It is compiled for one number of pairs, that
+            of the first batch but no more than suit the machine; larger batches are cut, and
+            the last part is padded.
         samples: Colour is the mean of samples x samples rays in each pixel.
 
     Raises:
@@ -154,7 +156,7 @@ class Rooms:
         self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
     ) -> Frame:
         count = len(pose)
-        self.chunk = self.chunk or count
+        self.chunk = self.chunk or min(count, self._most_at_once())
         frames = []
         for first in range(0, count, self.chunk):
             # The last pair fills up a short chunk.
@@ -165,3 +167,8 @@ class Rooms:
             frame = render(part, *cameras, self.size, self.samples, self.atlas, compiled=True)
             frames.append(frame)
         return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
+
+    def _most_at_once(self) -> int:
+        """Pairs in a chunk: on a CPU, what one compiled loop wrote is still near for the next."""
+        height, width = self.size
+        return max(1, CACHED // (2 * height * width)) if self.device.type == "cpu" else SPAN

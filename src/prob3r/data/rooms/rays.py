@@ -131,20 +131,29 @@ _INTERSECT |= dict.fromkeys(ELLIPSOIDS, intersect_ball)
 _INTERSECT |= dict.fromkeys(CYLINDERS, intersect_cylinder)
 
 
-def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
-    """Cast rays from inside the room and outside all objects, in world coordinates."""
-    eye = components(origin)
+def _meet(
+    scene: Scene, slot: int, start: Vector, direction: Vector
+) -> tuple[Vector, Vector, Float[Tensor, "b g n"]]:
+    """Rays in the canonical frame of one object, and their distance to it."""
+    start, heading = _to_object(scene, slot, start), _turn(scene, slot, direction)
+    return start, heading, _INTERSECT[slot](start, heading)
+
+
+def _meet_room(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
     start, heading = _room_rays(scene, origin, direction)
     distance = intersect_room(start, heading)
     x, y, z = along(start, heading, distance)
     side = torch.where(x.abs() > y.abs(), 0 + (x > 0).int(), 2 + (y > 0).int())
     upright = z.abs() < torch.maximum(x.abs(), y.abs())
-    surface = torch.where(upright, side, 4 + (z > 0).int())
-    local = (x, y, z)
+    return Hit(distance, torch.where(upright, side, 4 + (z > 0).int()), (x, y, z))
+
+
+def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
+    """Cast rays from inside the room and outside all objects, in world coordinates."""
+    eye = components(origin)
+    distance, surface, local = _meet_room(scene, origin, direction)
     for slot in range(OBJECTS):
-        start = _to_object(scene, slot, eye)
-        heading = _turn(scene, slot, direction)
-        new = _INTERSECT[slot](start, heading)
+        start, heading, new = _meet(scene, slot, eye, direction)
         nearer = new < distance
         distance = torch.minimum(distance, new)
         surface = torch.where(nearer, WALLS + slot, surface)
@@ -154,17 +163,38 @@ def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -
     return Hit(distance, surface, local)
 
 
-def in_shadow(scene: Scene, point: Vector, towards: Vector) -> Bool[Tensor, "b g n"]:
+def first_surface(
+    scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector
+) -> tuple[Float[Tensor, "b g n"], Int32[Tensor, "b g n"]]:
+    """Distance and surface of `first_hit`, for less work than with the place on the surface."""
+    eye = components(origin)
+    distance, surface, _ = _meet_room(scene, origin, direction)
+    for slot in range(OBJECTS):
+        _, _, new = _meet(scene, slot, eye, direction)
+        surface = torch.where(new < distance, WALLS + slot, surface)
+        distance = torch.minimum(distance, new)
+    return distance, surface
+
+
+def blocked(
+    scene: Scene, point: Vector, towards: Vector, share: float = 1.0
+) -> Bool[Tensor, "b g n"]:
     """Whether an object stands between each point and the place ``towards`` it.
 
-    A convex object never shadows its own lit side: a ray that leaves it meets it behind the
-    start only.
+    A convex object never blocks the view from its own surface outwards: a ray that leaves it
+    meets it behind the start only.
+
+    Args:
+        scene: The scenes.
+        point: Where the rays start.
+        towards: Their directions, as long as the way.
+        share: The part of the way, from the start, that has to be free.
     """
-    dark = torch.zeros_like(point[0], dtype=torch.bool)
+    met = torch.zeros_like(towards[0], dtype=torch.bool)
     for slot in range(OBJECTS):
-        start, heading = _to_object(scene, slot, point), _turn(scene, slot, towards)
-        dark = dark | (_INTERSECT[slot](start, heading) < 1)
-    return dark
+        _, _, distance = _meet(scene, slot, point, towards)
+        met = met | (distance < share)
+    return met
 
 
 def is_sky(scene: Scene, surface: Int32[Tensor, "b g n"]) -> Bool[Tensor, "b g n"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
-from prob3r.data.rooms.rays import Hit, Vector, along, components, first_hit, in_shadow, is_sky
+from prob3r.data.rooms.rays import Hit, Vector, along, blocked, components, first_hit, is_sky
 from prob3r.data.rooms.scene import CYLINDERS, ELLIPSOIDS, WALLS, Scene
 from prob3r.data.rooms.textures import COLUMNS, Texture, paint
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, project
@@ -73,7 +73,7 @@ def _lambert(scene: Scene, point: Vector, normal: Vector) -> Float[Tensor, "b g 
         falloff = 1 / (1 + square / (scene.reach * scene.reach)[:, None, None])
         light = scene.power[:, lamp, None, None] * cosine.clamp(min=0) * falloff
         if lamp == 0:
-            light = torch.where(in_shadow(scene, point, (x, y, z)), 0.0, light)
+            light = torch.where(blocked(scene, point, (x, y, z)), 0.0, light)
         shade = shade + light
     return shade
 
@@ -234,10 +234,10 @@ def sight_lines(
     eye = components(origin[:, :1])
     towards = (point[0] - eye[0], point[1] - eye[1], point[2] - eye[2])
     # The point itself is at distance 1 along these rays; rounding moves it by far less than this.
-    clear = first_hit(scene, origin[:, :1], towards).distance > 1 - SAME_POINT
+    hidden = blocked(scene, eye, towards, 1 - SAME_POINT)
 
     local = torch.cat(towards, dim=1).mT @ cam_to_world[:, 0, :3, :3]
     pixels = project(local.reshape(-1, *size, 3), intrinsics[:, 0])
     _, inside = patch_of_pixels(pixels, height, width, 1)
-    free = (clear & ~is_sky(scene, hit.surface)).reshape(inside.shape)
+    free = (~hidden & ~is_sky(scene, hit.surface)).reshape(inside.shape)
     return PixelMatches(pixels, inside & free)
