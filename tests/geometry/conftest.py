@@ -33,9 +33,10 @@ class Scene:
         return geometry.transform(geometry.unproject(self.depth2, self.intrinsics), self.pose2_to_1)
 
     @property
-    def truth(self) -> tuple[Tensor, ...]:
-        """The arguments that all functions of `matches` share."""
-        return self.points2, self.valid, self.depth1, self.valid, self.intrinsics
+    def truth(self) -> geometry.MatchTruth:
+        return geometry.MatchTruth(
+            self.points2, self.valid, self.depth1, self.valid, self.intrinsics
+        )
 
 
 def square_and_wall(baseline: float) -> Scene:

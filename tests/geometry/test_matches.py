@@ -19,7 +19,7 @@ def truly_visible(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_square_hides_part_of_the_wall(scene):
-    visible = geometry.covisible(*scene.truth)
+    visible = geometry.covisible(scene.truth)
     expected, clear = truly_visible(scene)
     assert torch.equal(visible[clear], expected[clear])
     on_wall = scene.depth2 == FAR
@@ -28,7 +28,7 @@ def test_the_square_hides_part_of_the_wall(scene):
 
 
 def test_matches_move_by_the_disparity(scene):
-    pixels, visible = geometry.pixel_matches(*scene.truth)
+    pixels, visible = geometry.pixel_matches(scene.truth)
     disparity = pixels - geometry.pixel_grid(SIZE, SIZE)
     focal, baseline = scene.intrinsics[0, 0, 0], scene.pose2_to_1[0, 0, 3]
     assert torch.allclose(disparity[..., 0], focal * baseline / scene.depth2, atol=1e-4)
@@ -38,29 +38,28 @@ def test_matches_move_by_the_disparity(scene):
 
 def test_a_view_sees_all_of_itself():
     scene = square_and_wall(baseline=0)
-    assert geometry.overlap(*scene.truth).tolist() == [1]
-    match, visible = geometry.patch_matches(*scene.truth, patch=4)
+    assert geometry.overlap(scene.truth).tolist() == [1]
+    match, visible = geometry.patch_matches(scene.truth, patch=4)
     assert visible.all()
     assert match[0].tolist() == list(range(100))
 
 
 def test_overlap_counts_valid_pixels_of_view_2_only(scene):
-    points2, valid2, *view1 = scene.truth
-    visible = geometry.covisible(points2, valid2, *view1)
-    left = valid2.clone()
+    visible = geometry.covisible(scene.truth)
+    left = scene.truth.valid2.clone()
     left[..., SIZE // 2 :] = False
-    overlap = geometry.overlap(points2, left, *view1)
+    overlap = geometry.overlap(scene.truth._replace(valid2=left))
     assert overlap.item() == pytest.approx(visible[..., : SIZE // 2].float().mean().item())
-    assert geometry.overlap(points2, torch.zeros_like(valid2), *view1).tolist() == [0]
+    none = scene.truth._replace(valid2=torch.zeros_like(left))
+    assert geometry.overlap(none).tolist() == [0]
 
 
 def test_nothing_is_visible_where_view_1_knows_no_depth(scene):
-    points2, valid2, depth1, valid1, intrinsics1 = scene.truth
-    known = valid1.clone()
+    known = scene.truth.valid1.clone()
     known[:, 10:20] = False
-    holes = depth1.where(known, 0)
-    visible = geometry.covisible(points2, valid2, holes, known, intrinsics1)
-    before = geometry.covisible(points2, valid2, depth1, valid1, intrinsics1)
+    holes = scene.truth.depth1.where(known, 0)
+    visible = geometry.covisible(scene.truth._replace(depth1=holes, valid1=known))
+    before = geometry.covisible(scene.truth)
     assert not visible[:, 10:20].any()
     assert torch.equal(visible[:, 20:], before[:, 20:])
 
@@ -74,23 +73,25 @@ def test_steep_planes_are_visible_from_elsewhere():
     pose[0, :3, 3] = torch.tensor([0.11, 0, 0.13])
     points2 = geometry.transform(geometry.unproject(depth, intrinsics), pose)
     valid = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
-    pixels, visible = geometry.pixel_matches(points2, valid, depth, valid, intrinsics)
+    pixels, visible = geometry.pixel_matches(
+        geometry.MatchTruth(points2, valid, depth, valid, intrinsics)
+    )
     inner = ((pixels >= 0) & (pixels <= SIZE - 1)).all(dim=-1)
     assert inner.float().mean() > 0.8
     assert visible[inner].all()
 
 
 def test_points_behind_camera_1_are_not_visible(scene):
-    points2, *rest = scene.truth
-    pixels, visible = geometry.pixel_matches(-points2, *rest)
+    behind = scene.truth._replace(points2=-scene.truth.points2)
+    pixels, visible = geometry.pixel_matches(behind)
     assert pixels.isnan().all()
     assert not visible.any()
 
 
 @pytest.mark.parametrize("patch", [1, 4, 5, 8])
 def test_patch_match_holds_the_projection_of_the_central_pixel(scene, patch):
-    match, visible = geometry.patch_matches(*scene.truth, patch=patch)
-    pixels, pixel_visible = geometry.pixel_matches(*scene.truth)
+    match, visible = geometry.patch_matches(scene.truth, patch=patch)
+    pixels, pixel_visible = geometry.pixel_matches(scene.truth)
     cols = SIZE // patch
     for n in range(cols * cols):
         row, col = (patch * i + patch // 2 for i in divmod(n, cols))
@@ -101,23 +102,24 @@ def test_patch_match_holds_the_projection_of_the_central_pixel(scene, patch):
 
 
 def test_views_of_different_size(scene):
-    points2, valid2, *view1 = scene.truth
-    match, visible = geometry.patch_matches(points2[:, :16], valid2[:, :16], *view1, patch=8)
-    full_match, full_visible = geometry.patch_matches(points2, valid2, *view1, patch=8)
+    truth = scene.truth
+    low = truth._replace(points2=truth.points2[:, :16], valid2=truth.valid2[:, :16])
+    match, visible = geometry.patch_matches(low, patch=8)
+    full_match, full_visible = geometry.patch_matches(truth, patch=8)
     assert torch.equal(match, full_match[:, :10])
     assert torch.equal(visible, full_visible[:, :10])
 
 
 def test_views_must_be_whole_patches(scene):
     with pytest.raises(Prob3rError, match="40x40 pixels"):
-        geometry.patch_matches(*scene.truth, patch=7)
+        geometry.patch_matches(scene.truth, patch=7)
 
 
 def test_a_batch_is_as_its_pairs_one_by_one():
     scenes = [square_and_wall(baseline) for baseline in (0.1, 0.5, 0.9)]
     batch = [torch.cat(parts) for parts in zip(*(scene.truth for scene in scenes), strict=True)]
-    together = geometry.patch_matches(*batch, patch=4)
+    together = geometry.patch_matches(geometry.MatchTruth(*batch), patch=4)
     for i, scene in enumerate(scenes):
-        alone = geometry.patch_matches(*scene.truth, patch=4)
+        alone = geometry.patch_matches(scene.truth, patch=4)
         assert torch.equal(together.match[i : i + 1], alone.match)
         assert torch.equal(together.visible[i : i + 1], alone.visible)

@@ -14,6 +14,7 @@ from prob3r.data.framing import FramesImages, Framing
 from prob3r.data.photographs import load_photograph
 from prob3r.errors import Prob3rError
 from prob3r.geometry import (
+    MatchTruth,
     PatchMatches,
     PoseAndShape,
     invert_rigid,
@@ -188,21 +189,23 @@ class Pair:
             points[0], points[1], *self.points, *self.valid, pose2_to_1=self.view2_to_view1
         )
 
-    def patch_matches(self, patch: int) -> PatchMatches:
-        """Return the view-1 patch that holds the match of each view-2 patch, and if it is seen."""
+    @property
+    def match_truth(self) -> MatchTruth:
+        """What true matches follow from; raises Prob3rError where it is unknown."""
         view1 = self.view1
         if view1.depth is None or view1.intrinsics is None:
             raise Prob3rError("This pair has no true matches: view 1 needs depth and intrinsics.")
-        return patch_matches(
-            self.points[1], self.valid[1], view1.depth, self.valid[0], view1.intrinsics, patch
+        return MatchTruth(
+            self.points[1], self.valid[1], view1.depth, self.valid[0], view1.intrinsics
         )
+
+    def patch_matches(self, patch: int) -> PatchMatches:
+        """Return the view-1 patch that holds the match of each view-2 patch, and if it is seen."""
+        return patch_matches(self.match_truth, patch)
 
     def overlap(self) -> Float[Tensor, " b"]:
         """Return the share of view 2's valid pixels that view 1 sees."""
-        view1 = self.view1
-        if view1.depth is None or view1.intrinsics is None:
-            raise Prob3rError("This pair has no known overlap: view 1 needs depth and intrinsics.")
-        return overlap(self.points[1], self.valid[1], view1.depth, self.valid[0], view1.intrinsics)
+        return overlap(self.match_truth)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
         """Return a pair whose every known tensor went through `function`."""

@@ -27,6 +27,7 @@ from prob3r.geometry.epipolar import (
     sampson_distance,
 )
 from prob3r.geometry.matches import (
+    MatchTruth,
     PatchMatches,
     PixelMatches,
     covisible,
@@ -68,6 +69,7 @@ from prob3r.geometry.pose import (
 
 __all__ = [
     "Interval",
+    "MatchTruth",
     "PatchMatches",
     "PixelMatches",
     "PnPPose",

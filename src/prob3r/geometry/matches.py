@@ -1,7 +1,4 @@
-"""True matches of a pair: where view 2's points lie in view 1, and whether view 1 sees them.
-
-`points2` is always view 2's true pointmap in camera 1's frame. The two views may differ in size.
-"""
+"""True matches of a pair: where view 2's points lie in view 1, and whether view 1 sees them."""
 
 from typing import NamedTuple
 
@@ -15,6 +12,24 @@ from prob3r.geometry.pointmaps import patch_grid, patch_of_pixels
 
 TOLERANCE = 0.02
 """Relative difference in depth up to which two points count as the same surface point."""
+
+
+class MatchTruth(NamedTuple):
+    """The truths that matches follow from. The two views may differ in size.
+
+    Attributes:
+        points2: View 2's true points in camera 1's frame.
+        valid2: Pixels of view 2 whose point is known.
+        depth1: View 1's true depth.
+        valid1: Pixels of view 1 whose depth is known.
+        intrinsics1: View 1's, in pixels.
+    """
+
+    points2: Float[Tensor, "b h w 3"]
+    valid2: Bool[Tensor, "b h w"]
+    depth1: Float[Tensor, "b h1 w1"]
+    valid1: Bool[Tensor, "b h1 w1"]
+    intrinsics1: Float[Tensor, "b 3 3"]
 
 
 class PixelMatches(NamedTuple):
@@ -42,14 +57,7 @@ class PatchMatches(NamedTuple):
     visible: Bool[Tensor, "b n"]
 
 
-def pixel_matches(
-    points2: Float[Tensor, "b h w 3"],
-    valid2: Bool[Tensor, "b h w"],
-    depth1: Float[Tensor, "b h1 w1"],
-    valid1: Bool[Tensor, "b h1 w1"],
-    intrinsics1: Float[Tensor, "b 3 3"],
-    tolerance: float = TOLERANCE,
-) -> PixelMatches:
+def pixel_matches(truth: MatchTruth, tolerance: float = TOLERANCE) -> PixelMatches:
     """The match in view 1 of every pixel of view 2.
 
     A point is visible if view 1's depth at its projection is its own depth, up to the relative
@@ -59,13 +67,10 @@ def pixel_matches(
     a pixel without depth takes part in a reading, that reading agrees with nothing.
 
     Args:
-        points2: View 2's true points in camera 1's frame.
-        valid2: Pixels of view 2 whose point is known.
-        depth1: View 1's true depth.
-        valid1: Pixels of view 1 whose depth is known.
-        intrinsics1: View 1's, in pixels.
+        truth: Of both views.
         tolerance: Relative difference in depth.
     """
+    points2, valid2, depth1, valid1, intrinsics1 = truth
     height, width = depth1.shape[-2:]
     pixels = project(points2, intrinsics1)
     _, inside = patch_of_pixels(pixels, height, width, 1)
@@ -80,43 +85,21 @@ def pixel_matches(
     return PixelMatches(pixels, same & inside & valid2)
 
 
-def covisible(
-    points2: Float[Tensor, "b h w 3"],
-    valid2: Bool[Tensor, "b h w"],
-    depth1: Float[Tensor, "b h1 w1"],
-    valid1: Bool[Tensor, "b h1 w1"],
-    intrinsics1: Float[Tensor, "b 3 3"],
-    tolerance: float = TOLERANCE,
-) -> Bool[Tensor, "b h w"]:
+def covisible(truth: MatchTruth, tolerance: float = TOLERANCE) -> Bool[Tensor, "b h w"]:
     """Pixels of view 2 whose point view 1 sees, with the arguments of `pixel_matches`."""
-    return pixel_matches(points2, valid2, depth1, valid1, intrinsics1, tolerance).visible
+    return pixel_matches(truth, tolerance).visible
 
 
-def overlap(
-    points2: Float[Tensor, "b h w 3"],
-    valid2: Bool[Tensor, "b h w"],
-    depth1: Float[Tensor, "b h1 w1"],
-    valid1: Bool[Tensor, "b h1 w1"],
-    intrinsics1: Float[Tensor, "b 3 3"],
-    tolerance: float = TOLERANCE,
-) -> Float[Tensor, " b"]:
+def overlap(truth: MatchTruth, tolerance: float = TOLERANCE) -> Float[Tensor, " b"]:
     """Share of view 2's valid pixels that view 1 sees, with the arguments of `pixel_matches`.
 
     It is 0 for a view 2 without a valid pixel.
     """
-    visible = covisible(points2, valid2, depth1, valid1, intrinsics1, tolerance)
-    return visible.sum(dim=(1, 2)) / valid2.sum(dim=(1, 2)).clamp_min(1)
+    visible = covisible(truth, tolerance)
+    return visible.sum(dim=(1, 2)) / truth.valid2.sum(dim=(1, 2)).clamp_min(1)
 
 
-def patch_matches(
-    points2: Float[Tensor, "b h w 3"],
-    valid2: Bool[Tensor, "b h w"],
-    depth1: Float[Tensor, "b h1 w1"],
-    valid1: Bool[Tensor, "b h1 w1"],
-    intrinsics1: Float[Tensor, "b 3 3"],
-    patch: int,
-    tolerance: float = TOLERANCE,
-) -> PatchMatches:
+def patch_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE) -> PatchMatches:
     """The match in view 1 of every patch of view 2.
 
     A patch stands for the point at its central pixel, `patch // 2` from its left and upper edge:
@@ -124,18 +107,15 @@ def patch_matches(
     make up points between surfaces.
 
     Args:
-        points2: As in `pixel_matches`.
-        valid2: As in `pixel_matches`.
-        depth1: As in `pixel_matches`.
-        valid1: As in `pixel_matches`.
-        intrinsics1: As in `pixel_matches`.
+        truth: Of both views.
         patch: Side of a patch in pixels, in both views.
         tolerance: As in `pixel_matches`.
     """
-    rows, cols = patch_grid(depth1.shape[1], depth1.shape[2], patch)
-    patch_grid(valid2.shape[1], valid2.shape[2], patch)  # raises unless view 2 is whole patches
+    rows, cols = patch_grid(truth.depth1.shape[1], truth.depth1.shape[2], patch)
+    patch_grid(truth.valid2.shape[1], truth.valid2.shape[2], patch)  # raises unless it fits
     middle = slice(patch // 2, None, patch)
-    points2, valid2 = points2[:, middle, middle], valid2[:, middle, middle]
-    pixels, visible = pixel_matches(points2, valid2, depth1, valid1, intrinsics1, tolerance)
+    points2, valid2 = truth.points2[:, middle, middle], truth.valid2[:, middle, middle]
+    central = truth._replace(points2=points2, valid2=valid2)
+    pixels, visible = pixel_matches(central, tolerance)
     match, _ = patch_of_pixels(pixels, rows, cols, patch)
     return PatchMatches(match.flatten(1), visible.flatten(1))

@@ -10,6 +10,7 @@ from torch import Tensor
 from prob3r.data import Pair
 from prob3r.data.cameras import camera2, intrinsics
 from prob3r.geometry import (
+    MatchTruth,
     PatchMatches,
     invert_rigid,
     patch_grid,
@@ -65,17 +66,9 @@ class Matches(NamedTuple):
         """Return the matches of a pair whose output these points are."""
         seen1, seen2 = (p.isfinite().all(dim=-1) for p in points)
         depth1 = points[0][..., 2]
-        final = patch_matches(
-            points[1], seen2, depth1, seen1, cameras.intrinsics[0][None], patch, TOLERANCE
-        )
-        if not pair.has_truth:
-            return cls(final, None)
-        view1, (_, true2), (valid1, valid2) = pair.view1, pair.points, pair.valid
-        assert view1.depth is not None
-        assert view1.intrinsics is not None
-        return cls(
-            final, patch_matches(true2, valid2, view1.depth, valid1, view1.intrinsics, patch)
-        )
+        seen = MatchTruth(points[1], seen2, depth1, seen1, cameras.intrinsics[0][None])
+        final = patch_matches(seen, patch, TOLERANCE)
+        return cls(final, pair.patch_matches(patch) if pair.has_truth else None)
 
 
 def reconstruction(

@@ -72,7 +72,7 @@ def test_matches_show_the_same_colours(written: Written) -> None:
     read = written.open()[0]
     for pair in (read, read.swap()):
         one = pair.view1
-        match = pixel_matches(pair.points[1], pair.valid[1], one.depth, one.known, one.intrinsics)
+        match = pixel_matches(pair.match_truth)
         assert match.visible.float().mean() > 0.4
         x, y = match.pixels[match.visible].round().long().unbind(-1)
         seen = one.image[0, :, y.clamp(0, SIZE[0] - 1), x.clamp(0, SIZE[1] - 1)]

@@ -13,11 +13,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from prob3r.data.check.survey import Look, Survey, colours_in_1, matches_of
+from prob3r.data.check.survey import Look, Survey, colours_in_1
 from prob3r.data.pair import Pair, View
 from prob3r.data.rooms.sheet import RAMP
 from prob3r.data.source import Pairs, read_each
-from prob3r.geometry import patch_of_pixels
+from prob3r.geometry import patch_of_pixels, pixel_matches
 
 GAP = 8  # pixels between tiles
 POINTS = (3, 5)  # down and across view 2
@@ -100,7 +100,7 @@ def _summary(sheet: Image.Image, title: str, found: Survey) -> None:
 
 def _strip(pair: Pair, look: Look) -> Image.Image:
     """Draw the row of one pair."""
-    matches = matches_of(pair)
+    matches = pixel_matches(pair.match_truth)
     one, two = _picture(pair.view1.image), _picture(pair.view2.image)
     seen = matches.visible[:, None]
     grey = 0.4 * pair.view2.image.mean(dim=1, keepdim=True) + 0.55

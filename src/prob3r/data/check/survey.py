@@ -201,7 +201,7 @@ def _look(number: int, pair: Pair) -> Look:
     depths = torch.cat([view.points[..., 2][view.known] for view in (pair.view1, pair.view2)])
     near, middle, far = depths.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()
     motion = pair.view2_to_view1
-    matches = matches_of(pair)
+    matches = pixel_matches(pair.match_truth)
     return Look(
         number=number,
         name=pair.names[0],
@@ -211,16 +211,6 @@ def _look(number: int, pair: Pair) -> Look:
         / pair.view1.points[..., 2][pair.valid[0]].median().item(),
         depth=(near, middle, far),
         agreement=_agreement(pair, matches),
-    )
-
-
-def matches_of(pair: Pair) -> PixelMatches:
-    """Return where view 2's pixels lie in view 1, for a pair whose truth is known."""
-    view1 = pair.view1
-    assert view1.depth is not None
-    assert view1.intrinsics is not None
-    return pixel_matches(
-        pair.points[1], pair.valid[1], view1.depth, pair.valid[0], view1.intrinsics
     )
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from prob3r.data.readers.corrupt import CorruptError
 from prob3r.errors import Prob3rError
 from prob3r.files import make_folder, written
-from prob3r.geometry import invert_rigid, overlap, transform, unproject
+from prob3r.geometry import MatchTruth, invert_rigid, overlap, transform, unproject
 
 if TYPE_CHECKING:
     from prob3r.data.readers.base import Reader
@@ -157,7 +157,8 @@ def _shares(
     count = len(points)
     depth = view.depth.expand(count, -1, -1)
     local = transform(points, view.world_to_cam.expand(count, 4, 4))
-    return overlap(local, known, depth, depth > 0, view.intrinsics.expand(count, 3, 3))
+    intrinsics = view.intrinsics.expand(count, 3, 3)
+    return overlap(MatchTruth(local, known, depth, depth > 0, intrinsics))
 
 
 def _cache(reader: "Reader", frames: Sequence[int]) -> Path:
