@@ -18,7 +18,8 @@ from prob3r.data import Pair
 from prob3r.data.rooms import Rooms
 from prob3r.geometry import normalise, patchify
 from prob3r.models.heads import decode_points
-from prob3r.probes import ProbeBank, ProbeConfig, site_losses
+from prob3r.probes import ProbeBank, ProbeConfig
+from prob3r.probes.training import clip_rows, group_losses, site_losses
 
 ROUNDS, STEPS = 3, 2
 SIDE, BLOCKS = 96, 6
@@ -45,20 +46,16 @@ def seconds(work: Callable[[], object], steps: int, device: str) -> float:
     return best
 
 
-def stacked(streams: Tensor, pair: Pair) -> Callable[[], None]:
+def banked(streams: Tensor, pair: Pair) -> Callable[[], None]:
     """A step of the bank, as `prob3r train probes` takes it."""
     bank = ProbeBank(SITES, CONFIG).to(streams.device)
-    optimizer = torch.optim.AdamW(bank.parameters(), lr=1e-3, weight_decay=0.0)
-    losses = torch.compile(site_losses, dynamic=False)
+    optimizer = torch.optim.AdamW(bank.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    compiled = torch.compile(group_losses, dynamic=False)
 
     def step() -> None:
         optimizer.zero_grad()
-        losses(bank, streams, pair).sum().backward()
-        gradients = [p.grad for p in bank.parameters() if p.grad is not None]
-        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-        scale = (1 / norms.clamp(min=1e-12)).clamp(max=1)
-        for gradient in gradients:
-            gradient.mul_(scale[:, None, None])
+        site_losses(bank, streams, pair, compiled).sum().backward()
+        clip_rows(bank, 1.0)
         optimizer.step()
 
     return step
@@ -108,7 +105,7 @@ def main() -> None:
     weights = sum(w[0].numel() for w in ProbeBank(SITES, CONFIG).weights)
     products = 3 * 2 * weights * patches * len(SITES) / 1e9  # forward, and backward twice as much
     times = {}
-    for name, build in (("bank", stacked), ("loop", looped)):
+    for name, build in (("bank", banked), ("loop", looped)):
         times[name] = seconds(build(streams, pair), STEPS, device)
         rate = products / times[name]
         print(

@@ -284,6 +284,27 @@ def test_an_evaluation_is_printed_and_written(
     assert {row["site"] for row in rows if row["view"] == 1} >= {"head", "dec1.embed"}
 
 
+def test_readers_are_compared_in_one_table(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 8)
+    monkeypatch.setenv("COLUMNS", "140")
+    options = ("--probes", "../bank.safetensors", "--probes", "logit", "--json", "rows.json")
+    assert run(monkeypatch, "evaluate", *EXPLAIN[:2], "--pairs", "3", *options) == 0
+    lines = capfd.readouterr().out.splitlines()
+    (heads,) = (line.split() for line in lines if line.split().count("logit") == 4)
+    assert heads == ["site", *["model", "logit"] * 4]
+    (row,) = (line.split() for line in lines if line.split()[:1] == ["dec2.1.mlp"])
+    rows = json.loads((here / "rows.json").read_text())
+    values = {
+        (r["source"], r["metric"]): f"{r['value']:.3g}"
+        for r in rows
+        if (r["site"], r["view"], r["stratum"]) == ("dec2.1.mlp", 2, "all")
+    }
+    metrics = ("pointmap_error", "rotation_error", "translation_error", "inner_shape_error")
+    assert row[1:] == [values[s, m] for m in metrics for s in ("model", "logit")]
+
+
 def test_photographs_are_evaluated(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,8 +5,16 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, fingerprint, random, read_tensors, save, write_tensors
-from prob3r.probes import ProbeBank, ProbeConfig, check_backbone, load_probes, save_probes
+from prob3r.probes import (
+    ProbeBank,
+    ProbeConfig,
+    backbone_of,
+    check_backbone,
+    load_probes,
+    save_probes,
+)
 from prob3r.probes.files import KINDS
+from prob3r.probes.training import bank_for
 
 SITES = ("dec2.1.mlp", "dec1.embed")
 
@@ -55,6 +63,24 @@ def test_the_probes_of_another_model_are_refused(bank: ProbeBank, model: DUSt3R)
         check_backbone(bank, random(model, seed=9))
 
 
+def test_a_control_brings_its_backbone_with_it(model: DUSt3R, tmp_path: Path) -> None:
+    backbone, bank = bank_for(model, "random", seed=3)
+    bank.backbone = fingerprint(backbone)
+    save_probes(bank, tmp_path / "control.safetensors")
+    loaded = load_probes(tmp_path / "control.safetensors")
+    assert (loaded.kind, loaded.random_seed) == ("random", 3)
+    assert fingerprint(backbone_of(loaded, model)) == bank.backbone
+    loaded.random_seed = 4
+    with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, and this one"):
+        backbone_of(loaded, model)
+
+
+def test_a_banks_backbone_is_the_model_itself(bank: ProbeBank, model: DUSt3R) -> None:
+    assert backbone_of(bank, model) is model
+    with pytest.raises(Prob3rError, match="trained on the model"):
+        backbone_of(bank, random(model, seed=9))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_probes_that_are_not_shipped_are_named(kind: str) -> None:
     with pytest.raises(Prob3rError, match=f"No '{kind}' probes are shipped for 'maxi'; give"):
@@ -95,6 +121,8 @@ def test_a_models_file_is_no_bank(model: DUSt3R, tmp_path: Path) -> None:
         {"sites": 3},
         {"sites": None},
         {"stream": -1},
+        {"random_seed": "seven"},
+        {"reader": "lens"},
     ],
 )
 def test_a_header_that_does_not_fit_is_one_sentence(path: Path, changes: dict[str, object]) -> None:

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.data import Pair
-from prob3r.geometry import norm_factor, patch_centres, patch_grid, patch_matches
+from prob3r.geometry import norm_factor, patch_centres, patch_grid
 from prob3r.models import DUSt3R, DUSt3RConfig, Output
-from prob3r.probes.bank import Decoded, ProbeBank, ProbeConfig
+from prob3r.probes import Decoded, ProbeBank, ProbeConfig
 from prob3r.sites import Tap
 from prob3r.trace import Record
 
@@ -44,9 +44,7 @@ class KnowingModel(DUSt3R):
         places = patch_centres(*self.grid, patch) / patch
         self.looks = {}
         for view, p in ((2, pair), (1, pair.swap())):
-            points2, valid, first = p.points[1], p.valid, p.view1
-            found = patch_matches(points2, valid[1], first.depth, valid[0], first.intrinsics, patch)
-            self.looks[view] = places[found.match[0]], places
+            self.looks[view] = places[p.patch_matches(patch).match[0]], places
 
     def decode(self, encoded1, encoded2, tap=None, states=None):
         return super().decode(encoded1, encoded2, _Looking(tap or Tap(), self.looks), states)

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from prob3r.data import Pair, View
+from prob3r.data.readers.items import Items
 from prob3r.data.rooms import Rooms
 from prob3r.data.source import open_pairs
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Output, fingerprint, random
+from prob3r.probes import Lens
 from prob3r.probes.training import bank_for
 from prob3r.sites import Tap
 from prob3r.studies.evaluation import EASY, HARD, evaluate, strata, write_rows
@@ -225,6 +227,62 @@ def test_probes_are_measured_at_every_site(held_out: Pair) -> None:
     assert in_order == [site for site in bank.sites if site.startswith("dec2")]
 
 
+def test_readers_are_measured_side_by_side(held_out: Pair) -> None:
+    model = random(CONFIG, seed=3)
+    kinds = ("mlp", "linear", "random")
+    readers = [*(bank_for(model, kind)[1] for kind in kinds), Lens.of(model)]
+    together = evaluate(model, Listed(held_out), 4, readers)
+    sources = {"model", "linear", "random", "logit"}
+    assert set(together[together.site != "head"].source) == sources
+    for reader, source in zip(readers, ("model", "linear", "random", "logit"), strict=True):
+        alone = evaluate(model, Listed(held_out), 4, reader)
+        columns = ["site", "view", "metric", "stratum", "value"]
+        one, other = (
+            table[(table.source == source) & (table.site != "head")][columns].reset_index(drop=True)
+            for table in (alone, together)
+        )
+        assert len(one) > 100
+        pd.testing.assert_frame_equal(one, other)
+    last = together[(together.source == "logit") & (together.site == "dec2.1.mlp")]
+    head = together[(together.source == "model") & (together.site == "head")]
+    of_head = head.set_index(["stratum", "view", "metric"]).value
+    for row in last.itertuples():
+        expected = of_head[row.stratum, row.view, row.metric]
+        assert row.value == pytest.approx(expected, rel=1e-3, abs=1e-4, nan_ok=True)
+
+
+def test_readers_are_of_different_kinds_and_of_this_model(held_out: Pair) -> None:
+    model = random(CONFIG, seed=3)
+    bank = bank_for(model, "mlp")[1]
+    with pytest.raises(Prob3rError, match="Two of the probes are 'mlp'; give one of a kind"):
+        evaluate(model, Listed(held_out), 4, [bank, bank_for(model, "mlp", seed=1)[1]])
+    bank.backbone = fingerprint(random(CONFIG, seed=4))
+    with pytest.raises(Prob3rError, match="trained on the model"):
+        evaluate(model, Listed(held_out), 4, bank)
+
+
+def test_a_random_control_is_read_off_random_weights(held_out: Pair) -> None:
+    model = random(CONFIG, seed=3)
+    backbone, bank = bank_for(model, "random", seed=5)
+    bank.backbone = fingerprint(backbone)
+    table = evaluate(model, Listed(held_out), 4, bank)
+    bank.random_seed = None  # then it is a plain bank of that backbone
+    expected = evaluate(backbone, Listed(held_out), 4, bank)
+    values = [
+        t[(t.source == source) & (t.site != "head")].value.tolist()
+        for t, source in ((table, "random"), (expected, "model"))
+    ]
+    assert values[0] == pytest.approx(values[1], nan_ok=True)
+
+
+def test_no_cameras_are_drawn_where_they_are_not_needed(
+    held_out: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation._mean_pose", lambda _: pytest.fail("drawn"))
+    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    evaluate(random(CONFIG), Listed(bare), 2)
+
+
 def test_photographs_give_what_is_known_of_them() -> None:
     model = random(CONFIG, seed=3)
     table = evaluate(model, open_pairs(str(PAIRS / "aloe"), model))
@@ -282,3 +340,39 @@ def test_rows_are_written_as_json(table: pd.DataFrame, tmp_path: Path) -> None:
     assert types["source"] == types["stratum"] == types["site"] == types["metric"] == {str}
     with pytest.raises(Prob3rError, match="cannot be written"):
         write_rows(table, tmp_path / "missing" / "rows.json")
+
+
+class Mixed(Items):
+    """Rooms of which every other one has no depth in view 2."""
+
+    def __init__(self) -> None:
+        self.rooms = Rooms("test", (32, 32), compile=False).batch(range(12))
+
+    def __len__(self) -> int:
+        return len(self.rooms)
+
+    def read(self, index: int) -> Pair:
+        pair = self.rooms[index]
+        if index % 2:
+            return pair
+        view2 = replace(pair.view2, depth=None, valid=None)
+        return replace(pair, view2=view2)
+
+
+def test_pairs_of_which_less_is_known_count_where_they_can() -> None:
+    model, mixed = random(CONFIG), Mixed()
+    table = evaluate(model, mixed, batch=4)
+    pairs = table[table.source == "model"].set_index(["metric", "view", "stratum"]).pairs
+    assert pairs["rotation_error", 2, "all"] == 12
+    assert pairs["inner_shape_error", 2, "all"] == 6
+    known = mixed.rooms[list(range(1, 12, 2))]
+    easy, hard = strata(known)
+    assert pairs["rotation_error", 2, "easy"] == int(easy.sum())
+    assert pairs["rotation_error", 2, "hard"] == int(hard.sum())
+    alone = evaluate(model, Listed(known))
+    for stratum in ("easy", "hard"):
+        both = [
+            t[(t.source == "model") & (t.stratum == stratum) & (t.metric == "scale_error")].value
+            for t in (table, alone)
+        ]
+        assert both[0].tolist() == pytest.approx(both[1].tolist(), rel=1e-4, nan_ok=True)

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
-    from prob3r.probes import ProbeBank
+    from prob3r.models import DUSt3R
+    from prob3r.probes import SiteReader
 
 app = typer.Typer(
     help="Look inside multi-view transformers.",
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-DEFAULT_MODEL = "mini-matched"
+DEFAULT_MODEL = "mini"
 TABLE_WIDTH = 140
 
 console = Console()
@@ -33,7 +34,15 @@ Out = Annotated[Path, typer.Option(help="Where to write.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 
 
-def bank_of(model: str, probes: str) -> "ProbeBank":
+def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":
+    """Return the probes at a path, a shipped model's of a kind, or any model's logit lens."""
+    from prob3r.probes import Lens
+
+    device = next(network.parameters()).device
+    return Lens.of(network) if probes == "logit" else bank_of(model, probes).to(device)
+
+
+def bank_of(model: str, probes: str) -> "SiteReader":
     """Return the probes at a path, or a shipped model's of a kind."""
     from prob3r.models import shipped
     from prob3r.probes import load_probes

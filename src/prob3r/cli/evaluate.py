@@ -4,13 +4,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, bank_of, console, progress, wide
+from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, console, progress, reader_of, wide
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+SHORT = {
+    "pointmap_error": "points",
+    "rotation_error": "rotation",
+    "translation_error": "translation",
+    "inner_shape_error": "shape",
+}
+"""The metrics that readers are compared by, side by side, and their names in the table's head."""
 
 
 @app.command()
@@ -21,30 +31,26 @@ def evaluate(
     ] = "rooms:test",
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 512,
     probes: Annotated[
-        str | None, typer.Option(help="Also every site of these probes: a kind, or a path.")
+        list[str] | None,
+        typer.Option(help="Also every site: a kind of probes, logit, or a path. May be repeated."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
     device: Device = "cpu",
 ) -> None:
     """Measure a model on pairs, beside what it would score without looking at view 1."""
     from prob3r.data.source import open_pairs
-    from prob3r.models import load, random
-    from prob3r.probes import check_backbone
+    from prob3r.models import load
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import write_rows
 
     network = load(model, device)
-    if probes == "random":
-        network = random(network).to(device)
-    bank = bank_of(model, probes).to(device) if probes else None
-    if bank:
-        check_backbone(bank, network)
+    readers = [reader_of(network, model, kind) for kind in probes or []]
     with progress() as report:
         table = measure(
             network,
             open_pairs(data, network, device),
             pairs,
-            bank,
+            readers,
             report=lambda done, total: report("Pairs", done / total),
         )
     print_evaluation(console, table, f"{model} on {data}")
@@ -68,12 +74,23 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     if sites.empty:
         return
     shown = sites[(sites.stratum == "all") & (sites.view == 2)]
-    metrics = [metric for metric in dict.fromkeys(shown.metric) if metric.endswith("_error")]
-    printed = Table("site", *metrics, title=f"{title}: probes of view 2, all pairs")
-    for site, rows in shown.groupby("site", sort=False):
-        printed.add_row(
-            site, *(f"{value:.3g}" for value in rows.set_index("metric").value[metrics])
-        )
+    sources = list(dict.fromkeys(shown.source))
+    short = len(sources) > 1
+    metrics = SHORT if short else {m: m for m in shown.metric if m.endswith("_error")}
+    # Side by side, each metric is named once, over the first of its columns.
+    heads = [
+        f"{name if source == sources[0] else ''}\n{source}" if short else name
+        for name in metrics.values()
+        for source in sources
+    ]
+    printed = Table("site", *heads, title=f"{title}: read off view 2's sites, all pairs")
+    if short:
+        printed.box, printed.padding = SIMPLE_HEAD, (0, 1, 0, 0)
+        printed.caption = "errors of view 2, angles in degrees; model: the MLP probes"
+    values = shown.set_index(["site", "source", "metric"]).value
+    for site in dict.fromkeys(shown.site):
+        columns = [(site, source, metric) for metric in metrics for source in sources]
+        printed.add_row(site, *(f"{values[c]:.3g}" if c in values else "" for c in columns))
     to.print(printed)
 
 

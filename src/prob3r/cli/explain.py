@@ -14,9 +14,9 @@ from prob3r.cli.app import (
     Out,
     Probes,
     app,
-    bank_of,
     console,
     progress,
+    reader_of,
 )
 from prob3r.errors import Prob3rError
 
@@ -86,11 +86,9 @@ def _explain(
     heads: bool = False,
 ) -> None:
     """Explain one pair and write what was asked for, the page last."""
-    from prob3r.probes import check_backbone
     from prob3r.report import explain, write_json, write_page, write_ply
 
-    bank = bank_of(model, probes).to(pair.view1.image.device)
-    check_backbone(bank, network)
+    bank = reader_of(network, model, probes)
     with progress() as report:
         explanation = explain(
             network, pair, bank, model_name=model, head_effects=heads, progress=report

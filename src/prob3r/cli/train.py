@@ -39,7 +39,7 @@ def backbone(
 @training.command()
 def probes(
     model: Model = DEFAULT_MODEL,
-    kind: Annotated[str, typer.Option(help="mlp, linear, random or encoder.")] = "mlp",
+    kind: Annotated[str, typer.Option(help="mlp, linear, tuned, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,
     minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,

@@ -1,21 +1,18 @@
-"""The probe bank: one probe for each residual site, all of them stacked and run at once."""
+"""The probe bank: one probe for each residual site, all of them stacked."""
 
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.errors import Prob3rError
-from prob3r.geometry import unpatchify
-from prob3r.models.heads import decode_points
+from prob3r.probes.reader import SiteReader
 from prob3r.sites import Site
-from prob3r.trace import Record
 
 
 @dataclass(frozen=True)
@@ -43,20 +40,7 @@ class ProbeConfig:
         return "linear" if self.depth == 1 else "mlp"
 
 
-class Decoded(NamedTuple):
-    """What a probe reads off its site.
-
-    Attributes:
-        points: Pointmap in camera 1's frame; its unit is the mean distance of the pair's true
-            points to camera 1.
-        confidence: Greater than 1.
-    """
-
-    points: Float[Tensor, "b h w 3"]
-    confidence: Float[Tensor, "b h w"]
-
-
-class ProbeBank(nn.Module):
+class ProbeBank(SiteReader):
     """Probes of several residual sites of one width.
 
     Args:
@@ -72,10 +56,8 @@ class ProbeBank(nn.Module):
     def __init__(
         self, sites: Sequence[str], config: ProbeConfig, backbone: str = "", seed: int = 0
     ):
-        super().__init__()
-        if not sites or any(Site.parse(site).probs for site in sites):
-            raise Prob3rError("A probe bank needs at least one site, and residual sites only.")
-        self.sites, self.config, self.backbone = tuple(sites), config, backbone
+        super().__init__(sites, config.stream, config.patch, backbone)
+        self.config = config
         hidden = [config.width] * (config.depth - 1)
         widths = [config.stream, *hidden, 4 * config.patch**2]
         s = len(self.sites)
@@ -92,46 +74,29 @@ class ProbeBank(nn.Module):
 
     @property
     def kind(self) -> str:
-        """`linear` or `mlp`."""
-        return self.config.kind
+        """`linear` or `mlp`; of the controls, `random` or `encoder`."""
+        if self.random_seed is not None:
+            return "random"
+        return "encoder" if Site.parse(self.sites[0]).stack == "enc" else self.config.kind
 
-    def forward(
-        self, streams: Float[Tensor, "s t d"], rows: slice = slice(None)
+    def read(
+        self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
     ) -> Float[Tensor, "s t p2 4"]:
-        """Return the raw output for each pixel of each patch.
-
-        Args:
-            streams: Patches of every site, or of those of `rows`.
-            rows: Which probes to run, by their place in `sites`.
-        """
-        x = F.layer_norm(streams, streams.shape[-1:])
-        x = x * self.norm_weight[rows] + self.norm_bias[rows]
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias[rows], F.gelu(x) if layer else x, weight[rows])
-        return x.unflatten(-1, (-1, 4))
-
-    def decode(self, record: Record) -> Decoded:
-        """Return the pointmap and confidence that this site's probe reads off a record.
-
-        Raises:
-            Prob3rError: The bank has no probe for the record's site, or the widths differ.
-        """
-        if record.site not in self.sites:
-            raise Prob3rError(f"This bank has no probe for '{record.site}'; see `bank.sites`.")
-        if record.shape[-1] != self.config.stream:
-            raise Prob3rError(
-                f"'{record.site}' is {record.shape[-1]} wide here, and this bank's probes read "
-                f"{self.config.stream}; it was trained on another model."
-            )
-        row = self.sites.index(record.site)
-        b, n, d = record.shape
-        with torch.no_grad():
-            raw = self(record.float().reshape(1, b * n, d), slice(row, row + 1))
-        rows, columns = record.grid
-        patch = self.config.patch
-        pixels = unpatchify(raw[0].unflatten(0, (b, n)), rows * patch, columns * patch)
-        return Decoded(*decode_points(pixels))
+        """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
+        norm_weight, norm_bias, *layers = rows
+        weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
+        # In the file a pixel's channels are neighbours.
+        weights[-1], biases[-1] = (
+            t.unflatten(-1, (-1, 4)).mT.flatten(-2) for t in (weights[-1], biases[-1])
+        )
+        x = F.layer_norm(streams, streams.shape[-1:]) * norm_weight + norm_bias
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            # Apart from the product, a compiler adds the bias in the loop of the next GELU.
+            x = (F.gelu(x) if layer else x) @ weight + bias
+        return x.unflatten(-1, (4, -1)).mT
 
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this bank again."""
-        return {"sites": list(self.sites), "backbone": self.backbone} | asdict(self.config)
+        control = {} if self.random_seed is None else {"random_seed": self.random_seed}
+        origin = {"sites": list(self.sites), "backbone": self.backbone}
+        return origin | asdict(self.config) | control

@@ -1,4 +1,4 @@
-"""Probe banks on disk: the shipped ones by name, and any by path."""
+"""Site readers on disk, the shipped ones by name and any by path; and the models they belong to."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, fingerprint, read_tensors, write_tensors
+from prob3r.models import DUSt3R, fingerprint, random, read_tensors, write_tensors
 from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.probes.lens import Lens
+from prob3r.probes.reader import SiteReader
 
-KINDS = ("mlp", "linear", "random", "encoder")
-"""Shipped with every model: two kinds of probes, and two controls.
+KINDS = ("mlp", "linear", "tuned", "random", "encoder")
+"""What can be trained and shipped: two kinds of probes, the tuned lens, and two controls.
 
 `random` is the MLP bank of a backbone of the same shape with random weights; `encoder` holds MLP
 probes of the encoder's last block alone.
@@ -21,12 +23,12 @@ probes of the encoder's last block alone.
 
 
 def save_probes(
-    bank: ProbeBank,
+    bank: SiteReader,
     path: Path,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a bank as one `.safetensors` file, which appears whole or not at all.
+    """Write a bank, or a lens, as one `.safetensors` file, which appears whole or not at all.
 
     Raises:
         Prob3rError: The file cannot be written.
@@ -35,8 +37,8 @@ def save_probes(
     write_tensors(path, tensors, {**(metadata or {}), "bank": bank.header()})
 
 
-def load_probes(source: str | Path, kind: str = "mlp") -> ProbeBank:
-    """Return a probe bank, float32.
+def load_probes(source: str | Path, kind: str = "mlp") -> SiteReader:
+    """Return a probe bank, or a lens, float32.
 
     Args:
         source: The name of a shipped model, or the path of a bank's `.safetensors`.
@@ -59,27 +61,54 @@ def load_probes(source: str | Path, kind: str = "mlp") -> ProbeBank:
         return _read(path)
 
 
-def check_backbone(bank: ProbeBank, model: DUSt3R) -> None:
-    """Raise Prob3rError unless the bank was trained on this very model."""
-    if bank.backbone != fingerprint(model):
+def check_backbone(bank: SiteReader, model: DUSt3R) -> str:
+    """Return the model's fingerprint; raise Prob3rError if the bank was trained on another."""
+    weights = fingerprint(model)
+    if bank.backbone not in ("", weights):  # the first is a bank that was not trained
         raise Prob3rError(
             f"These probes were trained on the model {bank.backbone}, and this one is "
-            f"{fingerprint(model)}; give the probes of this model."
+            f"{weights}; give the probes of this model."
         )
+    return weights
 
 
-def _read(path: Path) -> ProbeBank:
+def backbone_of(bank: SiteReader, model: DUSt3R) -> DUSt3R:
+    """Return the model that a bank reads: this one or, for a control, its like with random weights.
+
+    Raises:
+        Prob3rError: The bank was trained on another model.
+    """
+    if bank.random_seed is not None:
+        device = next(model.parameters()).device
+        model = random(model, bank.random_seed).to(device)
+    check_backbone(bank, model)
+    return model
+
+
+def _read(path: Path) -> SiteReader:
     tensors, header = read_tensors(path)
     description = (header or {}).get("bank")
     if not isinstance(description, dict):
         raise Prob3rError(f"{path} holds no probe bank.")
     try:
-        config = ProbeConfig(**{f.name: description[f.name] for f in fields(ProbeConfig)})
-        bank = ProbeBank(description["sites"], config, description["backbone"])
+        bank = _empty(description)
         bank.load_state_dict({name: t.float() for name, t in tensors.items()})
     except (KeyError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise Prob3rError(f"The probe bank {path} does not fit its own header: {reason}") from error
     if not all(parameter.isfinite().all() for parameter in bank.parameters()):
         raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
+    return bank
+
+
+def _empty(description: Mapping[str, Any]) -> SiteReader:
+    """Return the reader that a header describes, with weights still to be read."""
+    sites, backbone = description["sites"], description["backbone"]
+    if description.get("reader") == "lens":
+        return Lens(sites, description["stream"], description["patch"], backbone)
+    config = ProbeConfig(**{f.name: description[f.name] for f in fields(ProbeConfig)})
+    bank = ProbeBank(sites, config, backbone)
+    bank.random_seed = description.get("random_seed")
+    if not isinstance(bank.random_seed, int | None):
+        raise TypeError(f"random_seed is {bank.random_seed!r}; it must be a whole number.")
     return bank

@@ -1,9 +1,10 @@
-"""Training of a probe bank: one frozen backbone forward, one backward for all probes."""
+"""Training of site readers: one frozen backbone forward, one backward for all sites."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,8 @@ from prob3r.models import DUSt3R, fingerprint, random
 from prob3r.models.heads import decode_points
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.files import KINDS, save_probes
+from prob3r.probes.lens import Lens
+from prob3r.probes.reader import SiteReader
 from prob3r.sites import Site
 from prob3r.trace import trace
 from prob3r.training import Progress, Stage, Task, run
@@ -51,38 +54,42 @@ def default_training(model: DUSt3R, pairs: int, seed: int = 0) -> ProbeTraining:
     return ProbeTraining(stage, seed, validate_every=1024)
 
 
-def bank_for(model: DUSt3R, kind: str, seed: int = 0) -> tuple[DUSt3R, ProbeBank]:
-    """Return a fresh bank of one of `KINDS`, and the backbone to train it on.
+def bank_for(model: DUSt3R, kind: str, seed: int = 0) -> tuple[DUSt3R, SiteReader]:
+    """Return what is to be trained as one of `KINDS`, and the backbone to train it on.
 
     Raises:
-        Prob3rError: There is no such kind.
+        Prob3rError: There is no such kind, or the model's head is not one for it.
     """
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
+    if kind == "tuned":
+        return model, Lens.of(model)
     c = model.config
     device = next(model.parameters()).device
-    backbone = random(model, seed).to(device) if kind == "random" else model
     sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
     width = c.dec_width
     if kind == "encoder":
         sites, width = [f"enc{view}.{c.enc_depth - 1}.mlp" for view in (1, 2)], c.enc_width
     config = ProbeConfig(width, c.patch, depth=1 if kind == "linear" else 5, width=width)
-    return backbone, ProbeBank(sites, config, seed=seed).to(device)
+    bank = ProbeBank(sites, config, seed=seed).to(device)
+    if kind == "random":
+        model, bank.random_seed = random(model, seed).to(device), seed
+    return model, bank
 
 
 def train_probes(
     model: DUSt3R,
-    bank: ProbeBank,
+    bank: SiteReader,
     training: ProbeTraining,
     folder: Path,
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Train every probe of a bank on rooms, or go on with a run that was stopped at any moment.
+    """Train a bank or a lens on rooms, or go on with a run that was stopped at any moment.
 
     Args:
         model: The backbone, which stays as it is.
-        bank: The probes, trained in place.
+        bank: What is trained, in place, each site as if it were alone.
         training: How.
         folder: Holds the run's state and log, and `probes.safetensors`, the best so far.
         seconds: Stop, with the state saved, after this long.
@@ -99,49 +106,107 @@ def train_probes(
     return task.path
 
 
-def record_streams(model: DUSt3R, bank: ProbeBank, pair: Pair) -> Float[Tensor, "s t d"]:
-    """Return the patches of a batch at every site of a bank, from one forward of the backbone."""
-    records = trace(model, pair, bank.sites, output=False)
-    return torch.stack([records[site].flatten(0, 1) for site in bank.sites])
+def record_streams(model: DUSt3R, reader: SiteReader, pair: Pair) -> Float[Tensor, "s t d"]:
+    """Return the patches of a batch at every site of a reader, from one forward of the backbone."""
+    records = trace(model, pair, reader.sites, output=False)
+    return torch.stack([records[site].flatten(0, 1) for site in reader.sites])
+
+
+class Group(NamedTuple):
+    """Some sites of a reader, and what they are trained to say of one batch.
+
+    Attributes:
+        rows: Their rows of the reader's stacks.
+        streams: Their patches.
+        true: The true points of each patch's pixels, both views together in the unit of their mean
+            distance to camera 1.
+        seen: 1 where the truth is known, else 0.
+    """
+
+    rows: Sequence[Tensor]
+    streams: Float[Tensor, "s t d"]
+    true: Float[Tensor, "s t p2 3"]
+    seen: Float[Tensor, "s t p2"]
+
+
+def group_losses(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
+    """Return the losses of a group's sites, as `site_losses` describes them."""
+    points, confidence = decode_points(reader.read(group.rows, group.streams))
+    losses = weigh((points - group.true).norm(dim=-1), confidence) * group.seen
+    return losses.sum((1, 2)) / group.seen.sum((1, 2))
+
+
+def group_errors(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
+    """Return the errors of a group's sites, as `site_errors` describes them."""
+    points, _ = decode_points(reader.read(group.rows, group.streams))
+    errors = (points - group.true).norm(dim=-1) * group.seen
+    return errors.sum((1, 2)) / group.seen.sum((1, 2))
 
 
 def site_losses(
-    bank: ProbeBank, streams: Float[Tensor, "s t d"], pair: Pair
+    reader: SiteReader,
+    streams: Float[Tensor, "s t d"],
+    pair: Pair,
+    of_group: Callable[[SiteReader, Group], Tensor] = group_losses,
 ) -> Float[Tensor, " s"]:
-    """Return each probe's confidence-weighted regression loss (Wang et al. 2024, eq. 4).
+    """Return each site's confidence-weighted regression loss (Wang et al. 2024, eq. 4).
 
-    The target is the true pointmap of the probe's view, in the unit in which both views together
+    The target is the true pointmap of the site's view, in the unit in which both views together
     have a mean distance of 1. The prediction is held to that unit as it is: normalising it over
-    both views would tie two probes together.
+    both views would tie two sites together.
+
+    Args:
+        reader: What is trained.
+        streams: The batch at every site, from `record_streams`.
+        pair: The batch.
+        of_group: `group_losses`, or the same compiled, which is faster.
     """
-    errors, confidence, seen = _read_off(bank, streams, pair)
-    losses = weigh(errors, confidence) * seen
-    return losses.sum((1, 2)) / seen.sum((1, 2))
+    return torch.cat([of_group(reader, group) for group in _groups(reader, streams, pair)])
 
 
 def site_errors(
-    bank: ProbeBank, streams: Float[Tensor, "s t d"], pair: Pair
+    reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair
 ) -> Float[Tensor, " s"]:
-    """Return each probe's mean distance to the true points, in the unit of its target."""
-    errors, _, seen = _read_off(bank, streams, pair)
-    return (errors * seen).sum((1, 2)) / seen.sum((1, 2))
+    """Return each site's mean distance to the true points, in the unit of its target."""
+    return torch.cat([group_errors(reader, group) for group in _groups(reader, streams, pair)])
 
 
-def _read_off(
-    bank: ProbeBank, streams: Float[Tensor, "s t d"], pair: Pair
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return errors, confidences and valid masks, each `(s, t, p2)`."""
-    patch = bank.config.patch
-    true = [patchify(p, patch).flatten(0, 1) for p in normalise(pair.points, pair.valid)]
-    valid = [patchify(v.float().unsqueeze(-1), patch).flatten(0, 1) for v in pair.valid]
-    views = [Site.parse(site).view - 1 for site in bank.sites]
-    points, confidence = decode_points(bank(streams))
-    errors = (points - torch.stack([true[view] for view in views])).norm(dim=-1)
-    return errors, confidence, torch.stack([valid[view].squeeze(-1) for view in views])
+def clip_rows(reader: SiteReader, most: float) -> None:
+    """Bound the norm of each site's gradient, so that none is held back by another's."""
+    gradients = [p.grad for p in reader.parameters() if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients]).norm(dim=0)
+    scale = (most / norms.clamp(min=1e-12)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale[:, None, None])
+
+
+def _groups(reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair) -> Iterator[Group]:
+    """Cut a batch into groups of sites that are worked on at once."""
+    size = _at_once(streams)
+    # As in the raw output, channels lie apart in memory.
+    true = [
+        patchify(p, reader.patch).flatten(0, 1).mT.contiguous()
+        for p in normalise(pair.points, pair.valid)
+    ]
+    seen = [patchify(v.float()[..., None], reader.patch).flatten(0, 1)[..., 0] for v in pair.valid]
+    views = torch.tensor([Site.parse(site).view - 1 for site in reader.sites]).split(size)
+    rows = zip(*(stack.split(size) for stack in reader.stacks()), strict=True)
+    for part, patches, chosen in zip(rows, streams.split(size), views, strict=True):
+        points, mask = (torch.stack([both[v] for v in chosen]) for both in (true, seen))
+        yield Group(part, patches, points.mT, mask)
+
+
+def _at_once(streams: Float[Tensor, "s t d"]) -> int:
+    """Return how many sites a group has.
+
+    On a CPU it is one, since what one operation wrote of it is still in the cache for the next; a
+    GPU is filled by all of them together.
+    """
+    return len(streams) if streams.is_cuda else 1
 
 
 class _BankTask(Task):
-    def __init__(self, model: DUSt3R, bank: ProbeBank, training: ProbeTraining, folder: Path):
+    def __init__(self, model: DUSt3R, bank: SiteReader, training: ProbeTraining, folder: Path):
         self.model, self.bank, self.training = model, bank, training
         self.path = folder / "probes.safetensors"
         bank.backbone = fingerprint(model)
@@ -149,9 +214,10 @@ class _BankTask(Task):
         self.stages = (training.stage,)
         self.validate_every = training.validate_every
         self.module = bank
-        self.optimizers = [torch.optim.AdamW(bank.parameters(), lr=0.0, weight_decay=0.0)]
+        learned = [p for p in bank.parameters() if p.requires_grad]
+        self.optimizers = [torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0, fused=True)]
         self.device = next(model.parameters()).device
-        self.losses = torch.compile(site_losses, dynamic=False)
+        self.of_group = torch.compile(group_losses, dynamic=False)
 
     def begin(self, number: int) -> None:
         stage = self.stages[number]
@@ -164,15 +230,11 @@ class _BankTask(Task):
 
     def loss(self, step: int) -> Tensor:
         pair = self.stream.batch(step)
-        return self.losses(self.bank, record_streams(self.model, self.bank, pair), pair).sum()
+        streams = record_streams(self.model, self.bank, pair)
+        return site_losses(self.bank, streams, pair, self.of_group).sum()
 
     def clip(self) -> None:
-        # Probe by probe, so that none is held back by another's gradient.
-        gradients = [p.grad for p in self.bank.parameters() if p.grad is not None]
-        norms = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-        scale = (CLIP / norms.clamp(min=1e-12)).clamp(max=1)
-        for gradient in gradients:
-            gradient.mul_(scale[:, None, None])
+        clip_rows(self.bank, CLIP)
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.data import Pair
+from prob3r.edits import Edit
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models import DUSt3R, fingerprint
-from prob3r.probes.bank import ProbeBank
+from prob3r.models import DUSt3R
+from prob3r.probes import SiteReader, check_backbone
 from prob3r.report.attention import NAMES, heads_table, reductions, strongest
 from prob3r.report.effects import with_effects
 from prob3r.report.explanation import Explanation
@@ -33,9 +34,10 @@ def _silent(what: str, share: float) -> None:
 def explain(
     model: DUSt3R,
     pair: Pair,
-    bank: ProbeBank,
+    bank: SiteReader,
     *,
     model_name: str,
+    edits: Sequence[Edit] = (),
     head_effects: bool = False,
     progress: Callable[[str, float], None] = _silent,
 ) -> Explanation:
@@ -44,8 +46,9 @@ def explain(
     Args:
         model: The model.
         pair: A batch of one.
-        bank: Probes of the model's decoders.
+        bank: Probes of the model's decoders, or a lens.
         model_name: What to call the model.
+        edits: Changes to make on the way; what is explained is the edited run.
         head_effects: Whether to switch off every head of view 2's cross-attention, one at a time.
         progress: Called with what is done next, and the share of the work that is behind.
 
@@ -55,10 +58,11 @@ def explain(
     if len(pair) != 1:
         raise Prob3rError(f"The pair is a batch of {len(pair)}; an explanation is of one pair.")
     sites = decoder_steps(bank.sites)
+    weights = check_backbone(bank, model)
     blocks, patch = model.config.dec_depth, model.config.patch
 
     progress("Running the model", 0.0)
-    run = _run(model, pair, sites)
+    run = _run(model, pair, sites, edits)
     assert run.output is not None
     confidence = run.output.confidence
 
@@ -86,13 +90,11 @@ def explain(
     if head_effects:
         what = "Switching off every head"
         heads = with_effects(heads, model, pair, reference, lambda s: progress(what, 0.85 + s / 10))
-    weights = fingerprint(model)
     measurements = Measurements(
         setting=Setting(
             model=model_name,
             fingerprint=weights,
             probes=bank.kind,
-            probes_fit=bank.backbone in ("", weights),
             pair=pair.names[0] if pair.names else "two views",
             reference=reference.kind,
             sizes=(pair.view1.size, pair.view2.size),
@@ -122,7 +124,7 @@ def explain(
     return explanation
 
 
-def _run(model: DUSt3R, pair: Pair, steps: Sequence[Step]) -> Trace:
+def _run(model: DUSt3R, pair: Pair, steps: Sequence[Step], edits: Sequence[Edit]) -> Trace:
     """Record the residual stream at every step, and what is kept of the cross-attention."""
     config = model.config
     queries = sum(h * w // config.patch**2 for h, w in (pair.view1.size, pair.view2.size))
@@ -130,7 +132,7 @@ def _run(model: DUSt3R, pair: Pair, steps: Sequence[Step]) -> Trace:
     top = max(1, ATTENTION_KEYS // rows)
     residuals = [step.site(view) for step in steps for view in (1, 2)]
     attention = [f"dec?.*.cross_attn.{name}" for name in NAMES]
-    return trace(model, pair, residuals + attention, reductions=reductions(top))
+    return trace(model, pair, residuals + attention, edits, reductions=reductions(top))
 
 
 def _poses(points: Sequence[Points], reference: Reference) -> Float[Tensor, "steps 4 4"]:

@@ -15,8 +15,7 @@ class Setting:
     Attributes:
         model: Name of the model.
         fingerprint: Of its weights.
-        probes: Kind of the probes, `mlp` or `linear`.
-        probes_fit: Whether the probes were trained on these weights, as far as is known.
+        probes: Kind of the probes, such as `mlp`.
         pair: Name of the pair.
         reference: What curves are measured against where `against` says nothing else.
         sizes: Height and width of both views, in pixels.
@@ -27,7 +26,6 @@ class Setting:
     model: str
     fingerprint: str
     probes: str
-    probes_fit: bool
     pair: str
     reference: str
     sizes: tuple[tuple[int, int], tuple[int, int]]

@@ -292,8 +292,6 @@ def _consistency(m: Measurements) -> Iterator[Sentence]:
 
 
 def _probes(m: Measurements) -> Iterator[Sentence]:
-    if not m.setting.probes_fit:
-        yield Sentence("The probes were trained on other weights than these.", "warning")
     gap = m.final.probe_gap
     text = (
         f"The last probe's view 2 is {gap:.2f} of the mean distance from the model's own output, "

@@ -1,16 +1,20 @@
-"""Evaluation: every error of a model, and of its probes, beside what no correspondence could tell.
+"""Evaluation: every error of a model, and of what reads its sites, beside telling references.
 
 Three references are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean
 pose of the training rooms; `shuffled` shows the model the view 1 of another pair; `random` is the
 same architecture with random weights.
+
+The source of a row says who spoke: `model` is the model's own output and, at its sites, the MLP
+probes; any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
+`encoder`), and the probes of the random control are `random` as its output is.
 """
 
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +43,7 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.models import DUSt3R, random
-from prob3r.probes import ProbeBank
+from prob3r.probes import SiteReader, backbone_of
 from prob3r.trace import trace
 
 HEAD = "head"
@@ -57,24 +61,31 @@ _VIEWLESS = {"pointmap_error1": "pointmap_error", "pointmap_error2": "pointmap_e
 
 @dataclass
 class _Measured:
-    """Values pair by pair, of each source, site and metric, and the strata of the pairs."""
+    """Values pair by pair, of each source, site and metric, by the stratum of the pairs.
 
-    values: dict[tuple[str, str, str], list[Tensor]] = field(
+    Attributes:
+        values: Of each batch; `easy` and `hard` hold the rows of those pairs whose stratum is
+            known, and every batch is in `all`.
+    """
+
+    values: dict[tuple[str, str, str, str], list[Tensor]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    easy: list[Tensor] = field(default_factory=list)
-    hard: list[Tensor] = field(default_factory=list)
 
-    def add(self, source: str, site: str, errors: Mapping[str, Tensor]) -> None:
+    def add(
+        self, source: str, site: str, errors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
+    ) -> None:
         for metric, values in errors.items():
-            self.values[source, site, metric].append(values)
+            self.values[source, site, metric, "all"].append(values)
+            for stratum, chosen in rows.items():
+                self.values[source, site, metric, stratum].append(values[chosen])
 
 
 def evaluate(
     model: DUSt3R,
     pairs: Pairs,
     count: int = 512,
-    bank: ProbeBank | None = None,
+    readers: SiteReader | Sequence[SiteReader] = (),
     *,
     batch: int = 32,
     seed: int = 0,
@@ -87,29 +98,45 @@ def evaluate(
         pairs: With the truth, or photographs with cameras and the depth of view 1, for which the
             pose is found by PnP and view 2's pointmap error is not known.
         count: How many pairs to use.
-        bank: If given, its sites are measured beside the model's output.
+        readers: Probe banks and lenses whose sites are measured beside the model's output, each
+            of another kind.
         batch: Pairs at a time.
         seed: Of the random reference and of the bootstrap.
         report: Called with the number of pairs done and the number to do.
 
     Returns:
-        A row for each source (`model`, `mean_pose`, `shuffled`, `random`), stratum, site, view and
-        metric: the median (for `auc@...` the area), its interval, and the number of pairs.
+        A row for each source (`model`, `mean_pose`, `shuffled`, `random`, and kinds of readers),
+        stratum, site, view and metric: the median (for `auc@...` the area), its interval, and the
+        number of pairs.
 
     Raises:
-        Prob3rError: The pairs have no truth to measure against.
+        Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
+            is of another model.
     """
     measured = _Measured()
     device = next(model.parameters()).device
     untrained = random(model, seed).to(device)
-    mean_pose = _mean_pose().to(device)
+    sources = _sources(model, [readers] if isinstance(readers, SiteReader) else readers)
     total, done = min(count, len(pairs)), 0
     with torch.no_grad():
         for pair in batches(pairs, count, batch):
-            _measure(measured, model, untrained, mean_pose, pair.to(device), bank)
+            _measure(measured, model, untrained, pair.to(device), sources)
             done += len(pair)
             report(done, total)
     return _table(measured, torch.Generator().manual_seed(seed))
+
+
+_Sources = Mapping[str, tuple[DUSt3R, SiteReader]]
+
+
+def _sources(model: DUSt3R, readers: Sequence[SiteReader]) -> _Sources:
+    """Return each reader and the model that it reads, by the source that its rows will have."""
+    names = ["model" if reader.kind == "mlp" else reader.kind for reader in readers]
+    for name, reader in zip(names, readers, strict=True):
+        if names.count(name) > 1:
+            raise Prob3rError(f"Two of the probes are '{reader.kind}'; give one of a kind.")
+    found = zip(names, readers, strict=True)
+    return {name: (backbone_of(reader, model), reader) for name, reader in found}
 
 
 def strata(pair: Pair) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
@@ -123,9 +150,8 @@ def _measure(
     measured: _Measured,
     model: DUSt3R,
     untrained: DUSt3R,
-    mean_pose: Float[Tensor, "4 4"],
     pair: Pair,
-    bank: ProbeBank | None,
+    sources: _Sources,
 ) -> None:
     if not pair.has_poses or pair.view1.depth is None:
         raise Prob3rError(
@@ -134,24 +160,26 @@ def _measure(
         )
     images1, images2 = pair.view1.image, pair.view2.image
     errors = _errors if pair.has_truth else _errors_without_depth2
-    recorded = trace(model, pair, bank.sites if bank else ())
+    own = [reader for backbone, reader in sources.values() if backbone is model]
+    recorded = trace(model, pair, [site for reader in own for site in reader.sites])
     assert recorded.output is not None
-    measured.add("model", HEAD, errors(recorded.output.points, pair))
-    measured.add("random", HEAD, errors(untrained(images1, images2).points, pair))
+    # The overlap is known of pairs with the full truth alone.
+    rows = dict(zip(("easy", "hard"), strata(pair), strict=True)) if pair.has_truth else {}
+    measured.add("model", HEAD, errors(recorded.output.points, pair), rows)
+    measured.add("random", HEAD, errors(untrained(images1, images2).points, pair), rows)
     if len(pair) > 1:
         shuffled = model(images1.roll(1, 0), images2)
-        measured.add("shuffled", HEAD, errors(shuffled.points, pair))
+        measured.add("shuffled", HEAD, errors(shuffled.points, pair), rows)
     if not pair.has_truth:
         return
-    placed = transform(pair.view2.points, mean_pose.expand(len(pair), 4, 4))
-    measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair))
-    if bank:
-        for site1, site2 in _paired(bank.sites):
-            points = bank.decode(recorded[site1]).points, bank.decode(recorded[site2]).points
-            measured.add("model", site2, errors(points, pair))
-    easy, hard = strata(pair)
-    measured.easy.append(easy)
-    measured.hard.append(hard)
+    mean_pose = _mean_pose(MEAN_POSE_PAIRS).to(images1.device).expand(len(pair), 4, 4)
+    placed = transform(pair.view2.points, mean_pose)
+    measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair), rows)
+    for source, (backbone, reader) in sources.items():
+        run = recorded if reader in own else trace(backbone, pair, reader.sites, output=False)
+        for site1, site2 in _paired(reader.sites):
+            points = reader.decode(run[site1]).points, reader.decode(run[site2]).points
+            measured.add(source, site2, errors(points, pair), rows)
 
 
 def _paired(sites: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -194,12 +222,13 @@ def _pose(points: tuple[Tensor, Tensor], pair: Pair, row: int) -> Float[Tensor, 
     return points[1].new_full((4, 4), torch.nan) if pose is None else pose.cam_to_world
 
 
-def _mean_pose() -> Float[Tensor, "4 4"]:
+@cache
+def _mean_pose(pairs: int) -> Float[Tensor, "4 4"]:
     """Return the mean pose of camera 2 in camera 1's frame over training rooms, in metres.
 
     The rotation is the chordal mean: the one nearest to the mean of the matrices.
     """
-    _, poses = Rooms("train").cameras(range(MEAN_POSE_PAIRS))
+    _, poses = Rooms("train").cameras(range(pairs))
     mean = relative_pose(poses[:, 0], poses[:, 1]).mean(0)
     mean[:3, :3] = roma.special_procrustes(mean[:3, :3])
     return mean
@@ -207,31 +236,25 @@ def _mean_pose() -> Float[Tensor, "4 4"]:
 
 def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
     """Return the tidy table of what was measured."""
-    chosen: dict[str, Tensor | None] = {"all": None}
-    if measured.easy:
-        chosen |= {"easy": torch.cat(measured.easy), "hard": torch.cat(measured.hard)}
     rows = []
-    for (source, site, metric), parts in measured.values.items():
-        for stratum, mask in chosen.items():
-            values = torch.cat(parts) if mask is None else torch.cat(parts)[mask]
-            statistic = (
-                partial(auc, threshold=float(metric[4:])) if metric[:4] == "auc@" else median
-            )
-            value, low, high = bootstrap_interval(values, statistic, generator=generator)
-            view = 1 if metric == "pointmap_error1" else 2
-            rows.append(
-                {
-                    "source": source,
-                    "stratum": stratum,
-                    "site": site if view == 2 else site.replace("2.", "1.", 1),
-                    "view": view,
-                    "metric": _VIEWLESS.get(metric, metric),
-                    "value": value,
-                    "low": low,
-                    "high": high,
-                    "pairs": int((~values.isnan()).sum()),
-                }
-            )
+    for (source, site, metric, stratum), parts in measured.values.items():
+        values = torch.cat(parts)
+        statistic = partial(auc, threshold=float(metric[4:])) if metric[:4] == "auc@" else median
+        value, low, high = bootstrap_interval(values, statistic, generator=generator)
+        view = 1 if metric == "pointmap_error1" else 2
+        rows.append(
+            {
+                "source": source,
+                "stratum": stratum,
+                "site": site if view == 2 else site.replace("2.", "1.", 1),
+                "view": view,
+                "metric": _VIEWLESS.get(metric, metric),
+                "value": value,
+                "low": low,
+                "high": high,
+                "pairs": int((~values.isnan()).sum()),
+            }
+        )
     return pd.DataFrame(rows)
 
 

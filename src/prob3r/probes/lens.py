@@ -1,0 +1,90 @@
+"""Lenses: the model's own head at any decoder site, as it is or behind a learned affine map."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R
+from prob3r.models.heads import LinearHead
+from prob3r.models.layers import layer_norm
+from prob3r.probes.reader import SiteReader
+from prob3r.sites import Site
+
+
+class Lens(SiteReader):
+    """Reads sites through the last norm and the linear head of the model itself.
+
+    Untrained, it is the logit lens (nostalgebraist, 2020): what the model would answer if the
+    blocks still to come added nothing. A site's stream first goes through an affine map that
+    starts as the identity; trained like a probe, this is the tuned lens (Belrose et al., 2023),
+    which is fair to sites that write in another basis than the head reads, or in another unit.
+
+    Args:
+        sites: Names of decoder sites.
+        stream: Width of the decoders.
+        patch: Side of a patch, in pixels.
+        backbone: Fingerprint of the model whose sites these are.
+    """
+
+    def __init__(self, sites: Sequence[str], stream: int, patch: int, backbone: str = ""):
+        super().__init__(sites, stream, patch, backbone)
+        s, outputs = len(self.sites), 4 * patch**2
+        self.weight = nn.Parameter(torch.zeros(s, stream, stream))
+        self.bias = nn.Parameter(torch.zeros(s, 1, stream))
+        self.norm = layer_norm(stream).requires_grad_(False)
+        self.head_weight, self.head_bias = (
+            nn.Parameter(torch.zeros(2, rows, outputs), requires_grad=False) for rows in (stream, 1)
+        )
+        self.views = [Site.parse(site).view - 1 for site in self.sites]
+
+    @classmethod
+    def of(cls, model: DUSt3R, backbone: str = "") -> "Lens":
+        """Return the untrained lens of all decoder sites of a model.
+
+        Raises:
+            Prob3rError: The model's head is not linear.
+        """
+        heads = [model.downstream_head1, model.downstream_head2]
+        sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
+        lens = cls(sites, model.config.dec_width, model.config.patch, backbone)
+        lens.norm.load_state_dict(model.dec_norm.state_dict())
+        for view, head in enumerate(heads):
+            if not isinstance(head, LinearHead):
+                raise Prob3rError(
+                    f"This model has a {model.config.head} head, which mixes patches and several "
+                    "sites; a lens needs a model with a linear head."
+                )
+            lens.head_weight.data[view] = head.proj.weight.T
+            lens.head_bias.data[view] = head.proj.bias
+        return lens.to(next(model.parameters()).device)
+
+    @property
+    def kind(self) -> str:
+        """`tuned`, or `logit` while nothing has been learned."""
+        return "tuned" if self.weight.any() or self.bias.any() else "logit"
+
+    def stacks(self) -> list[Tensor]:
+        """Return every site's affine map and the head of its view."""
+        return [self.weight, self.bias, self.head_weight[self.views], self.head_bias[self.views]]
+
+    def read(
+        self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
+    ) -> Float[Tensor, "s t p2 4"]:
+        """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
+        weight, bias, head_weight, head_bias = rows
+        x = self.norm(streams + (streams @ weight + bias))
+        return (x @ head_weight + head_bias).unflatten(-1, (4, -1)).mT
+
+    def header(self) -> dict[str, Any]:
+        """Return what a file must hold beside the weights to build this lens again."""
+        return {
+            "reader": "lens",
+            "sites": list(self.sites),
+            "backbone": self.backbone,
+            "stream": self.stream,
+            "patch": self.patch,
+        }

@@ -1,0 +1,111 @@
+"""What a probe bank and a lens have in common: they read pointmaps off residual sites."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import unpatchify
+from prob3r.models.heads import decode_points
+from prob3r.sites import Site
+from prob3r.trace import Record
+
+
+class Decoded(NamedTuple):
+    """What is read off a site.
+
+    Attributes:
+        points: Pointmap in camera 1's frame. A trained reader's unit is the mean distance of the
+            pair's true points to camera 1.
+        confidence: Greater than 1.
+    """
+
+    points: Float[Tensor, "b h w 3"]
+    confidence: Float[Tensor, "b h w"]
+
+
+class SiteReader(nn.Module, ABC):
+    """Reads a pointmap off each of several residual sites, one patch at a time.
+
+    Every tensor that reading takes is stacked, with a row for each site, so that sites can be read
+    together or apart, and each is trained as if it were alone.
+
+    Attributes:
+        kind: What sort of reader it is.
+        sites: Names of the sites.
+        stream: Width of their residual stream.
+        patch: Side of a patch, in pixels.
+        backbone: Fingerprint of the model whose sites these are.
+        random_seed: The seed of that model's weights where it is a control with random ones, else
+            None.
+
+    Raises:
+        Prob3rError: A site is not a residual site, or there is none.
+    """
+
+    random_seed: int | None = None
+
+    def __init__(self, sites: Sequence[str], stream: int, patch: int, backbone: str):
+        super().__init__()
+        if not sites or any(Site.parse(site).probs for site in sites):
+            raise Prob3rError("A probe bank needs at least one site, and residual sites only.")
+        self.sites, self.stream, self.patch = tuple(sites), stream, patch
+        self.backbone = backbone
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What sort of reader it is."""
+
+    @abstractmethod
+    def header(self) -> dict[str, Any]:
+        """Return what a file must hold beside the weights to build this reader again."""
+
+    def stacks(self) -> list[Tensor]:
+        """Return the tensors that reading takes, each with a row for every site."""
+        return list(self.parameters())
+
+    @abstractmethod
+    def read(
+        self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
+    ) -> Float[Tensor, "s t p2 4"]:
+        """Return the raw output for each pixel of each patch, given some sites' rows of `stacks`.
+
+        The four channels lie apart in memory, so that work on each of them runs over neighbours.
+        """
+
+    def forward(
+        self, streams: Float[Tensor, "s t d"], rows: slice = slice(None)
+    ) -> Float[Tensor, "s t p2 4"]:
+        """Return the raw output for each pixel of each patch.
+
+        Args:
+            streams: Patches of every site, or of those of `rows`.
+            rows: Which sites these are, by their place in `sites`.
+        """
+        return self.read([stack[rows] for stack in self.stacks()], streams)
+
+    def decode(self, record: Record) -> Decoded:
+        """Return the pointmap and confidence that are read off a record.
+
+        Raises:
+            Prob3rError: The record's site is none of `sites`, or the widths differ.
+        """
+        if record.site not in self.sites:
+            raise Prob3rError(f"This bank has no probe for '{record.site}'; see `bank.sites`.")
+        if record.shape[-1] != self.stream:
+            raise Prob3rError(
+                f"'{record.site}' is {record.shape[-1]} wide here, and this bank's probes read "
+                f"{self.stream}; it was trained on another model."
+            )
+        row = self.sites.index(record.site)
+        b, n, d = record.shape
+        with torch.no_grad():
+            raw = self(record.float().reshape(1, b * n, d), slice(row, row + 1))
+        rows, columns = record.grid
+        pixels = unpatchify(raw[0].unflatten(0, (b, n)), rows * self.patch, columns * self.patch)
+        return Decoded(*decode_points(pixels))
