@@ -22,7 +22,7 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/core
+bench: $(VENV)/test
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 train: $(VENV)/core

@@ -6,7 +6,17 @@ import sys
 from rich.logging import RichHandler
 from rich.text import Text
 
-from prob3r.cli import data, evaluate, explain, rooms, study, sweep, train  # noqa: F401 - each adds its commands
+from prob3r.cli import (  # noqa: F401 - each adds its commands
+    data,
+    evaluate,
+    explain,
+    info,
+    rooms,
+    study,
+    sweep,
+    train,
+    view,
+)
 from prob3r.cli.app import app, errors
 from prob3r.errors import Prob3rError
 

@@ -1,0 +1,139 @@
+"""`prob3r view`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    Model,
+    Probes,
+    app,
+    bank_of,
+    console,
+    errors,
+    progress,
+)
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from prob3r.viewer import Subject
+    from prob3r.viewer.sources import Source
+
+
+@app.command()
+def view(
+    image1: Annotated[
+        Path | None, typer.Argument(help="View 1, the reference, or a pair's folder.")
+    ] = None,
+    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
+    room: Annotated[
+        int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
+    ] = None,
+    model: Model = DEFAULT_MODEL,
+    probes: Probes = "mlp",
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=PROBES", help="What else can be set beside it; may be repeated."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8080,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Whether to open a browser.")
+    ] = True,
+    device: Device = "cpu",
+) -> None:
+    """Take a model apart on two photographs, live in the browser."""
+    try:
+        from prob3r.viewer import Viewer
+    except ModuleNotFoundError as error:
+        if error.name != "viser":
+            raise
+        raise Prob3rError(
+            "The viewer needs viser; install it with pip install 'prob3r[viewer]'."
+        ) from error
+    from prob3r.viewer.server import check_free, is_local
+
+    source = _source(image1, image2, room)
+    check_free(host, port)  # before the model is read, which takes its time
+    with progress() as report:
+        report("Reading the model", 0.1)
+        subject = _subject(model, probes, device)
+        report("Running it", 0.6)
+        viewer = Viewer(
+            subject, source, _others(subject, compare or [], device), host=host, port=port
+        )
+    try:
+        if not is_local(host):
+            console.print(
+                f"Listening on {host}: everybody who reaches this machine can use the viewer.",
+                style="yellow",
+            )
+        console.print(Text(f"Open {viewer.url}, and press Ctrl-C here to end."), soft_wrap=True)
+        if browser:
+            viewer.open_browser()
+        viewer.wait()
+    except KeyboardInterrupt:
+        errors.print("Ended.")
+    finally:
+        viewer.stop()
+
+
+def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Source":
+    """Return the pair that was asked for; the bundled books by default."""
+    from importlib.resources import files
+
+    from prob3r.viewer.sources import Folder, Photographs, Room
+
+    if room is not None and image1 is None:
+        return Room(room)
+    if room is None and image1 is None:
+        return Folder(Path(str(files("prob3r.data") / "pairs" / "books")))
+    if room is None and image1 is not None and image2 is not None:
+        return Photographs(image1, image2)
+    if room is None and image1 is not None and image1.is_dir():
+        return Folder(image1)
+    raise Prob3rError(
+        "view needs two photographs, one folder with a pair.json, or --room with a number."
+    )
+
+
+def _subject(model: str, probes: str, device: str) -> "Subject":
+    from prob3r.models import load
+    from prob3r.viewer import Subject
+
+    return Subject(model, load(model, device), bank_of(model, probes), probes)
+
+
+def _others(
+    subject: "Subject", asked: list[str], device: str
+) -> dict[str, Callable[[], "Subject"]]:
+    """Return what can be set beside a subject: what is shipped, and what was asked for."""
+    from functools import cache, partial
+    from importlib.resources import files
+
+    from prob3r.models import shipped
+
+    weights = files("prob3r") / "weights"
+    choices = [
+        (name, kind)
+        for name in shipped()
+        for kind in ("mlp", "linear", "tuned")
+        if (weights / name / f"probes-{kind}.safetensors").is_file()
+        and (name, kind) != (subject.name, subject.probes)
+    ]
+    for entry in asked:
+        name, found, probes = entry.rpartition("=")
+        if not found:
+            raise Prob3rError(f"--compare is '{entry}'; write it as MODEL=PROBES.")
+        choices.append((name, probes))
+    return {
+        f"{name}, {probes} probes": cache(partial(_subject, name, probes, device))
+        for name, probes in choices
+    }

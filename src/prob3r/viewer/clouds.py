@@ -1,0 +1,262 @@
+"""What is drawn of a pane: its points and their colours, its cameras, and what a click hits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import atan
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from prob3r.viewer import colours
+from prob3r.viewer.session import MOVING, NOTHING, THE_TRUTH, Look, Pane
+
+CLICK = 0.015
+"""How far beside a point a click may go, as a share of its distance."""
+
+
+class Scale(NamedTuple):
+    """What the ends of a ramp stand for: 0 and a largest value, and the words for it."""
+
+    stops: colours.Stops
+    low: float
+    high: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A pane with a look, ready to be drawn at any position.
+
+    Attributes:
+        pane: What is drawn.
+        look: How.
+        masks: Which pixels of each view are drawn.
+        scale: Of colours that stand for numbers; None for others.
+    """
+
+    pane: Pane
+    look: Look
+    masks: tuple[Bool[np.ndarray, "h1 w1"], Bool[np.ndarray, "h2 w2"]]
+    scale: Scale | None
+
+    @classmethod
+    def of(cls, pane: Pane, look: Look) -> "Drawing":
+        """Return the drawing of a pane."""
+        run = pane.run
+        both = np.concatenate([c.ravel() for c in run.confidence])
+        least = np.percentile(both, look.hidden)
+        masks = tuple(
+            (confidence >= least) & np.isfinite(points).all((0, 3)) & shown
+            for confidence, points, shown in zip(
+                run.confidence, run.points, (look.view1, look.view2), strict=True
+            )
+        )
+        return cls(pane, look, (masks[0], masks[1]), _scale(pane, look))
+
+    def points(self, position: float) -> tuple[Float[np.ndarray, "n 3"], ...]:
+        """Return the points that are drawn of both views."""
+        return tuple(p[m] for p, m in zip(self.maps(position), self.masks, strict=True))
+
+    def maps(self, position: float) -> tuple[Float[np.ndarray, "h w 3"], ...]:
+        """Return both pointmaps, of which one may stay in its final state."""
+        moving = self.pane.run.at(position)
+        if self.look.moving == MOVING[0]:
+            return moving
+        still = 1 if self.look.moving == MOVING[1] else 0
+        final = self.pane.run.points[still][-1]
+        return (moving[0], final) if still else (final, moving[1])
+
+    def pose(self, position: float) -> Float[np.ndarray, "4 4"]:
+        """Return camera 2's pose, which stays with view 2."""
+        stays = self.look.moving == MOVING[1]
+        return self.pane.run.poses[-1] if stays else self.pane.run.pose(position)
+
+    @property
+    def repaints(self) -> bool:
+        """Whether colours change as the points move."""
+        return self.look.colour in (colours.ERROR, colours.DISPLACEMENT)
+
+    def paint(self, position: float) -> tuple[UInt8[np.ndarray, "n 3"], ...]:
+        """Return the colours of the points that are drawn of both views."""
+        return tuple(self._paint(v, position)[m] for v, m in enumerate(self.masks))
+
+    def ghost(self) -> Float[np.ndarray, "n 3"] | None:
+        """Return the points of what stands in grey beside them, if anything does."""
+        if self.look.ghost == NOTHING:
+            return None
+        maps: Sequence[np.ndarray] | None = self.pane.experiment.truth
+        if self.look.ghost != THE_TRUTH:
+            clean = self.pane.experiment.clean
+            maps = [points[-1] for points in clean.points]
+        if maps is None:
+            return None
+        points = np.concatenate([p[m] for p, m in zip(maps, self.masks, strict=True)])
+        return points[np.isfinite(points).all(-1)]
+
+    def _paint(self, view: int, position: float) -> UInt8[np.ndarray, "h w 3"]:
+        stride = self.pane.experiment.stride
+        if self.look.colour == colours.PHOTOGRAPH:
+            return self.pane.experiment.images[view][::stride, ::stride]
+        if self.look.colour == colours.VIEW:
+            shape = (*self.masks[view].shape, 1)
+            return np.tile(np.array(colours.VIEW_COLOURS[view], np.uint8), shape)
+        assert self.scale is not None
+        _, low, high, _ = self.scale
+        values = self.pane.run.confidence[view]
+        if self.repaints:
+            others = _counterpart(self.pane, self.look, position)[view]
+            values = colours.distances(self.maps(position)[view], others)
+        return colours.ramp((values - low) / (high - low), self.scale.stops)
+
+
+def _counterpart(pane: Pane, look: Look, position: float) -> Sequence[Float[np.ndarray, "h w 3"]]:
+    """Return where the points would be without error, or before they were displaced."""
+    if look.colour == colours.ERROR and pane.experiment.truth is not None:
+        return pane.experiment.truth
+    if pane.before is not None:
+        return pane.before.at(position)
+    return [points[-1] for points in pane.run.points]
+
+
+def _scale(pane: Pane, look: Look) -> Scale | None:
+    """Return one scale for the whole timeline, so that colours can be compared along it."""
+    if look.colour == colours.CONFIDENCE:
+        both = np.concatenate([c.ravel() for c in pane.run.confidence])
+        return Scale(colours.LEVELS, 1.0, max(colours.highest(both), 1.01), "confidence")
+    if look.colour not in (colours.ERROR, colours.DISPLACEMENT):
+        return None
+    error = look.colour == colours.ERROR
+    # Points begin far from where they end, but a cut shows where they end.
+    step = 0 if error or pane.before is None else len(pane.run.steps) - 1
+    others = _counterpart(pane, look, float(step))
+    values = [
+        colours.distances(points[step], other).ravel()
+        for points, other in zip(pane.run.points, others, strict=True)
+    ]
+    whence = "the truth" if error else "the final state" if pane.before is None else "before"
+    high = colours.highest(np.concatenate(values))
+    return Scale(colours.HEAT, 0.0, high, f"distance from {whence}, in mean distances")
+
+
+class Camera(NamedTuple):
+    """A camera as a frustum with its photograph.
+
+    Attributes:
+        fov: Vertical field of view, in radians.
+        aspect: Width over height.
+        pose: From the camera to camera 1's frame.
+        image: Its photograph.
+    """
+
+    fov: float
+    aspect: float
+    pose: Float[np.ndarray, "4 4"]
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+def cameras(drawing: Drawing, position: float) -> tuple[Camera, Camera]:
+    """Return both cameras of a pane."""
+    experiment = drawing.pane.experiment
+    poses = np.eye(4, dtype=np.float32), drawing.pose(position)
+    found = []
+    for image, focal, pose in zip(experiment.images, experiment.focal, poses, strict=True):
+        height, width = image.shape[:2]
+        fov = 2 * atan(height / 2 / focal[1])
+        found.append(Camera(fov, width / focal[0] * focal[1] / height, pose, image))
+    return found[0], found[1]
+
+
+class Box(NamedTuple):
+    """Where to look: the box of most points and of camera 1."""
+
+    low: Float[np.ndarray, "3"]
+    high: Float[np.ndarray, "3"]
+
+    @classmethod
+    def of(cls, panes: Sequence[Pane]) -> "Box":
+        """Return a box that most final points of all panes are in."""
+        finals = [points[-1].reshape(-1, 3) for pane in panes for points in pane.run.points]
+        every = np.concatenate([p[np.isfinite(p).all(-1)] for p in finals])
+        if not len(every):
+            return cls(-np.ones(3), np.ones(3))
+        low, high = np.percentile(every, (3, 92), axis=0)
+        return cls(np.minimum(low, 0), np.maximum(high, 0))
+
+    @property
+    def centre(self) -> Float[np.ndarray, "3"]:
+        """Its middle."""
+        middle: np.ndarray = (self.low + self.high) / 2
+        return middle
+
+    @property
+    def radius(self) -> float:
+        """Half its diagonal."""
+        return float(np.linalg.norm(self.high - self.low)) / 2 or 1.0
+
+    @property
+    def width(self) -> float:
+        """How far apart two panes stand."""
+        return 1.4 * max(float(self.high[0] - self.low[0]), 0.8 * self.radius)
+
+
+class Hit(NamedTuple):
+    """What a click hits: a pixel of a view, in the full image, and how far away it is."""
+
+    view: int
+    row: int
+    column: int
+    distance: float
+
+
+def pick(
+    drawing: Drawing,
+    position: float,
+    origin: Float[np.ndarray, "3"],
+    direction: Float[np.ndarray, "3"],
+    depth: float,
+) -> Hit | None:
+    """Return what a ray hits first: a point, or a photograph in a frustum; None for neither.
+
+    Args:
+        drawing: What is drawn.
+        position: Where on the timeline.
+        origin: Where the ray starts, in the pane's frame.
+        direction: Where it goes; of unit length.
+        depth: How far before its camera a photograph stands.
+    """
+    hits = []
+    stride = drawing.pane.experiment.stride
+    for view, (points, mask) in enumerate(zip(drawing.maps(position), drawing.masks, strict=True)):
+        pixels = np.argwhere(mask)
+        away = points[mask] - origin
+        along = away @ direction
+        beside = np.linalg.norm(away - along[:, None] * direction, axis=-1)
+        near = np.flatnonzero((along > 0) & (beside < CLICK * along))
+        if len(near):
+            best = near[np.argmin(along[near])]
+            row, column = pixels[best] * stride
+            hits.append(Hit(view + 1, int(row), int(column), float(along[best])))
+    if drawing.look.cameras:
+        shown = enumerate(cameras(drawing, position), 1)
+        hits += [
+            hit for view, c in shown if (hit := _photograph(view, c, origin, direction, depth))
+        ]
+    return min(hits, key=lambda hit: hit.distance, default=None)
+
+
+def _photograph(
+    view: int, camera: Camera, origin: np.ndarray, direction: np.ndarray, depth: float
+) -> Hit | None:
+    """Return which pixel of a frustum's photograph a ray hits."""
+    rotation, centre = camera.pose[:3, :3], camera.pose[:3, 3]
+    start, way = rotation.T @ (origin - centre), rotation.T @ direction
+    if abs(way[2]) < 1e-9:
+        return None
+    along = float((depth - start[2]) / way[2])
+    height, width = camera.image.shape[:2]
+    half = depth * np.tan(camera.fov / 2)
+    x, y = (start + along * way)[:2] / (half * camera.aspect, half)
+    if along <= 0 or max(abs(x), abs(y)) >= 1:
+        return None
+    return Hit(view, int((y + 1) / 2 * height), int((x + 1) / 2 * width), along)

@@ -1,0 +1,52 @@
+"""Colours of points: by what they show, and the ramps that numbers are painted with."""
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+PHOTOGRAPH, VIEW, CONFIDENCE = "photograph", "view", "confidence"
+ERROR, DISPLACEMENT = "distance to the truth", "displacement"
+
+Colours = UInt8[np.ndarray, "*n 3"]
+Stops = tuple[tuple[int, int, int], ...]
+
+VIEW_COLOURS = ((226, 113, 45), (42, 114, 178))
+GHOST = (168, 172, 180)
+PINS = ((214, 39, 72), (18, 140, 90), (122, 62, 190), (196, 130, 0), (0, 130, 170), (90, 90, 90))
+
+LEVELS: Stops = ((59, 28, 90), (63, 79, 143), (42, 138, 140), (98, 185, 92), (242, 217, 78))
+"""From little to much of what is good: confidence."""
+HEAT: Stops = ((45, 11, 79), (125, 29, 109), (207, 68, 70), (249, 157, 35), (251, 243, 160))
+"""From little to much of attention, error or displacement."""
+
+
+def ramp(levels: Float[np.ndarray, "*n"], stops: Stops = HEAT) -> UInt8[np.ndarray, "*n 3"]:
+    """Return colours of levels from 0 to 1; what is not a number becomes grey."""
+    places = np.linspace(0, 1, len(stops))
+    table = np.array(stops, float)
+    channels = [np.interp(levels, places, table[:, c]) for c in range(3)]
+    colours = np.stack(channels, axis=-1)
+    colours[~np.isfinite(levels)] = GHOST
+    return colours.round().astype(np.uint8)
+
+
+def highest(values: Float[np.ndarray, "*n"]) -> float:
+    """Return a number that few values exceed, as the end of a ramp; never 0."""
+    known = values[np.isfinite(values)]
+    return max(float(np.percentile(known, 95)), 1e-6) if known.size else 1.0
+
+
+def distances(
+    points: Float[np.ndarray, "*n 3"], others: Float[np.ndarray, "*n 3"]
+) -> Float[np.ndarray, "*n"]:
+    """Return how far each point is from its counterpart."""
+    return np.sqrt(np.square(points - others).sum(-1))
+
+
+def css(colour: tuple[int, int, int]) -> str:
+    """Return a colour as CSS writes it."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def gradient(stops: Stops) -> str:
+    """Return a ramp as CSS writes it."""
+    return f"linear-gradient(to right, {', '.join(map(css, stops))})"

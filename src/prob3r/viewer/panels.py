@@ -1,0 +1,87 @@
+"""The panel of one visit: the timeline, which always shows, and a tab for each thing to do."""
+
+from typing import Any
+
+import viser
+
+from prob3r.viewer import tables
+from prob3r.viewer.tabs import AttentionTab, CompareTab, FilesTab, LookTab, ScissorsTab, Tab
+from prob3r.viewer.timeline import marks
+from prob3r.viewer.visit import Visit, put
+
+WIDTH = 380
+BLUE = (31, 111, 181)
+TABS: dict[str, type[Tab]] = {
+    "Look": LookTab,
+    "Attention": AttentionTab,
+    "Scissors": ScissorsTab,
+    "Compare": CompareTab,
+    "Files": FilesTab,
+}
+
+
+class Panel:
+    """All controls of one visit.
+
+    Args:
+        visit: The browser that they are for.
+    """
+
+    def __init__(self, visit: Visit):
+        self.visit, self.session = visit, visit.session
+        gui = visit.client.gui
+        gui.configure_theme(show_logo=False, show_share_button=False, brand_color=BLUE)
+        gui.set_panel_label("prob3r")
+        gui.main_panel.dock_right()
+        gui.main_panel.set_width(WIDTH)
+        self._timeline(gui)
+        group = gui.add_tab_group()
+        self.tabs: list[Tab] = []
+        for label, build in TABS.items():
+            with group.add_tab(label):
+                self.tabs.append(build(visit))
+        visit.on_change, visit.on_move = self.refresh, self.refresh_place
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring everything up to date."""
+        self.heading.content = tables.heading(self.session)
+        self.refresh_place()
+        for tab in self.tabs:
+            tab.refresh()
+
+    def refresh_place(self) -> None:
+        """Bring up to date what depends on the place on the timeline."""
+        self.where.content = tables.where(self.session)
+        self.play.label = "Pause" if self.visit.playing else "Play"
+        if self.visit.playing or not self.session.glide.moving:
+            put(self.slider, self.session.glide.target)
+
+    def _timeline(self, gui: viser.GuiApi) -> None:
+        self.heading = gui.add_html("")
+        steps = self.session.experiment.steps
+        end = self.session.glide.target
+        self.slider = gui.add_slider(
+            "Site",
+            0,
+            len(steps) - 1,
+            1,
+            end,
+            marks=tuple(marks(steps)),
+            hint="Where in the model: in, the blocks of the decoder, out.",
+        )
+        self.where = gui.add_html("")
+        self.play = gui.add_button("Play", hint="Walk through all sites, again and again.")
+
+        def move(_: Any) -> None:
+            self.visit.playing = False
+            self.session.move(self.slider.value)
+            self.visit.glide()
+
+        def play(_: Any) -> None:
+            self.visit.playing = not self.visit.playing
+            self.refresh_place()
+            self.visit.glide()
+
+        self.slider.on_update(self.visit.guarded(move))
+        self.play.on_click(self.visit.guarded(play))

@@ -1,0 +1,99 @@
+"""What can be taken away from a session: the explain page, a point cloud, a picture, a recording.
+
+Everything is made in memory or in a temporary folder, and goes to the browser as a download.
+"""
+
+import copy
+import io
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import viser
+from jaxtyping import UInt8
+from PIL import Image
+
+from prob3r.report import Explanation, explain, write_page, write_ply
+from prob3r.viewer.scene import UP, Stage
+from prob3r.viewer.session import Session
+from prob3r.viewer.timeline import Glide
+
+FRAME_SECONDS = 0.12
+"""Between two frames of a recording, of which there are `FRAMES` from one site to the next."""
+FRAMES = 3
+
+_RECORDING = threading.Lock()  # a recording holds a scene of its own: one at a time is enough
+
+
+def explanation(session: Session) -> Explanation:
+    """Return the explanation of the present state, cuts and all."""
+    name = session.subject.name
+    if session.cuts:
+        name += f" without {'; '.join(cut.words for cut in session.cuts)}"
+    subject, pair = session.subject, session.experiment.pair
+    return explain(subject.model, pair, subject.bank, model_name=name, edits=session.edits)
+
+
+def page(session: Session) -> bytes:
+    """Return the explain page of the present state."""
+    return _written(write_page, explanation(session), "page.html")
+
+
+def ply(session: Session) -> bytes:
+    """Return the present state's output as a point cloud."""
+    return _written(write_ply, explanation(session), "points.ply")
+
+
+def png(client: viser.ClientHandle, seconds: float = 20.0) -> bytes:
+    """Return what a browser shows of the scene, on white.
+
+    Raises:
+        TimeoutError: The browser gives no picture in time.
+    """
+    camera = client.camera
+    height, width = camera.image_height, camera.image_width
+    render = client.get_render(height, width, transport_format="png", timeout=seconds)
+    return _on_white(render)
+
+
+def recording(session: Session) -> bytes:
+    """Return the scene as it moves along the whole timeline, as a `.viser` file."""
+    shown = copy.copy(session)
+    last = session.glide.last
+    shown.glide = Glide(last)
+    # A client's own scene can't be recorded; a server's can, so the recording gets one for itself,
+    # on a port that the system chooses and that nobody else can reach.
+    with _RECORDING:
+        server = viser.ViserServer("127.0.0.1", 0, verbose=False)
+        try:
+            server.scene.set_up_direction(UP)
+            stage = Stage(server.scene, shown)
+            stage.draw()
+            serializer = server.get_scene_serializer()
+            for frame in range(1, FRAMES * last + 1):
+                serializer.insert_sleep(FRAME_SECONDS)
+                shown.glide.position = frame / FRAMES
+                stage.move()
+            serializer.insert_sleep(1.0)
+            return serializer.serialize()
+        finally:
+            server.stop()
+
+
+def _written(
+    write: Callable[[Explanation, Path], None], explanation: Explanation, name: str
+) -> bytes:
+    with TemporaryDirectory(prefix="prob3r-") as folder:
+        path = Path(folder) / name
+        write(explanation, path)
+        return path.read_bytes()
+
+
+def _on_white(render: UInt8[np.ndarray, "h w c"]) -> bytes:
+    image = Image.fromarray(render).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    content = io.BytesIO()
+    Image.alpha_composite(white, image).convert("RGB").save(content, "PNG")
+    return content.getvalue()

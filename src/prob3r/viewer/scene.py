@@ -1,0 +1,220 @@
+"""The stage: a drawing of a session in a viser scene, kept up to date."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import viser
+import viser.transforms as tf
+from jaxtyping import Float, UInt8
+
+from prob3r.viewer import colours
+from prob3r.viewer.attention import Pin, rays
+from prob3r.viewer.clouds import Box, Camera, Drawing, Hit, cameras, pick
+from prob3r.viewer.session import Session
+
+UP = (0.0, -1.0, 0.0)
+"""Where up is in camera 1's frame."""
+FRUSTUM = 0.16
+"""How far before its camera a photograph stands, as a share of the scene's radius."""
+POINT = 1.2
+"""Width of a point, as a share of the space between neighbours at the mean distance."""
+PAPER = 235
+"""Grey of the faintest rays."""
+
+
+class Stage:
+    """Draws one session into one scene.
+
+    Args:
+        scene: Of a client, or of a server that records.
+        session: What is drawn.
+    """
+
+    def __init__(self, scene: viser.SceneApi, session: Session):
+        self.scene, self.session = scene, session
+        self._clear()
+
+    def _clear(self) -> None:
+        self.drawings: list[Drawing] = []
+        self.frames: list[viser.FrameHandle] = []
+        self.clouds: list[list[viser.PointCloudHandle]] = []
+        self.frustums: list[viser.CameraFrustumHandle | None] = []
+        self.pins: list[tuple[Pin, viser.LineSegmentsHandle, viser.IcosphereHandle]] = []
+        self.box = Box(-np.ones(3), np.ones(3))
+
+    def draw(self) -> None:
+        """Draw everything anew, at the session's place on the timeline."""
+        panes, look = self.session.panes, self.session.look
+        for frame in self.frames:
+            frame.remove()
+        self._clear()
+        self.box = Box.of(panes)
+        for i, pane in enumerate(panes):
+            self.drawings.append(Drawing.of(pane, look))
+            name, at = f"/pane{i}", self.offset(i)
+            self.frames.append(self.scene.add_frame(name, show_axes=False, position=at))
+            self._draw_pane(i)
+        self.draw_pins()
+
+    def move(self) -> None:
+        """Move what is drawn to the session's place on the timeline."""
+        position = self.session.glide.position
+        for drawing, clouds, frustum in zip(self.drawings, self.clouds, self.frustums, strict=True):
+            for cloud, points in zip(clouds, drawing.points(position), strict=True):
+                cloud.points = points
+            if drawing.repaints:
+                for cloud, painted in zip(clouds, drawing.paint(position), strict=True):
+                    cloud.colors = painted
+            if frustum is not None:
+                pose = drawing.pose(position)
+                frustum.wxyz, frustum.position = _quaternion(pose), pose[:3, 3]
+        self._move_pins()
+
+    def offset(self, pane: int) -> Float[np.ndarray, "3"]:
+        """Return where a pane stands; camera 1 of the first is the origin."""
+        return np.array([pane * self.box.width, 0.0, 0.0])
+
+    def pick(self, origin: Sequence[float], direction: Sequence[float]) -> Pin | None:
+        """Return the patch that a click hits, if it hits one."""
+        hits: list[tuple[Hit, Drawing]] = []
+        unit = np.array(direction) / np.linalg.norm(direction)
+        for i, drawing in enumerate(self.drawings):
+            start = np.array(origin) - self.offset(i)
+            hit = pick(drawing, self.session.glide.position, start, unit, self.depth)
+            if hit is not None:
+                hits.append((hit, drawing))
+        if not hits:
+            return None
+        hit, drawing = min(hits, key=lambda found: found[0].distance)
+        experiment = drawing.pane.experiment
+        if experiment.grids != self.session.experiment.grids:
+            return None
+        patch = experiment.subject.model.config.patch
+        columns = experiment.grids[hit.view - 1][1]
+        return Pin(hit.view, hit.row // patch * columns + hit.column // patch)
+
+    @property
+    def depth(self) -> float:
+        """How far before its camera a photograph stands."""
+        return FRUSTUM * self.box.radius
+
+    def draw_pins(self) -> None:
+        """Draw the chosen patches of the present state, and where they look."""
+        for _, line, ball in self.pins:
+            line.remove()
+            ball.remove()
+        self.pins = []
+        for i, pin in enumerate(self.session.pins):
+            name = f"/pane{self.session.present}/pin{i}"
+            lines, painted = self._rays(pin, colours.PINS[i])
+            line = self.scene.add_line_segments(
+                f"{name}/rays", lines, painted, thickness=3.0, thickness_units="screen"
+            )
+            ball = self.scene.add_icosphere(
+                f"{name}/patch",
+                radius=0.015 * self.box.radius,
+                color=colours.PINS[i],
+                position=lines[0, 1],
+                cast_shadow=False,
+                receive_shadow=False,
+            )
+            self.pins.append((pin, line, ball))
+
+    def _move_pins(self) -> None:
+        for i, (pin, line, ball) in enumerate(self.pins):
+            lines, _ = self._rays(pin, colours.PINS[i])
+            line.points, ball.position = lines, lines[0, 1]
+
+    def _rays(
+        self, pin: Pin, colour: tuple[int, int, int]
+    ) -> tuple[Float[np.ndarray, "r 2 3"], UInt8[np.ndarray, "r 2 3"]]:
+        """Return the ray from a patch's camera to it, and from the other to where it looks.
+
+        Rays of patches that get less attention are fainter.
+        """
+        drawing, position = self.drawings[self.session.present], self.session.glide.position
+        maps = drawing.maps(position)
+        centres = np.zeros(3), drawing.pose(position)[:3, 3]
+        keys, weights = rays(self.session.watched(pin))
+        patch = self._middles(maps, pin.view)[pin.patch][None]
+        seen = self._middles(maps, 3 - pin.view)[keys]
+        ends = np.concatenate([patch, seen])
+        starts = np.where(
+            np.arange(len(ends))[:, None] == 0, centres[pin.view - 1], centres[2 - pin.view]
+        )
+        lines = np.stack([starts, np.where(np.isfinite(ends), ends, starts)], axis=1)
+        strength = np.sqrt(np.concatenate([[1.0], weights]))[:, None]
+        faded = PAPER - strength * (PAPER - np.array(colour))
+        return lines, np.repeat(faded[:, None], 2, axis=1).astype(np.uint8)
+
+    def _middles(
+        self, maps: Sequence[Float[np.ndarray, "h w 3"]], view: int
+    ) -> Float[np.ndarray, "n 3"]:
+        """Return the point in the middle of every patch."""
+        experiment = self.session.experiment
+        patch = experiment.subject.model.config.patch
+        rows, columns = (
+            (np.arange(count) * patch + patch // 2) // experiment.stride
+            for count in experiment.grids[view - 1]
+        )
+        points: np.ndarray = maps[view - 1][rows][:, columns]
+        return points.reshape(-1, 3)
+
+    def _draw_pane(self, i: int) -> None:
+        drawing, look = self.drawings[i], self.session.look
+        position, name = self.session.glide.position, f"/pane{i}"
+        experiment = drawing.pane.experiment
+        size = POINT * look.size * experiment.stride / experiment.focal[0][0]
+        views = zip(drawing.points(position), drawing.paint(position), strict=True)
+        self.clouds.append(
+            [
+                self.scene.add_point_cloud(
+                    f"{name}/view{view}",
+                    points,
+                    painted,
+                    point_size=size,
+                    point_shape="circle",
+                    point_shading="flat",
+                    precision="float32",
+                )
+                for view, (points, painted) in enumerate(views, 1)
+            ]
+        )
+        ghost = drawing.ghost()
+        if ghost is not None:
+            self.scene.add_point_cloud(
+                f"{name}/ghost", ghost, colours.GHOST, point_size=0.6 * size, point_shading="flat"
+            )
+        frustum = None
+        if look.cameras:
+            both = enumerate(cameras(drawing, position), 1)
+            frustum = [self._draw_camera(f"{name}/camera{v}", v, camera) for v, camera in both][1]
+        self.frustums.append(frustum)
+        if len(self.session.panes) > 1:
+            top = (self.box.centre[0], self.box.low[1] - 0.12 * self.box.radius, self.box.centre[2])
+            self.scene.add_label(
+                f"{name}/title", drawing.pane.title, position=top, anchor="bottom-center"
+            )
+
+    def _draw_camera(self, name: str, view: int, camera: Camera) -> viser.CameraFrustumHandle:
+        handle = self.scene.add_camera_frustum(
+            name,
+            camera.fov,
+            camera.aspect,
+            color=colours.VIEW_COLOURS[view - 1],
+            image=camera.image,
+            wxyz=_quaternion(camera.pose),
+            position=camera.pose[:3, 3],
+            thickness=2.0,
+            thickness_units="screen",
+            cast_shadow=False,
+            receive_shadow=False,
+        )
+        handle.scale = self.depth / handle.compute_canonical_frustum_size()[2]
+        return handle
+
+
+def _quaternion(pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4"]:
+    """Return a pose's rotation as viser writes it."""
+    wxyz: np.ndarray = tf.SO3.from_matrix(pose[:3, :3].astype(float)).wxyz
+    return wxyz

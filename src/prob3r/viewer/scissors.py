@@ -1,0 +1,166 @@
+"""Scissors: what a person can switch off, in words, as edits, and as Python."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prob3r.data import Pair
+from prob3r.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R
+from prob3r.report.attention import SINK_FACTOR
+from prob3r.report.steps import SUBLAYER_WORDS
+from prob3r.trace import trace
+
+HEAD, SINKS, SUBLAYER, BLOCK = "one head", "attention sinks", "a sublayer", "a whole block"
+MODES: Mapping[str, Mapping[str, str]] = {
+    HEAD: {
+        "zero": "its output becomes 0",
+        "mean": "its output becomes its mean over this pair's patches",
+        "uniform": "it looks at all patches alike",
+    },
+    SINKS: {
+        "mask": "nothing looks there, the rest sums to one again",
+        "zero": "nothing looks there, the rest stays as it is",
+    },
+    SUBLAYER: {"skip": "it adds nothing"},
+    BLOCK: {"skip": "its sublayers add nothing"},
+}
+"""What can be cut, the ways to cut it, and what each of them means."""
+
+SUBLAYERS = ("cross_attn", "self_attn", "mlp")
+BOTH = 0
+"""The view of a cut that concerns both."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One thing that is switched off.
+
+    Attributes:
+        kind: A key of `MODES`.
+        mode: A key of that kind's modes.
+        block: Number of the decoder block.
+        view: 1 or 2, or `BOTH`.
+        sublayer: One of `SUBLAYERS`; of a block it means nothing.
+        head: Number of the head; of anything but a head it means nothing.
+    """
+
+    kind: str
+    mode: str
+    block: int
+    view: int = 2
+    sublayer: str = "cross_attn"
+    head: int = 0
+
+    def __post_init__(self) -> None:
+        attends = self.kind in (HEAD, SINKS)
+        if self.kind not in MODES or self.mode not in MODES[self.kind]:
+            raise Prob3rError(f"'{self.kind}' cannot be cut by '{self.mode}'.")
+        if self.sublayer not in SUBLAYERS or (attends and self.sublayer == "mlp"):
+            raise Prob3rError(
+                "An MLP has no heads and no attention: choose cross-attention or self-attention."
+            )
+
+    @property
+    def words(self) -> str:
+        """What is cut, such as `head 2 of block 3's cross-attention, view 2 (zero)`."""
+        where = f"block {self.block}'s {SUBLAYER_WORDS[self.sublayer]}"
+        what = {
+            HEAD: f"head {self.head} of {where}",
+            SINKS: f"sinks of {where}",
+            SUBLAYER: where,
+            BLOCK: f"block {self.block}",
+        }[self.kind]
+        views = "both views" if self.view == BOTH else f"view {self.view}"
+        return f"{what}, {views} ({self.mode})"
+
+    @property
+    def sites(self) -> list[str]:
+        """The sublayers that it concerns, one for each view, or a pattern of a whole block."""
+        last = "*" if self.kind == BLOCK else self.sublayer
+        views = (1, 2) if self.view == BOTH else (self.view,)
+        return [f"dec{view}.{self.block}.{last}" for view in views]
+
+    def edits(self, model: DUSt3R, pair: Pair) -> list[Edit]:
+        """Return the edits that make this cut.
+
+        Raises:
+            Prob3rError: There are no sinks to cut.
+        """
+        return [self._edit(site, model, pair) for site in self.sites]
+
+    def python(self) -> list[str]:
+        """Return the same edits as Python, where `model` and `pair` stand for what they say."""
+        return [self._python(site) for site in self.sites]
+
+    def _edit(self, site: str, model: DUSt3R, pair: Pair) -> Edit:
+        if self.kind in (SUBLAYER, BLOCK):
+            return Skip(site)
+        if self.kind == SINKS:
+            name = f"{site}.received"
+            received = trace(model, pair, name, output=False)[name]
+            sinks = received * received.shape[-1] > SINK_FACTOR
+            if not sinks.any():
+                raise Prob3rError(
+                    f"{site} has no sinks: no patch gets more than {SINK_FACTOR:g} times its share "
+                    "of any head's attention."
+                )
+            return Knockout(site, mode="mask" if self.mode == "mask" else "zero", keys=sinks)
+        if self.mode == "uniform":
+            keys = Setting.of(model, pair).keys(f"{site}.probs")
+            return Attention.uniform(site, keys, heads=[self.head])
+        if self.mode == "mean":
+            means = head_means(model, [pair])
+            return HeadAblation(site, mode="mean", heads=[self.head], source=means)
+        return HeadAblation(site, mode="zero", heads=[self.head])
+
+    def _python(self, site: str) -> str:
+        if self.kind in (SUBLAYER, BLOCK):
+            return f'Skip("{site}")'
+        if self.kind == SINKS:
+            return f'Knockout("{site}", mode="{self.mode}", keys=sinks("{site}"))'
+        if self.mode == "uniform":
+            keys = f'Setting.of(model, pair).keys("{site}.probs")'
+            return f'Attention.uniform("{site}", {keys}, heads=[{self.head}])'
+        source = ", source=head_means(model, [pair])" if self.mode == "mean" else ""
+        return f'HeadAblation("{site}", mode="{self.mode}", heads=[{self.head}]{source})'
+
+
+_NAMES = ("Attention", "HeadAblation", "Knockout", "Setting", "Skip", "head_means")
+
+_SINKS = f'''
+
+def sinks(site):
+    """The keys that get more than {SINK_FACTOR:g} times their share, head by head."""
+    received = prob3r.trace(model, pair, f"{{site}}.received", output=False)[f"{{site}}.received"]
+    return received * received.shape[-1] > {SINK_FACTOR:g}
+
+'''
+
+
+def python(cuts: Sequence[Cut], model: str, pair: str) -> str:
+    """Return a program that does what the viewer does with these cuts.
+
+    Args:
+        cuts: What is switched off.
+        model: The model's name.
+        pair: The statements that read it, where `model` stands for the model.
+    """
+    edits = [line for cut in cuts for line in cut.python()]
+    used = [name for name in _NAMES if any(name in line for line in edits)]
+    return "\n".join(
+        [
+            "import prob3r",
+            *([f"from prob3r.edits import {', '.join(used)}"] if used else []),
+            "",
+            f"model = prob3r.load({model!r})",
+            *pair.splitlines(),
+            *(_SINKS.splitlines() if any(cut.kind == SINKS for cut in cuts) else []),
+            "edits = [",
+            *(f"    {line}," for line in edits),
+            "]",
+            'run = prob3r.trace(model, pair, ["dec1.*", "dec2.*"], edits)',
+            "points1, points2 = run.output.points",
+            "",
+        ]
+    )

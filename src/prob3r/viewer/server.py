@@ -1,0 +1,114 @@
+"""The server of the viewer: it binds, gives every browser a session of its own, and ends."""
+
+import ipaddress
+import logging
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Mapping
+
+import rich
+import viser
+
+from prob3r.errors import Prob3rError
+from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.panels import Panel
+from prob3r.viewer.scene import UP
+from prob3r.viewer.session import Session
+from prob3r.viewer.sources import Source
+from prob3r.viewer.visit import Visit
+
+logger = logging.getLogger(__name__)
+
+
+class Viewer:
+    """A running viewer.
+
+    Args:
+        subject: The model with its probes.
+        source: The pair that every browser sees first.
+        others: What can be compared with, by name; each is read when it is first asked for.
+        host: The address to bind to; of another than the own machine, others can come in.
+        port: The port, or 0 for any that is free.
+
+    Raises:
+        Prob3rError: The pair cannot be read, or the address cannot be bound to.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        source: Source,
+        others: Mapping[str, Callable[[], Subject]] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+    ):
+        check_free(host, port)
+        self.subject, self.source, self.others = subject, source, dict(others or {})
+        self.experiment = Experiment(subject, source.pair(subject.model))
+        self.visits: dict[int, Visit] = {}
+        # viser reports every stop on the console; ours is the only voice there.
+        rich.get_console().quiet = True
+        self._server = viser.ViserServer(host, port, verbose=False)
+        self._server.scene.set_up_direction(UP)
+        self._server.on_client_connect(self._welcome)
+        self._server.on_client_disconnect(self._farewell)
+
+    @property
+    def url(self) -> str:
+        """Where a browser on this machine finds it."""
+        host = self._server.get_host()
+        name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        bracketed = f"[{name}]" if ":" in name else name
+        return f"http://{bracketed}:{self._server.get_port()}"
+
+    def open_browser(self) -> None:
+        """Open the page in the person's browser."""
+        webbrowser.open(self.url)
+
+    def wait(self) -> None:
+        """Wait until the program is interrupted."""
+        threading.Event().wait()
+
+    def stop(self) -> None:
+        """End all visits and the server."""
+        for visit in list(self.visits.values()):
+            visit.close()
+        self._server.stop()
+
+    def _welcome(self, client: viser.ClientHandle) -> None:
+        try:
+            session = Session(self.subject, self.source, self.others, self.experiment)
+            visit = Visit(client, session)
+            self.visits[client.client_id] = visit
+            visit.begin()
+            Panel(visit)
+        except Exception:  # as in `Visit.guarded`
+            logger.exception("A visit failed to begin")
+
+    def _farewell(self, client: viser.ClientHandle) -> None:
+        visit = self.visits.pop(client.client_id, None)
+        if visit is not None:
+            visit.close()
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise Prob3rError unless a port can be bound to; viser would quietly take the next one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise Prob3rError(
+            f"The viewer cannot listen on {host}, port {port} ({error}); give another --port."
+        ) from error
+
+
+def is_local(host: str) -> bool:
+    """Return whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

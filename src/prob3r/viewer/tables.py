@@ -1,0 +1,103 @@
+"""What the panel says in words and numbers, as HTML."""
+
+from html import escape
+
+from prob3r.viewer import colours
+from prob3r.viewer.clouds import Drawing
+from prob3r.viewer.session import Session
+from prob3r.viewer.timeline import curves, number
+
+LINES = ("#1f6fb5", "#d1495b")
+"""Of the present state, and of what it is compared with."""
+_PAD = "padding:0 10px 6px;font-size:12px;line-height:1.4"
+_NARROW = (
+    "<style>@media (max-width: 576px) {"
+    '[style*="width: 20em"] { width: 100vw !important; max-height: 52% !important }'
+    "}</style>"
+)
+"""On a telephone viser's panel leaves a third of the width unused and hides most of the scene."""
+
+
+def heading(session: Session) -> str:
+    """Return what is looked at, and what errors are measured against."""
+    pair = session.experiment.pair
+    name = pair.names[0] if pair.names else "two views"
+    against = "the truth"
+    if not session.experiment.has_truth:
+        against = "the model's own final state: the truth of this pair is not known"
+    return (
+        f'{_NARROW}<div style="{_PAD}"><b>{escape(name)}</b> · {escape(session.subject.words)}<br>'
+        f'<span style="opacity:0.7">Errors are against {against}.</span></div>'
+    )
+
+
+def where(session: Session) -> str:
+    """Return the current site in words, and the curves with it marked."""
+    glide, panes = session.glide, session.panes
+    step = session.experiment.steps[round(glide.position)]
+    present = panes[session.present]
+    others = [pane for pane in panes if pane is not present]
+    lines = [
+        (pane.title, colour, pane.run.curves)
+        for pane, colour in zip([present, *others], LINES, strict=False)
+        if len(pane.run.steps) == len(present.run.steps)
+    ]
+    drawn = curves(present.run.steps, glide.position, lines, session.reference)
+    words = escape(step.words[0].upper() + step.words[1:])
+    return f'<div style="{_PAD}"><b>{words}</b></div>{drawn}'
+
+
+def cuts(session: Session) -> str:
+    """Return what is cut, or how to begin."""
+    if not session.cuts:
+        return f'<div style="{_PAD};opacity:0.7">Nothing is cut.</div>'
+    items = "".join(f"<li>{escape(cut.words)}</li>" for cut in session.cuts)
+    return f'<div style="{_PAD}">Cut:<ol style="margin:2px 0;padding-left:20px">{items}</ol></div>'
+
+
+def numbers(session: Session) -> str:
+    """Return the errors of every pane's output side by side."""
+    panes = session.panes
+    if len(panes) == 1:
+        return ""
+    head = "".join(f'<th style="text-align:right">{escape(pane.title)}</th>' for pane in panes)
+    cell = '<td style="text-align:right;padding-left:8px">'
+    rows = "".join(
+        f"<tr><td>{title}</td>{''.join(f'{cell}{number(v, unit)}</td>' for v in values)}</tr>"
+        for title, unit, values in session.numbers()
+    )
+    return (
+        f'<div style="{_PAD}"><table style="width:100%;border-collapse:collapse">'
+        f"<tr><th></th>{head}</tr>{rows}</table>"
+        f'<span style="opacity:0.7">Errors of the output against {session.reference}.</span></div>'
+    )
+
+
+def legend(session: Session, drawing: Drawing) -> str:
+    """Return what the colours stand for."""
+    scale = drawing.scale
+    if scale is not None:
+        bar = f'<div style="height:8px;background:{colours.gradient(scale.stops)}"></div>'
+        ends = f"<span>{scale.low:g}</span><span>{scale.high:.2f}</span>"
+        return (
+            f'<div style="{_PAD}">{bar}<div style="display:flex;justify-content:space-between">'
+            f"{ends}</div>{escape(scale.words)}</div>"
+        )
+    if session.look.colour != colours.VIEW:
+        return ""
+    views = "".join(
+        f'<span style="color:{colours.css(colour)};margin-right:12px">■ view {view}</span>'
+        for view, colour in enumerate(colours.VIEW_COLOURS, 1)
+    )
+    return f'<div style="{_PAD}">{views}</div>'
+
+
+def code(text: str) -> str:
+    """Return a program with a button that copies it."""
+    copy = "navigator.clipboard.writeText(this.nextElementSibling.textContent)"
+    return (
+        f'<div style="{_PAD}"><button type="button" onclick="{copy};this.textContent=\'Copied\'" '
+        'style="font-size:12px;padding:2px 10px;margin-bottom:4px;cursor:pointer">Copy</button>'
+        '<pre style="margin:0;padding:8px;overflow-x:auto;font-size:11px;'
+        f'background:rgba(127,127,127,0.12)">{escape(text)}</pre></div>'
+    )

@@ -1,0 +1,162 @@
+"""The timeline: a place between sites that glides to where it is sent, and curves beside it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from math import copysign
+
+import numpy as np
+from jaxtyping import Float
+
+from prob3r.report.steps import Step
+from prob3r.viewer.run import CURVES, METRICS
+
+GLIDE_SECONDS = 0.35
+"""How long the points take to a neighbouring site, or to any other."""
+STAY_SECONDS = 0.9
+"""How long playing takes from one site to the next."""
+
+WIDTH, HEIGHT, TOP, GAP = 320, 46, 17, 8
+"""Of one curve's drawing, in its own units: the plot, the line of text above it, what is below."""
+
+
+@dataclass
+class Glide:
+    """A place on the timeline on its way to another.
+
+    Attributes:
+        last: The number of the last step.
+        position: Where it is; whole numbers are steps.
+        target: Where it is going.
+        speed: Steps a second.
+    """
+
+    last: int
+    position: float = 0.0
+    target: int = 0
+    speed: float = 0.0
+
+    def send(self, target: int) -> None:
+        """Go to a step from wherever it is."""
+        self.target = min(max(target, 0), self.last)
+        self.speed = max(1.0, abs(self.target - self.position)) / GLIDE_SECONDS
+
+    def advance(self, seconds: float) -> float:
+        """Go on for so long and return the position."""
+        way = self.target - self.position
+        stride = self.speed * seconds
+        arrived = abs(way) <= stride
+        self.position = float(self.target) if arrived else self.position + copysign(stride, way)
+        return self.position
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is still on its way."""
+        return self.position != self.target
+
+
+def marks(steps: Sequence[Step]) -> list[tuple[int, str]]:
+    """Return the steps to mark on the timeline: the input, where blocks begin, the output."""
+    found = [(0, "in")]
+    for i, step in enumerate(steps):
+        if step.block is not None and step.block != steps[i - 1].block:
+            found.append((i, str(step.block)))
+    return [*found, (len(steps) - 1, "out")]
+
+
+def curves(
+    steps: Sequence[Step],
+    position: float,
+    lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]]]],
+    reference: str,
+) -> str:
+    """Return drawings of all curves as SVG, with the current site marked.
+
+    Args:
+        steps: The steps of the first line.
+        position: The current place among them.
+        lines: For each run its name, the colour of its line, and its curves; the first is the one
+            whose numbers are written out.
+        reference: What the errors are measured against, in words.
+    """
+    drawn = "".join(
+        _curve(metric, *METRICS[metric], steps, position, lines, reference)
+        for metric in CURVES
+        if any(np.isfinite(curve[metric]).any() for _, _, curve in lines)
+    )
+    return f'<div style="padding:0 10px 4px">{drawn}{_legend(lines)}</div>'
+
+
+def number(value: float, unit: str) -> str:
+    """Return a value of a curve as it is written."""
+    if not np.isfinite(value):
+        return "none"
+    return f"{value:.1f}{unit}" if unit else f"{value:.3f}"
+
+
+def _curve(
+    metric: str,
+    title: str,
+    unit: str,
+    steps: Sequence[Step],
+    position: float,
+    lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]]]],
+    reference: str,
+) -> str:
+    known = np.concatenate([curve[metric] for _, _, curve in lines])
+    top = max(float(np.nanmax(known)) * 1.08, 1e-6)
+    current = lines[0][2][metric][round(position)]
+    x = _across(position, len(steps))
+    paths = "".join(
+        _path(curve[metric], top, colour, 2.0 if i == 0 else 1.5)
+        for i, (_, colour, curve) in reversed(list(enumerate(lines)))
+    )
+    dot = ""
+    if np.isfinite(current):
+        at = _across(round(position), len(steps)), TOP + HEIGHT * (1 - current / top)
+        dot = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5" fill="{lines[0][1]}"/>'
+    blocks = "".join(
+        f'<line x1="{_across(i, len(steps)):.1f}" x2="{_across(i, len(steps)):.1f}" y1="{TOP}" '
+        f'y2="{TOP + HEIGHT}" stroke="currentColor" stroke-opacity="0.1"/>'
+        for i, _ in marks(steps)
+    )
+    label = f"{title}, error against {reference}: {number(float(current), unit)} here"
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {TOP + HEIGHT + GAP}" width="100%" role="img" '
+        f'aria-label="{escape(label)}" style="display:block">'
+        f'<text x="0" y="11" font-size="11" fill="currentColor" fill-opacity="0.75">{title}</text>'
+        f'<text x="{WIDTH}" y="11" font-size="11" font-weight="600" text-anchor="end" '
+        f'fill="currentColor">{number(float(current), unit)}</text>{blocks}'
+        f'<line x1="0" x2="{WIDTH}" y1="{TOP + HEIGHT}" y2="{TOP + HEIGHT}" '
+        'stroke="currentColor" stroke-opacity="0.3"/>'
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 2}" y2="{TOP + HEIGHT}" '
+        f'stroke="currentColor" stroke-opacity="0.45"/>{paths}{dot}</svg>'
+    )
+
+
+def _across(position: int | float, count: int) -> float:
+    return 4 + (WIDTH - 8) * position / max(count - 1, 1)
+
+
+def _path(values: Float[np.ndarray, " s"], top: float, colour: str, width: float) -> str:
+    """A line through the values, broken where there is none."""
+    parts, pen = [], "M"
+    for i, value in enumerate(values):
+        if not np.isfinite(value):
+            pen = "M"
+            continue
+        height = TOP + HEIGHT * (1 - value / top)
+        parts.append(f"{pen}{_across(i, len(values)):.1f} {height:.1f}")
+        pen = "L"
+    return f'<path d="{"".join(parts)}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+
+
+def _legend(lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]]]]) -> str:
+    if len(lines) == 1:
+        return ""
+    entries = "".join(
+        f'<span style="margin-right:14px"><span style="display:inline-block;width:14px;height:3px;'
+        f'background:{colour};vertical-align:middle;margin-right:5px"></span>{escape(name)}</span>'
+        for name, colour, _ in lines
+    )
+    return f'<div style="font-size:11px">{entries}</div>'

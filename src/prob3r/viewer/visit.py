@@ -1,0 +1,164 @@
+"""A visit: one browser, its session, its scene and its panel. Visits share nothing they change."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import viser
+
+from prob3r.errors import Prob3rError
+from prob3r.viewer.scene import Stage
+from prob3r.viewer.session import Session
+from prob3r.viewer.timeline import STAY_SECONDS
+
+logger = logging.getLogger(__name__)
+
+FRAME_SECONDS = 1 / 25
+HOME = np.array([-0.30, -0.34, -0.89])
+"""From the middle of the scene to where it is first looked at from."""
+CLOSE = 1.05
+"""How far away that is, as a share of where all of the scene's sphere would be seen."""
+
+
+def put(handle: Any, value: object) -> None:
+    """Give a control a value; as viser declares it, a type checker takes it for read-only."""
+    handle.value = value
+
+
+class Visit:
+    """One browser at work.
+
+    Args:
+        client: The browser.
+        session: What it looks at.
+
+    Attributes:
+        stage: Its scene.
+        playing: Whether the timeline goes on by itself.
+        on_move: Called when the timeline has moved, to bring the panel up to date.
+        on_change: Called when anything else has changed.
+    """
+
+    def __init__(self, client: viser.ClientHandle, session: Session):
+        self.client, self.session = client, session
+        self.stage = Stage(client.scene, session)
+        self.playing = False
+        self.on_move: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
+        self._lock = threading.RLock()
+        self._wake, self._closed = threading.Event(), threading.Event()
+        self._folder = TemporaryDirectory(prefix="prob3r-")
+        self._player = threading.Thread(target=self._play, daemon=True)
+        self._player.start()
+
+    @property
+    def folder(self) -> Path:
+        """Where uploads of this visit are kept, until it ends."""
+        return Path(self._folder.name)
+
+    def guarded(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Return a callback that runs one at a time, and whose failure is a message, no more."""
+
+        def callback(event: Any) -> None:
+            if event.client is None or self._closed.is_set():
+                return  # the program changed a value itself, or the browser is gone
+            try:
+                with self._lock:
+                    action(event)
+            except Prob3rError as error:
+                self.say(str(error))
+            except Exception:  # whatever it was, the other visits must not notice
+                logger.exception("An action of the viewer failed")
+                self.say(
+                    "Something went wrong; the viewer's log has the details. Go on, or reload."
+                )
+
+        return callback
+
+    def say(self, text: str) -> None:
+        """Show a message."""
+        self.client.add_notification("prob3r", text, auto_close_seconds=8.0, color="orange")
+
+    def glide(self) -> None:
+        """Let the points move to where the timeline was sent."""
+        self._wake.set()
+
+    def begin(self) -> None:
+        """Draw the scene for the first time."""
+        self.stage.draw()
+        self.look_home()
+
+    def redraw(self) -> None:
+        """Draw the scene anew, and bring the panel up to date."""
+        with self.client.atomic():
+            self.stage.draw()
+        self.on_change()
+
+    def change(self, *, home: bool) -> None:
+        """Show a changed session, looked at from the beginning if what stands there changed."""
+        self.redraw()
+        if home:
+            self.look_home()
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Show that something takes its time."""
+        notice = self.client.add_notification(what, "", loading=True, with_close_button=False)
+        try:
+            yield
+        finally:
+            notice.remove()
+
+    def look_home(self) -> None:
+        """Look at all of the scene from behind camera 1, a little from above and from the side."""
+        box, camera = self.stage.box, self.client.camera
+        beside = self.stage.offset(len(self.stage.drawings) - 1)
+        aspect = camera.image_width / max(camera.image_height, 1)
+        half = np.tan(camera.fov / 2) * min(1.0, aspect)
+        away = (box.radius + np.linalg.norm(beside) / 2) * CLOSE / half
+        centre = box.centre + beside / 2
+        if aspect < 1:  # the panel covers the lower half
+            centre = centre + np.array([0.0, 0.5 * away * np.tan(camera.fov / 2), 0.0])
+        camera.up_direction = (0.0, -1.0, 0.0)
+        camera.position = centre + away * HOME
+        camera.look_at = centre
+
+    def close(self) -> None:
+        """End the visit."""
+        self._closed.set()
+        self._wake.set()
+        self._player.join(timeout=5.0)
+        self._folder.cleanup()
+
+    def step(self, seconds: float) -> None:
+        """Move along the timeline for so long, and show it."""
+        with self._lock, self.client.atomic():
+            self.session.glide.advance(seconds)
+            self.stage.move()
+            self.on_move()
+
+    def _play(self) -> None:
+        """Draw frames while the timeline moves, until the visit ends."""
+        left = time.monotonic()
+        while not self._closed.is_set():
+            if not (self.session.glide.moving or self.playing):
+                self._wake.wait()
+            self._wake.clear()
+            try:
+                if self.playing and time.monotonic() - left > STAY_SECONDS:
+                    left = time.monotonic()
+                    glide = self.session.glide
+                    self.session.move(0 if glide.target == glide.last else glide.target + 1)
+                if self.session.glide.moving and not self._closed.is_set():
+                    self.step(FRAME_SECONDS)
+            except Exception:
+                logger.exception("The timeline failed")
+                self.playing = False
+                self.session.glide.position = float(self.session.glide.target)
+            time.sleep(FRAME_SECONDS)

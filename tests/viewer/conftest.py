@@ -1,0 +1,56 @@
+"""A small subject on a room with truth; what several tests look at is read only."""
+
+import pytest
+
+from prob3r.data import Pair
+from prob3r.data.rooms import Rooms
+from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
+from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.session import Session
+
+CONFIG = DUSt3RConfig((48, 48), 8, 32, 1, 2, 32, 3, 2)
+
+
+class Given:
+    """A source whose pair is there already."""
+
+    python = (
+        'from prob3r.data.rooms import Rooms\n\npair = Rooms("test", (48, 48), compile=False)[1]'
+    )
+
+    def __init__(self, pair: Pair):
+        self.given = pair
+
+    def pair(self, model: DUSt3R) -> Pair:
+        return self.given
+
+
+def subject_of(seed: int, depth: int = 1) -> Subject:
+    """A random model with random probes."""
+    model = random(CONFIG, seed)
+    sites = [site for site in model.sites() if site.startswith("dec")]
+    config = ProbeConfig(model.config.dec_width, model.config.patch, depth, 16)
+    return Subject(f"random{seed}", model, ProbeBank(sites, config, fingerprint(model), seed))
+
+
+@pytest.fixture(scope="session")
+def subject() -> Subject:
+    return subject_of(0)
+
+
+@pytest.fixture(scope="session")
+def room() -> Pair:
+    return Rooms("test", size=(48, 48), compile=False)[1]
+
+
+@pytest.fixture(scope="session")
+def experiment(subject: Subject, room: Pair) -> Experiment:
+    return Experiment(subject, room)
+
+
+@pytest.fixture
+def session(subject: Subject, room: Pair, experiment: Experiment) -> Session:
+    """A session of one's own, with something to compare with."""
+    others = {"other probes": lambda: Subject("random0", subject.model, subject_of(0, 2).bank)}
+    return Session(subject, Given(room), others, experiment)

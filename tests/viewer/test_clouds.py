@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from prob3r.viewer import colours
+from prob3r.viewer.clouds import Box, Drawing, cameras, pick
+from prob3r.viewer.scissors import BLOCK, Cut
+from prob3r.viewer.session import Look, Pane, Session
+
+
+def drawing_of(session: Session, **look) -> Drawing:
+    return Drawing.of(session.panes[session.present], Look(**look))
+
+
+def test_the_least_sure_points_are_hidden(session: Session) -> None:
+    drawing = drawing_of(session, hidden=40)
+    both = np.concatenate([c.ravel() for c in session.run.confidence])
+    kept = sum(int(m.sum()) for m in drawing.masks)
+    assert kept / both.size == pytest.approx(0.6, abs=0.01)
+    assert [len(p) for p in drawing.points(2.5)] == [int(m.sum()) for m in drawing.masks]
+    assert drawing_of(session, view1=False).masks[0].sum() == 0
+
+
+def test_one_view_can_stay_in_its_final_state(session: Session) -> None:
+    first, second = drawing_of(session, moving="view 2").maps(0.0)
+    np.testing.assert_array_equal(first, session.run.points[0][-1])
+    np.testing.assert_array_equal(second, session.run.points[1][0])
+    drawing = drawing_of(session, moving="view 1")
+    np.testing.assert_array_equal(drawing.maps(0.0)[1], session.run.points[1][-1])
+    np.testing.assert_array_equal(drawing.pose(0.0), session.run.poses[-1])
+
+
+def test_every_colour_paints_every_point(session: Session) -> None:
+    session.cut(Cut(BLOCK, "skip", 1))
+    for colour in (colours.PHOTOGRAPH, colours.VIEW, colours.CONFIDENCE):
+        drawing = drawing_of(session, colour=colour)
+        assert not drawing.repaints
+        assert [p.shape for p in drawing.paint(1.0)] == [p.shape for p in drawing.points(1.0)]
+    np.testing.assert_array_equal(
+        drawing_of(session, hidden=0).paint(0.0)[1], session.experiment.images[1].reshape(-1, 3)
+    )
+
+
+def test_displacement_is_from_before_a_cut_or_from_the_final_state(session: Session) -> None:
+    still = drawing_of(session, colour=colours.DISPLACEMENT)
+    end = float(len(session.run.steps) - 1)
+    assert (still.paint(end)[1] == colours.HEAT[0]).all()
+    assert not (still.paint(0.0)[1] == colours.HEAT[0]).all()
+    session.cut(Cut(BLOCK, "skip", 1))
+    cut = drawing_of(session, colour=colours.DISPLACEMENT)
+    assert (cut.paint(0.0)[1] == colours.HEAT[0]).all()
+    assert not (cut.paint(end)[1] == colours.HEAT[0]).all()
+    assert cut.scale is not None
+    assert "before" in cut.scale.words
+
+
+def test_error_and_ghost_are_of_the_truth(session: Session) -> None:
+    drawing = drawing_of(session, colour=colours.ERROR, ghost="the truth", hidden=0)
+    truth = session.experiment.truth
+    ghost = drawing.ghost()
+    assert truth is not None
+    assert ghost is not None
+    known = [t[np.isfinite(t).all(-1)] for t in truth]
+    np.testing.assert_array_equal(ghost, np.concatenate(known))
+    pane = drawing.pane
+    right = Pane("right", _at(pane, truth), pane.experiment)
+    painted = Drawing.of(right, drawing.look).paint(0.0)[0]
+    assert (painted == colours.HEAT[0]).all()
+    final = drawing_of(session, ghost="the final state", hidden=0).ghost()
+    np.testing.assert_array_equal(
+        final, np.concatenate([p[-1].reshape(-1, 3) for p in session.run.points])
+    )
+
+
+def _at(pane: Pane, points):
+    count = len(pane.run.steps)
+    known = [np.nan_to_num(p) for p in points]
+    return replace(pane.run, points=tuple(np.repeat(p[None], count, 0) for p in known))
+
+
+def test_a_ramp_ends_where_it_says_and_marks_what_is_no_number() -> None:
+    painted = colours.ramp(np.array([0.0, 1.0, 7.0, np.nan]))
+    expected = [colours.HEAT[0], colours.HEAT[-1], colours.HEAT[-1], colours.GHOST]
+    assert painted.tolist() == [list(colour) for colour in expected]
+    assert colours.css((1, 16, 255)) == "#0110ff"
+
+
+def test_a_click_on_a_point_gives_its_pixel(session: Session) -> None:
+    drawing = drawing_of(session, hidden=0, cameras=False)
+    maps = drawing.maps(3.0)
+    every = np.concatenate([m.reshape(-1, 3) for m in maps])
+    outside = every[np.argmax(np.linalg.norm(every, axis=1))]
+    view = 0 if (maps[0] == outside).all(-1).any() else 1
+    row, column = np.argwhere((maps[view] == outside).all(-1))[0]
+    direction = -outside / np.linalg.norm(outside)
+    hit = pick(drawing, 3.0, outside - 2 * direction, direction, 0.1)
+    assert hit is not None
+    assert (hit.view, hit.row, hit.column) == (view + 1, row, column)
+    assert hit.distance == pytest.approx(2.0, abs=1e-3)
+    away = np.array([0.0, 0.0, 1.0])
+    assert pick(drawing, 3.0, every.max(0) + 100, away, 0.1) is None
+
+
+@pytest.mark.parametrize("view", [1, 2])
+def test_a_click_on_a_photograph_gives_its_pixel(session: Session, view: int) -> None:
+    drawing, depth = drawing_of(session, view1=False, view2=False), 0.2
+    camera = cameras(drawing, 4.0)[view - 1]
+    half = depth * np.tan(camera.fov / 2)
+    row, column = 10, 40
+    local = np.array(
+        [((column + 0.5) / 24 - 1) * half * camera.aspect, ((row + 0.5) / 24 - 1) * half, depth]
+    )
+    target = camera.pose[:3, :3] @ local + camera.pose[:3, 3]
+    direction = camera.pose[:3, :3] @ np.array([0.0, 0.0, 1.0])
+    hit = pick(drawing, 4.0, target - 0.05 * direction, direction, depth)
+    assert hit is not None
+    assert (hit.view, hit.row, hit.column) == (view, row, column)
+
+
+def test_the_box_holds_most_points_and_camera_1(session: Session) -> None:
+    box = Box.of(session.panes)
+    assert (box.low <= 0).all()
+    assert (box.high >= 0).all()
+    points = session.run.points[0][-1].reshape(-1, 3)
+    inside = ((points >= box.low) & (points <= box.high)).all(-1)
+    assert inside.mean() > 0.6
+    assert box.width > 0

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+
+from prob3r import trace
+from prob3r.data import Pair, stack
+from prob3r.edits import HeadAblation, Knockout, Skip
+from prob3r.errors import Prob3rError
+from prob3r.viewer import experiment as module
+from prob3r.viewer.experiment import Experiment, Subject
+
+from .conftest import subject_of
+
+EDITS = [
+    [HeadAblation("dec2.1.cross_attn", heads=[1])],
+    [Skip("dec1.2.mlp"), Knockout("dec2.2.self_attn", keys=[3])],
+    [Skip("enc2.0.mlp")],
+]
+
+
+@pytest.mark.parametrize("edits", [[], *EDITS])
+def test_a_run_is_what_a_trace_from_scratch_decodes_to(experiment: Experiment, edits: list) -> None:
+    run = experiment.run(edits)
+    sites = [step.site(view) for step in experiment.steps[:-1] for view in (1, 2)]
+    whole = trace(experiment.subject.model, experiment.pair, sites, edits)
+    assert whole.output is not None
+    for i, step in enumerate(experiment.steps):
+        both = whole.output.points
+        if step.sublayer != "output":
+            bank = experiment.subject.bank
+            both = tuple(bank.decode(whole[step.site(view)]).points for view in (1, 2))
+        for shown, points in zip(run.points, experiment.reference.normalise(both), strict=True):
+            np.testing.assert_allclose(shown[i], points[0].numpy(), atol=2e-4, rtol=1e-3)
+    np.testing.assert_allclose(run.confidence[1], whole.output.confidence[1][0].numpy(), rtol=1e-4)
+
+
+def test_what_comes_before_an_edit_stays_the_same(experiment: Experiment) -> None:
+    run = experiment.run(EDITS[0])
+    changed = experiment.steps.index(
+        next(s for s in experiment.steps if s[:2] == (1, "cross_attn"))
+    )
+    for name, curve in run.curves.items():
+        clean = experiment.clean.curves[name]
+        np.testing.assert_array_equal(curve[:changed], clean[:changed])
+        assert curve.shape == clean.shape
+    assert not np.allclose(run.points[1][changed], experiment.clean.points[1][changed])
+
+
+def test_attention_is_that_of_the_edited_run(experiment: Experiment) -> None:
+    _, second = experiment.attention([Knockout("dec2.1.cross_attn", keys=[5])])
+    assert second.keys.shape[:3] == (3, 3, 36)
+    at_5 = second.probs[1][second.keys[1] == 5]
+    assert float(at_5.abs().max()) < 1e-6
+    torch.testing.assert_close(second.probs.sum(-1), torch.ones(3, 3, 36), atol=1e-4, rtol=0)
+
+
+def test_large_views_are_drawn_at_fewer_pixels(subject: Subject, room: Pair, monkeypatch) -> None:
+    monkeypatch.setattr(module, "SHOWN_PIXELS", 600)
+    thin = Experiment(subject, room)
+    assert thin.stride == 2
+    assert thin.clean.points[0].shape == (len(thin.steps), 24, 24, 3)
+    assert thin.clean.confidence[1].shape == (24, 24)
+    assert thin.truth is not None
+    assert thin.truth[0].shape == (24, 24, 3)
+
+
+def test_probes_of_another_model_and_batches_are_refused(subject: Subject, room: Pair) -> None:
+    with pytest.raises(Prob3rError, match="trained on"):
+        Subject("mixed", subject.model, subject_of(1).bank)
+    with pytest.raises(Prob3rError, match="batch of 2"):
+        Experiment(subject, stack([room, room]))

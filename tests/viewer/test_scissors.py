@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from prob3r import trace
+from prob3r.errors import Prob3rError
+from prob3r.viewer import scissors
+from prob3r.viewer.experiment import Experiment
+from prob3r.viewer.scissors import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYER, Cut, python
+
+from .conftest import Given
+
+CUTS = [
+    *(Cut(HEAD, mode, 1, head=1) for mode in MODES[HEAD]),
+    Cut(HEAD, "zero", 0, view=BOTH, sublayer="self_attn"),
+    *(Cut(SINKS, mode, 2) for mode in MODES[SINKS]),
+    Cut(SUBLAYER, "skip", 1, view=1, sublayer="mlp"),
+    Cut(BLOCK, "skip", 1, view=BOTH),
+]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=lambda cut: f"{cut.kind} {cut.mode}")
+def test_the_python_does_what_the_viewer_does(
+    cut: Cut, experiment: Experiment, room, monkeypatch
+) -> None:
+    monkeypatch.setattr(scissors, "SINK_FACTOR", 1.05)  # a random model has no real sinks
+    monkeypatch.setattr(scissors, "_SINKS", scissors._SINKS.replace("> 8", "> 1.05"))
+    monkeypatch.setattr("prob3r.load", lambda name: experiment.subject.model)
+    model, pair = experiment.subject.model, experiment.pair
+    ours = trace(model, pair, "dec2.*", cut.edits(model, pair)).output
+    told: dict = {}
+    exec(compile(python([cut], "mini", Given(room).python), "told", "exec"), told)
+    assert ours is not None
+    assert torch.equal(told["points2"], ours.points[1])
+    clean = trace(model, pair, "dec2.*").output
+    assert clean is not None
+    assert not torch.equal(ours.points[1], clean.points[1])
+
+
+def test_cuts_are_named_with_their_mode() -> None:
+    words = "head 1 of block 1's cross-attention, view 2 (zero)"
+    assert CUTS[0].words == words
+    assert CUTS[-1].words == "block 1, both views (skip)"
+    assert CUTS[-1].sites == ["dec1.1.*", "dec2.1.*"]
+
+
+def test_no_sinks_and_no_such_cut_are_said(experiment: Experiment, monkeypatch) -> None:
+    monkeypatch.setattr(scissors, "SINK_FACTOR", 1000.0)
+    model, pair = experiment.subject.model, experiment.pair
+    with pytest.raises(Prob3rError, match="has no sinks"):
+        Cut(SINKS, "mask", 0).edits(model, pair)
+    with pytest.raises(Prob3rError, match="cannot be cut by"):
+        Cut(HEAD, "skip", 0)
+    with pytest.raises(Prob3rError, match="no heads"):
+        Cut(HEAD, "zero", 0, sublayer="mlp")

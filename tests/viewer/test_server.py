@@ -1,0 +1,100 @@
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import viser
+
+from prob3r.cli.view import view
+from prob3r.data import Pair
+from prob3r.errors import Prob3rError
+from prob3r.viewer import Viewer
+from prob3r.viewer.experiment import Subject
+from prob3r.viewer.server import check_free, is_local
+from prob3r.viewer.visit import Visit
+
+from .conftest import Given
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("192.168.1.7", False),
+        ("example.org", False),
+    ],
+)
+def test_local_addresses_are_known(host: str, local: bool) -> None:
+    assert is_local(host) == local
+
+
+def test_a_port_in_use_is_one_sentence(subject: Subject, room: Pair) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Prob3rError, match=rf"port {port} .*give another --port"):
+            Viewer(subject, Given(room), port=port)
+    check_free("127.0.0.1", port)
+
+
+def said(client: Mock) -> list[str]:
+    return [call.args[1] for call in client.add_notification.call_args_list]
+
+
+def test_a_failing_action_is_a_message_and_an_entry_in_the_log(session, caplog) -> None:
+    client = Mock(viser.ClientHandle, scene=Mock(viser.SceneApi))
+    visit = Visit(client, session)
+    event = SimpleNamespace(client=client)
+
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("a secret detail")
+
+    def refuses(_: object) -> None:
+        raise Prob3rError("Say which head.")
+
+    with caplog.at_level(logging.ERROR):
+        visit.guarded(refuses)(event)
+        assert caplog.records == []
+        visit.guarded(fails)(event)
+    assert said(client)[0] == "Say which head."
+    assert "Something went wrong" in said(client)[1]
+    assert "secret" not in said(client)[1]
+    assert "a secret detail" in caplog.text
+    visit.guarded(fails)(SimpleNamespace(client=None))
+    visit.close()
+    visit.guarded(fails)(event)
+    assert len(said(client)) == 2
+    assert not visit.folder.exists()
+
+
+def test_the_command_says_what_was_wrong() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(Prob3rError, match=r"cannot listen on 127\.0\.0\.1"):
+            view(port=port)
+    with pytest.raises(Prob3rError, match="needs two photographs"):
+        view(image1=Path("missing.jpg"), port=0)
+    with pytest.raises(Prob3rError, match="needs two photographs"):
+        view(image1=Path("a.jpg"), room=3, port=0)
+
+
+def test_ctrl_c_ends_the_command_cleanly() -> None:
+    program = "from prob3r.cli.view import view; view(browser=False, port=0, host='0.0.0.0')"
+    pipe = subprocess.PIPE
+    environment = {**os.environ, "COLUMNS": "200"}
+    command = [sys.executable, "-u", "-c", program]
+    running = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    assert running.stdout is not None
+    assert "everybody who reaches this machine" in running.stdout.readline()
+    assert "Open http://127.0.0.1:" in running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=20)
+    assert (running.returncode, out, err.strip()) == (0, "", "Ended.")

@@ -1,0 +1,88 @@
+import io
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import pytest
+import viser
+from PIL import Image
+from viser import _messages
+
+from prob3r.errors import Prob3rError
+from prob3r.viewer import uploads
+from prob3r.viewer.session import Session
+from prob3r.viewer.uploads import Uploads, limit
+
+
+def png(width: int, height: int) -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(content, "PNG")
+    return content.getvalue()
+
+
+def test_two_uploads_make_a_pair_whose_names_are_only_words(tmp_path: Path, session) -> None:
+    kept = Uploads(tmp_path)
+    assert kept.add(2, viser.UploadedFile("../../etc/pass\\<b>.png", png(64, 48))) is None
+    source = kept.add(1, viser.UploadedFile("a.png", png(50, 60)))
+    assert source is not None
+    assert source.names == ("a.png", "<b>.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["view1", "view2"]
+    pair = source.pair(session.subject.model)
+    assert pair.names == ("a, <b>",)
+    assert "'a.png', '<b>.png'" in source.python
+    session.open(source)
+    assert session.experiment.images[0].shape == (48, 48, 3)
+
+
+def bomb() -> bytes:
+    """A PNG of 2 kB that says it has 3.6 gigapixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body).to_bytes(4, "big")
+        return len(body).to_bytes(4, "big") + kind + body + check
+
+    size = (60_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", size + size + bytes([8, 2, 0, 0, 0]))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+
+
+@pytest.mark.parametrize("content", [b"no image", bomb(), png(64, 64)[:90]])
+def test_a_hostile_image_is_refused_and_the_session_stays(
+    content: bytes, tmp_path: Path, session: Session
+) -> None:
+    kept, before = Uploads(tmp_path), session.experiment
+    kept.add(1, viser.UploadedFile("a.png", png(64, 64)))
+    source = kept.add(2, viser.UploadedFile("b.png", content))
+    assert source is not None
+    with pytest.raises(Prob3rError):
+        session.open(source)
+    assert session.experiment is before
+
+
+@pytest.mark.parametrize("size", [0, 1001])
+def test_uploads_have_a_size(size: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(uploads, "LIMIT", 1000)
+    with pytest.raises(Prob3rError, match=f"{size} bytes"):
+        Uploads(tmp_path).add(1, viser.UploadedFile("a.png", bytes(size)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_uploads_are_dropped_while_they_come() -> None:
+    handlers: dict = {}
+    states = {name: {"transferred_bytes": 0} for name in ("small", "large")}
+    gui = Mock(viser.GuiApi, _current_file_upload_states=states)
+    gui._websock_interface = SimpleNamespace(register_handler=handlers.__setitem__)
+    limit(gui, 1000)
+    for name, size in (("small", 1000), ("large", 1001)):
+        message = SimpleNamespace(transfer_uuid=name, size_bytes=size)
+        handlers[_messages.FileTransferStartUpload](
+            0, Mock(_messages.FileTransferStartUpload, **vars(message))
+        )
+    assert list(states) == ["small"]
+    part = Mock(_messages.FileTransferPart)
+    handlers[_messages.FileTransferPart](0, part)
+    assert list(states) == ["small"]
+    states["small"]["transferred_bytes"] = 2001  # of which it did not speak
+    handlers[_messages.FileTransferPart](0, part)
+    assert states == {}
