@@ -1,8 +1,8 @@
 """Sweeping, recording and running a DUSt3R-Large of random weights at 224, and `mini`.
 
 - sweep: every cross-attention head of view 2's decoder switched off, one at a time, beside running
-  the full model for each (which is timed on some heads of every block). `allowed` is the speed-up
-  that counting floating-point operations allows when a variant starts at its block.
+  the full model for each (which is timed on one head of every block). `allowed` is the speed-up
+  that counting floating-point operations allows when a variant starts at view 2's block.
 - record: a forward that records all residual sites, beside a plain forward.
 - memory: the peak of a process that records view 2's residual sites, beside the size of the model
   and of what was recorded.
@@ -34,7 +34,6 @@ from prob3r.trace import trace
 
 LARGE = DUSt3RConfig((224, 224))
 MINI = DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4)
-ROUNDS = 5
 MIB = 2**20
 
 
@@ -109,7 +108,8 @@ def nearest(output: Output, pair: Pair, clean: Output) -> dict[str, torch.Tensor
 def recording(table: Table, name: str, model: DUSt3R, pair: Pair) -> None:
     """Time a forward that records all residual sites against a plain one, turn by turn."""
     every = ["enc?.*", "dec?.*"]
-    plain, recorded = turns(lambda: trace(model, pair), lambda: trace(model, pair, every))
+    rounds = 4 if model.config == LARGE else 40
+    plain, recorded = turns(lambda: trace(model, pair), lambda: trace(model, pair, every), rounds)
     table.add_row(
         f"{name}: record {len(model.sites())} sites",
         f"{1e3 * recorded:.1f} ms",
@@ -151,7 +151,7 @@ def beside_official(table: Table, checkout: Path) -> None:
         (plain.points[0] - found[0]["pts3d"]).abs().max().item(),
         (plain.points[1] - found[1]["pts3d_in_other_view"]).abs().max().item(),
     )
-    mine, other = turns(lambda: trace(ours, pair), run_theirs)
+    mine, other = turns(lambda: trace(ours, pair), run_theirs, 4)
     del ours, theirs
     peaks = [int(child(which, checkout)[0]) / MIB for which in ("ours", "official")]
     table.add_row(
@@ -219,9 +219,11 @@ def once(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def turns(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
-    """Return the least seconds of two works that take turns."""
-    both = [(once(one), once(other)) for _ in range(ROUNDS + 1)][1:]
+def turns(
+    one: Callable[[], object], other: Callable[[], object], rounds: int
+) -> tuple[float, float]:
+    """Return the least seconds of two works that take turns, after a round that warms them up."""
+    both = [(once(one), once(other)) for _ in range(rounds + 1)][1:]
     return min(a for a, _ in both), min(b for _, b in both)
 
 

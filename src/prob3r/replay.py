@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,30 @@ from prob3r.models import DUSt3R, Output, Tokens
 from prob3r.sites import Site, Tap
 from prob3r.trace import Recorder, Trace, resolve
 
+
+class Start(NamedTuple):
+    """Where a rerun starts.
+
+    Attributes:
+        block: The first decoder block that is changed, or `ENCODER`.
+        views: Those of which that block is changed; the other's is what it was.
+    """
+
+    block: int
+    views: tuple[int, ...] = (1, 2)
+
+    @classmethod
+    def of(cls, editor: Editor) -> "Start":
+        """Return where the first of an editor's changes is; without any, at the last block."""
+        last = len(editor.setting.model.dec_blocks) - 1
+        places = [_place(site) for site in editor.changes]
+        block = min((place.block for place in places), default=last)
+        views = {view for place in places if place.block == block for view in place.views}
+        return cls(block, tuple(sorted(views)) or (1, 2))
+
+
 ENCODER = -1
-"""Where a run starts of which the encoder is changed."""
+"""The block of a run of which the encoder is changed."""
 
 
 class Replay:
@@ -49,9 +72,8 @@ class Replay:
             Prob3rError: An edit does not fit, or touches nothing.
         """
         editor = Editor(edits, self.setting)
-        start = first_block(editor)
-        again = {site for site in self._wanted if _block(site) >= start}
-        recorder = Recorder(again, editor)
+        start = Start.of(editor)
+        recorder = Recorder({site for site in self._wanted if _reaches(start, site)}, editor)
         output = self._rerun(editor, recorder, start, 1)
         rerun = recorder.trace(self.model, self.pair, output)
         records = {**self.clean, **rerun}
@@ -75,7 +97,7 @@ class Replay:
             for edit in variant
         ]
         editor = Editor(moved, replace(self.setting, pairs=len(variants) * pairs))
-        return self._rerun(editor, editor, first_block(editor), len(variants))
+        return self._rerun(editor, editor, Start.of(editor), len(variants))
 
     @property
     def bytes_per_variant(self) -> int:
@@ -87,49 +109,52 @@ class Replay:
         pixels = tokens * c.patch**2 * 4 * 4
         return 4 * (streams + pixels)
 
-    def _rerun(self, editor: Editor, tap: Tap, start: int, copies: int) -> Output:
-        encoded1, encoded2 = self._encoded
-        states = None
+    def _rerun(self, editor: Editor, tap: Tap, start: Start, copies: int) -> Output:
         with torch.no_grad():
-            if start == ENCODER:
+            if start.block == ENCODER:
                 images1, images2 = (
                     repeat(view.image, copies) for view in (self.pair.view1, self.pair.view2)
                 )
-                encoded1, encoded2 = self.model.encode_pair(images1, images2, tap)
-            elif start == 0:
-                encoded1, encoded2 = (
-                    Tokens(repeat(e.stream, copies), e.grid) for e in self._encoded
-                )
-            else:
-                states1, states2 = (
-                    [repeat(state, copies) for state in view[: start + 1]] for view in self._states
-                )
-                states = states1, states2
-                editor.streams = {"dec1": states1[-1], "dec2": states2[-1]}
-            return self._read(self.model.decode(encoded1, encoded2, tap, states))
+                encoded = self.model.encode_pair(images1, images2, tap)
+                return self._read(self.model.decode(*encoded, tap))
+            # The view whose block is not changed has the state after it already.
+            states1, states2 = (
+                [
+                    repeat(state, copies)
+                    for state in self._states[view - 1][
+                        : start.block + 1 + (view not in start.views)
+                    ]
+                ]
+                for view in (1, 2)
+            )
+            if start.block:
+                before = states1[start.block], states2[start.block]
+                editor.streams = dict(zip(("dec1", "dec2"), before, strict=True))
+            encoded1, encoded2 = self._encoded
+            tokens = Tokens(states1[0], encoded1.grid), Tokens(states2[0], encoded2.grid)
+            return self._read(self.model.decode(*tokens, tap, (states1, states2)))
 
     def _read(self, states: tuple[list[Tensor], list[Tensor]]) -> Output:
         encoded1, encoded2 = self._encoded
         return self.model.read(*states, encoded1.grid, encoded2.grid)
 
 
-def first_block(editor: Editor) -> int:
-    """Return the first decoder block that an editor's changes reach, or `ENCODER`.
-
-    Without any change, that is the last block.
-    """
-    last = len(editor.setting.model.dec_blocks) - 1
-    return min((_block(site) for site in editor.changes), default=last)
-
-
-def _block(site: str) -> int:
-    """Return the decoder block at which a run has to start to reach a site."""
-    parsed = Site.parse(site.rpartition(".")[0] if _is_attention(site) else site)
-    return ENCODER if parsed.stack == "enc" else parsed.block or 0
+def _place(site: str) -> Start:
+    """Return where a run has to start for a change at a site."""
+    parsed = Site.parse(site.rpartition(".")[0] if site.count(".") == 3 else site)
+    if parsed.stack == "enc":
+        return Start(ENCODER)
+    # Both decoders look at both inputs in their first block.
+    return Start(0) if parsed.block is None else Start(parsed.block, (parsed.view,))
 
 
-def _is_attention(site: str) -> bool:
-    return site.count(".") == 3
+def _reaches(start: Start, site: str) -> bool:
+    """Return whether a run that starts there comes by a site."""
+    place = _place(site)
+    if place.block != start.block:
+        return place.block > start.block
+    # The decoders' inputs are computed again by every run from the first block.
+    return site.endswith("embed") or set(place.views) <= set(start.views)
 
 
 def repeat(tensor: Tensor, copies: int) -> Tensor:

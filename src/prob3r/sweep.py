@@ -13,7 +13,7 @@ from prob3r.edits.edit import attention_sites
 from prob3r.errors import Prob3rError
 from prob3r.geometry import bootstrap_interval, pose_and_shape
 from prob3r.models import DUSt3R, Output
-from prob3r.replay import Replay, first_block, repeat
+from prob3r.replay import Replay, Start, repeat
 from prob3r.sites import Site
 from prob3r.trace import HEADS, trace
 
@@ -64,12 +64,12 @@ def sweep(
     measure, tables, first, done = metrics or errors_of, [], 0, 0
     for pair in [pairs] if isinstance(pairs, Pair) else pairs:
         chosen = variants(pair) if callable(variants) else variants
-        blocks = _by_first_block(chosen, Setting.of(model, pair))
+        starts = _by_start(chosen, Setting.of(model, pair))
         replay = Replay(model, pair)
         size = max(1, memory // replay.bytes_per_variant)
         named = pair.names or range(first, first + len(pair))
         first += len(pair)
-        for names in blocks:
+        for names in starts:
             for start in range(0, len(names), size):
                 part = names[start : start + size]
                 tables.append(_measured(replay, {n: chosen[n] for n in part}, named, measure))
@@ -184,12 +184,12 @@ def errors_of(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:
     return errors
 
 
-def _by_first_block(variants: Variants, setting: Setting) -> list[list[Hashable]]:
-    """Return the variants' names by the block that they start at; raise if an edit does not fit."""
-    blocks: dict[int, list[Hashable]] = defaultdict(list)
+def _by_start(variants: Variants, setting: Setting) -> list[list[Hashable]]:
+    """Return the variants' names by where they start; raise if an edit does not fit."""
+    starts: dict[Start, list[Hashable]] = defaultdict(list)
     for name, edits in variants.items():
-        blocks[first_block(Editor(edits, setting))].append(name)
-    return list(blocks.values())
+        starts[Start.of(Editor(edits, setting))].append(name)
+    return list(starts.values())
 
 
 def _measured(

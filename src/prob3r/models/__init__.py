@@ -8,15 +8,18 @@ from prob3r.models.checkpoints import (
     write_tensors,
 )
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
+from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 
 __all__ = [
     "DUSt3R",
     "DUSt3RConfig",
+    "Info",
     "Output",
     "Tokens",
     "fingerprint",
+    "info",
     "load",
     "metadata",
     "open_checkpoint",

@@ -209,30 +209,35 @@ class DUSt3R(nn.Module):
             encoded1: View 1's patches; with `states`, only the grid is used.
             encoded2: View 2's patches.
             tap: Called at every site of the blocks that run.
-            states: The first states of an earlier run, those after at least one block: this run
-                goes on with the block that follows.
+            states: The first states of an earlier run: this one goes on with the blocks that
+                follow. One view may have a state more than the other; its block is not run.
         """
         tap = Tap() if tap is None else tap
         head_width = self.config.dec_width // self.config.dec_heads
         rope1, rope2 = (
             self._rope(self._positions(t.grid, t.stream), head_width) for t in (encoded1, encoded2)
         )
-        if states is None:
+        given1, given2 = states or ([encoded1.stream], [encoded2.stream])
+        states1, states2 = list(given1), list(given2)
+        first = min(len(given1), len(given2)) - 1
+        if first:
+            x1, x2 = states1[first], states2[first]
+        else:
             x1 = tap("dec1.embed", self.decoder_embed(encoded1.stream))
             x2 = tap("dec2.embed", self.decoder_embed(encoded2.stream))
-            states1, states2 = [encoded1.stream], [encoded2.stream]
-        else:
-            states1, states2 = list(states[0]), list(states[1])
-            x1, x2 = states1[-1], states2[-1]
         twins = list(enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)))
-        for i, (block1, block2) in twins[len(states1) - 1 :]:
-            x1, x2 = (
-                block1(x1, x2, rope1, rope2, tap, f"dec1.{i}"),
-                block2(x2, x1, rope2, rope1, tap, f"dec2.{i}"),
-            )
-            states1.append(x1)
-            states2.append(x2)
-        states1[-1], states2[-1] = self.dec_norm(x1), self.dec_norm(x2)
+        for i, (block1, block2) in twins[first:]:
+            before1, before2 = x1, x2
+            if len(states1) == i + 1:
+                states1.append(block1(before1, before2, rope1, rope2, tap, f"dec1.{i}"))
+            if len(states2) == i + 1:
+                states2.append(block2(before2, before1, rope2, rope1, tap, f"dec2.{i}"))
+            x1, x2 = states1[i + 1], states2[i + 1]
+        # A last state that was given went through the norm before.
+        if len(states1) > len(given1):
+            states1[-1] = self.dec_norm(x1)
+        if len(states2) > len(given2):
+            states2[-1] = self.dec_norm(x2)
         return states1, states2
 
     def read(

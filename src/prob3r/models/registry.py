@@ -32,7 +32,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise Prob3rError(f"The device '{device}' cannot be used: {reason}") from error
-    with _path_of(source) as path:
+    with path_of(source) as path:
         return read(path).to(device)
 
 
@@ -41,7 +41,7 @@ def metadata(source: str | Path) -> dict[str, Any]:
 
     The weights are not read. `source` and what is raised are as for `load`.
     """
-    with _path_of(source) as path:
+    with path_of(source) as path:
         return open_checkpoint(path).card
 
 
@@ -76,8 +76,12 @@ def fingerprint(model: DUSt3R) -> str:
 
 
 @contextmanager
-def _path_of(source: str | Path) -> Iterator[Path]:
-    """Give the path of a source, which may be unpacked for the time being."""
+def path_of(source: str | Path) -> Iterator[Path]:
+    """Give the path of a source, which may be unpacked for the time being.
+
+    Raises:
+        Prob3rError: There is no such model.
+    """
     files = _shipped_files()
     if isinstance(source, str) and source in files:
         with resources.as_file(files[source]) as path:

@@ -1,0 +1,44 @@
+"""`prob3r info`."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from prob3r.cli.app import app, console
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="A shipped model's name, or a checkpoint's path.")],
+) -> None:
+    """Say what a model is, without reading its weights."""
+    from prob3r.models import info as describe
+
+    found = describe(model)
+    c = found.config
+    height, width = c.image_size
+    table = Table(show_header=False, title=model)
+    table.add_row("architecture", f"DUSt3R with a {c.head} head")
+    table.add_row("images", f"{width}x{height} pixels, patches of {c.patch}")
+    table.add_row("encoder", f"{c.enc_depth} blocks, width {c.enc_width}, {c.enc_heads} heads")
+    table.add_row(
+        "two decoders", f"{c.dec_depth} blocks each, width {c.dec_width}, {c.dec_heads} heads"
+    )
+    table.add_row("parameters", f"{found.parameters:,}")
+    table.add_row("memory", f"{found.memory / 2**20:,.0f} MiB in float32")
+    table.add_row(
+        "sites",
+        f"{len(found.sites)} residual ({found.sites[0]} to {found.sites[-1]}), "
+        f"{len(found.attention_sites)} attention",
+    )
+    table.add_row("licence", found.licence or "not stated")
+    for name, value in sorted(found.card.items()):
+        table.add_row(name, _said(value))
+    console.print(table)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key}: {_said(item)}" for key, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,67 @@
+"""What there is to know of a model before its weights are read."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.registry import metadata, path_of
+
+_BYTES = 4  # weights are float32 once they are read
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a model's file says of it, and what follows from its configuration.
+
+    Attributes:
+        config: Its shape.
+        parameters: How many weights it has.
+        memory: Bytes that they take once they are read.
+        sites: Names of its residual sites.
+        attention_sites: Names of its attention sites.
+        licence: Of the weights, where the file or the folder states one.
+        card: Whatever else the file says.
+    """
+
+    config: DUSt3RConfig
+    parameters: int
+    memory: int
+    sites: list[str]
+    attention_sites: list[str]
+    licence: str | None
+    card: dict[str, Any]
+
+
+def info(source: str | Path) -> Info:
+    """Return what there is to know of a model, without reading its weights.
+
+    Args:
+        source: As for `load`.
+
+    Raises:
+        Prob3rError: As `load` does, but for the weights.
+    """
+    card = metadata(source)
+    config = DUSt3RConfig.from_dict(card["config"])
+    with torch.device("meta"):
+        model = DUSt3R(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    with path_of(source) as path:
+        licence = card.get("licence") or _licence_beside(path)
+    rest = {k: v for k, v in card.items() if k not in ("architecture", "config", "licence")}
+    sites, attention = model.sites(), model.attention_sites()
+    return Info(config, parameters, _BYTES * parameters, sites, attention, licence, rest)
+
+
+def _licence_beside(path: Path) -> str | None:
+    """Return the licence that a hub folder's README states in its front matter."""
+    readme = (path if path.is_dir() else path.parent) / "README.md"
+    if not readme.is_file():
+        return None
+    front = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.S)
+    stated = re.search(r"^license:\s*(\S+)\s*$", front[1], re.M) if front else None
+    return stated[1] if stated else None
