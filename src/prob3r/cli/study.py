@@ -25,7 +25,7 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.data.source import open_pairs
-    from prob3r.studies import STUDIES, conduct
+    from prob3r.studies import STUDIES, conduct, write_findings
 
     if name != "all" and name not in STUDIES:
         raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
@@ -45,6 +45,7 @@ def study(
             )
         _print(result, each.title)
         console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
+    console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
 
 
 def _subject(model: str, device: str) -> "Subject":

@@ -1,0 +1,89 @@
+"""The findings page: what the studies in a folder came to, written from their saved results."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from prob3r.errors import Prob3rError
+from prob3r.files import written
+
+_MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
+
+
+def write_findings(folder: Path, order: list[str]) -> Path:
+    """Write `findings.md` into a folder of studies and return its path.
+
+    Args:
+        folder: Where `conduct` put its results.
+        order: Names of the studies as they are to be reported; those without results are left out.
+
+    Raises:
+        Prob3rError: There are no results, or they are of several models, or damaged.
+    """
+    results = [_read(folder / name / "findings.json") for name in order]
+    found = [(name, result) for name, result in zip(order, results, strict=True) if result]
+    if not found:
+        raise Prob3rError(f"{folder} holds no findings; run `prob3r study` first.")
+    models = {(result["model"], result["weights"]) for _, result in found}
+    if len(models) > 1:
+        names = " and ".join(sorted(f"{name} ({weights})" for name, weights in models))
+        raise Prob3rError(f"{folder} holds findings of {names}; give each a folder of its own.")
+    ((model, weights),) = models
+    lines = [
+        f"# Findings for {model}",
+        "",
+        f"Weights `{weights}`. Written by `prob3r study` from saved results. Every number is a "
+        "median over pairs with its 95 % bootstrap interval; the rules for the verdicts stand in "
+        "the docstring of each study.",
+        "",
+        "| claim | verdict | effect | pairs |",
+        "|---|---|---|---|",
+    ]
+    for name, result in found:
+        for finding in result["findings"]:
+            lines.append(
+                f"| {finding['claim']}, [{name}](#{_anchor(result['title'])}): "
+                f"{finding['statement']} | {_MARKS[finding['verdict']]} | {_effect(finding)} | "
+                f"{finding['pairs']} |"
+            )
+    for name, result in found:
+        lines += ["", *_section(folder, name, result)]
+    path = folder / "findings.md"
+    with written(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Prob3rError(f"{path} is damaged; delete it and run the study again.") from error
+    return result
+
+
+def _section(folder: Path, name: str, result: dict[str, Any]) -> list[str]:
+    """Return what one study came to, with its figures."""
+    lines = [f"## {result['title']}", "", f"On {result['pairs']} pairs of `{result['data']}`.", ""]
+    for finding in result["findings"]:
+        lines += [
+            f"- *{finding['statement']}*: {_MARKS[finding['verdict']]}. {_effect(finding)} "
+            f"({finding['unit']}; {finding['pairs']} pairs). Controls: {finding['control']}.",
+        ]
+    for figure in sorted((folder / name).glob("*.png")):
+        lines += ["", f"![{name}: {figure.stem}]({name}/{figure.name})"]
+    return lines
+
+
+def _effect(finding: dict[str, Any]) -> str:
+    value, low, high = (finding[key] for key in ("effect", "low", "high"))
+    if any(number is None or not math.isfinite(number) for number in (value, low, high)):
+        return "not measurable"
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _anchor(title: str) -> str:
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c == "-")
