@@ -70,7 +70,7 @@ def opened(browser, viewer: Viewer):
 
 
 def until(page, condition) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         if condition():
             return
         page.wait_for_timeout(50)

@@ -96,5 +96,5 @@ def test_ctrl_c_ends_the_command_cleanly() -> None:
     assert "everybody who reaches this machine" in running.stdout.readline()
     assert "Open http://127.0.0.1:" in running.stdout.readline()
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=20)
+    out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err.strip()) == (0, "", "Ended.")
