@@ -84,7 +84,9 @@ def choose(page, label: str, option: str) -> None:
 
 def drag(page, share: float) -> None:
     """Drag the timeline's thumb to a share of its length."""
-    track = page.locator(".mantine-Slider-trackContainer").first.bounding_box()
+    slider = page.locator(".mantine-Slider-trackContainer").first
+    slider.scroll_into_view_if_needed()
+    track = slider.bounding_box()
     x, y = track["x"], track["y"] + track["height"] / 2
     page.mouse.move(x + track["width"], y)
     page.mouse.down()
@@ -197,8 +199,9 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
     before = (visit.session.run, visit.session.glide.position)
     other.get_by_role("tab", name="Scissors").click()
     other.get_by_role("button", name="Cut", exact=True).click()
+    until(other, lambda: len(theirs.session.cuts) == 1)
     drag(other, 0.0)
-    until(other, lambda: theirs.session.cuts and theirs.session.glide.position == 0)
+    until(other, lambda: theirs.session.glide.position == 0)
     other.wait_for_selector("text=The decoder's input")
     assert (visit.session.run, visit.session.glide.position) == before
 
