@@ -34,6 +34,7 @@ from prob3r.trace import trace
 
 LARGE = DUSt3RConfig((224, 224))
 MINI = DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4)
+MODELS = {"DUSt3R-Large at 224": LARGE, "mini at 96": MINI}
 MIB = 2**20
 
 
@@ -44,13 +45,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--memory", choices=["ours", "official", "recording"], help="internal")
+    parser.add_argument("--model", choices=MODELS, default="DUSt3R-Large at 224", help="internal")
     options = parser.parse_args()
     if options.memory:
-        print(*peak(options.memory, options.official))
+        print(*peak(options.memory, MODELS[options.model], options.official))
         return
     dtype = getattr(torch, options.dtype)
     table = Table("what", "time", "beside it", "ratio", "bar")
-    for name, config in (("DUSt3R-Large at 224", LARGE), ("mini at 96", MINI)):
+    for name, config in MODELS.items():
         model = random(config).to(options.device, dtype).eval()
         pair = images(config).map(lambda t: t.to(options.device, dtype))
         sweeping(table, name, model, pair)
@@ -121,14 +123,15 @@ def recording(table: Table, name: str, model: DUSt3R, pair: Pair) -> None:
 
 def memory(table: Table) -> None:
     """Compare the peak of a recording process with what it has to hold."""
-    took, needed = (int(n) for n in child("recording"))
-    table.add_row(
-        "DUSt3R-Large at 224: record view 2",
-        f"{took / MIB:.0f} MiB",
-        f"model and records {needed / MIB:.0f} MiB",
-        f"{took / needed - 1:+.1%}",
-        "+10 %",
-    )
+    for name in MODELS:
+        took, needed = (int(n) for n in child("recording", name))
+        table.add_row(
+            f"{name}: record view 2",
+            f"{took / MIB:.1f} MiB",
+            f"model and records {needed / MIB:.1f} MiB",
+            f"{took / needed - 1:+.1%}",
+            "+10 %",
+        )
 
 
 def beside_official(table: Table, checkout: Path) -> None:
@@ -153,7 +156,8 @@ def beside_official(table: Table, checkout: Path) -> None:
     )
     mine, other = turns(lambda: trace(ours, pair), run_theirs, 4)
     del ours, theirs
-    peaks = [int(child(which, checkout)[0]) / MIB for which in ("ours", "official")]
+    large = "DUSt3R-Large at 224"
+    peaks = [int(child(which, large, checkout)[0]) / MIB for which in ("ours", "official")]
     table.add_row(
         "DUSt3R-Large at 224: forward",
         f"{1e3 * mine:.0f} ms, {peaks[0]:.0f} MiB",
@@ -186,8 +190,10 @@ def official(checkout: Path) -> torch.nn.Module:
     return model.eval()
 
 
-def peak(which: str, checkout: Path | None) -> tuple[int, int]:
+def peak(which: str, config: DUSt3RConfig, checkout: Path | None) -> tuple[int, int]:
     """Return by how many bytes this process grew at most, and how many it had to hold."""
+    small = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
+    trace(random(small), images(small), ["dec2.*"])  # loads what every run needs
     before = _resident()
     if which == "official":
         assert checkout is not None
@@ -197,15 +203,15 @@ def peak(which: str, checkout: Path | None) -> tuple[int, int]:
         with torch.no_grad():
             theirs(*views)
         return _resident() - before, 0
-    model = DUSt3R(LARGE).eval()
-    run = trace(model, images(LARGE), ["dec2.*"] if which == "recording" else ())
+    model = DUSt3R(config).eval()
+    run = trace(model, images(config), ["dec2.*"] if which == "recording" else ())
     held = [*model.parameters(), *run.values()]
     return _resident() - before, sum(t.numel() * t.element_size() for t in held)
 
 
-def child(which: str, checkout: Path | None = None) -> list[str]:
+def child(which: str, model: str, checkout: Path | None = None) -> list[str]:
     """Measure memory in a process of its own, whose peak is nobody else's."""
-    command = [sys.executable, __file__, "--memory", which]
+    command = [sys.executable, __file__, "--memory", which, "--model", model]
     command += ["--official", str(checkout)] if checkout else []
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
 
