@@ -67,12 +67,16 @@ def sweep(
         starts = _by_start(chosen, Setting.of(model, pair))
         replay = Replay(model, pair)
         size = max(1, memory // replay.bytes_per_variant)
+        output = replay.clean.output
+        assert output is not None  # a replay always has it
+        clean = measure(output, pair, output)
         named = pair.names or range(first, first + len(pair))
         first += len(pair)
         for names in starts:
             for start in range(0, len(names), size):
                 part = names[start : start + size]
-                tables.append(_measured(replay, {n: chosen[n] for n in part}, named, measure))
+                stack = {name: chosen[name] for name in part}
+                tables.append(_measured(replay, output, clean, stack, named, measure))
                 done += len(part) * len(pair)
                 report(done)
     if not tables:
@@ -193,20 +197,22 @@ def _by_start(variants: Variants, setting: Setting) -> list[list[Hashable]]:
 
 
 def _measured(
-    replay: Replay, variants: Variants, names: Sequence[Hashable], measure: Metric
+    replay: Replay,
+    output: Output,
+    clean: Mapping[str, Tensor],
+    variants: Variants,
+    names: Sequence[Hashable],
+    measure: Metric,
 ) -> "pd.DataFrame":
     """Return the rows of variants that run as one batch."""
     import pandas as pd
 
-    pair, output = replay.pair, replay.clean.output
-    assert output is not None  # a replay always has it
-    count = len(variants)
+    pair, count = replay.pair, len(variants)
     edited = measure(
         replay.stack(list(variants.values())),
         pair[[*range(len(pair))] * count],
         Output(*((repeat(one, count), repeat(two, count)) for one, two in output)),
     )
-    clean = measure(output, pair, output)
     keys = [(name, row) for name in variants for row in names]
     tables = []
     for metric, values in edited.items():

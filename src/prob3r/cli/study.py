@@ -49,23 +49,20 @@ def study(
 
 
 def _subject(model: str, device: str) -> "Subject":
-    """Return a model with all the probes that are shipped for it."""
-    from prob3r.models import load, random
-    from prob3r.probes import check_backbone
-    from prob3r.probes.files import KINDS
+    """Return a model with the probes that studies read, where they are shipped."""
+    from prob3r.models import load
+    from prob3r.probes import backbone_of
     from prob3r.studies import Subject
 
     network = load(model, device)
     banks = {}
-    for kind in KINDS:
+    for kind in ("mlp", "random", "encoder"):
         try:
             banks[kind] = bank_of(model, kind).to(device)
         except Prob3rError:  # the study says which it needs
             continue
-    untrained = random(network).to(device)
-    for kind, bank in banks.items():
-        check_backbone(bank, untrained if kind == "random" else network)
-    return Subject(network, model, banks, untrained if "random" in banks else None)
+    read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
+    return Subject(network, model, banks, read.get("random"))
 
 
 def _print(result: "Result", title: str) -> None:

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from prob3r.data import View
+from prob3r.files import plain
 from prob3r.geometry import patch_grid
 from prob3r.report.attention import Strongest
 from prob3r.report.explanation import Explanation
-from prob3r.report.measurements import plain
 from prob3r.report.reference import TRUTH, Points
 from prob3r.report.steps import SUBLAYER_WORDS
 

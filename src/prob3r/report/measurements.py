@@ -1,9 +1,9 @@
 """The plain numbers that an explanation rests on."""
 
 from dataclasses import asdict, dataclass
-from math import isfinite
 from typing import Any
 
+from prob3r.files import plain
 from prob3r.report.attention import Head
 from prob3r.report.steps import Step
 
@@ -124,14 +124,3 @@ class Measurements:
                 "heads": [asdict(head) for head in self.heads],
             }
         )
-
-
-def plain(value: Any) -> Any:
-    """Return a value with None for every number that is not finite, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return None
-    return value

@@ -46,7 +46,7 @@ from prob3r.geometry import (
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.sites import site_errors, twins
-from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.statistics import median_interval, medians, resampled, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.sweep import sweep
 from prob3r.trace import REDUCTIONS, Reduction, Trace, trace
@@ -212,7 +212,7 @@ def _aligned(table: pd.DataFrame) -> Finding:
         verdict = "supported"
     _, control = head_matches(table, "shuffled")
     best = int(median(values.T).argmax())
-    effect = interval(median(values[:, best]), resampled(values[:, [best]])[:, 0])
+    effect = median_interval(values[:, best])
     block, head = heads[best]
     words = "the mean" if head == MEAN else f"head {head}"
     return Finding(
@@ -237,7 +237,7 @@ def _together(table: pd.DataFrame) -> Finding:
     better = values[:, means].diff(dim=1)
     falls = -curve[:, ends].diff(dim=1)
     own, other = _correlation(better, falls), _correlation(better, falls.roll(1, 0))
-    gap = interval(median(own - other), resampled((own - other)[:, None])[:, 0])
+    gap = median_interval(own - other)
     verdict: Verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
     return Finding(
         "C4",
@@ -258,8 +258,8 @@ def _rests(table: pd.DataFrame) -> Finding:
     _, low, _ = medians(scrambled - oracle)
     worst = int(median((scrambled - oracle).T).argmax())
     gap = scrambled[:, worst] - oracle[:, worst]
-    effect = interval(median(gap), resampled(gap[:, None])[:, 0])
-    helped = interval(median(oracle[:, worst]), resampled(oracle[:, [worst]])[:, 0])
+    effect = median_interval(gap)
+    helped = median_interval(oracle[:, worst])
     verdict: Verdict = "mixed"
     if not (low > 0).any():
         verdict = "not supported"

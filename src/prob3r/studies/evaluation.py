@@ -10,9 +10,8 @@ probes; any other reader is a source of its own, by its kind (`linear`, `tuned`,
 """
 
 import json
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms
 from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
-from prob3r.files import written
+from prob3r.files import plain, written
 from prob3r.geometry import (
     auc,
     bootstrap_interval,
@@ -44,6 +43,7 @@ from prob3r.geometry import (
 )
 from prob3r.models import DUSt3R, random
 from prob3r.probes import SiteReader, backbone_of
+from prob3r.studies.sites import twins
 from prob3r.trace import trace
 
 HEAD = "head"
@@ -177,17 +177,9 @@ def _measure(
     measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair), rows)
     for source, (backbone, reader) in sources.items():
         run = recorded if reader in own else trace(backbone, pair, reader.sites, output=False)
-        for site1, site2 in _paired(reader.sites):
+        for site1, site2 in twins(reader.sites):
             points = reader.decode(run[site1]).points, reader.decode(run[site2]).points
             measured.add(source, site2, errors(points, pair), rows)
-
-
-def _paired(sites: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Yield the sites of view 1 and view 2 at the same depth, in order."""
-    for site in sites:
-        twin = f"{site[:3]}2{site[4:]}"
-        if site[3] == "1" and twin in sites:
-            yield site, twin
 
 
 def _errors(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
@@ -264,9 +256,5 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
     Raises:
         Prob3rError: The file cannot be written.
     """
-    rows = [
-        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        for row in table.to_dict("records")
-    ]
     with written(path) as temporary:
-        temporary.write_text(json.dumps(rows, indent=1))
+        temporary.write_text(json.dumps(plain(table.to_dict("records")), indent=1))

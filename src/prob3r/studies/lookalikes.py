@@ -23,11 +23,11 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.data.rooms import Rooms
-from prob3r.geometry import Interval, median
+from prob3r.geometry import median
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.sites import twins
-from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.statistics import median_interval, medians, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.trace import Reduction, trace
 
@@ -98,7 +98,7 @@ class LookAlikes(Study):
         }
         found["features"] = {
             second: copies.preference(_nearest(run[first], run[second], copies))
-            for first, second in twins(dict.fromkeys(sites))
+            for first, second in twins(sites)
         }
         return pd.concat(
             pd.DataFrame(
@@ -117,8 +117,8 @@ class LookAlikes(Study):
         """Return the answer."""
         _, values = wide(table[table.metric == "attention"], "site")
         _, chance = wide(table[table.metric == "chance"], "site")
-        first, last = (_median(values[:, [i]] - chance) for i in (0, -1))
-        gap = _median(values[:, [-1]] - values[:, [0]])
+        first, last = (median_interval(values[:, i] - chance[:, 0]) for i in (0, -1))
+        gap = median_interval(values[:, -1] - values[:, 0])
         verdict: Verdict = "mixed"
         if last.low > 0 and gap.low > 0:
             verdict = "supported"
@@ -172,7 +172,3 @@ def _nearest(
 def _centres(labels: Int[Tensor, "b h w"] | None, patch: int) -> Int[Tensor, "b n"]:
     assert labels is not None  # rooms always have them
     return labels[:, patch // 2 :: patch, patch // 2 :: patch].flatten(1)
-
-
-def _median(values: Float[Tensor, "n 1"]) -> Interval:
-    return interval(median(values[:, 0]), resampled(values)[:, 0])

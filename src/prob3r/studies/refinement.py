@@ -31,7 +31,7 @@ from prob3r.geometry import Interval, median
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
 from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.statistics import interval, median_interval, medians, resampled, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _iterative(table: pd.DataFrame) -> Finding:
     drops = values[:, ends[1:]] - values[:, ends[:-1]]
     _, _, high = medians(drops)
     falling, blocks = int((high < 0).sum()), len(ends) - 1
-    last = interval(median(values[:, -1]), resampled(values[:, -1:])[:, 0])
+    last = median_interval(values[:, -1])
     controls = {
         source: _last(table, source) for source in ("random", "encoder") if _has(table, source)
     }
@@ -141,7 +141,7 @@ def _iterative(table: pd.DataFrame) -> Finding:
     elif falling <= 1:
         verdict = "not supported"
     change = values[:, -1] - values[:, 0]
-    effect = interval(median(change), resampled(change[:, None])[:, 0])
+    effect = median_interval(change)
     said = "; ".join(
         f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
         for name, found in controls.items()
@@ -207,7 +207,7 @@ def _hard_takes_longer(table: pd.DataFrame) -> Finding:
 def _last(table: pd.DataFrame, source: str) -> Interval:
     """Return a control's pointmap error at its last site."""
     _, values = curves(table, "pointmap_error", source=source)
-    return interval(median(values[:, -1]), resampled(values[:, -1:])[:, 0])
+    return median_interval(values[:, -1])
 
 
 def _has(table: pd.DataFrame, source: str) -> bool:

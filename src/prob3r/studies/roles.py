@@ -33,11 +33,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.data.pair import Pair
-from prob3r.geometry import Interval, align, median, normalise, patchify
+from prob3r.geometry import Interval, align, normalise, patchify
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.statistics import median_interval, medians, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 
 if TYPE_CHECKING:
@@ -117,7 +117,9 @@ class Roles(Study):
         with figure(1, len(METRICS), PAGE, 1.9) as (effects, axes):
             for axis, metric in zip(axes, METRICS, strict=True):
                 for place, kind in enumerate(KINDS):
-                    found = _median(per_pair(table, f"effect on {metric}", kind, total=True))
+                    found = median_interval(
+                        per_pair(table, f"effect on {metric}", kind, total=True)
+                    )
                     reach = [[found.value - found.low], [found.high - found.value]]
                     axis.bar(place, found.value, color=COLOURS[kind])
                     axis.errorbar(place, found.value, reach, color=COLOURS["all"], lw=0.8)
@@ -215,23 +217,19 @@ def per_pair(
     return values.sum(1) if total else values.nanmean(1)
 
 
-def _median(values: Float[Tensor, " n"]) -> Interval:
-    return interval(median(values), resampled(values[:, None])[:, 0])
-
-
 def _towards_matches(table: pd.DataFrame) -> Finding:
     metric = "alignment, co-visible"
     true = per_pair(table, metric, "cross_attn")
-    effect = _median(true)
+    effect = median_interval(true)
     shuffled = per_pair(table, metric, "cross_attn", "shuffled")
-    more = _median(true - shuffled)
+    more = median_interval(true - shuffled)
     verdict: Verdict = "mixed"
     if effect.low > 0 and more.low > 0:
         verdict = "supported"
     elif effect.low <= 0:
         verdict = "not supported"
     others = ", ".join(
-        f"{WORDS[kind]} {_said(_median(per_pair(table, metric, kind)))}"
+        f"{WORDS[kind]} {_said(median_interval(per_pair(table, metric, kind)))}"
         for kind in ("self_attn", "mlp")
     )
     return Finding(
@@ -240,7 +238,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="cosine with the direction to the truth, co-visible patches",
-        control=f"view 1 shuffled {_said(_median(shuffled))}; {others}",
+        control=f"view 1 shuffled {_said(median_interval(shuffled))}; {others}",
         pairs=len(true),
     )
 
@@ -266,15 +264,15 @@ def _most(table: pd.DataFrame) -> Finding:
 def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) -> Finding:
     """Return whether self-attention's effect is below that of both other kinds."""
     effects = {k: per_pair(table, f"effect on {metric}", k, total=True) for k in KINDS}
-    own = _median(effects["self_attn"])
-    gaps = [_median(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
+    own = median_interval(effects["self_attn"])
+    gaps = [median_interval(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
     fails = own.high >= 0 if needs_fall else any(gap.low > 0 for gap in gaps)
     verdict: Verdict = "mixed"
     if all(gap.high < 0 for gap in gaps) and own.high < 0:
         verdict = "supported"
     elif fails:
         verdict = "not supported"
-    others = ", ".join(f"{WORDS[k]} {_said(_median(effects[k]))}" for k in KINDS[1:])
+    others = ", ".join(f"{WORDS[k]} {_said(median_interval(effects[k]))}" for k in KINDS[1:])
     return Finding(
         "C2",
         statement,
@@ -291,10 +289,10 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
         per_pair(table, f"approach, {where}", "self_attn", total=True)
         for where in ("co-visible", "other")
     )
-    gap = _median(other - seen)
+    gap = median_interval(other - seen)
     verdict: Verdict = "supported" if gap.high < 0 else "not supported" if gap.low > 0 else "mixed"
     cross = [
-        _said(_median(per_pair(table, f"approach, {where}", "cross_attn", total=True)))
+        _said(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)))
         for where in ("co-visible", "other")
     ]
     return Finding(
@@ -303,8 +301,8 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
         verdict,
         *gap,
         unit="change of the distance to the truth, other patches less co-visible ones",
-        control=f"self-attention: co-visible {_said(_median(seen))}, "
-        f"other {_said(_median(other))}; "
+        control=f"self-attention: co-visible {_said(median_interval(seen))}, "
+        f"other {_said(median_interval(other))}; "
         f"cross-attention: co-visible {cross[0]}, other {cross[1]}",
         pairs=len(seen),
     )

@@ -1,6 +1,6 @@
 """What the probes read at every site of a model, and how wrong it is."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 from jaxtyping import Float
@@ -29,7 +29,7 @@ def decode_sites(
     return {site: bank.decode(run[site]).points for site in bank.sites}
 
 
-def twins(sites: Mapping[str, object]) -> list[tuple[str, str]]:
+def twins(sites: Collection[str]) -> list[tuple[str, str]]:
     """Return the sites of view 1 and view 2 at the same depth, in order."""
     pairs = [(site.replace("2.", "1.", 1), site) for site in sites if Site.parse(site).view == 2]
     return [(first, second) for first, second in pairs if first in sites]

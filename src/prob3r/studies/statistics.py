@@ -14,14 +14,14 @@ DRAWS = 1000
 _ELEMENTS = 2**24  # values drawn at once, which bounds the memory
 
 
-def wide(table: pd.DataFrame, columns: str, value: str = "value") -> tuple[list[Any], Tensor]:
+def wide(table: pd.DataFrame, columns: str) -> tuple[list[Any], Tensor]:
     """Return a long table as one row a pair and one column for each value of `columns`.
 
     Returns:
         The columns' names in their order in the table, and the values `(pairs, columns)`.
     """
     names = list(dict.fromkeys(table[columns]))
-    values = table.pivot(index="pair", columns=columns, values=value)[names]
+    values = table.pivot(index="pair", columns=columns, values="value")[names]
     return names, torch.tensor(values.to_numpy())
 
 
@@ -58,6 +58,11 @@ def interval(value: Tensor | float, drawn: Float[Tensor, " draws"]) -> Interval:
         return Interval(float(value), torch.nan, torch.nan)
     low, high = (float(known.quantile(q, interpolation="nearest")) for q in (0.025, 0.975))
     return Interval(float(value), low, high)
+
+
+def median_interval(values: Float[Tensor, " n"]) -> Interval:
+    """Return the median over pairs, with its 95 % bootstrap interval."""
+    return interval(median(values), resampled(values[:, None])[:, 0])
 
 
 def medians(

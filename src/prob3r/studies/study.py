@@ -6,12 +6,11 @@ the numbers in `figures`. `conduct` does the rest: strata, progress, resuming, f
 """
 
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ import torch
 from prob3r.data.pair import Pair
 from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
-from prob3r.files import make_folder, written
+from prob3r.files import make_folder, plain, written
 from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.studies.evaluation import strata
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Verdict = Literal["supported", "not supported", "mixed"]
-
-STRATA = ("all", "easy", "hard")
 
 
 @dataclass(frozen=True)
@@ -227,20 +224,11 @@ def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -
         result.table.to_csv(path, index=False, float_format="%.6g")
     answers = about | {"title": study.title, "findings": [asdict(f) for f in result.findings]}
     with written(home / "findings.json") as path:
-        path.write_text(json.dumps(_plain(answers), indent=1, allow_nan=False), encoding="utf-8")
+        path.write_text(json.dumps(plain(answers), indent=1, allow_nan=False), encoding="utf-8")
     for name, figure in study.figures(result.table).items():
         for suffix in ("png", "pdf"):
             with written(home / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=200)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value with None for every number that is not finite, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def stratum(table: pd.DataFrame, name: str) -> pd.DataFrame:
