@@ -11,7 +11,7 @@ from torch import Tensor
 from prob3r.data.pair import Pair
 from prob3r.edits import Edit, Editor, Setting
 from prob3r.errors import Prob3rError
-from prob3r.geometry import entropy
+from prob3r.geometry import entropy, patch_grid
 from prob3r.models import DUSt3R, Output
 from prob3r.sites import Tap, select
 
@@ -212,8 +212,7 @@ class Recorder(Tap):
             raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
         patch = model.config.patch
         grids = {
-            view: (v.size[0] // patch, v.size[1] // patch)
-            for view, v in (("1", pair.view1), ("2", pair.view2))
+            view: patch_grid(*v.size, patch) for view, v in (("1", pair.view1), ("2", pair.view2))
         }
         records = {
             site: Record.of(tensor, site, grids[site[3]]) for site, tensor in self.records.items()

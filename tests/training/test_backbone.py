@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, load, metadata
+from prob3r.models import DUSt3R, PosedDUSt3R, load, metadata, save
 from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.stream import Stream
 
@@ -143,3 +143,27 @@ def test_weights_are_kept_along_the_way(tmp_path: Path) -> None:
     assert all(torch.equal(weight, final[f"backbone.{name}"]) for name, weight in last.items())
     first = load(tmp_path / "kept" / "small-1-8.safetensors").state_dict()
     assert not same(first, last)
+
+
+def test_a_run_can_start_from_a_models_weights_and_carry_a_pose(
+    model: DUSt3R, tmp_path: Path
+) -> None:
+    save(model, tmp_path / "start.safetensors")
+    still = replace(POINTMAPS, lr=1e-12)
+    recipe = replace(RECIPE, stages=(still,), start=str(tmp_path / "start.safetensors"))
+    train_backbone(recipe, tmp_path / "plain")
+    assert all(
+        torch.allclose(weight, model.state_dict()[name], atol=1e-6)
+        for name, weight in best(tmp_path / "plain").items()
+    )
+    train_backbone(replace(recipe, posed=True), tmp_path / "posed")
+    posed = load(tmp_path / "posed" / "small.safetensors")
+    assert isinstance(posed, PosedDUSt3R)
+    twin = model.downstream_head1.state_dict()
+    assert all(
+        torch.allclose(weight, twin[name], atol=1e-6)
+        for name, weight in posed.downstream_head2.state_dict().items()
+    )
+    wider = replace(recipe, model=replace(CONFIG, dec_width=48))
+    with pytest.raises(Prob3rError, match="another shape"):
+        train_backbone(wider, tmp_path / "wider")

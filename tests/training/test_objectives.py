@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from prob3r.data import Pair, View
+from prob3r.geometry import norm_factor
 from prob3r.models import DUSt3R, Output
 from prob3r.training.objectives import (
     CrossViewCompletion,
     confident_error,
     matching_loss,
     pointmap_loss,
+    posed_loss,
 )
 
 
@@ -166,3 +168,24 @@ def test_without_a_match_the_matching_loss_is_zero(rooms: Pair) -> None:
     nothing = torch.zeros(6, 16, 16, dtype=torch.bool)
     unseen = replace(rooms, view2=replace(rooms.view2, valid=nothing))
     assert matching_loss(*torch.randn(2, 6, 4, 5), unseen, 8).item() == 0
+
+
+def test_a_posed_model_answers_for_its_local_pointmap_too(rooms: Pair) -> None:
+    """With the truth the loss is zero; a wrong pose is seen though view 2's points are right."""
+    truth = rooms.view2_to_view1
+    pose = truth[:, :3, :3], truth[:, :3, 3]
+    ones = torch.ones_like(rooms.points[0][..., 0])
+    output = Output(rooms.points, (ones, ones))
+    assert posed_loss(output, pose, rooms).item() == pytest.approx(0, abs=1e-5)
+    turned = rooms.view2_to_view1.clone()
+    turned[:, :3, :3] = torch.eye(3)
+    assert pointmap_loss(output, rooms).item() == pytest.approx(0, abs=1e-5)
+    loss = posed_loss(output, (turned[:, :3, :3], pose[1]), rooms)
+    # By hand: how far the local points are off, in the pair's unit, mean over valid pixels.
+    local = torch.einsum(
+        "bji,bhwj->bhwi", turned[:, :3, :3], rooms.points[1] - pose[1][:, None, None]
+    )
+    unit = norm_factor(rooms.points, rooms.valid)
+    off = (local - rooms.view2.points).norm(dim=-1) / unit[:, None, None]
+    assert loss.item() == pytest.approx(off[rooms.valid[1]].mean().item(), rel=1e-4)
+    assert loss.item() > 0.1

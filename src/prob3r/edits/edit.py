@@ -1,5 +1,6 @@
 """What every edit shares: where it acts, on which pairs, and the check before anything runs."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from torch import Tensor
 from prob3r.data.pair import Pair
 from prob3r.edits.changes import Change
 from prob3r.errors import Prob3rError
+from prob3r.geometry import patch_grid
 from prob3r.models import DUSt3R
 from prob3r.sites import Site, select
 
@@ -36,10 +38,8 @@ class Setting:
     def of(cls, model: DUSt3R, pair: Pair) -> "Setting":
         """Return the setting of a model that runs over a batch."""
         patch = model.config.patch
-        count1, count2 = (
-            (v.size[0] // patch) * (v.size[1] // patch) for v in (pair.view1, pair.view2)
-        )
-        return cls(model, len(pair), (count1, count2))
+        grids = [patch_grid(*view.size, patch) for view in (pair.view1, pair.view2)]
+        return cls(model, len(pair), (math.prod(grids[0]), math.prod(grids[1])))
 
     @property
     def device(self) -> torch.device:
@@ -47,14 +47,18 @@ class Setting:
         return next(self.model.parameters()).device
 
     def queries(self, site: str) -> int:
-        """Return how many patches the stream of a site has."""
-        return self.patches[Site.parse(site).view - 1]
+        """Return how many tokens the stream of a site has: its patches, then any others."""
+        parsed = Site.parse(site)
+        return self._tokens(parsed.stack, parsed.view)
 
     def keys(self, site: str) -> int:
-        """Return how many patches an attention site looks at."""
+        """Return how many tokens an attention site looks at."""
         parsed = Site.parse(site)
         crossed = parsed.sublayer == "cross_attn"
-        return self.patches[parsed.view - 1 if not crossed else 2 - parsed.view]
+        return self._tokens(parsed.stack, 3 - parsed.view if crossed else parsed.view)
+
+    def _tokens(self, stack: str, view: int) -> int:
+        return self.patches[view - 1] + self.model.extra_tokens(f"{stack}{view}")
 
 
 @dataclass(frozen=True, eq=False)

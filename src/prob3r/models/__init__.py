@@ -10,6 +10,7 @@ from prob3r.models.checkpoints import (
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
+from prob3r.models.posed import PosedDUSt3R
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DUSt3RConfig",
     "Info",
     "Output",
+    "PosedDUSt3R",
     "Tokens",
     "fingerprint",
     "info",

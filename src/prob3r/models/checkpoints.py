@@ -28,8 +28,11 @@ from prob3r.errors import Prob3rError
 from prob3r.files import written
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.official import config_from_keywords, parse_model_string
+from prob3r.models.posed import PosedDUSt3R
 
 _HEADER = "prob3r"
+
+ARCHITECTURES = {kind.architecture: kind for kind in (DUSt3R, PosedDUSt3R)}
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -69,7 +72,7 @@ class Checkpoint(NamedTuple):
                 "of its configuration."
             )
         with torch.device("meta"):
-            model = DUSt3R(config)
+            model = ARCHITECTURES[self.card["architecture"]](config)
         weights = _renamed(self.weights)
         _check(self.path, weights, model.state_dict())
         model.load_state_dict(weights, assign=True)
@@ -120,7 +123,7 @@ def save(
         name: tensor.detach().to("cpu", dtype) for name, tensor in model.state_dict().items()
     }
     _check_finite(path, weights)
-    identity = {"architecture": "dust3r", "config": model.config.to_dict()}
+    identity = {"architecture": model.architecture, "config": model.config.to_dict()}
     write_tensors(path, weights, {**(metadata or {}), **identity})
 
 
@@ -213,13 +216,14 @@ def _open_official(path: Path) -> Checkpoint:
 
 
 def _card(config: DUSt3RConfig) -> dict[str, Any]:
-    return {"architecture": "dust3r", "config": config.to_dict()}
+    return {"architecture": DUSt3R.architecture, "config": config.to_dict()}
 
 
 def _config_of(card: Mapping[str, Any], path: Path) -> DUSt3RConfig:
-    if card.get("architecture") != "dust3r":
-        found = card.get("architecture")
-        raise Prob3rError(f"{path} holds the architecture {found!r}; it must be 'dust3r'.")
+    found = card.get("architecture")
+    if not (isinstance(found, str) and found in ARCHITECTURES):
+        known = " or ".join(map(repr, ARCHITECTURES))
+        raise Prob3rError(f"{path} holds the architecture {found!r}; it must be {known}.")
     values = card.get("config")
     if not isinstance(values, dict):
         raise Prob3rError(f"{path} has no configuration in its header.")

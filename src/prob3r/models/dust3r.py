@@ -7,7 +7,7 @@ transformer of Weinzaepfel et al., "CroCo v2", ICCV 2023.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -113,6 +113,8 @@ class Tokens(NamedTuple):
 class DUSt3R(nn.Module):
     """A shared encoder, twin decoders that look at each other, and a head for each view."""
 
+    architecture: ClassVar[str] = "dust3r"
+
     def __init__(self, config: DUSt3RConfig):
         super().__init__()
         self.config = c = config
@@ -215,7 +217,8 @@ class DUSt3R(nn.Module):
         tap = Tap() if tap is None else tap
         head_width = self.config.dec_width // self.config.dec_heads
         rope1, rope2 = (
-            self._rope(self._positions(t.grid, t.stream), head_width) for t in (encoded1, encoded2)
+            self._rope(self._decoder_positions(view, tokens), head_width)
+            for view, tokens in ((1, encoded1), (2, encoded2))
         )
         given1, given2 = states or ([encoded1.stream], [encoded2.stream])
         states1, states2 = list(given1), list(given2)
@@ -223,8 +226,8 @@ class DUSt3R(nn.Module):
         if first:
             x1, x2 = states1[first], states2[first]
         else:
-            x1 = tap("dec1.embed", self.decoder_embed(encoded1.stream))
-            x2 = tap("dec2.embed", self.decoder_embed(encoded2.stream))
+            x1 = tap("dec1.embed", self._embed_for_decoder(1, encoded1.stream))
+            x2 = tap("dec2.embed", self._embed_for_decoder(2, encoded2.stream))
         twins = list(enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)))
         for i, (block1, block2) in twins[first:]:
             before1, before2 = x1, x2
@@ -285,6 +288,18 @@ class DUSt3R(nn.Module):
     def heads(self, site: str) -> int:
         """Return the number of heads of a site's sublayer."""
         return self.config.enc_heads if site.startswith("enc") else self.config.dec_heads
+
+    def extra_tokens(self, stack: str) -> int:
+        """Return how many tokens a stack such as `dec2` has after its patches."""
+        return 0
+
+    def _embed_for_decoder(self, view: int, encoded: Tensor) -> Tensor:
+        """Return the input of a view's decoder."""
+        return self.decoder_embed(encoded)
+
+    def _decoder_positions(self, view: int, encoded: Tokens) -> Tensor:
+        """Return the positions of a view's tokens in the decoder."""
+        return self._positions(encoded.grid, encoded.stream)
 
     def _positions(self, grid: tuple[int, int], stream: Tensor) -> Tensor:
         return patch_positions(*grid, stream.device)

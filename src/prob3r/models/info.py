@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.checkpoints import ARCHITECTURES
+from prob3r.models.dust3r import DUSt3RConfig
 from prob3r.models.registry import metadata, path_of
 
 _BYTES = 4  # weights are float32 once they are read
@@ -48,7 +49,7 @@ def info(source: str | Path) -> Info:
     card = metadata(source)
     config = DUSt3RConfig.from_dict(card["config"])
     with torch.device("meta"):
-        model = DUSt3R(config)
+        model = ARCHITECTURES[card["architecture"]](config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     with path_of(source) as path:
         licence = card.get("licence") or _licence_beside(path)

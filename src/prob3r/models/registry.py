@@ -55,11 +55,11 @@ def random(like: DUSt3R | DUSt3RConfig, seed: int = 0) -> DUSt3R:
 
     It shows what a probe, or an architecture, can do without anything learned.
     """
-    config = like.config if isinstance(like, DUSt3R) else like
+    kind, config = (type(like), like.config) if isinstance(like, DUSt3R) else (DUSt3R, like)
     # Modules draw from the global generator only; it is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return DUSt3R(config).eval()
+        return kind(config).eval()
 
 
 def fingerprint(model: DUSt3R) -> str:

@@ -103,9 +103,10 @@ class SiteReader(nn.Module, ABC):
                 f"{self.stream}; it was trained on another model."
             )
         row = self.sites.index(record.site)
-        b, n, d = record.shape
-        with torch.no_grad():
-            raw = self(record.float().reshape(1, b * n, d), slice(row, row + 1))
         rows, columns = record.grid
+        patches = record[:, : rows * columns]  # tokens beside them have no pixels
+        b, n, d = patches.shape
+        with torch.no_grad():
+            raw = self(patches.float().reshape(1, b * n, d), slice(row, row + 1))
         pixels = unpatchify(raw[0].unflatten(0, (b, n)), rows * self.patch, columns * self.patch)
         return Decoded(*decode_points(pixels))

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from prob3r.errors import Prob3rError
 from prob3r.files import make_folder
-from prob3r.models import DUSt3R, save
+from prob3r.models import DUSt3R, PosedDUSt3R, load, save
 from prob3r.training.loop import Progress, Task, run
-from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss
+from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss, posed_loss
 from prob3r.training.optim import optimizers
 from prob3r.training.recipe import Recipe
 from prob3r.training.stream import Stream
@@ -57,7 +58,7 @@ class _BackboneTask(Task):
         self.validate_every = recipe.validate_every
         self.keep_every = recipe.keep_every
         torch.manual_seed(recipe.seed)
-        self.model = DUSt3R(recipe.model).to(device)
+        self.model = _fresh(recipe).to(device)
         if recipe.tied_start:
             _tie(self.model)
         self.module: CrossViewCompletion = CrossViewCompletion(self.model).to(device)
@@ -89,7 +90,10 @@ class _BackboneTask(Task):
             if stage.objective == "pointmaps":
                 states1, states2 = model.decode(encoded1, encoded2)
                 output = model.read(states1, states2, encoded1.grid, encoded2.grid)
-                loss = pointmap_loss(output, pair)
+                if isinstance(model, PosedDUSt3R):
+                    loss = posed_loss(output, model.pose(states2), pair)
+                else:
+                    loss = pointmap_loss(output, pair)
             weight = 1.0 if stage.objective == "matching" else stage.matching
             if weight:
                 patch = model.config.patch
@@ -120,6 +124,27 @@ class _BackboneTask(Task):
         if self.stage.objective == "completion":
             # As in DUSt3R, both decoders start from the one that learned to complete.
             self.model.dec_blocks2.load_state_dict(self.model.dec_blocks.state_dict())
+
+
+def _fresh(recipe: Recipe) -> DUSt3R:
+    """Return the model that a recipe starts from.
+
+    Raises:
+        Prob3rError: It is to start from a model of another shape.
+    """
+    model = (PosedDUSt3R if recipe.posed else DUSt3R)(recipe.model)
+    if not recipe.start:
+        return model
+    start = load(recipe.start)
+    if start.config != recipe.model:
+        raise Prob3rError(
+            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
+            "both the same [model]."
+        )
+    if recipe.posed and not isinstance(start, PosedDUSt3R):
+        start = PosedDUSt3R.from_twin(start)
+    model.load_state_dict(start.state_dict())
+    return model
 
 
 def _tie(model: DUSt3R) -> None:

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prob3r.data.pair import Pair
-from prob3r.geometry import normalise
+from prob3r.geometry import norm_factor, normalise
 from prob3r.models import DUSt3R, Output
 from prob3r.models.layers import RoPE2D, patch_positions
 from prob3r.sites import Tap
@@ -65,6 +65,38 @@ def pointmap_loss(output: Output, pair: Pair, alpha: float = ALPHA) -> Float[Ten
     true = normalise(pair.points, pair.valid)
     views = zip(predicted, output.confidence, true, pair.valid, strict=True)
     return torch.stack([confident_error(p, c, t, v, alpha) for p, c, t, v in views]).sum()
+
+
+def posed_loss(
+    output: Output,
+    pose: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]],
+    pair: Pair,
+    alpha: float = ALPHA,
+) -> Float[Tensor, ""]:
+    """Return the loss of a `PosedDUSt3R`: that of both pointmaps, and that of the local one.
+
+    With view 2's points right in both frames, the pose between them can only be the camera's.
+
+    Args:
+        output: Its pointmaps and confidences.
+        pose: Rotation and translation of camera 2 in camera 1's frame that it read.
+        pair: The truth.
+        alpha: As in `confident_error`.
+    """
+    rotation, translation = pose
+    unit, true_unit = (
+        norm_factor(points, pair.valid)[:, None, None, None]
+        for points in (output.points, pair.points)
+    )
+    local = torch.einsum("bji,bhwj->bhwi", rotation, output.points[1] - translation[:, None, None])
+    alone = confident_error(
+        local / unit,
+        output.confidence[1],
+        pair.view2.points / true_unit,
+        pair.valid[1],
+        alpha,
+    )
+    return pointmap_loss(output, pair, alpha) + alone
 
 
 def confident_error(

@@ -89,6 +89,8 @@ class Recipe:
         weight_decay: Of AdamW, on matrices only.
         optimizer: `adamw`, or `muon` for the blocks' matrices with AdamW for the rest.
         tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
+        start: Name or path of the model whose weights it starts from; fresh ones by default.
+        posed: Whether it is a `PosedDUSt3R`, which carries an explicit pose.
         validate_every: Pairs between validations.
         validation_pairs: How many pairs a validation uses.
         keep_every: Pairs between weights that are kept for good, to look back on the training;
@@ -102,6 +104,8 @@ class Recipe:
     weight_decay: float = 0.05
     optimizer: Literal["adamw", "muon"] = "adamw"
     tied_start: bool = False
+    start: str = ""
+    posed: bool = False
     validate_every: int = 8192
     validation_pairs: int = 256
     keep_every: int = 0
