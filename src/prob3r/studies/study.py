@@ -38,12 +38,15 @@ class Subject:
         name: What to call it.
         banks: Probes by kind: `mlp`, and the controls `random` and `encoder`.
         untrained: The backbone of random weights that the `random` probes belong to.
+        relatives: Other models to hold it against, by name: `mini-pose`, the positive control that
+            carries an explicit pose; variants; and its own weights along training.
     """
 
     model: DUSt3R
     name: str
     banks: Mapping[str, SiteReader] = field(default_factory=dict)
     untrained: DUSt3R | None = None
+    relatives: Mapping[str, DUSt3R] = field(default_factory=dict)
 
     def bank(self, kind: str = "mlp") -> SiteReader:
         """Return the probes of a kind; raise Prob3rError if there are none."""
@@ -109,12 +112,17 @@ class Study(ABC):
         title: What it is about, in a few words.
         data: Name of the pairs that the question needs, if it needs pairs of its own.
         batch: Pairs at a time.
+        most: Pairs beyond which the question costs more than they add to the answer.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     data: ClassVar[str | None] = None
     batch: ClassVar[int] = 16
+    most: ClassVar[int | None] = None
+
+    def prepare(self, subject: Subject, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
+        """Find out what has to be known before the first batch; the same for the same pairs."""
 
     @abstractmethod
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
@@ -163,6 +171,7 @@ def conduct(
     home = folder / study.name
     parts = home / "parts"
     make_folder(parts)
+    count = min(count, study.most or count)
     total = min(count, len(pairs))
     about = {
         "study": study.name,
@@ -171,9 +180,11 @@ def conduct(
         "data": data,
         "pairs": total,
         "batch": study.batch,
+        "relatives": {name: fingerprint(model) for name, model in subject.relatives.items()},
     }
     _claim(home / "study.json", about)
     tables, done = [], 0
+    study.prepare(subject, pairs)
     for number, pair in enumerate(batches(pairs, count, study.batch)):
         path = parts / f"{number:05d}.parquet"
         if not path.exists():
