@@ -21,6 +21,9 @@ def study(
     data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs.")] = 512,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
+    along: Annotated[
+        Path | None, typer.Option(help="A folder of the model's weights along its training.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
@@ -29,7 +32,7 @@ def study(
 
     if name != "all" and name not in STUDIES:
         raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
-    subject = _subject(model, device)
+    subject = _subject(model, along, device)
     for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
         asked = each.data or data
         source = open_pairs(asked, subject.model, device)
@@ -48,9 +51,9 @@ def study(
     console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
 
 
-def _subject(model: str, device: str) -> "Subject":
-    """Return a model with the probes that studies read, where they are shipped."""
-    from prob3r.models import load
+def _subject(model: str, along: Path | None, device: str) -> "Subject":
+    """Return a model with its probes, where they are shipped, and what studies hold it against."""
+    from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
     from prob3r.studies import Subject
 
@@ -62,7 +65,14 @@ def _subject(model: str, device: str) -> "Subject":
         except Prob3rError:  # the study says which it needs
             continue
     read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
-    return Subject(network, model, banks, read.get("random"))
+    others = {name: load(name, device) for name in shipped() if name != model}
+    relatives = {name: other for name, other in others.items() if other.config == network.config}
+    if along is not None:
+        kept = sorted(along.glob("*.safetensors"))
+        if not kept:
+            raise Prob3rError(f"{along} holds no weights; give a folder of .safetensors files.")
+        relatives |= {path.stem: load(path, device) for path in kept}
+    return Subject(network, model, banks, read.get("random"), relatives)
 
 
 def _print(result: "Result", title: str) -> None:
