@@ -139,7 +139,7 @@ def memory(table: Table) -> None:
 
 
 def tensors(config: DUSt3RConfig) -> int:
-    """Return the most bytes that tensors take while view 2's sites are recorded, the model's too."""
+    """Return the most bytes of tensors while view 2's sites are recorded, the model's too."""
     model, pair = random(config).eval(), images(config)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         trace(model, pair, ["dec2.*"])
