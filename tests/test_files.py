@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +28,17 @@ def test_what_stood_there_stays_when_writing_fails(tmp_path: Path) -> None:
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     assert target.read_text() == "old"
+
+
+def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".a.{ended.pid}.json", f".a.{os.getppid()}.json", ".a.b.json", ".b.1.json"):
+        (tmp_path / name).touch()
+    with written(tmp_path / "a.json") as path:
+        path.write_text("new")
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == sorted([f".a.{os.getppid()}.json", ".a.b.json", ".b.1.json", "a.json"])
 
 
 @pytest.mark.parametrize("name", ["missing/a.json", "file/a.json", "folder", ".", "x" * 300])

@@ -1,5 +1,6 @@
 """Files written whole or not at all, and values as JSON files can hold them."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,9 @@ def written(path: Path) -> Iterator[Path]:
         Prob3rError: The file cannot be written; whatever stood there before still does.
     """
     temporary = path.parent / f".{path.stem}.{os.getpid()}{path.suffix}"
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
+        if not _lives(left.name.removesuffix(path.suffix).rpartition(".")[2]):
+            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
@@ -46,6 +50,17 @@ def written(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _lives(process: str) -> bool:
+    """Return whether a process of this number may be at work; what is no number stays alone."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except (ValueError, PermissionError):
+        return True
+    return True
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,10 @@
 import json
 import math
-from collections.abc import Callable
+import multiprocessing
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.training import Progress, Stage, Task, run
+from prob3r.training import Progress, Stage, Task, loop, run
 
 
 class Line(Task):
@@ -32,10 +36,10 @@ class Line(Task):
     def begin(self, number: int) -> None:
         self.number = number
 
-    def loss(self, step: int) -> Tensor:
+    def losses(self, step: int) -> Iterator[Tensor]:
         self.rates.append(self.optimizers[0].param_groups[0]["lr"])
         x = torch.randn(16, 1, generator=torch.Generator().manual_seed(100 * self.number + step))
-        return (self.module(x) - (2 * x + 1)).square().mean()
+        yield (self.module(x) - (2 * x + 1)).square().mean()
 
     def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.module.parameters(), 0.5)
@@ -188,8 +192,8 @@ def test_a_truncated_state_is_one_sentence(tmp_path: Path, kept: float) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     class Broken(Line):
-        def loss(self, step: int) -> Tensor:
-            return super().loss(step) * (math.nan if step == 3 else 1.0)
+        def losses(self, step: int) -> Iterator[Tensor]:
+            yield from (loss * (math.nan if step == 3 else 1.0) for loss in super().losses(step))
 
     run(Line(tmp_path), tmp_path, seconds=0.0)
     state = (tmp_path / "state.pt").read_bytes()
@@ -202,3 +206,62 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Prob3rError, match="cannot be made a folder"):
         run(Line(tmp_path), tmp_path / "file")
+
+
+class Slow(Line):
+    """A line whose every step takes a moment, so that a run can be killed anywhere in it."""
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        time.sleep(0.002)
+        yield from super().losses(step)
+
+
+def fit(folder: Path) -> None:
+    """Train in a process of its own, with a checkpoint after every stretch."""
+    torch.set_num_threads(1)
+    loop.STRETCH, loop.CHECKPOINT_SECONDS = 4, 0.0
+    run(Slow(folder), folder)
+
+
+def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    """At least 20 kills at random moments, that of writing a checkpoint among them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prob3r.training", __name__])
+    alone = context.Process(target=fit, args=(tmp_path / "unbroken",))
+    alone.start()
+    alone.join(60)
+    moments = random.Random(0)
+    folder, kills = tmp_path / "killed", 0
+    while kills < 20:
+        process = context.Process(target=fit, args=(folder,))
+        process.start()
+        # Often shorter than a run takes, now and then longer; an ended one starts afresh.
+        process.join(moments.uniform(0.0, 0.15))
+        if process.exitcode is None:
+            process.kill()
+            kills += 1
+        process.join()
+        if (folder / "state.pt").exists():
+            loop._read(folder / "state.pt")  # raises if it is damaged
+        if process.exitcode == 0:
+            same(folder, tmp_path / "unbroken")
+            shutil.rmtree(folder)
+    fit_again = context.Process(target=fit, args=(folder,))
+    fit_again.start()
+    fit_again.join(60)
+    assert fit_again.exitcode == 0
+    same(folder, tmp_path / "unbroken")
+    assert not list(folder.glob(".*"))  # nothing half-written is left
+
+
+def same(one: Path, other: Path) -> None:
+    """Two runs left the same weights, to the bit, and the same word of how it went."""
+    first, second = (torch.load(folder / "state.pt", weights_only=True) for folder in (one, other))
+    assert first["step"] == second["step"]
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
+    assert (one / "best").read_text() == (other / "best").read_text()
+    lines = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()]
+             for f in (one, other)]  # fmt: skip
+    untimed = [[{k: v for k, v in line.items() if k != "pairs_per_second"} for line in log]
+               for log in lines]  # fmt: skip
+    assert untimed[0] == untimed[1]

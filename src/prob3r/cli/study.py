@@ -11,6 +11,8 @@ from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, bank_of, console, 
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
+    import torch
+
     from prob3r.studies import Result, Subject
 
 
@@ -28,14 +30,16 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.data.source import open_pairs
+    from prob3r.processes import launched
     from prob3r.studies import STUDIES, conduct, write_findings
 
     if name != "all" and name not in STUDIES:
         raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
-    subject = _subject(model, along, device)
+    processes = launched(device)
+    subject = _subject(model, along, processes.device)
     for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
         asked = each.data or data
-        source = open_pairs(asked, subject.model, device)
+        source = open_pairs(asked, subject.model, processes.device)
         with progress() as report:
             result = conduct(
                 each(),
@@ -45,13 +49,16 @@ def study(
                 out,
                 asked,
                 lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
+                processes,
             )
-        _print(result, each.title)
-        console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
-    console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
+        if processes.first:
+            _print(result, each.title)
+            console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
+    if processes.first:
+        console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
 
 
-def _subject(model: str, along: Path | None, device: str) -> "Subject":
+def _subject(model: str, along: Path | None, device: "torch.device") -> "Subject":
     """Return a model with its probes, where they are shipped, and what studies hold it against."""
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of

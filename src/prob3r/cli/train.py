@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, erro
 
 if TYPE_CHECKING:
     from prob3r.training import Progress as Stretch
+
+ROOMS = "rooms:train"
 
 training = typer.Typer(help="Train a backbone or its probes.", no_args_is_help=True)
 app.add_typer(training, name="train")
@@ -41,20 +44,41 @@ def probes(
     model: Model = DEFAULT_MODEL,
     kind: Annotated[str, typer.Option(help="mlp, linear, tuned, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
+    data: Annotated[str, typer.Option(help="rooms:train, or pairs with the full truth.")] = ROOMS,
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,
+    batch: Annotated[int, typer.Option(min=2, help="Pairs a step, of all processes.")] = 8,
+    accumulate: Annotated[int, typer.Option(min=1, help="Parts of a process's batch.")] = 1,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
     minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a probe bank on a frozen backbone; the same command goes on after a stop."""
+    """Train a probe bank on a frozen backbone; the same command goes on after a stop.
+
+    Under `accelerate launch` several processes share each batch.
+    """
+    from prob3r.data.source import open_pairs
     from prob3r.models import load
     from prob3r.probes.training import bank_for, default_training, train_probes
+    from prob3r.processes import launched
 
-    network, bank = bank_for(load(model, device), kind)
+    processes = launched(device)
+    network, bank = bank_for(load(model, processes.device), kind)
+    default = default_training(network, pairs)
+    how = replace(
+        default,
+        stage=replace(default.stage, batch=batch),
+        accumulate=accumulate,
+        bf16=bf16,
+        workers=workers,
+    )
+    source = None if data == ROOMS else open_pairs(data, network, processes.device)
     with _progress() as report:
         best = train_probes(
-            network, bank, default_training(network, pairs), out, _seconds(minutes), report
+            network, bank, how, out, _seconds(minutes), report, pairs=source, processes=processes
         )
-    console.print(Text(f"The best probes so far are {best}"), soft_wrap=True)
+    if processes.first:
+        console.print(Text(f"The best probes so far are {best}"), soft_wrap=True)
 
 
 def _seconds(minutes: float | None) -> float:

@@ -21,6 +21,7 @@ from prob3r.errors import Prob3rError
 from prob3r.files import make_folder, plain, written
 from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes import SiteReader
+from prob3r.processes import Processes
 from prob3r.studies.evaluation import strata
 
 if TYPE_CHECKING:
@@ -153,8 +154,11 @@ def conduct(
     folder: Path,
     data: str,
     report: Callable[[int, int], None] = lambda done, total: None,
+    processes: Processes | None = None,
 ) -> Result:
     """Measure, answer and draw, or go on with a study that was stopped at any moment.
+
+    Several processes measure every other batch each, and the first of them writes the answers.
 
     Args:
         study: The question.
@@ -164,10 +168,12 @@ def conduct(
         folder: Gets `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
         data: The pairs' name.
         report: Called with the number of pairs done and the number to do.
+        processes: Those that share the work; this one by default.
 
     Raises:
         Prob3rError: The folder holds a study of something else, or cannot be written.
     """
+    processes = processes or Processes()
     home = folder / study.name
     parts = home / "parts"
     make_folder(parts)
@@ -183,20 +189,21 @@ def conduct(
         "relatives": {name: fingerprint(model) for name, model in subject.relatives.items()},
     }
     _claim(home / "study.json", about)
-    tables, done = [], 0
     study.prepare(subject, pairs)
+    paths, done = [], 0
     for number, pair in enumerate(batches(pairs, count, study.batch)):
-        path = parts / f"{number:05d}.parquet"
-        if not path.exists():
+        paths.append(parts / f"{number:05d}.parquet")
+        if number % processes.count == processes.rank and not paths[-1].exists():
             part = _measured(study, subject, pair, done)
-            with written(path) as temporary:
+            with written(paths[-1]) as temporary:
                 part.to_parquet(temporary)
-        tables.append(pd.read_parquet(path))
         done += len(pair)
         report(done, total)
-    table = pd.concat(tables, ignore_index=True)
+    processes.wait()
+    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     result = Result(study.name, subject.name, data, study.findings(table), table)
-    _write(result, study, home, about)
+    if processes.first:
+        _write(result, study, home, about)
     return result
 
 

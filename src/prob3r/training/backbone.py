@@ -1,7 +1,7 @@
 """Training of a backbone by a recipe."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.files import make_folder
 from prob3r.models import DUSt3R, PosedDUSt3R, load, save
+from prob3r.processes import Processes
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss, posed_loss
 from prob3r.training.optim import optimizers
@@ -52,6 +53,7 @@ def train_backbone(
 class _BackboneTask(Task):
     def __init__(self, recipe: Recipe, folder: Path, device: torch.device):
         self.recipe, self.device = recipe, device
+        self.processes = Processes(device=device)
         self.path = folder / f"{recipe.name}.safetensors"
         self.identity = f"{recipe.name}, seed {recipe.seed}, {recipe.model}"
         self.stages = recipe.stages
@@ -78,7 +80,10 @@ class _BackboneTask(Task):
             pairs = self.recipe.validation_pairs
             self.validation = Validation(self.stage.size, pairs, self.device)
 
-    def loss(self, step: int) -> Tensor:
+    def losses(self, step: int) -> Iterator[Tensor]:
+        yield self._loss(step)
+
+    def _loss(self, step: int) -> Tensor:
         pair = self.stream.batch(step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             if self.stage.objective == "completion":

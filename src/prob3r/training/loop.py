@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.files import make_folder, written
+from prob3r.processes import Processes
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0
@@ -51,6 +52,7 @@ class Task(ABC):
         keep_every: Pairs between weights that are kept for good; 0 for none.
         module: Everything that is learned.
         optimizers: Each group's learning rate is set before every step.
+        processes: Those that train together; all of them run the same task.
     """
 
     identity: str
@@ -59,14 +61,18 @@ class Task(ABC):
     keep_every: int = 0
     module: nn.Module
     optimizers: list[torch.optim.Optimizer]
+    processes: Processes = Processes()
 
     @abstractmethod
     def begin(self, number: int) -> None:
         """Get ready for a stage."""
 
     @abstractmethod
-    def loss(self, step: int) -> Tensor:
-        """Return the loss of a step of the stage begun last."""
+    def losses(self, step: int) -> Iterator[Tensor]:
+        """Yield the loss of a step of the stage begun last, in parts that add up.
+
+        The parts of all processes add up to the step's loss.
+        """
 
     @abstractmethod
     def clip(self) -> None:
@@ -114,9 +120,10 @@ def run(
     started = time.monotonic()
     for progress in loop.stretches():
         report(progress)
-        if time.monotonic() - started > seconds:
+        if task.processes.any(time.monotonic() - started > seconds):
             loop.checkpoint()
-            return
+            break
+    task.processes.wait()
 
 
 class _Loop:
@@ -125,6 +132,7 @@ class _Loop:
     def __init__(self, task: Task, folder: Path):
         self.task, self.folder = task, folder
         self.stage, self.step, self.best = 0, 0, math.inf
+        self.log: list[dict[str, Any]] = []
         self._restore()
 
     def stretches(self) -> Iterator[Progress]:
@@ -164,7 +172,8 @@ class _Loop:
                 self._log(where)
                 if self.task.score(metrics) < self.best:
                     self.best = self.task.score(metrics)
-                    self.task.save(metrics)
+                    if self.task.processes.first:
+                        self.task.save(metrics)
             if self.task.keep_every and (self.step % keep == 0 or done):
                 self.task.keep(self.stage, self.step * stage.batch)
             if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -178,25 +187,43 @@ class _Loop:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = stage.lr_at(self.step)
-        loss = self.task.loss(self.step)
-        torch.autograd.backward(loss)
+        total = torch.zeros((), device=self.task.processes.device)
+        for loss in self.task.losses(self.step):
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        self._add_up(total)
         self.task.clip()
         for optimizer in self.task.optimizers:
             optimizer.step()
-        return loss.detach()
+        return total
+
+    def _add_up(self, loss: Tensor) -> None:
+        """Add up the loss and the gradients of all processes."""
+        processes = self.task.processes
+        if processes.count > 1:
+            learned = [p for p in self.task.module.parameters() if p.requires_grad]
+            for parameter in learned:
+                if parameter.grad is None:  # its share of the batch may be nothing
+                    parameter.grad = torch.zeros_like(parameter)
+            processes.add_up([loss, *(p.grad for p in learned if p.grad is not None)])
 
     def _log(self, progress: Progress) -> None:
-        line = {k: v for k, v in vars(progress).items() if k != "metrics"} | progress.metrics
-        with (self.folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
+        fields = {k: v for k, v in vars(progress).items() if k != "metrics"}
+        self.log.append(fields | progress.metrics)
+        if self.task.processes.first:
+            with written(self.folder / "log.jsonl") as path:
+                path.write_text("".join(json.dumps(line) + "\n" for line in self.log))
 
     def checkpoint(self) -> None:
         """Write all that a later process needs to go on exactly from here."""
+        if not self.task.processes.first:
+            return
         state = {
             "identity": self.task.identity,
             "stage": self.stage,
             "step": self.step,
             "best": self.best,
+            "log": self.log,
             "model": self.task.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.task.optimizers],
         }
@@ -214,6 +241,7 @@ class _Loop:
                 "give a new folder."
             )
         self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
+        self.log = state["log"]
         self.task.module.load_state_dict(state["model"])
         for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
