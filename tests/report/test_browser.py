@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from prob3r.report import Explanation, write_page
+from prob3r.report.arrows import Arrows
+
+from .stand_ins import CONFIG
 
 CHROMIUM = Path("/usr/bin/chromium")
 SIZES = [(1280, 800), (390, 844)]
@@ -56,6 +59,23 @@ def drawn(tab, selector: str) -> str:
     raise AssertionError(f"{selector} never came to rest.")
 
 
+COUNT = """(canvas, paint) => {
+  const { width, height } = canvas;
+  const context = new OffscreenCanvas(width, height).getContext("2d");
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  const like = (i) => paint.every((value, c) => Math.abs(data[i + c] - value) < 3);
+  let found = 0;
+  for (let i = 0; i < data.length; i += 4) found += like(i);
+  return found;
+}"""
+
+
+def pixels_like(tab, selector: str, colour: str) -> int:
+    """How many pixels of a canvas are of a colour."""
+    return tab.eval_on_selector(selector, COUNT, list(bytes.fromhex(colour)))
+
+
 def move(tab, step: int) -> None:
     tab.eval_on_selector(
         "#layers [data-role=step]",
@@ -91,6 +111,48 @@ def test_the_slider_moves_the_points_and_names_the_site(browser, learning, tmp_p
     tab.wait_for_timeout(1200)
     assert "decoder input" not in tab.inner_text("[data-role=where]")
     assert "output" not in tab.inner_text("[data-role=where]")
+    assert complaints == []
+    tab.close()
+
+
+def test_arrows_show_what_the_last_sublayer_did(browser, learning, tmp_path) -> None:
+    tab, complaints = opened(browser, learning, tmp_path)
+    move(tab, 5)
+    plain = drawn(tab, "#layers canvas")
+    note = tab.locator("[data-role=arrows-note]")
+    assert not note.is_visible()
+    box = tab.get_by_role("checkbox", name="arrows")
+    box.focus()
+    box.press("Space")
+    assert drawn(tab, "#layers canvas") != plain
+    assert pixels_like(tab, "#layers canvas", "aa4499") > 50
+    found = Arrows.of(
+        learning.measurements.steps, learning.points, learning.reference, CONFIG.patch
+    )
+    assert f"mean length {found.lengths[5]:.3f} of the pair's unit" in note.inner_text()
+    assert f"to the truth +{found.alignments[5]:.2f}" in note.inner_text()
+    for step, words in ((0, "decoder input"), (10, "model output")):
+        move(tab, step)
+        assert f"No arrows: the {words}" in note.inner_text()
+        drawn(tab, "#layers canvas")
+        assert pixels_like(tab, "#layers canvas", "aa4499") == 0
+    box.press("Space")
+    move(tab, 5)
+    assert drawn(tab, "#layers canvas") == plain
+    assert not note.is_visible()
+    assert complaints == []
+    tab.close()
+
+
+def test_without_truth_arrows_have_a_length_alone(browser, guessing, tmp_path) -> None:
+    tab, complaints = opened(browser, guessing, tmp_path, SIZES[1])
+    tab.check("#layers [data-role=arrows]")
+    move(tab, 4)
+    text = tab.inner_text("[data-role=arrows-note]")
+    assert "block 1 · self-attention" in tab.inner_text("[data-role=where]")
+    assert "since block 0 · MLP; mean length" in text
+    assert "truth" not in text
+    assert tab.evaluate("document.documentElement.scrollWidth") <= SIZES[1][0]
     assert complaints == []
     tab.close()
 

@@ -73,6 +73,17 @@ def test_points_and_attention_survive_the_page(learning: Explanation) -> None:
     np.testing.assert_allclose((probs / 255.0) ** 2, expected.probs.numpy(), atol=0.005)
 
 
+def test_arrows_begin_where_the_step_before_ends(learning: Explanation) -> None:
+    data = carried(page(learning))["arrows"]
+    means = halves(data["means"]).reshape(11, 36, 3)
+    points = halves(carried(page(learning))["sites"]["points"][1]).reshape(11, 48, 48, 3)
+    patch = points[:, 8:16, 40:48].mean((1, 2))  # row 1, column 5
+    np.testing.assert_allclose(means[:, 11], patch, rtol=2e-3, atol=1e-3)
+    moves = np.linalg.norm(np.diff(means, axis=0), axis=-1).mean(1)
+    assert data["lengths"][0] is data["lengths"][10] is data["alignments"][10] is None
+    np.testing.assert_allclose(data["lengths"][1:10], moves[:9], atol=2e-3)
+
+
 def test_what_is_not_finite_is_nowhere(knowing: Explanation) -> None:
     one, two = (p.clone() for p in knowing.points[-1])
     two[0, 0, 0] = torch.nan

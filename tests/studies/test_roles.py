@@ -2,63 +2,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
+from matplotlib.quiver import Quiver
 
-from prob3r.data import Pair
 from prob3r.data.rooms import Rooms
-from prob3r.geometry import normalise
-from prob3r.studies.roles import KINDS, Field, Roles, fields
+from prob3r.data.source import Subset
+from prob3r.models import DUSt3RConfig, random
+from prob3r.probes import ProbeBank, ProbeConfig
+from prob3r.studies import Subject
+from prob3r.studies.evaluation import strata
+from prob3r.studies.roles import KINDS, Roles
 from prob3r.studies.sites import METRICS
 
 
 @pytest.fixture(scope="module")
-def room() -> Pair:
-    return Rooms("test", (32, 32), compile=False).batch([0, 1])
+def rooms() -> Rooms:
+    return Rooms("test", (32, 32), compile=False)
 
 
-def test_a_rigid_motion_explains_itself_and_noise_does_not() -> None:
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(2, 400, 3, generator=generator)
-    known = torch.ones(2, 400, dtype=torch.bool)
-    turn = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    rigid = Field(start, start @ turn.T + torch.tensor([1.0, 2, 3]) - start, start, known)
-    assert rigid.rigid_share().tolist() == pytest.approx([1, 1], abs=1e-4)
-    noise = Field(start, torch.randn(2, 400, 3, generator=generator), start, known)
-    assert (noise.rigid_share() < 0.2).all()
-
-
-def test_a_field_towards_the_truth_and_one_away_from_it() -> None:
-    start = torch.zeros(1, 3, 3)
-    target = torch.tensor([[[1.0, 0, 0], [0, 2, 0], [0, 0, 3]]])
-    known = torch.tensor([[True, True, False]])
-    every = torch.ones(1, 3, dtype=torch.bool)
-    near = Field(start, target / 2, target, known)
-    assert near.alignment(every).item() == pytest.approx(1)
-    assert near.approach(every).item() == pytest.approx(-0.75)  # of 0.5 and 1; the third is unknown
-    assert near.size(every).item() == pytest.approx(0.75)
-    away = Field(start, -target, target, known)
-    assert away.alignment(every).item() == pytest.approx(-1)
-    only = torch.tensor([[True, False, False]])
-    assert away.approach(only).item() == pytest.approx(1)
-    assert near.size(torch.zeros(1, 3, dtype=torch.bool)).isnan().all()
-
-
-def test_the_fields_of_a_model_that_steps_to_the_truth(room: Pair) -> None:
-    _, truth = normalise(room.points, room.valid)
-    points: dict[str, Tensor] = {
-        "dec1.embed": truth,
-        "dec2.embed": torch.zeros_like(truth),
-        "dec2.0.self_attn": truth / 2,
-        "dec2.0.cross_attn": truth,
-        "dec2.0.mlp": truth,
-    }
-    found = fields(points, room, 8)
-    assert list(found) == ["dec2.0.self_attn", "dec2.0.cross_attn", "dec2.0.mlp"]
-    every = torch.ones(2, 16, dtype=torch.bool)
-    for site in ("dec2.0.self_attn", "dec2.0.cross_attn"):
-        assert (found[site].alignment(every) > 0.97).all(), site
-        assert (found[site].approach(every) < 0).all()
-    torch.testing.assert_close(found["dec2.0.mlp"].size(every), torch.zeros(2))
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    model = random(DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 4, 2))
+    bank = ProbeBank([s for s in model.sites() if s.startswith("dec")], ProbeConfig(16, 8, 1))
+    return Subject(model, "m", {"mlp": bank})
 
 
 def made(values: dict[tuple[str, str], float], shuffled: float = 0.0) -> pd.DataFrame:
@@ -117,3 +82,42 @@ def test_the_figures_have_units() -> None:
     effects, moves = Roles().figures(made(TRUE)).values()
     assert len(effects.axes) == len(METRICS)
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in moves.axes)
+
+
+def test_the_first_hard_pair_is_shown_as_arrows(subject: Subject, rooms: Rooms) -> None:
+    study = Roles()
+    study.prepare(subject, rooms)
+    hard = strata(rooms.batch(range(16)))[1].tolist()
+    assert study.example is not None
+    assert study.example.words == f"rooms/test/{hard.index(True)} (a hard pair)"
+    drawn = study.figures(made(TRUE))["arrows"]
+    titles = [axis.get_title() for axis in drawn.axes]
+    assert titles[0] == "block 0, self-attention"
+    assert titles[-1] == "block 3, MLP"
+    assert len(titles) == 9
+    limits = {(axis.get_xlim(), axis.get_ylim()) for axis in drawn.axes}
+    assert len(limits) == 1
+
+
+def test_every_patch_has_one_arrow_as_long_as_its_move(subject: Subject, rooms: Rooms) -> None:
+    study = Roles()
+    study.prepare(subject, rooms)
+    assert study.example is not None
+    axis = study.figures(made(TRUE))["arrows"].axes[0]
+    quivers = [each for each in axis.collections if isinstance(each, Quiver)]
+    assert sum(len(each.U) for each in quivers) == 16
+    field = study.example.fields["dec2.0.self_attn"]
+    expected = torch.cat([field.move[~study.example.seen], field.move[study.example.seen]])
+    assert [u for each in quivers for u in each.U] == pytest.approx(expected[:, 0].tolist())
+
+
+def test_without_a_hard_pair_the_first_is_shown(subject: Subject, rooms: Rooms) -> None:
+    easy = [i for i, is_hard in enumerate(strata(rooms.batch(range(16)))[1]) if not is_hard]
+    study = Roles()
+    study.prepare(subject, Subset(rooms, easy[:2]))
+    assert study.example is not None
+    assert study.example.words == f"rooms/test/{easy[0]} (not a hard pair)"
+
+
+def test_a_table_alone_has_no_arrows() -> None:
+    assert set(Roles().figures(made(TRUE))) == {"effects", "fields"}

@@ -13,6 +13,7 @@ from torch import Tensor
 from prob3r.data import View
 from prob3r.files import plain
 from prob3r.geometry import patch_grid
+from prob3r.report.arrows import Arrows
 from prob3r.report.attention import Strongest
 from prob3r.report.explanation import Explanation
 from prob3r.report.reference import TRUTH, Points
@@ -48,6 +49,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
         "against": {f"view{view}": kinds for view, kinds in m.against.items()},
         "final": _final(explanation, truth),
         "sites": _sites(explanation),
+        "arrows": _arrows(explanation),
         "cameras": {
             "focal": [
                 focal.where(focal.isfinite(), view["width"]).tolist()
@@ -108,6 +110,16 @@ def _sites(explanation: Explanation) -> dict[str, Any]:
         "points": [
             _half(torch.cat([_strided(both[view], stride) for both in steps])) for view in (0, 1)
         ],
+    }
+
+
+def _arrows(explanation: Explanation) -> dict[str, Any]:
+    m = explanation.measurements
+    found = Arrows.of(m.steps, explanation.points, explanation.reference, m.setting.patch)
+    return {
+        "means": _half(found.means),
+        "lengths": found.lengths,
+        "alignments": found.alignments,
     }
 
 

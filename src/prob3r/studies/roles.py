@@ -5,7 +5,7 @@ it, pair by pair, added up over the blocks for each kind. Its displacement field
 moves the mean point of every patch, split into patches that view 1 sees too (co-visible) and
 others: its size, its alignment (the cosine with the direction to the true position), and the
 share of its energy that the best rigid motion explains. The control is the same model with the
-view 1 of another pair.
+view 1 of another pair. One pair's fields are drawn as arrows: the first hard one.
 
 Rules, for the median over pairs with 95 % bootstrap intervals:
 
@@ -33,8 +33,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.data.pair import Pair
-from prob3r.geometry import Interval, align, normalise, patchify
+from prob3r.data.source import Pairs, batches
+from prob3r.geometry import Interval
 from prob3r.sites import Site
+from prob3r.studies.displacement import Field, fields
+from prob3r.studies.evaluation import strata
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.sites import METRICS, decode_sites, site_errors
 from prob3r.studies.statistics import median_interval, medians, wide
@@ -50,45 +53,23 @@ FIELD_LABELS = {
     "approach": "change of distance to truth",
 }
 WORDS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "mlp": "MLP"}
+EXAMPLE_AMONG = 16  # pairs, of which the first hard one is shown as arrows
+ABOVE = [0, 2]  # the axes that are seen from above: x to the right, z upwards
+MARGIN = 0.04  # of the pair's unit, around what is drawn
 
 
-class Field(NamedTuple):
-    """A sublayer's displacement of every patch's mean point, in the pair's unit.
+class Example(NamedTuple):
+    """One pair's displacement fields, to be shown as arrows; a batch of one, on the CPU.
 
     Attributes:
-        start: Where the points are before it.
-        move: How far it moves them.
-        target: Where they truly are.
-        known: Patches whose true position is known.
+        words: Which pair it is.
+        fields: Of every sublayer of view 2, by site.
+        seen: Patches that view 1 sees too.
     """
 
-    start: Float[Tensor, "b n 3"]
-    move: Float[Tensor, "b n 3"]
-    target: Float[Tensor, "b n 3"]
-    known: Bool[Tensor, "b n"]
-
-    def size(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """Return the mean length of the displacements."""
-        return _mean(self.move.norm(dim=-1), where & self.known)
-
-    def alignment(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """Return the mean cosine between displacements and the direction to the truth."""
-        cosine = torch.cosine_similarity(self.move, self.target - self.start, dim=-1)
-        return _mean(cosine, where & self.known)
-
-    def approach(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """Return the mean change of the distance to the true position; below zero is nearer."""
-        before = (self.target - self.start).norm(dim=-1)
-        after = (self.target - self.start - self.move).norm(dim=-1)
-        return _mean(after - before, where & self.known)
-
-    def rigid_share(self) -> Float[Tensor, " b"]:
-        """Return the share of the field's energy that the best rigid motion explains."""
-        weights = self.known.to(self.move)
-        end = self.start + self.move
-        left = align(self.start, end, weights, scale=False).apply(self.start) - end
-        energy = (self.move.square().sum(-1) * weights).sum(-1)
-        return 1 - (left.square().sum(-1) * weights).sum(-1) / energy
+    words: str
+    fields: dict[str, Field]
+    seen: Bool[Tensor, "1 n"]
 
 
 class Roles(Study):
@@ -96,6 +77,21 @@ class Roles(Study):
 
     name = "roles"
     title = "Sublayers have roles"
+    example: Example | None = None
+
+    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+        """Find the pair to show as arrows: the first hard one of a few, or else the first."""
+        few = next(batches(pairs, EXAMPLE_AMONG, EXAMPLE_AMONG))
+        _, hard = strata(few)
+        pair = few[int(hard.int().argmax())].to(next(subject.model.parameters()).device)
+        patch = subject.model.config.patch
+        with torch.no_grad():
+            found = fields(decode_sites(subject.model, subject.bank(), pair), pair, patch)
+        self.example = Example(
+            f"{', '.join(pair.names)} ({'a hard pair' if hard.any() else 'not a hard pair'})",
+            {site: Field(*(t.cpu() for t in field)) for site, field in found.items()},
+            pair.patch_matches(patch).visible.cpu(),
+        )
 
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
         """Return the effects and the fields of view 2's sublayers, and of the control."""
@@ -113,7 +109,7 @@ class Roles(Study):
         return [_towards_matches(table), _shape(table), _elsewhere(table), _most(table)]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return the effect of every kind on every error, and the fields block by block."""
+        """Return the effects on every error, the fields block by block, and one pair's arrows."""
         with figure(1, len(METRICS), PAGE, 1.9) as (effects, axes):
             for axis, metric in zip(axes, METRICS, strict=True):
                 for place, kind in enumerate(KINDS):
@@ -142,7 +138,8 @@ class Roles(Study):
                 axis.set_ylabel(FIELD_LABELS[name])
             handles, labels = axes[0].get_legend_handles_labels()
             moves.legend(handles, labels, loc="outside lower center", ncols=3)
-        return {"effects": effects, "fields": moves}
+        drawn = {"effects": effects, "fields": moves}
+        return drawn if self.example is None else drawn | {"arrows": _arrows(self.example)}
 
 
 def _effects(errors: pd.DataFrame) -> pd.DataFrame:
@@ -173,25 +170,44 @@ def _fields(points: dict[str, Tensor], pair: Pair, patch: int, source: str) -> p
     return _described(pd.concat(parts, ignore_index=True))
 
 
-def fields(points: dict[str, Float[Tensor, "b h w 3"]], pair: Pair, patch: int) -> dict[str, Field]:
-    """Return the displacement field of every sublayer of view 2 that has a site before it."""
-    known = patchify(pair.valid[1][..., None].float(), patch)[..., 0].mean(-1) > 0.5
-    target = _means(normalise(pair.points, pair.valid)[1], pair.valid[1], patch)
-    sites = [site for site in points if Site.parse(site).view == 2]
-    means = [_means(points[site], torch.ones_like(pair.valid[1]), patch) for site in sites]
-    return {
-        site: Field(before, after - before, target, known)
-        for site, before, after in zip(sites[1:], means, means[1:], strict=False)
-    }
-
-
-def _means(
-    points: Float[Tensor, "b h w 3"], valid: Bool[Tensor, "b h w"], patch: int
-) -> Float[Tensor, "b n 3"]:
-    """Return the mean point of every patch, over its valid pixels."""
-    weights = patchify(valid[..., None].to(points), patch)
-    total = patchify(points.masked_fill(~valid[..., None], 0), patch).sum(2)
-    return total / weights.sum(2).clamp_min(1)
+def _arrows(example: Example) -> "Figure":
+    """Return one pair's displacements from above: a row a block, a column a kind of sublayer."""
+    depth = len({Site.parse(site).block for site in example.fields})
+    blocks = sorted({0, (depth - 1) // 2, depth - 1})
+    shown = {(b, k): example.fields[str(Site("dec", 2, b, k))] for b in blocks for k in KINDS}
+    places = [place for f in shown.values() for place in (f.start, f.start + f.move, f.target)]
+    known = next(iter(shown.values())).known
+    every = torch.cat([place[known][:, ABOVE] for place in places])
+    left, near = (every.amin(0) - MARGIN).tolist()
+    right, far = (every.amax(0) + MARGIN).tolist()
+    height = PAGE / len(KINDS) * (far - near) / (right - left)
+    with figure(len(blocks), len(KINDS), PAGE, height) as (drawn, axes):
+        for axis, ((block, kind), field) in zip(axes, shown.items(), strict=True):
+            start, move, target = (t[..., ABOVE] for t in field[:3])
+            x, z = target[known].T
+            axis.scatter(x, z, s=4, color="#c3cbd3", linewidths=0, label="true position")
+            for where, alpha, label in (
+                (~example.seen, 0.4, "other patch"),
+                (example.seen, 1.0, "co-visible patch"),
+            ):
+                axis.quiver(
+                    *start[known & where].T,
+                    *move[known & where].T,
+                    angles="xy",
+                    scale_units="xy",
+                    scale=1,
+                    width=0.006,
+                    color=COLOURS[kind],
+                    alpha=alpha,
+                )
+                axis.plot([], [], color=COLOURS["all"], alpha=alpha, label=label)
+            axis.set(aspect="equal", xlim=(left, right), ylim=(near, far))
+            axis.set(xlabel="x (pair's unit)", ylabel="z (pair's unit)")
+            axis.set_title(f"block {block}, {WORDS[kind]}", color=COLOURS[kind])
+            axis.label_outer()
+        drawn.suptitle(f"View 2 of {example.words}, from above", fontsize=8)
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return drawn
 
 
 def _described(table: pd.DataFrame) -> pd.DataFrame:
@@ -310,9 +326,3 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
 
 def _said(found: Interval) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-
-
-def _mean(values: Float[Tensor, "b n"], where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-    """Return the mean over the patches that count; NaN where none does."""
-    total: Tensor = values.masked_fill(~where, 0).sum(-1)
-    return total / where.sum(-1)

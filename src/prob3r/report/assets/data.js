@@ -48,6 +48,11 @@ function percent(share, digits = 0) {
   return share === null ? "–" : `${(100 * share).toFixed(digits)} %`;
 }
 
+/** A number with its sign, and a true minus. */
+function signed(value, digits) {
+  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+}
+
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 /** Red, green and blue from 0 to 1 of a "#rrggbb". */

@@ -5,11 +5,6 @@ const EFFECTS = [
   { key: "inner_shape_effect", title: "Inner-shape error", unit: "pair's unit", show: (v) => signed(v, 3) },
 ];
 
-/** A number with its sign, and a true minus. */
-function signed(value, digits) {
-  return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
-}
-
 function effects(root) {
   const rows = DATA.heads.filter((row) => row.rotation_effect !== null);
   root.hidden = rows.length === 0;

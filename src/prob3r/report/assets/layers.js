@@ -10,6 +10,15 @@ const CHARTS = [
 /** How a step is called: "block 3 · cross-attention". */
 const stepName = ({ block, kind }) => (block === null ? `${kind === "embed" ? "decoder" : "model"} ${DATA.words[kind]}` : `block ${block} · ${DATA.words[kind]}`);
 
+/** What the arrows of a step are, and how long. */
+function arrowsInWords(step) {
+  const [length, alignment] = [DATA.arrows.lengths[step], DATA.arrows.alignments[step]];
+  if (length === null) return `No arrows: the ${stepName(DATA.steps[step])} is not the work of a sublayer.`;
+  const since = stepName(DATA.steps[step - 1]);
+  const towards = alignment === null ? "" : `, alignment with the way to the truth ${signed(alignment, 2)}`;
+  return `Arrows: how view 2's patches moved since ${since}; mean length ${length.toFixed(3)} of the pair's unit${towards}.`;
+}
+
 class Layers {
   constructor(root) {
     this.root = root;
@@ -29,7 +38,7 @@ class Layers {
     this.slider.addEventListener("input", () => { this.stop(); this.go(Number(this.slider.value)); });
     this.button.addEventListener("click", () => (this.timer ? this.stop() : this.play()));
     part(root, "reset").addEventListener("click", () => this.viewer?.reset());
-    for (const role of ["probe1", "ghost", "photo"]) part(root, role).addEventListener("change", () => this.show());
+    for (const role of ["probe1", "ghost", "photo", "arrows"]) part(root, role).addEventListener("change", () => this.show());
     this.show();
   }
 
@@ -65,12 +74,14 @@ class Layers {
     const probes = sites.points.map((points, view) => new Cloud(viewer, words(points), look(view, sites.stride)));
     probes.forEach((cloud, view) => Object.assign(viewer.add(cloud), { flat: rgb(COLOURS.views[view]), size: 1.25 }));
     const stands = views.map((view, i) => viewer.add(new Camera(viewer, view, cameras.focal[i], { colour: COLOURS.views[i], width: 2.5 })));
-    const pale = { flat: rgb("#6b7785"), flatness: 0.7, opacity: 0.3, size: 0.7 };
+    const pale = { flat: rgb("#6b7785"), flatness: 0.7, size: 0.7 };
     const ghosts = { // the final state shares its points with the probes' last step
       final: probes.map((cloud) => viewer.add(Object.assign(Object.create(cloud), pale, { step: this.last }))),
       truth: (final.truth ?? []).map((points, view) => viewer.add(Object.assign(new Cloud(viewer, words(points), look(view, final.stride)), pale))),
     };
-    Object.assign(this, { probes, stands, ghosts });
+    const patches = views[1].grid[0] * views[1].grid[1];
+    const arrows = viewer.add(new Arrows(viewer, words(DATA.arrows.means), patches));
+    Object.assign(this, { probes, stands, ghosts, arrows });
   }
 
   choose(step) {
@@ -123,18 +134,26 @@ class Layers {
     part(this.root, "badge").replaceChildren(svg("svg", { viewBox: "-6 -6 12 12" }, mark(step.kind, 0, 0, 4)), text,
       element("small", { textContent: `${this.target + 1} of ${this.last + 1}` }));
     this.slider.setAttribute("aria-valuetext", text);
+    part(this.root, "arrows-note").replaceChildren(svg("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" }, mark(step.kind, 0, 0, 4)),
+      element("span", { textContent: arrowsInWords(this.target) }));
   }
 
   show() {
     const withView1 = part(this.root, "probe1").checked;
     const ghost = part(this.root, "ghost").value;
+    const withArrows = part(this.root, "arrows").checked;
+    part(this.root, "arrows-note").hidden = !withArrows;
     for (const curve of this.curves) curve.at(this.place, withView1);
     if (!this.viewer) return;
-    const [low, t] = [Math.floor(this.place), this.place % 1];
-    const [before, after] = [DATA.cameras.steps[low], DATA.cameras.steps[Math.ceil(this.place)]];
+    // On the way to a step, points glide along that step's arrows.
+    const [low, next, t] = [Math.floor(this.place), Math.ceil(this.place), this.place % 1];
+    const [before, after] = [DATA.cameras.steps[low], DATA.cameras.steps[next]];
+    const visible = withArrows && DATA.arrows.lengths[next] !== null; // points then fade behind them
+    Object.assign(this.arrows, { visible, step: next, colour: rgb(COLOURS.kinds[DATA.steps[next].kind]) });
     this.probes.forEach((cloud, view) => {
       cloud.step = this.place;
       cloud.visible = view === 1 || withView1;
+      cloud.opacity = visible ? 0.25 : 1;
       cloud.flatness = part(this.root, "photo").checked ? 0 : 1;
     });
     this.probes[1].camera = V.mix(centre(before), centre(after), t);
@@ -142,6 +161,7 @@ class Layers {
     for (const [name, clouds] of Object.entries(this.ghosts))
       clouds.forEach((cloud, view) => {
         cloud.visible = name === ghost;
+        cloud.opacity = visible ? 0.12 : 0.3;
         cloud.camera = view ? centre(name === "truth" ? DATA.cameras.truth : DATA.cameras.steps.at(-1)) : [0, 0, 0];
       });
     this.viewer.request();

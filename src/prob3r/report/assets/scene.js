@@ -1,4 +1,4 @@
-/* What stands in a 3D view: clouds of points, and cameras with their photographs. */
+/* What stands in a 3D view: clouds of points, arrows, and cameras with their photographs. */
 
 /** A cloud of points at one or more steps, of which two neighbours can be mixed. */
 class Cloud {
@@ -63,6 +63,57 @@ class Cloud {
     gl.depthMask(true);
     gl.disable(gl.BLEND);
     for (const name of ["before", "after", "colour", "confidence"]) gl.disableVertexAttribArray(attributes[name]);
+  }
+}
+
+/** Arrows from where points were one step before to where they are, over all else in the view. */
+class Arrows {
+  /**
+   * @param viewer The view it stands in.
+   * @param halves Half floats, x y z of every point, step after step.
+   * @param count How many points there are at each step.
+   */
+  constructor(viewer, halves, count) {
+    const { gl } = viewer;
+    const [shaft, tip] = [[0, -1, 0, 1, 1, -1, 1, -1, 0, 1, 1, 1], [2, -1, 2, 1, 3, 0]];
+    Object.assign(this, { visible: false, step: 1, colour: [0, 0, 0], count });
+    this.buffers = [halves, new Float32Array([...shaft, ...tip])].map((array) => {
+      const buffer = gl.createBuffer();
+      gl.bindBuffer(gl.ARRAY_BUFFER, buffer);
+      gl.bufferData(gl.ARRAY_BUFFER, array, gl.STATIC_DRAW);
+      return buffer;
+    });
+  }
+
+  draw(viewer) {
+    const { gl, programs: { arrows } } = viewer;
+    const { attributes, uniforms } = arrows;
+    const [places, corners] = this.buffers;
+    const scale = Math.min(window.devicePixelRatio || 1, 2);
+    viewer.use(arrows);
+    gl.bindBuffer(gl.ARRAY_BUFFER, corners);
+    gl.enableVertexAttribArray(attributes.corner);
+    gl.vertexAttribPointer(attributes.corner, 2, gl.FLOAT, false, 0, 0);
+    gl.bindBuffer(gl.ARRAY_BUFFER, places);
+    const ends = [attributes.start, attributes.end];
+    ends.forEach((end, i) => {
+      gl.enableVertexAttribArray(end);
+      gl.vertexAttribPointer(end, 3, gl.HALF_FLOAT, false, 6, 6 * this.count * (this.step - 1 + i));
+      gl.vertexAttribDivisor(end, 1);
+    });
+    gl.uniform2f(uniforms.screen, viewer.canvas.width, viewer.canvas.height);
+    gl.uniform1f(uniforms.width, 2 * scale);
+    gl.disable(gl.DEPTH_TEST);
+    for (const [border, paint] of [[0.8 * scale, [1, 1, 1]], [0, this.colour]]) {
+      gl.uniform1f(uniforms.border, border);
+      gl.uniform4f(uniforms.paint, ...paint, 1);
+      gl.drawArraysInstanced(gl.TRIANGLES, 0, 9, this.count);
+    }
+    gl.enable(gl.DEPTH_TEST);
+    for (const end of ends) { // other programs use the same places, for every corner anew
+      gl.vertexAttribDivisor(end, 0);
+      gl.disableVertexAttribArray(end);
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-/* What runs on the graphics card: points, lines of any width, and the photographs in the cameras. */
+/* What runs on the graphics card: points, lines, arrows, and the photographs in the cameras. */
 
 const POINTS_VERTEX = `#version 300 es
 in vec3 before; in vec3 after; in vec3 colour; in float confidence;
@@ -53,6 +53,29 @@ void main() {
   vec4 at = corner.x < 0.5 ? a : b;
   at.xy += vec2(-along.y, along.x) * corner.y * width / screen * at.w;
   gl_Position = at;
+}`;
+
+const ARROWS_VERTEX = `#version 300 es
+in vec3 start; in vec3 end; in vec2 corner;
+uniform mat4 world_to_eye, projection;
+uniform vec2 screen;
+uniform float width, border;
+void main() {
+  vec4 a = projection * world_to_eye * vec4(start, 1.0);
+  vec4 b = projection * world_to_eye * vec4(end, 1.0);
+  bool nowhere = any(greaterThan(max(abs(start), abs(end)), vec3(6e4)));
+  if (nowhere || min(a.w, b.w) < 0.02) { gl_Position = vec4(2.0, 2.0, 2.0, 1.0); return; }
+  vec2 tail = a.xy / a.w * 0.5 * screen, tip = b.xy / b.w * 0.5 * screen;
+  float span = distance(tail, tip);
+  vec2 along = span > 1e-3 ? (tip - tail) / span : vec2(1.0, 0.0);
+  float head = min(5.0 * width, 0.7 * span);
+  // The corner says where along the arrow (tail, neck, wing, tip) and on which side.
+  float place = corner.x < 0.5 ? -0.5 * width - border
+    : corner.x < 1.5 ? span - head
+    : corner.x < 2.5 ? span - head - border : span + 2.0 * border;
+  float aside = corner.x < 1.5 ? 0.5 * width + border : 0.45 * head + 1.5 * border;
+  vec2 at = tail + along * place + vec2(-along.y, along.x) * corner.y * aside;
+  gl_Position = vec4(at / (0.5 * screen), 0.0, 1.0);
 }`;
 
 const FLAT_FRAGMENT = `#version 300 es

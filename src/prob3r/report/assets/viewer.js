@@ -15,6 +15,7 @@ class Viewer {
     this.programs = {
       points: new Program(gl, POINTS_VERTEX, POINTS_FRAGMENT),
       lines: new Program(gl, LINES_VERTEX, FLAT_FRAGMENT),
+      arrows: new Program(gl, ARROWS_VERTEX, FLAT_FRAGMENT),
       picture: new Program(gl, PICTURE_VERTEX, PICTURE_FRAGMENT),
     };
     gl.enable(gl.DEPTH_TEST);
