@@ -22,6 +22,7 @@ COLOURS = {
     "self_attn": "#009e73",
     "cross_attn": "#aa4499",
     "mlp": "#7d8790",
+    "classical": "#e69f00",
     "control": "#9aa5b1",
 }
 """What each colour means, in every figure."""

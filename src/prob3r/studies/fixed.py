@@ -1,0 +1,389 @@
+"""C4, fixed correspondences: can matches that are extracted first and then kept do the same?
+
+The classical pipeline (`classical.py`: SIFT, mutual matches by the ratio test, essential matrix by
+LO-RANSAC, triangulation) is put to the pairs that the model sees. Both are asked for the pose of
+camera 2 with known intrinsics and nothing else of the truth: `classical` from its matches, `model`
+from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with the view 1 of
+another pair, which tells nothing, and `aligned` the model's pose as other studies measure it, by
+alignment with the true shape. Rooms of few pixels are unfair to keypoints. They are rendered again
+with four times the pixels along each side, for `classical, 4x` alone. The model has seen rooms in
+its training, and SIFT nothing.
+
+A pose is *found* with at least 15 inliers (12 by PnP). One that is not found counts as wrong by 180
+degrees, and the points that would be triangulated with it as infinitely far. A match is *right*
+within 1/32 of view 1's longer side of the true position. The *point error* is the median distance
+of points (the triangulated inliers, or the model's pointmaps at all pixels of both views) to their
+true places, after scaling by the median ratio of distances to camera 1, in the pair's unit: the
+mean distance of its points to camera 1.
+
+Pairs are in strata by overlap (under 0.3, 0.3 to 0.5, over 0.5) and by texture, the mean gradient
+of luma in the plainer of the two views as the model sees them, cut at the terciles of the pairs.
+
+Rules, with 95 % bootstrap intervals over pairs; *the gap* is the share of pairs with a rotation
+error under 15 degrees, the model's less that of the classical pipeline, at whichever of its
+resolutions has more such pairs among all pairs:
+
+- *Low overlap*, and likewise *low texture, defeats fixed correspondences more than the model*:
+  supported if the gap in the lowest stratum has an interval above zero, and so has that gap less
+  the one in the highest stratum; not supported if the first interval is at or below zero; else
+  mixed.
+- *Where they find a pose, fixed correspondences give the more accurate one*: on the pairs where
+  that resolution finds a pose, the median difference of rotation errors, the model's less the
+  classical. Supported if its interval is above zero, not supported if below, else mixed.
+"""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.data.pair import Pair, View
+from prob3r.data.rooms import Rooms
+from prob3r.data.source import Pairs, Subset
+from prob3r.geometry import (
+    auc,
+    median,
+    norm_factor,
+    percentiles,
+    pnp_pose,
+    pose_error,
+    rotation_error,
+    translation_error,
+)
+from prob3r.studies.classical import (
+    greyscale,
+    intrinsics_of,
+    point_error,
+    reconstruct,
+    right_matches,
+    true_points,
+)
+from prob3r.studies.evaluation import AUC_DEGREES
+from prob3r.studies.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.statistics import interval, median_interval, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WITHIN = 15  # degrees of rotation error of a pose that is right
+OVERLAPS = (0.3, 0.5)
+ENLARGED = 4
+SMALL = 256  # pixels along the longer side, from which on views are large enough for keypoints
+PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all take
+PNP_ITERATIONS = 1000
+
+_POSE = ("rotation_error", "translation_error")
+CLASSICAL, LARGER = "classical", f"classical, {ENLARGED}x"
+STYLES = {
+    "model": (COLOURS["all"], "-", "model"),
+    LARGER: (COLOURS["classical"], "-", "classical, views 4x as large"),
+    CLASSICAL: (COLOURS["classical"], "--", "classical"),
+    "shuffled": (COLOURS["control"], ":", "model, view 1 shuffled"),
+}
+ROOM = (-0.04, 1.04)  # for shares, with all of a marker at either end
+LABELS = {
+    "overlap": "overlap (share of view 2 seen by view 1)",
+    "texture": "texture (luma gradient, of 255 per pixel)",
+}
+
+
+class FixedCorrespondences(Study):
+    """C4: the classical pipeline on the same pairs, and where each of the two fails."""
+
+    name = "fixed-correspondences"
+    title = "Where fixed correspondences fail"
+    most = 256
+
+    def __init__(self) -> None:
+        self.larger: Rooms | None = None
+
+    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+        """Set up the larger views, if the pairs are small rooms."""
+        while isinstance(pairs, Subset):
+            pairs = pairs.pairs
+        self.larger = None
+        if isinstance(pairs, Rooms) and max(pairs.size) < SMALL:
+            self.larger = enlarged(pairs)
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return the pose, the points and the matches of the model and of the pipeline."""
+        first, second = pair.view1.image, pair.view2.image
+        points = subject.model(first, second).points
+        aligned = pair.errors_of(points)
+        found: dict[str, dict[str, Tensor]] = {
+            "model": _of_pointmaps(points, pair),
+            "aligned": {name: getattr(aligned, name) for name in _POSE},
+        }
+        if len(pair) > 1:
+            shuffled = subject.model(first.roll(1, 0), second)
+            found["shuffled"] = _of_pointmaps(shuffled.points, pair)
+        found[CLASSICAL] = _of_matches((pair[i] for i in range(len(pair))), pair)
+        if self.larger is not None:
+            numbers = [int(name.rpartition("/")[2]) for name in pair.names]
+            found[LARGER] = _of_matches((self.larger[number] for number in numbers), pair)
+        plainer = torch.minimum(texture(pair.view1), texture(pair.view2))
+        about = {"overlap": pair.overlap().cpu().numpy(), "texture": plainer.cpu().numpy()}
+        return pd.concat(
+            pd.DataFrame(
+                {
+                    "pair": range(len(pair)),
+                    "source": source,
+                    "metric": metric,
+                    "value": values.double().cpu().numpy(),
+                }
+                | about
+            )
+            for source, by_metric in found.items()
+            for metric, values in by_metric.items()
+        )
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers: low overlap, low texture, and accuracy."""
+        return [*(_low_defeats(table, by) for by in LABELS), _more_accurate(table)]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return the share of right poses by threshold and by stratum."""
+        with figure(2, 2, PAGE, 2.1) as (drawn, axes):
+            for axis, name in zip(axes, ("easy", "hard"), strict=False):
+                _draw_recall(axis, table, name)
+            for axis, by in zip(axes[2:], LABELS, strict=True):
+                _draw_strata(axis, table, by)
+            drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=4)
+        return {"recall": drawn}
+
+
+def enlarged(rooms: Rooms) -> Rooms:
+    """Return the same pairs in larger views, rendered without a compiler."""
+    larger = copy(rooms)
+    larger.size = (ENLARGED * rooms.size[0], ENLARGED * rooms.size[1])
+    larger.compile = False
+    return larger
+
+
+def texture(view: View) -> Float[Tensor, " b"]:
+    """Return the mean length of the gradient of luma, in values of 255 per pixel."""
+    down, right = torch.gradient(greyscale(view.image), dim=(1, 2))
+    return torch.hypot(down, right).mean((1, 2))
+
+
+def _of_pointmaps(
+    points: tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]], pair: Pair
+) -> dict[str, Tensor]:
+    """Return the errors of the pose by PnP, and of the points."""
+    height, width = points[1].shape[1:3]
+    stride = max(1, round((height * width / PNP_PIXELS) ** 0.5))
+    used = torch.zeros(height, width, dtype=torch.bool, device=points[1].device)
+    used[::stride, ::stride] = True
+    found, off = [], []
+    units = norm_factor(pair.points, pair.valid)
+    for i in range(len(pair)):
+        pose = pnp_pose(
+            points[1][i], intrinsics_of(pair[i].view2), used, max_iterations=PNP_ITERATIONS
+        )
+        found.append(None if pose is None else pose.cam_to_world)
+        seen, true = (
+            torch.cat([view[i][valid[i]] for view, valid in zip(views, pair.valid, strict=True)])
+            for views in (points, pair.points)
+        )
+        off.append(point_error(seen, true, units[i]))
+    return _pose_errors(found, pair) | {"point_error": torch.stack(off)}
+
+
+def _of_matches(singles: Iterable[Pair], pair: Pair) -> dict[str, Tensor]:
+    """Return the errors of the classical pipeline.
+
+    Args:
+        singles: What the pipeline sees of each pair.
+        pair: All of them as a batch, whose cameras and unit are the same.
+    """
+    found, rows = [], []
+    for single, unit in zip(singles, norm_factor(pair.points, pair.valid).cpu(), strict=True):
+        one = single.to("cpu")
+        result = reconstruct(one)
+        off = torch.full_like(unit, torch.inf)
+        if result.pose2_to_1 is not None:
+            true, known = true_points(one.view1, result.pixels1[result.inliers])
+            off = point_error(result.points[known], true[known], unit.double())
+        share = right_matches(result, one)
+        found.append(result.pose2_to_1)
+        rows.append((len(result.inliers), int(result.inliers.sum()), float(share), float(off)))
+    names = ("matches", "inliers", "right matches", "point_error")
+    columns = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    return _pose_errors(found, pair) | dict(zip(names, columns, strict=True))
+
+
+def _pose_errors(
+    found: Sequence[Float[Tensor, "4 4"] | None], pair: Pair
+) -> dict[str, Float[Tensor, " b"]]:
+    """Return the errors of poses of camera 2 in camera 1's frame; 180 degrees where there is none.
+
+    A short baseline has no translation error whether or not a pose is found.
+    """
+    true = pair.view2_to_view1
+    nowhere = torch.full_like(true[0], torch.nan)
+    poses = torch.stack([nowhere if pose is None else pose.to(true) for pose in found])
+    depths = [view.points[..., 2] for view in (pair.view1, pair.view2)]
+    total = [(d * v).sum((1, 2)) for d, v in zip(depths, pair.valid, strict=True)]
+    mean_depth = (total[0] + total[1]) / sum(v.sum((1, 2)) for v in pair.valid)
+    turned = rotation_error(poses[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0)
+    # Zero points nowhere, which is wrong by 180 degrees.
+    heading = poses[:, :3, 3].nan_to_num(0.0)
+    return {
+        "rotation_error": turned,
+        "translation_error": translation_error(heading, true[:, :3, 3], mean_depth),
+        "found": ~poses.isnan().any((1, 2)),
+    }
+
+
+def _mean(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    return values.nanmean(-1)
+
+
+def _values(table: pd.DataFrame, metric: str = "rotation_error") -> dict[str, Tensor]:
+    """Return a metric of each source, one value a pair."""
+    sources, values = wide(table[table.metric == metric], "source")
+    return dict(zip(sources, values.unbind(1), strict=True))
+
+
+def _right(errors: Tensor, degrees: float | Tensor = WITHIN) -> Tensor:
+    """Return 1 for a right pose, 0 for a wrong one, NaN where none was asked for."""
+    return (errors < degrees).double().where(~errors.isnan(), torch.nan)
+
+
+def _resolution(table: pd.DataFrame) -> str:
+    """Return the classical source with more right poses."""
+    errors = _values(table)
+    known = [source for source in (LARGER, CLASSICAL) if source in errors]
+    return max(known, key=lambda source: float(_mean(_right(errors[source]))))
+
+
+def _strata(table: pd.DataFrame, by: str) -> dict[str, Bool[Tensor, " n"]]:
+    """Return which pairs are in the lowest, the middle and the highest stratum, by their names."""
+    values = torch.tensor(table.groupby("pair")[by].first().to_numpy()).double()
+    terciles = values.quantile(torch.tensor([1 / 3, 2 / 3], dtype=values.dtype))
+    low, high = OVERLAPS if by == "overlap" else terciles.tolist()
+    return {
+        f"under {low:.3g}": values < low,
+        f"{low:.3g} to {high:.3g}": (values >= low) & (values <= high),
+        f"over {high:.3g}": values > high,
+    }
+
+
+def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
+    errors, fixed = _values(table), _resolution(table)
+    (lowest, low), _, (highest, high) = _strata(table, by).items()
+    gap = _right(errors["model"]) - _right(errors[fixed])
+    both = torch.stack([gap.where(mask, torch.nan) for mask in (low, high)], 1)
+    (at_low, at_high), drawn = _mean(both.T), resampled(both, _mean)
+    effect = interval(at_low, drawn[:, 0])
+    wider = interval(at_low - at_high, drawn[:, 0] - drawn[:, 1])
+    verdict: Verdict = "mixed"
+    if effect.low > 0 and wider.low > 0:
+        verdict = "supported"
+    elif effect.high <= 0:
+        verdict = "not supported"
+    shares = "; ".join(
+        f"{source} {float(_mean(right[low])):.2f} and {float(_mean(right[high])):.2f}"
+        for source, right in ((source, _right(errors[source])) for source in errors)
+    )
+    return Finding(
+        "C4",
+        f"Low {by} ({lowest}) defeats fixed correspondences more than the model",
+        verdict,
+        *effect,
+        unit=f"share of pairs within {WITHIN} degrees, model less {fixed}",
+        control=f"this gap less that where it is {highest}: {wider.value:+.2f} [{wider.low:+.2f}, "
+        f"{wider.high:+.2f}]; shares {lowest} and {highest}: {shares}",
+        pairs=int(low.sum()),
+    )
+
+
+def _more_accurate(table: pd.DataFrame) -> Finding:
+    errors, fixed = _values(table), _resolution(table)
+    found, off = _values(table, "found"), _values(table, "point_error")
+    asked = found[fixed] == 1
+    effect = median_interval((errors["model"] - errors[fixed]).where(asked, torch.nan))
+    verdict: Verdict = "mixed"
+    if effect.low > 0:
+        verdict = "supported"
+    elif effect.high < 0:
+        verdict = "not supported"
+    turned, apart = (
+        [float(median(values[source].where(asked, torch.nan))) for source in ("model", fixed)]
+        for values in (errors, off)
+    )
+    shares = ", ".join(f"{source} {float(_mean(of)):.2f}" for source, of in found.items())
+    areas = "; ".join(
+        f"{source} " + ", ".join(f"{float(auc(worst, degrees)):.2f}" for degrees in AUC_DEGREES)
+        for source, worst in _worst(table).items()
+    )
+    return Finding(
+        "C4",
+        "Where they find a pose, fixed correspondences give the more accurate one",
+        verdict,
+        *effect,
+        unit=f"degrees of rotation error, model less {fixed}",
+        control=f"there rotations are wrong by {turned[0]:.2f} and {turned[1]:.2f} degrees, points "
+        f"by {apart[0]:.3f} and {apart[1]:.3f} of the pair's unit; found on all pairs: {shares}; "
+        f"AUC@{'/'.join(map(str, AUC_DEGREES))} of rotation and translation on all pairs: {areas}",
+        pairs=int(asked.sum()),
+    )
+
+
+def _worst(table: pd.DataFrame) -> dict[str, Tensor]:
+    """Return the larger of both angles, of each source and pair."""
+    turned, heading = _values(table), _values(table, "translation_error")
+    return {source: pose_error(turned[source], heading[source]) for source in turned}
+
+
+def _draw_recall(axis: "Axes", table: pd.DataFrame, stratum: str) -> None:
+    """Draw the share of a stratum's pairs whose rotation error is below each threshold."""
+    chosen = torch.tensor(table.groupby("pair")[stratum].first().to_numpy())
+    errors, degrees = _values(table), torch.arange(46.0)
+    for source in [name for name in STYLES if name in errors]:
+        colour, style, label = STYLES[source]
+        right = _right(errors[source][:, None], degrees).where(chosen[:, None], torch.nan)
+        band(axis, degrees.tolist(), *_shares(right), colour, label, style)
+    axis.axvline(WITHIN, color=COLOURS["control"], lw=0.6)
+    axis.set_xlim(0, 45)
+    axis.set_ylim(*ROOM)
+    axis.set_xlabel(f"rotation error (degrees), {int(chosen.sum())} {stratum} pairs")
+    axis.set_ylabel("share of pairs below")
+
+
+def _draw_strata(axis: "Axes", table: pd.DataFrame, by: str) -> None:
+    """Draw the share of right poses in each stratum."""
+    strata, errors = _strata(table, by), _values(table)
+    masks = torch.stack(list(strata.values()), 1)
+    shown = [source for source in STYLES if source in errors]
+    for place, source in enumerate(shown):
+        colour, style, _ = STYLES[source]
+        right = _right(errors[source][:, None]).where(masks, torch.nan)
+        middle, low, high = _shares(right)
+        aside = 0.12 * (place - (len(shown) - 1) / 2)
+        filled = colour if style == "-" else "white"
+        axis.errorbar(
+            torch.arange(3) + aside,
+            middle,
+            torch.stack([middle - low, high - middle]),
+            fmt="o",
+            ms=4,
+            color=colour,
+            mfc=filled,
+        )
+    axis.set_xticks(range(3), [f"{name}\n{int(mask.sum())} pairs" for name, mask in strata.items()])
+    axis.set_xlim(-0.5, 2.5)
+    axis.set_ylim(*ROOM)
+    axis.set_xlabel(LABELS[by])
+    axis.set_ylabel(f"share within {WITHIN} degrees")
+
+
+def _shares(values: Float[Tensor, "n s"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean of every column, and the ends of its 95 % bootstrap interval."""
+    return _mean(values.T), *percentiles(resampled(values, _mean))
