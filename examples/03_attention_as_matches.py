@@ -14,4 +14,5 @@ looks = prob3r.trace(model, pairs, record="dec2.*.cross_attn.argmax", output=Fal
 print("share of co-visible patches that look within one patch of their match, median of 8 pairs")
 for site, argmax in looks.items():
     heads = median(pck(argmax, matches.match, matches.visible, grid).T)
-    print(f"{site.removesuffix('.argmax'):20}", "  ".join(f"{share:.2f}" for share in heads.tolist()))
+    shares = "  ".join(f"{share:.2f}" for share in heads.tolist())
+    print(f"{site.removesuffix('.argmax'):20} {shares}")

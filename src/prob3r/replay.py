@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.edits import Edit, Editor, Setting
-from prob3r.models import DUSt3R, Output, Tokens
+from prob3r.models import DUSt3R, Output, Tokens, TwoViewModel
 from prob3r.sites import Site, Tap
 from prob3r.trace import Recorder, Trace, resolve
 
@@ -27,8 +27,14 @@ class Start(NamedTuple):
 
     @classmethod
     def of(cls, editor: Editor) -> "Start":
-        """Return where the first of an editor's changes is; without any, at the last block."""
-        last = len(editor.setting.model.dec_blocks) - 1
+        """Return where the first of an editor's changes is; without any, at the last block.
+
+        A model that is no DUSt3R cannot go on from a block, and starts at the beginning.
+        """
+        model = editor.setting.model
+        if not isinstance(model, DUSt3R):
+            return cls(ENCODER)
+        last = len(model.dec_blocks) - 1
         places = [_place(site) for site in editor.changes]
         block = min((place.block for place in places), default=last)
         views = {view for place in places if place.block == block for view in place.views}
@@ -42,6 +48,9 @@ ENCODER = -1
 class Replay:
     """A clean run over a batch of pairs, and reruns that share all that comes before an edit.
 
+    Only a DUSt3R can go on from a block; of other models every rerun is a whole one, which gives
+    the same.
+
     Args:
         model: What to run; it is left as it was.
         pair: What to run it over.
@@ -54,15 +63,20 @@ class Replay:
         Prob3rError: A pattern matches no site.
     """
 
-    def __init__(self, model: DUSt3R, pair: Pair, record: str | Iterable[str] = ()):
+    def __init__(self, model: TwoViewModel, pair: Pair, record: str | Iterable[str] = ()):
         self.model, self.pair = model, pair
         self.setting = Setting.of(model, pair)
         self._wanted = resolve(model, record)
         recorder = Recorder(self._wanted, Editor((), self.setting))
+        images = pair.view1.image, pair.view2.image
+        self._kept: _Kept | None = None
         with torch.no_grad():
-            self._encoded = model.encode_pair(pair.view1.image, pair.view2.image, recorder)
-            self._states = model.decode(*self._encoded, recorder)
-            output = self._read(self._states)
+            if isinstance(model, DUSt3R):
+                encoded = model.encode_pair(*images, recorder)
+                self._kept = _Kept(model, encoded, model.decode(*encoded, recorder))
+                output = self._kept.read(self._kept.states)
+            else:
+                output = model(*images, recorder)
         self.clean = recorder.trace(model, pair, output)
 
     def run(self, edits: Iterable[Edit]) -> Trace:
@@ -102,41 +116,59 @@ class Replay:
     @property
     def bytes_per_variant(self) -> int:
         """About how much memory each variant of a stack takes, beside the model."""
-        c = self.model.config
         tokens = self.setting.pairs * sum(self.setting.patches)
+        if isinstance(self.model, DUSt3R):
+            width, kept = self.model.config.dec_width, self.model.config.dec_depth + 1
+        else:
+            width, kept = max(map(self.model.width, self.model.sites())), 0
         # The states of all blocks are kept, and a block has about 16 streams' worth at once.
-        streams = tokens * c.dec_width * (c.dec_depth + 1 + 16)
-        pixels = tokens * c.patch**2 * 4 * 4
+        streams = tokens * width * (kept + 16)
+        pixels = tokens * self.model.config.patch**2 * 4 * 4
         return 4 * (streams + pixels)
 
     def _rerun(self, editor: Editor, tap: Tap, start: Start, copies: int) -> Output:
         with torch.no_grad():
-            if start.block == ENCODER:
-                images1, images2 = (
-                    repeat(view.image, copies) for view in (self.pair.view1, self.pair.view2)
-                )
-                encoded = self.model.encode_pair(images1, images2, tap)
-                return self._read(self.model.decode(*encoded, tap))
-            # The view whose block is not changed has the state after it already.
-            states1, states2 = (
-                [
-                    repeat(state, copies)
-                    for state in self._states[view - 1][
-                        : start.block + 1 + (view not in start.views)
-                    ]
-                ]
-                for view in (1, 2)
+            if self._kept is not None and start.block != ENCODER:
+                return self._kept.go_on(editor, tap, start, copies)
+            images1, images2 = (
+                repeat(view.image, copies) for view in (self.pair.view1, self.pair.view2)
             )
-            if start.block:
-                before = states1[start.block], states2[start.block]
-                editor.streams = dict(zip(("dec1", "dec2"), before, strict=True))
-            encoded1, encoded2 = self._encoded
-            tokens = Tokens(states1[0], encoded1.grid), Tokens(states2[0], encoded2.grid)
-            return self._read(self.model.decode(*tokens, tap, (states1, states2)))
+            return self.model(images1, images2, tap)
 
-    def _read(self, states: tuple[list[Tensor], list[Tensor]]) -> Output:
-        encoded1, encoded2 = self._encoded
-        return self.model.read(*states, encoded1.grid, encoded2.grid)
+
+class _Kept(NamedTuple):
+    """What a clean run of a DUSt3R leaves for others to go on from.
+
+    Attributes:
+        model: What ran.
+        encoded: What its encoder gave.
+        states: Its decoders' states; see `DUSt3R.decode`.
+    """
+
+    model: DUSt3R
+    encoded: tuple[Tokens, Tokens]
+    states: tuple[list[Tensor], list[Tensor]]
+
+    def go_on(self, editor: Editor, tap: Tap, start: Start, copies: int) -> Output:
+        """Return the output of a run that starts at a decoder block."""
+        # The view whose block is not changed has the state after it already.
+        states1, states2 = (
+            [
+                repeat(state, copies)
+                for state in self.states[view - 1][: start.block + 1 + (view not in start.views)]
+            ]
+            for view in (1, 2)
+        )
+        if start.block:
+            before = states1[start.block], states2[start.block]
+            editor.streams = dict(zip(("dec1", "dec2"), before, strict=True))
+        encoded1, encoded2 = self.encoded
+        tokens = Tokens(states1[0], encoded1.grid), Tokens(states2[0], encoded2.grid)
+        return self.read(self.model.decode(*tokens, tap, (states1, states2)))
+
+    def read(self, states: tuple[list[Tensor], list[Tensor]]) -> Output:
+        """Return what the heads make of the decoders' states."""
+        return self.model.read(*states, self.encoded[0].grid, self.encoded[1].grid)
 
 
 def _place(site: str) -> Start:

@@ -12,7 +12,7 @@ from prob3r.edits import Edit, Editor, HeadAblation, Means, Setting
 from prob3r.edits.edit import attention_sites
 from prob3r.errors import Prob3rError
 from prob3r.geometry import bootstrap_interval, pose_and_shape
-from prob3r.models import DUSt3R, Output
+from prob3r.models import Output, TwoViewModel
 from prob3r.replay import Replay, Start, repeat
 from prob3r.sites import Site
 from prob3r.trace import HEADS, trace
@@ -30,7 +30,7 @@ MEMORY = 2**30  # bytes that the variants of one stack may take by default
 
 
 def sweep(
-    model: DUSt3R,
+    model: TwoViewModel,
     pairs: Pair | Iterable[Pair],
     variants: Variants | Callable[[Pair], Variants],
     metrics: Metric | None = None,
@@ -93,7 +93,7 @@ class Head(NamedTuple):
 
 
 def sweep_heads(
-    model: DUSt3R,
+    model: TwoViewModel,
     pairs: Pair | Iterable[Pair],
     sites: str = "dec2.*.cross_attn",
     modes: Sequence[str] = ("zero",),

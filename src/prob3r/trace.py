@@ -12,7 +12,7 @@ from prob3r.data.pair import Pair
 from prob3r.edits import Edit, Editor, Setting
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy, patch_grid
-from prob3r.models import DUSt3R, Output
+from prob3r.models import Output, TwoViewModel
 from prob3r.sites import Tap, select
 
 CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds the memory
@@ -109,7 +109,7 @@ class Trace(Mapping[str, Record]):
 
 
 def trace(
-    model: DUSt3R,
+    model: TwoViewModel,
     pair: Pair,
     record: str | Iterable[str] = (),
     edits: Iterable[Edit] = (),
@@ -146,7 +146,7 @@ def trace(
 
 
 def resolve(
-    model: DUSt3R,
+    model: TwoViewModel,
     record: str | Iterable[str],
     reductions: Mapping[str, Reduction] = REDUCTIONS,
 ) -> set[str]:
@@ -206,7 +206,7 @@ class Recorder(Tap):
             self._keep(stem + HEADS, output)
         return output
 
-    def trace(self, model: DUSt3R, pair: Pair, output: Output | None) -> Trace:
+    def trace(self, model: TwoViewModel, pair: Pair, output: Output | None) -> Trace:
         """Return what was kept; raise Prob3rError if a wanted site never fired."""
         if silent := self.wanted - self.records.keys():
             raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")

@@ -13,7 +13,7 @@ from prob3r.data.pair import Pair
 from prob3r.edits.changes import Change
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models import DUSt3R
+from prob3r.models import TwoViewModel
 from prob3r.sites import Site, select
 
 Patches = Sequence[int] | Tensor
@@ -30,12 +30,12 @@ class Setting:
         patches: How many patches view 1 and view 2 have.
     """
 
-    model: DUSt3R
+    model: TwoViewModel
     pairs: int
     patches: tuple[int, int]
 
     @classmethod
-    def of(cls, model: DUSt3R, pair: Pair) -> "Setting":
+    def of(cls, model: TwoViewModel, pair: Pair) -> "Setting":
         """Return the setting of a model that runs over a batch."""
         patch = model.config.patch
         grids = [patch_grid(*view.size, patch) for view in (pair.view1, pair.view2)]
@@ -133,6 +133,6 @@ class Edit(ABC):
         return Prob3rError(f"{type(self).__name__} at '{self.site}' {reason}.")
 
 
-def attention_sites(model: DUSt3R, pattern: str) -> list[str]:
+def attention_sites(model: TwoViewModel, pattern: str) -> list[str]:
     """Return the attention sites of sublayers whose name matches, with or without `.probs`."""
     return select(f"{pattern.removesuffix('.probs')}.probs", model.attention_sites())

@@ -180,7 +180,8 @@ def _check_collisions(site: str, changes: list[Change], setting: Setting) -> Non
 
     Cuts add up in any order; what is put in a place must be put there once.
     """
-    heads, patches = setting.model.heads(site), setting.queries(site)
+    heads = setting.model.heads(site) if site.endswith(".probs") else 1
+    patches = setting.queries(site)
     for kind in (GivenMap, GivenOutput, GivenStream):
         taken = torch.zeros(setting.pairs, heads, patches, dtype=torch.int, device=setting.device)
         for change in changes:

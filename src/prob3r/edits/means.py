@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, fingerprint, read_tensors, write_tensors
+from prob3r.models import TwoViewModel, fingerprint, read_tensors, write_tensors
 from prob3r.sites import Tap
 
 
@@ -32,7 +32,7 @@ class Means:
     def __getitem__(self, sublayer: str) -> Float[Tensor, "k e"]:
         return self.values[sublayer]
 
-    def check(self, model: DUSt3R) -> None:
+    def check(self, model: TwoViewModel) -> None:
         """Raise Prob3rError unless these are the means of this very model."""
         if self.model != fingerprint(model):
             raise Prob3rError(
@@ -56,7 +56,7 @@ class Means:
 
 
 def head_means(
-    model: DUSt3R, pairs: Iterable[Pair], report: Callable[[int], None] = lambda done: None
+    model: TwoViewModel, pairs: Iterable[Pair], report: Callable[[int], None] = lambda done: None
 ) -> Means:
     """Return the mean output of every head of a model.
 

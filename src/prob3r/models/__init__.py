@@ -1,5 +1,6 @@
 """The transformers, one architecture a file, and how their weights are found."""
 
+from prob3r.models.adapter import Adapter
 from prob3r.models.checkpoints import (
     open_checkpoint,
     read,
@@ -10,16 +11,22 @@ from prob3r.models.checkpoints import (
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
+from prob3r.models.places import AttentionPlace, Place
 from prob3r.models.posed import PosedDUSt3R
+from prob3r.models.protocol import TwoViewModel
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 
 __all__ = [
+    "Adapter",
+    "AttentionPlace",
     "DUSt3R",
     "DUSt3RConfig",
     "Info",
     "Output",
+    "Place",
     "PosedDUSt3R",
     "Tokens",
+    "TwoViewModel",
     "fingerprint",
     "info",
     "load",

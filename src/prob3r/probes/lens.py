@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R
+from prob3r.models import DUSt3R, TwoViewModel
 from prob3r.models.heads import LinearHead
 from prob3r.models.layers import layer_norm
 from prob3r.probes.reader import SiteReader
@@ -42,12 +42,17 @@ class Lens(SiteReader):
         self.views = [Site.parse(site).view - 1 for site in self.sites]
 
     @classmethod
-    def of(cls, model: DUSt3R, backbone: str = "") -> "Lens":
+    def of(cls, model: TwoViewModel, backbone: str = "") -> "Lens":
         """Return the untrained lens of all decoder sites of a model.
 
         Raises:
-            Prob3rError: The model's head is not linear.
+            Prob3rError: The model is no DUSt3R, or its head is not linear.
         """
+        if not isinstance(model, DUSt3R):
+            raise Prob3rError(
+                f"A lens reads through the head of a DUSt3R, and this is a {type(model).__name__}; "
+                "train mlp or linear probes."
+            )
         heads = [model.downstream_head1, model.downstream_head2]
         sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
         lens = cls(sites, model.config.dec_width, model.config.patch, backbone)
