@@ -1,6 +1,7 @@
 # make demo    set everything up, explain a bundled pair, name the page
 # make test    set everything up, run the tests
 # make lint    ruff and mypy
+# make docs    build the documentation site into out/site
 # make bench   every benchmark, one table each
 # make train   train or go on training the shipped backbone
 
@@ -9,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench train clean
+.PHONY: demo test lint docs bench train clean
 
 demo: $(VENV)/core
 	$(BIN)/prob3r demo --out out
@@ -21,6 +22,9 @@ lint: $(VENV)/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/test
+	$(BIN)/mkdocs build --strict
 
 bench: $(VENV)/test
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
