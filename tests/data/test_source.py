@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import chain
@@ -86,6 +87,24 @@ def test_rooms_are_opened_by_split_at_the_models_size(model: DUSt3R, split: str)
     pairs = open_pairs(f"rooms:{split}", model)
     assert isinstance(pairs, Rooms)
     assert (pairs.split, pairs.size) == (split, (32, 32))
+
+
+@pytest.mark.parametrize("layout", ["rooms", "lookalikes"])
+def test_rooms_come_at_the_size_that_is_asked_for(model: DUSt3R, layout: str) -> None:
+    pairs = open_pairs(f"{layout}:test@16", model)
+    assert isinstance(pairs, Rooms)
+    assert (pairs.split, pairs.size) == ("test", (16, 16))
+    assert pairs.lookalikes == (layout == "lookalikes")
+    framed = open_pairs("rooms:train@48", Framing(64, "long"))
+    assert framed.batch([0]).view1.size == (48, 48)
+
+
+@pytest.mark.parametrize("side", ["20", "0", "-16", "16x16", "", "1.6", "²"])
+def test_a_size_that_fits_no_patches_is_refused(model: DUSt3R, side: str) -> None:
+    message = f"'rooms:test@{side}' cannot be shown at '{side}' pixels: give a positive multiple "
+    message += "of the model's patch, 8, such as rooms:test@64."
+    with pytest.raises(Prob3rError, match=re.escape(message)):
+        open_pairs(f"rooms:test@{side}", model)
 
 
 @pytest.mark.parametrize("name", ["rooms", "rooms:", "rooms:all", "nowhere", "", "rooms:test:1"])

@@ -214,3 +214,35 @@ def test_bootstrap_interval_of_auc_failures_and_nothing(generator):
     assert geometry.bootstrap_interval(errors, generator=generator).high == torch.inf
     empty = geometry.bootstrap_interval(errors[:0], generator=generator)
     assert all(end != end for end in empty)
+
+
+@given(st.integers(1, 6), st.integers(0, 5))
+def test_bootstrapped_columns_share_their_pairs(columns, seed):
+    values = torch.rand(9, columns, generator=torch.Generator().manual_seed(seed))
+    whole, first = (
+        geometry.bootstrap(v, draws=20, generator=torch.Generator().manual_seed(seed))
+        for v in (values, values[:, :1])
+    )
+    assert whole.shape == (20, columns)
+    assert torch.equal(whole[:, :1], first)
+
+
+def test_bootstrap_is_the_same_in_any_chunks(generator, monkeypatch):
+    values = torch.rand(7, 3, generator=generator)
+    at_once, in_parts = [], []
+    for found, most in ((at_once, 2**24), (in_parts, 100)):
+        monkeypatch.setattr("prob3r.geometry.metrics._BOOTSTRAP_ELEMENTS", most)
+        draw = torch.Generator().manual_seed(1)
+        found.append(geometry.bootstrap(values, partial(torch.mean, dim=-1), 50, generator=draw))
+    assert torch.equal(at_once[0], in_parts[0])
+
+
+def test_percentiles_are_order_statistics_that_leave_nan_out():
+    drawn = torch.arange(41.0)[:, None].repeat(1, 2)
+    drawn[-2:, 1] = torch.inf
+    drawn = torch.cat([drawn, torch.full((9, 2), torch.nan)])
+    low, high = geometry.percentiles(drawn, level=0.9)
+    assert low.tolist() == [2, 2]
+    assert high.tolist() == [38, 38]
+    assert geometry.percentiles(drawn, level=0.97)[1].tolist() == [40, torch.inf]
+    assert geometry.percentiles(torch.full((4,), torch.nan))[0].isnan()

@@ -112,7 +112,8 @@ def open_pairs(
 
     Args:
         name: `rooms:train`, `rooms:validation` or `rooms:test`; the same with `lookalikes`, rooms
-            that hold copies of one object; `LAYOUT:PATH` with a layout of
+            that hold copies of one object; either with `@SIZE`, such as `rooms:test@64`, for
+            squares of another size in pixels than the model's; `LAYOUT:PATH` with a layout of
             `prob3r.data.readers`; or a path: of a folder of pairs, or of a data set whose layout
             shows by itself.
         model: What the pairs are for.
@@ -120,12 +121,14 @@ def open_pairs(
         strict: As for a `Reader`.
 
     Raises:
-        Prob3rError: The name stands for nothing.
+        Prob3rError: The name stands for nothing, or its size is no multiple of the model's patch.
     """
     layout, _, rest = name.partition(":")
-    if layout in ("rooms", "lookalikes") and rest in SPLITS:
+    split, at, side = rest.partition("@")
+    if layout in ("rooms", "lookalikes") and split in SPLITS:
+        size = _asked_size(name, side, model) if at else _room_size(model)
         alike = layout == "lookalikes"
-        return Rooms(rest, _room_size(model), alike, device=device, compile=False)
+        return Rooms(split, size, alike, device=device, compile=False)
     if layout in READERS:
         return READERS[layout](rest, model, strict=strict)
     if layout in ("rooms", "lookalikes") or not Path(name).exists():
@@ -143,6 +146,17 @@ def open_pairs(
             f"which, as in {recognised[0].layout}:{name}."
         )
     return recognised[0](name, model, strict=strict)
+
+
+def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[int, int]:
+    """Return the size of squares that a name asks for; raise Prob3rError if it fits no patches."""
+    patch = Framing.of(model).patch
+    if not side.isdecimal() or int(side) == 0 or int(side) % patch:
+        raise Prob3rError(
+            f"The pairs '{name}' cannot be shown at '{side}' pixels: give a positive multiple of "
+            f"the model's patch, {patch}, such as {name.partition('@')[0]}@{8 * patch}."
+        )
+    return int(side), int(side)
 
 
 def _room_size(model: FramesImages | Framing) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from prob3r.geometry.pose import (
 )
 
 _FEWEST_POINTS = 3  # that determine a similarity
+DRAWS = 2000  # resamples behind every interval
 _BOOTSTRAP_ELEMENTS = 2**24  # values drawn at once, which bounds the memory
 
 
@@ -179,39 +180,71 @@ class Interval(NamedTuple):
     high: float
 
 
+def bootstrap(
+    values: Float[Tensor, "n s"],
+    statistic: Callable[[Tensor], Tensor] = median,
+    draws: int = DRAWS,
+    *,
+    generator: torch.Generator,
+) -> Float[Tensor, "draws s"]:
+    """Statistic of every column over pairs drawn with replacement (Efron, 1979).
+
+    All columns share a draw's pairs, so that differences between columns keep their pairing. The
+    same generator draws the same pairs for any number of columns.
+
+    Args:
+        values: One row a pair; NaN is left to the statistic.
+        statistic: Reduces the last axis and works on any number of leading ones.
+        draws: Number of resamples, each of as many pairs as there are.
+        generator: Of the resampling.
+    """
+    n, s = values.shape
+    chunk = max(1, _BOOTSTRAP_ELEMENTS // max(1, n * s))
+    parts = []
+    for start in range(0, draws, chunk):
+        size = (min(chunk, draws - start), n)
+        index = torch.randint(n, size, generator=generator, device=generator.device)
+        parts.append(statistic(values[index.to(values.device)].transpose(1, 2)))
+    return torch.cat(parts)
+
+
+def percentiles(
+    drawn: Float[Tensor, "draws *s"], level: float = 0.95
+) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
+    """Ends of the interval that covers a share of resampled statistics; NaN is left out.
+
+    They are order statistics, the nearest outside of the interval, since interpolating between
+    two infinite failures would give NaN.
+    """
+    low = drawn.nanquantile((1 - level) / 2, dim=0, interpolation="lower")
+    high = drawn.nanquantile((1 + level) / 2, dim=0, interpolation="higher")
+    return low, high
+
+
 def bootstrap_interval(
     values: Float[Tensor, " n"],
     statistic: Callable[[Tensor], Tensor] = median,
     level: float = 0.95,
-    draws: int = 2000,
+    draws: int = DRAWS,
     *,
     generator: torch.Generator,
 ) -> Interval:
-    """Percentile bootstrap interval of a statistic over pairs (Efron, 1979).
+    """Percentile bootstrap interval of a statistic over pairs.
 
     Args:
         values: One for each pair; NaN, which is a pair not measured, is left out. For the effect
             of a change, give the differences pair by pair.
-        statistic: Reduces the last axis and works on any number of leading ones.
+        statistic: As for `bootstrap`.
         level: Share of the resampled statistics that the interval covers.
-        draws: Number of resamples, each of as many pairs as there are.
+        draws: As for `bootstrap`.
         generator: Of the resampling.
 
     Returns:
         The statistic of all values and the interval's ends; all NaN where no value is left.
     """
     values = values[~values.isnan()]
-    n = len(values)
-    if n == 0:
+    if not len(values):
         return Interval(torch.nan, torch.nan, torch.nan)
-    resampled = []
-    chunk = max(1, _BOOTSTRAP_ELEMENTS // n)
-    for start in range(0, draws, chunk):
-        size = (min(chunk, draws - start), n)
-        index = torch.randint(n, size, generator=generator, device=generator.device)
-        resampled.append(statistic(values[index.to(values.device)]))
-    drawn = torch.cat(resampled)
-    # Order statistics, since interpolating between two infinite failures would give NaN.
-    low = drawn.quantile((1 - level) / 2, interpolation="lower")
-    high = drawn.quantile((1 + level) / 2, interpolation="higher")
+    drawn = bootstrap(values[:, None], statistic, draws, generator=generator)[:, 0]
+    low, high = percentiles(drawn, level)
     return Interval(statistic(values).item(), low.item(), high.item())

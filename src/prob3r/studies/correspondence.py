@@ -1,11 +1,8 @@
 """C4, correspondence: does cross-attention match patches, and does geometry rest on it?
 
-View 2's cross-attention is read as matching: of every co-visible patch, is the patch of view 1
-that it attends to most within one patch of the true match (PCK@1)? So are the nearest neighbours
-of features (by cosine) and of the probes' points (in 3D) at every site. The control shows the
-model the view 1 of another pair and asks for the same matches: what a head finds then, it finds
-by place alone. A *correspondence head* is one whose median PCK@1 has an interval above everything
-that its control reaches in any bootstrap draw.
+View 2's cross-attention is read as matching (PCK@1; what a *correspondence head* is, and its
+control with view 1 shuffled, is defined in `heads.py`). So are the nearest neighbours of features
+(by cosine) and of the probes' points (in 3D) at every site.
 
 To see whether geometry rests on the matches, one block's cross-attention (of all heads, at the
 co-visible patches) is replaced by the true matches (`oracle`) or by the matches of other patches
@@ -34,34 +31,26 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.edits import Attention, Edit
-from prob3r.geometry import (
-    PatchMatches,
-    cycle_consistency,
-    end_point_error,
-    median,
-    patch_grid,
-    patchify,
-    pck,
-)
-from prob3r.sites import Site
+from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.heads import (
+    MATCHES,
+    MEAN,
+    READ,
+    correspondence_heads,
+    head_matches,
+    head_table,
+    with_other_view1,
+)
 from prob3r.studies.sites import site_errors, twins
-from prob3r.studies.statistics import median_interval, medians, resampled, wide
+from prob3r.studies.statistics import median_interval, medians, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.sweep import sweep
-from prob3r.trace import REDUCTIONS, Reduction, Trace, trace
+from prob3r.trace import Trace, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MEAN = "mean"
-"""The mean of a block's heads, which stands beside them as one more."""
-
-_READ = {
-    **REDUCTIONS,
-    "mean_argmax": Reduction(lambda probs: probs.mean(1, keepdim=True).argmax(-1)),
-}
 
 
 class Correspondence(Study):
@@ -75,20 +64,19 @@ class Correspondence(Study):
         model, bank = subject.model, subject.bank()
         patch = model.config.patch
         matches = pair.patch_matches(patch)
-        names = [f"dec?.*.cross_attn.{name}" for name in ("argmax", "mean_argmax", "entropy")]
-        run = trace(model, pair, [*names, *bank.sites], output=False, reductions=_READ)
+        run = trace(model, pair, [*MATCHES, *bank.sites], output=False, reductions=READ)
         points = {site: bank.decode(run[site]).points for site in bank.sites}
         errors = site_errors(points, pair)
         parts = [
-            _heads(run, pair, matches, patch, "model"),
+            head_table(run, pair, matches, patch, "model"),
             _neighbours(run, points, pair, matches, patch),
             errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
             _interventions(subject, pair, matches),
         ]
         if len(pair) > 1:
-            others = replace(pair, view1=replace(pair.view1, image=pair.view1.image.roll(1, 0)))
-            shuffled = trace(model, others, names, output=False, reductions=_READ)
-            parts.append(_heads(shuffled, pair, matches, patch, "shuffled"))
+            others = with_other_view1(pair)
+            shuffled = trace(model, others, MATCHES, output=False, reductions=READ)
+            parts.append(head_table(shuffled, pair, matches, patch, "shuffled"))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -102,57 +90,6 @@ class Correspondence(Study):
             _draw_neighbours(axes[1], table)
             _draw_interventions(axes[2], table)
         return {"matches": drawn}
-
-
-def head_matches(
-    table: pd.DataFrame, source: str = "model", metric: str = "pck@1"
-) -> tuple[list[tuple[int, str]], Float[Tensor, "n s"]]:
-    """Return every head of view 2 as (block, head), and a metric of it, one row a pair."""
-    rows = table[(table.metric == metric) & (table.source == source)]
-    named = rows.assign(key=rows.block.astype(int).astype(str) + " " + rows["head"].astype(str))
-    keys, values = wide(named, "key")
-    return [(int(key.split()[0]), key.split()[1]) for key in keys], values
-
-
-def correspondence_heads(table: pd.DataFrame) -> list[tuple[int, str]]:
-    """Return the heads that match better than their control ever does; means are left out."""
-    heads, values = head_matches(table)
-    twins_, control = head_matches(table, "shuffled")
-    order = [twins_.index(head) for head in heads]
-    _, low, _ = medians(values)
-    reach = resampled(control[:, order]).nan_to_num(0).amax(0)
-    return [
-        head
-        for head, least, most in zip(heads, low.tolist(), reach.tolist(), strict=True)
-        if head[1] != MEAN and least > most
-    ]
-
-
-def _heads(run: Trace, pair: Pair, matches: PatchMatches, patch: int, source: str) -> pd.DataFrame:
-    """Return how each head of view 2's cross-attention matches, and the mean of each block's."""
-    grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
-    blocks = sorted(
-        {Site.parse(site.rpartition(".")[0]).block or 0 for site in run if "argmax" in site}
-    )
-    parts = []
-    for block in blocks:
-        looks = torch.cat(
-            [run[f"dec2.{block}.cross_attn.{name}"] for name in ("argmax", "mean_argmax")], 1
-        )
-        back = run[f"dec1.{block}.cross_attn.mean_argmax"].expand(-1, looks.shape[1], -1)
-        values = {
-            "pck@1": pck(looks, matches.match, matches.visible, grid1),
-            "end-point error": end_point_error(looks, matches.match, matches.visible, grid1),
-            "cycle consistency": cycle_consistency(looks, back, grid2, matches.visible),
-            "entropy": run[f"dec2.{block}.cross_attn.entropy"].mean(-1),
-        }
-        for metric, found in values.items():
-            for head, column in enumerate(found.unbind(1)):
-                name = MEAN if head == looks.shape[1] - 1 else str(head)
-                rows = {"pair": range(len(pair)), "block": block, "head": name, "source": source}
-                part = pd.DataFrame(rows | {"metric": metric, "value": column.cpu().numpy()})
-                parts.append(part)
-    return pd.concat(parts, ignore_index=True)
 
 
 def _neighbours(

@@ -1,0 +1,398 @@
+"""C4, where matches come from: when do correspondence heads appear, and where if handed over?
+
+The subject, its weights along training and its variants see the same pairs, at the image size of
+the weights along training. Of each, PCK@1 and cycle consistency of every head of view 2's
+cross-attention are measured (a *correspondence head* is defined in `heads.py`), and the rotation
+error of the output, all with the control that shows the view 1 of another pair.
+
+How many pairs of training lie behind weights follows from their names (`along.py`). Models of
+other names are variants, which stand beside the axis.
+
+- The *plateau* of the mean pose is where the model turns view 2 no better than its control. It is
+  *broken* at the first kept weights whose median rotation error is below the control's, with
+  disjoint 95 % intervals, if the same holds of all weights after them.
+- Heads *appear* at the first kept weights with a correspondence head, and are *spread* at the
+  first with one in at least half of the blocks, if the same holds of all weights after them.
+- The *centre* of a model's matches is the mean of its decoder blocks, each weighted by the median
+  PCK@1 of its mean of heads less that of the control, or by 0 if that is negative.
+
+Rules; intervals are bootstrapped over pairs, which all weights share in a draw. What makes a head
+a correspondence head, or a plateau broken, is an interval itself: in a draw it is the draw's
+median with the interval's distance from the median of all pairs, and the control's reach is that
+of all pairs. Draws in which either is not seen are left out.
+
+- *Correspondence heads appear before the plateau breaks* and *Correspondence heads spread before
+  the plateau breaks*: supported if the heads come at earlier kept weights, the interval of the
+  number of pairs between the two excluding zero; not supported if they come later so; mixed if
+  they come at the same weights, the interval holds zero, or either is not seen.
+- *A model that was handed its matches has them earlier in its decoder than one that found them*:
+  supported if the centre of the subject's matches less that of `mini-matched`, in blocks, has an
+  interval above zero; not supported if it has one below zero; else mixed.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from prob3r.data.pair import Pair
+from prob3r.data.source import Pairs
+from prob3r.errors import Prob3rError
+from prob3r.geometry import Interval, median
+from prob3r.models import DUSt3R
+from prob3r.studies.along import counted_from, onset, pairs_seen
+from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
+from prob3r.studies.heads import (
+    MATCHES,
+    MEAN,
+    READ,
+    correspondence_heads,
+    head_matches,
+    head_table,
+    reach,
+    with_other_view1,
+)
+from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.trace import trace
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MATCHED = "mini-matched"
+"""The variant of `mini` that was handed its matches."""
+
+SUBJECT, ALONG, VARIANT = "subject", "along", "variant"
+"""What a model of the table is to the study."""
+
+_METRICS = ("pck@1", "cycle consistency")
+_THOUSAND = 1000
+_DARK = 0.6  # PCK@1 whose colour takes white figures
+
+
+class Origins(Study):
+    """C4: matches along training, and those of variants."""
+
+    name = "origins"
+    title = "Where matches come from"
+    data = "rooms:test@64"  # the image size at which most of the training was done
+    batch = 32
+    most = 128
+
+    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+        """Raise Prob3rError if there is nothing to hold the subject against."""
+        relatives = comparable(subject)
+        if not relatives:
+            raise Prob3rError(
+                f"The study '{self.name}' needs weights along training; give --along FOLDER."
+            )
+        pairs_seen(relatives)
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return the matches of every head and the rotation error of every model."""
+        relatives = comparable(subject)
+        along = pairs_seen(relatives)
+        parts = [_measured(subject.model, pair).assign(model=subject.name, role=SUBJECT)]
+        for name in [*along, *(name for name in relatives if name not in along)]:
+            role = ALONG if name in along else VARIANT
+            parts.append(_measured(relatives[name], pair).assign(model=name, role=role))
+        return pd.concat(parts, ignore_index=True)
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers for which there are weights."""
+        found = []
+        if (table.role == ALONG).any():
+            course = _course(table)
+            found += [_before(course, spread=False), _before(course, spread=True)]
+        if (table.model == MATCHED).any():
+            found.append(_handed(table))
+        return found
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return matches and rotation along training, and the heads of every model by block."""
+        if not (table.role == ALONG).any():
+            with figure(width=PAGE / 2, height=2.8) as (drawn, axes):
+                _draw_blocks(axes[0], table)
+            return {"origins": drawn}
+        course = _course(table)
+        with figure(1, 3, PAGE, 2.8) as (drawn, axes):
+            _draw_matches(axes[0], table, course)
+            _draw_rotation(axes[1], table, course)
+            _draw_blocks(axes[2], table)
+            drawn.legend(*_entries(axes[:2]), loc="outside lower center", ncols=4)
+        return {"origins": drawn}
+
+
+def comparable(subject: Subject) -> dict[str, DUSt3R]:
+    """Return the relatives of the subject's own architecture and shape."""
+    own = subject.model
+    return {
+        name: model
+        for name, model in subject.relatives.items()
+        if type(model) is type(own) and model.config == own.config
+    }
+
+
+def _measured(model: DUSt3R, pair: Pair) -> pd.DataFrame:
+    """Return what one model does with the pairs and with the control."""
+    patch = model.config.patch
+    matches = pair.patch_matches(patch)
+    shown = {"model": pair} | ({"shuffled": with_other_view1(pair)} if len(pair) > 1 else {})
+    parts = []
+    for source, seen in shown.items():
+        run = trace(model, seen, MATCHES, reductions=READ)
+        assert run.output is not None
+        heads = head_table(run, pair, matches, patch, source)
+        rotation = pair.errors_of(run.output.points).rotation_error.cpu().numpy()
+        rows = {"pair": range(len(pair)), "source": source, "metric": "rotation_error"}
+        parts += [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]
+    return pd.concat(parts, ignore_index=True)
+
+
+class Course(NamedTuple):
+    """What happens along training, in the order of the kept weights.
+
+    Row 0 of what is drawn holds all pairs, and each of the others a bootstrap draw.
+
+    Attributes:
+        seen: Training pairs behind each weights, in thousands.
+        since: From where they are counted, in words.
+        heads: Correspondence heads.
+        blocks: Blocks with a correspondence head.
+        broken: Whether the plateau is broken.
+        depth: Blocks of the decoder.
+        pairs: Pairs that all this rests on.
+    """
+
+    seen: Float[Tensor, " w"]
+    since: str
+    heads: list[int]
+    blocks: Int[Tensor, "draws w"]
+    broken: Bool[Tensor, "draws w"]
+    depth: int
+    pairs: int
+
+
+def _course(table: pd.DataFrame) -> Course:
+    """Return what happens along training."""
+    along = pairs_seen(table[table.role == ALONG].model.unique())
+    parts = _in_order(table[table.role == ALONG])
+    heads = [_matching(part) for part in parts]
+    return Course(
+        torch.tensor(list(along.values()), dtype=torch.float64) / _THOUSAND,
+        counted_from(along),
+        [int(found[0].sum()) for found in heads],
+        torch.stack([_blocks_with_some(found) for found in heads], -1),
+        torch.stack([_is_broken(part) for part in parts], -1),
+        int(table.block.nunique()),
+        int(table.pair.nunique()),
+    )
+
+
+def _matching(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
+    """Return which heads of a model are correspondence heads: of all pairs, and per draw."""
+    heads, middle, drawn, low, control = reach(table)
+    state = torch.cat([(low > control)[None], drawn > control + (middle - low)])
+    return _by_block(heads, state)
+
+
+def _blocks_with_some(matching: Bool[Tensor, "draws blocks heads"]) -> Int[Tensor, " draws"]:
+    return matching.any(-1).sum(-1)
+
+
+def _by_block(heads: list[tuple[int, str]], values: Shaped[Tensor, "*d s"]) -> Tensor:
+    """Return values of heads `(..., blocks, heads)`; all blocks have as many."""
+    assert heads == sorted(heads, key=lambda head: head[0])
+    return values.unflatten(-1, (len({block for block, _ in heads}), -1))
+
+
+def _is_broken(table: pd.DataFrame) -> Bool[Tensor, " draws"]:
+    """Return whether view 2 is turned better than by the control: of all pairs, and per draw."""
+    errors = torch.stack([_rotation(table, source) for source in ("model", "shuffled")], 1)
+    middle, low, high = medians(errors)
+    drawn = resampled(errors)
+    margin = (high - middle)[0] + (middle - low)[1]
+    return torch.cat([(high[0] < low[1])[None], drawn[:, 1] - drawn[:, 0] > margin])
+
+
+def _rotation(table: pd.DataFrame, source: str) -> Float[Tensor, " n"]:
+    rows = table[(table.metric == "rotation_error") & (table.source == source)]
+    return wide(rows, "source")[1][:, 0]
+
+
+def _before(course: Course, spread: bool) -> Finding:
+    """Return whether heads appear, or are spread, before the plateau breaks."""
+    least = course.depth / 2 if spread else 1
+    heads, broken = (onset(s, course.seen) for s in (course.blocks >= least, course.broken))
+    gap = interval((broken - heads)[0], (broken - heads)[1:])
+    verdict: Verdict = "mixed"
+    if gap.value > 0 and gap.low > 0:
+        verdict = "supported"
+    elif gap.value < 0 and gap.high < 0:
+        verdict = "not supported"
+    found = ", ".join(
+        f"{number} in {int(blocks)} blocks at {float(seen):.1f}"
+        for seen, number, blocks in zip(course.seen, course.heads, course.blocks[0], strict=True)
+    )
+    return Finding(
+        "C4",
+        f"Correspondence heads {'spread' if spread else 'appear'} before the plateau breaks",
+        verdict,
+        *gap,
+        unit=f"thousands of training pairs{course.since}, plateau's end less heads",
+        control=f"the plateau, where view 1 may as well be shuffled, ends {_at(broken[0])}; heads "
+        f"{'spread' if spread else 'appear'} {_at(heads[0])}; correspondence heads: {found}",
+        pairs=course.pairs,
+    )
+
+
+def _at(seen: Tensor) -> str:
+    return "at no kept weights" if seen.isnan() else f"at {float(seen):.1f} thousand pairs"
+
+
+def _handed(table: pd.DataFrame) -> Finding:
+    """Return whether matches that were handed over are earlier in the decoder."""
+    own, handed = table[table.role == SUBJECT], table[table.model == MATCHED]
+    centres = [_centre(part) for part in (own, handed)]
+    blocks = [_blocks_with_some(_matching(part)) for part in (own, handed)]
+    best = [_best_heads(part).mean(-1) for part in (own, handed)]
+    depth = int(own.block.nunique())
+    gap = _difference(*centres)
+    verdict: Verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
+    share = _difference(*(found / depth for found in blocks))
+    pck = _difference(*best)
+    return Finding(
+        "C4",
+        "A model that was handed its matches has them earlier in its decoder than one that found "
+        "them",
+        verdict,
+        *gap,
+        unit=f"blocks between the centres of matches, {own.model.iloc[0]} less {MATCHED}",
+        control=f"matches beyond the control's centre at block {float(centres[0][0]):.2f} and "
+        f"{float(centres[1][0]):.2f}; correspondence heads in {int(blocks[0][0])} and "
+        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {_said(share)}; PCK@1 of "
+        f"each block's best head differs by {_said(pck)}",
+        pairs=int(table.pair.nunique()),
+    )
+
+
+def _difference(one: Float[Tensor, " draws"], other: Float[Tensor, " draws"]) -> Interval:
+    return interval((one - other)[0], (one - other)[1:])
+
+
+def _said(found: Interval) -> str:
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def _with_draws(values: Float[Tensor, "n s"]) -> Float[Tensor, "draws s"]:
+    """Return the median of every column: of all pairs, and per draw."""
+    return torch.cat([median(values.T)[None], resampled(values)])
+
+
+def _centre(table: pd.DataFrame) -> Float[Tensor, " draws"]:
+    """Return the centre of a model's matches: of all pairs, and per draw."""
+    means = table[table["head"] == MEAN]
+    heads, values = head_matches(means)
+    _, control = head_matches(means, "shuffled")
+    weights = (_with_draws(values) - _with_draws(control)).clamp_min(0)
+    return (weights * torch.tensor([block for block, _ in heads])).sum(-1) / weights.sum(-1)
+
+
+def _best_heads(table: pd.DataFrame) -> Float[Tensor, "draws blocks"]:
+    """Return the PCK@1 of every block's best head: of all pairs, and per draw."""
+    heads, values = head_matches(table[table["head"] != MEAN])
+    return _by_block(heads, _with_draws(values)).amax(-1)
+
+
+def _draw_matches(axis: "Axes", table: pd.DataFrame, course: Course) -> None:
+    curves = {
+        "best head": ("model", False, COLOURS["cross_attn"], ".-"),
+        "best block's mean of heads": ("model", True, COLOURS["easy"], ".-"),
+        "best head, view 1 shuffled": ("shuffled", False, COLOURS["control"], ".--"),
+    }
+    for label, (source, mean, colour, style) in curves.items():
+        rows = table[(table.role == ALONG) & ((table["head"] == MEAN) == mean)]
+        best = [_best(head_matches(part, source)[1]) for part in _in_order(rows)]
+        middle, low, high = torch.tensor(best).T
+        band(axis, course.seen.tolist(), middle, low, high, colour, label, style)
+    _mark(axis, course)
+    axis.set_ylabel("PCK@1 of cross-attention")
+    axis.set_ylim(0, 1)
+
+
+def _best(values: Float[Tensor, "n s"]) -> list[float]:
+    """Return the largest of the columns' medians, with its interval."""
+    found = torch.stack(medians(values))
+    return found[:, int(found[0].nan_to_num(0).argmax())].tolist()
+
+
+def _draw_rotation(axis: "Axes", table: pd.DataFrame, course: Course) -> None:
+    looks = {
+        "model": ("output", "all", ".-"),
+        "shuffled": ("output, view 1 shuffled", "hard", ".--"),
+    }
+    for source, (label, colour, style) in looks.items():
+        parts = [_rotation(part, source) for part in _in_order(table[table.role == ALONG])]
+        curve = medians(torch.stack(parts, 1))
+        band(axis, course.seen.tolist(), *curve, COLOURS[colour], label, style)
+    _mark(axis, course)
+    axis.set_ylabel(LABELS["rotation_error"])
+    axis.set_ylim(bottom=0)
+
+
+def _mark(axis: "Axes", course: Course) -> None:
+    """Mark where heads appear and spread, and where the plateau ends."""
+    events = {
+        "heads appear": (course.blocks[0] >= 1, COLOURS["cross_attn"], ":"),
+        "heads spread": (course.blocks[0] >= course.depth / 2, COLOURS["cross_attn"], "-."),
+        "plateau broken": (course.broken[0], COLOURS["all"], "--"),
+    }
+    for row, (label, (state, colour, style)) in enumerate(events.items()):
+        if not (place := onset(state, course.seen)).isnan():
+            low, high = row / len(events), (row + 1) / len(events)  # apart, as they may coincide
+            axis.axvline(float(place), low, high, color=colour, ls=style, label=label)
+    axis.set_xlabel(f"pairs seen (thousands)\n{course.since}")
+
+
+def _draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
+    """Draw the best head of every block of every model, and the number of its matchers."""
+    along = pairs_seen(table[table.role == ALONG].model.unique())
+    others = list(table[table.role != ALONG].model.unique())
+    names = [f"{seen / _THOUSAND:.0f}" for seen in along.values()] + others
+    parts = [table[table.model == name] for name in [*along, *others]]
+    heads = [head_matches(part[part["head"] != MEAN]) for part in parts]
+    best = torch.stack([_by_block(place, median(values.T)).amax(-1) for place, values in heads], 1)
+    image = axis.imshow(best.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for column, part in enumerate(parts):
+        found = [block for block, _ in correspondence_heads(part)]
+        for block, shade in enumerate(best[:, column].tolist()):
+            colour = "white" if shade > _DARK else COLOURS["all"]
+            number = str(found.count(block))
+            axis.text(column, block, number, color=colour, ha="center", va="center", size=6)
+    if along:
+        axis.axvline(len(along) - 0.5, color="white", lw=3)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+    axis.set_yticks(range(len(best)))
+    axis.set_xlabel("pairs seen (thousands), or model")
+    axis.set_ylabel("decoder block")
+    axis.set_title("number of correspondence heads")
+    axis.figure.colorbar(image, ax=axis, label="PCK@1 of the best head")
+
+
+def _in_order(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of each weights along training, in their order."""
+    return [table[table.model == name] for name in pairs_seen(table.model.unique())]
+
+
+def _entries(axes: "Iterable[Axes]") -> tuple[list[Any], list[str]]:
+    """Return what a legend of several axes lists, each label once."""
+    named = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    return list(named.values()), list(named)
