@@ -71,14 +71,16 @@ class Refinement(Study):
                     sites, values = curves(table, metric, name)
                     colour = COLOURS[name]
                     band(axis, range(len(sites)), *medians(values), colour, f"{name} pairs")
+                axis.set_ylim(bottom=0)
+                top = axis.get_ylim()[1]
                 _, control = curves(table, metric, "all", "random")
                 if control.numel():
                     best = float(median(control.T).min())
-                    colour = COLOURS["control"]
-                    axis.axhline(best, color=colour, ls=":", label="random weights, best site")
+                    label = "random weights, best site\n(above the axis where not shown)"
+                    axis.axhline(best, color=COLOURS["control"], ls=":", label=label)
                 block_axis(axis, sites)
                 axis.set_ylabel(LABELS[metric])
-                axis.set_ylim(bottom=0)
+                axis.set_ylim(0, top)
             axes[-1].axis("off")
             axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left")
         return {"errors": drawn}
