@@ -120,7 +120,16 @@ def test_the_json_holds_a_row_for_every_site_and_view(
     path = tmp_path / "numbers.json"
     write_json(guessing, path)
     content = json.loads(path.read_text(), parse_constant=pytest.fail)
-    assert list(content) == ["setting", "final", "against", "sites", "heads", "happened", "trust"]
+    assert list(content) == [
+        "setting",
+        "final",
+        "against",
+        "sites",
+        "heads",
+        "reliability",
+        "happened",
+        "trust",
+    ]
     assert content["setting"]["pair"] == "books"
     assert len(content["sites"]) == 22
     assert content["sites"][1] == content["sites"][1] | {

@@ -39,6 +39,9 @@ def explain(
     heads: Annotated[
         bool, typer.Option("--heads", help="Also switch off every head in turn.")
     ] = False,
+    reliability: Annotated[
+        Path | None, typer.Option(help="A calibration, instead of the shipped one if any.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Explain a model's reconstruction of two photographs, in one HTML page."""
@@ -52,7 +55,7 @@ def explain(
         pair = Pair.from_folder(image1, network)
     else:
         raise Prob3rError("explain needs two photographs, or one folder with a pair.json.")
-    _explain(network, pair.to(device), model, probes, out, json_file, ply, heads)
+    _explain(network, pair.to(device), model, probes, out, json_file, ply, heads, reliability)
 
 
 @app.command()
@@ -84,14 +87,26 @@ def _explain(
     json_file: Path | None = None,
     ply: Path | None = None,
     heads: bool = False,
+    reliability: Path | None = None,
 ) -> None:
     """Explain one pair and write what was asked for, the page last."""
     from prob3r.report import explain, write_json, write_page, write_ply
+    from prob3r.studies.calibration import Calibration
 
     bank = reader_of(network, model, probes)
+    if reliability is None:
+        calibration = Calibration.shipped(model, network, bank)
+    else:
+        calibration = Calibration.read(reliability)
     with progress() as report:
         explanation = explain(
-            network, pair, bank, model_name=model, head_effects=heads, progress=report
+            network,
+            pair,
+            bank,
+            model_name=model,
+            head_effects=heads,
+            calibration=calibration,
+            progress=report,
         )
     for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):
         if path is not None:

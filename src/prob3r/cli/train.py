@@ -1,4 +1,4 @@
-"""`prob3r train backbone` and `prob3r train probes`."""
+"""`prob3r train backbone`, `prob3r train probes` and `prob3r train reliability`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,14 +11,25 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, errors
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    Model,
+    Out,
+    Probes,
+    app,
+    console,
+    errors,
+    progress,
+    reader_of,
+)
 
 if TYPE_CHECKING:
     from prob3r.training import Progress as Stretch
 
 ROOMS = "rooms:train"
 
-training = typer.Typer(help="Train a backbone or its probes.", no_args_is_help=True)
+training = typer.Typer(help="Train a backbone, its probes, or a calibration.", no_args_is_help=True)
 app.add_typer(training, name="train")
 
 
@@ -79,6 +90,48 @@ def probes(
         )
     if processes.first:
         console.print(Text(f"The best probes so far are {best}"), soft_wrap=True)
+
+
+@training.command()
+def reliability(
+    model: Model = DEFAULT_MODEL,
+    probes: Probes = "mlp",
+    data: Annotated[
+        str, typer.Option(help="Pairs with truth; not those to test on.")
+    ] = "rooms:validation",
+    pairs: Annotated[int, typer.Option(min=2, help="How many pairs.")] = 512,
+    out: Out = Path("out/reliability.json"),
+    device: Device = "cpu",
+) -> None:
+    """Calibrate how likely an outcome is wrong, by what shows inside; explain then says it."""
+    from prob3r.data.source import open_pairs
+    from prob3r.files import make_folder
+    from prob3r.models import load
+    from prob3r.studies.calibration import Calibration
+
+    network = load(model, device)
+    bank = reader_of(network, model, probes)
+    make_folder(out.parent)
+    with progress() as report:
+        calibration = Calibration.of(
+            network,
+            bank,
+            open_pairs(data, network, device),
+            pairs,
+            model_name=model,
+            data=data,
+            report=lambda done, total: report("Calibrating", done / total),
+        )
+    calibration.save(out)
+    found, alone = calibration.auroc, calibration.confidence_auroc
+    console.print(
+        f"{calibration.failed} of {calibration.pairs} pairs are off by more than "
+        f"{calibration.degrees:g} degrees; AUROC {found.value:.3f} [{found.low:.3f}, "
+        f"{found.high:.3f}], of the model's confidence alone {alone.value:.3f} [{alone.low:.3f}, "
+        f"{alone.high:.3f}]",
+        soft_wrap=True,
+    )
+    console.print(Text(f"Wrote {out}"), soft_wrap=True)
 
 
 def _seconds(minutes: float | None) -> float:

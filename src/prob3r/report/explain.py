@@ -19,8 +19,10 @@ from prob3r.report.explanation import Explanation
 from prob3r.report.final import Cameras, Matches, reconstruction
 from prob3r.report.measurements import Measurements, Setting
 from prob3r.report.reference import Points, Reference, measure
+from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
 from prob3r.report.steps import Step, decoder_steps
+from prob3r.studies.calibration import Calibration
 from prob3r.trace import Trace, trace
 
 ATTENTION_KEYS = 2_000_000
@@ -39,6 +41,7 @@ def explain(
     model_name: str,
     edits: Sequence[Edit] = (),
     head_effects: bool = False,
+    calibration: Calibration | None = None,
     progress: Callable[[str, float], None] = _silent,
 ) -> Explanation:
     """Return what happens to a pair inside a model.
@@ -50,10 +53,13 @@ def explain(
         model_name: What to call the model.
         edits: Changes to make on the way; what is explained is the edited run.
         head_effects: Whether to switch off every head of view 2's cross-attention, one at a time.
+        calibration: Of the model and the bank, to say how likely a wrong outcome is. It is not
+            asked about an edited run, of which it knows nothing.
         progress: Called with what is done next, and the share of the work that is behind.
 
     Raises:
-        Prob3rError: The pair is a batch of several, or the bank is not one for this model.
+        Prob3rError: The pair is a batch of several, or the bank or the calibration is not one for
+            this model.
     """
     if len(pair) != 1:
         raise Prob3rError(f"The pair is a batch of {len(pair)}; an explanation is of one pair.")
@@ -107,10 +113,11 @@ def explain(
         against=against,
         heads=heads,
     )
+    judged = calibration.judge(model, pair, bank) if calibration and not edits else None
     explanation = Explanation(
         measurements=measurements,
         happened=what_happened(measurements),
-        trust=trust(measurements),
+        trust=[*reliability(judged, measurements.setting.pair), *trust(measurements)],
         pair=pair,
         reference=reference,
         points=points,
@@ -119,6 +126,7 @@ def explain(
         focal=torch.stack([torch.diagonal(matrix)[:2] for matrix in cameras.intrinsics]),
         matches=matches.final,
         attention=(strongest(run, 1, blocks), strongest(run, 2, blocks)),
+        reliability=judged,
     )
     progress("Done", 1.0)
     return explanation

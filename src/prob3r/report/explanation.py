@@ -15,6 +15,7 @@ from prob3r.report.attention import Strongest
 from prob3r.report.measurements import Measurements
 from prob3r.report.reference import Points, Reference
 from prob3r.report.sentences import Sentence
+from prob3r.studies.calibration import Judgement
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Explanation:
         focal: Of both views in x and y, in pixels.
         matches: View 2's matches in view 1 by the output's own pointmaps.
         attention: The most attended keys of view 1's queries, and of view 2's.
+        reliability: The chance that view 2's rotation is wrong, if a calibration was at hand.
     """
 
     measurements: Measurements
@@ -50,6 +52,7 @@ class Explanation:
     focal: Float[Tensor, "2 2"]
     matches: PatchMatches
     attention: tuple[Strongest, Strongest]
+    reliability: Judgement | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers and the words, as JSON can hold them.
@@ -65,11 +68,15 @@ class Explanation:
                 and the median `confidence`.
             heads: One row for each head of view 2's cross-attention (`attention.Head`); a null
                 `head` is the mean of its block's.
+            reliability: The chance that view 2's rotation is wrong and what that is worth
+                (`studies.calibration.Judgement`); null without a calibration.
             happened, trust: Sentences, each a `text` and a `tone`: `plain`, `good` or `warning`.
 
         Null stands for what there is no number for.
         """
+        judged = self.reliability
         return self.measurements.to_json() | {
+            "reliability": None if judged is None else judged.to_json(),
             "happened": [asdict(sentence) for sentence in self.happened],
             "trust": [asdict(sentence) for sentence in self.trust],
         }

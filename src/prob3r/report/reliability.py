@@ -1,0 +1,107 @@
+"""Sentences on the chance that a pair's outcome is wrong, and on what such a chance is worth."""
+
+from collections.abc import Iterator
+
+from prob3r.report.sentences import Sentence, Tone
+from prob3r.studies.calibration import Judgement, Reading
+from prob3r.studies.signals import SIGNALS
+
+# What counts as much or little. They choose words; the numbers stand beside them.
+LIKELY, UNLIKELY = 0.5, 0.1
+TELLING = 0.2  # log odds that a signal has to add, or to take
+NAMED = 3  # signals on either side
+
+ROOM = "rooms/"  # how the names of rendered pairs begin
+
+
+def reliability(judgement: Judgement | None, pair: str) -> list[Sentence]:
+    """Return what a calibration says of a pair; nothing without one.
+
+    Args:
+        judgement: The chance that the pair's rotation is wrong, if a calibration was at hand.
+        pair: The pair's name.
+    """
+    if judgement is None:
+        return []
+    return [*_chance(judgement), *_signals(judgement), *_held_out(judgement, pair)]
+
+
+def _chance(judgement: Judgement) -> Iterator[Sentence]:
+    probability = judgement.probability
+    tone: Tone = (
+        "warning" if probability >= LIKELY else "good" if probability < UNLIKELY else "plain"
+    )
+    usual = judgement.failed / judgement.pairs
+    yield Sentence(
+        f"By what shows inside, view 2's rotation is off by more than {judgement.degrees:g}° with "
+        f"a probability of {_percent(probability)}; of the pairs that this was calibrated on, "
+        f"{_percent(usual)} were.",
+        tone,
+    )
+
+
+def _signals(judgement: Judgement) -> Iterator[Sentence]:
+    raising, lowering = (
+        sorted(
+            (r for r in judgement.readings if sign * r.log_odds > TELLING),
+            key=lambda reading: -abs(reading.log_odds),
+        )[:NAMED]
+        for sign in (1, -1)
+    )
+    sides = [
+        f"what {does} it: {_listed([_words(reading) for reading in found])}"
+        for does, found in (("raises", raising), ("lowers", lowering))
+        if found
+    ]
+    if sides:
+        text = "; ".join(sides)
+        yield Sentence(f"{text[0].upper()}{text[1:]}.")
+    if beyond := [SIGNALS[r.signal].words for r in judgement.readings if r.beyond]:
+        yield Sentence(
+            f"No pair of the calibration had such a value of {_listed(beyond)}: beyond what it "
+            "saw, nothing is known.",
+            "warning",
+        )
+
+
+def _held_out(judgement: Judgement, pair: str) -> Iterator[Sentence]:
+    same, rooms = judgement.held_out, judgement.data.startswith("rooms:")
+    about = f"from {100 * same.low:.0f} to {100 * same.high:.0f} %"
+    text = f"Of {judgement.pairs} held-out pairs of {judgement.data}, none was given {about}."
+    if same.pairs:
+        text = (
+            f"Of {judgement.pairs} held-out pairs of {judgement.data}, {same.pairs} were given "
+            f"{about}, and {same.failed} of these ({_percent(same.failed / same.pairs)}) were off "
+            "by that much."
+        )
+    yield Sentence(
+        f"{text} A wrong pair gets a higher probability than a right one in "
+        f"{_percent(judgement.auroc.value)} of cases; by the model's own confidence alone, in "
+        f"{_percent(judgement.confidence_auroc.value)}."
+    )
+    if rooms and not pair.startswith(ROOM):
+        yield Sentence(
+            "This was calibrated on rendered rooms, not on photographs: of a photograph, take the "
+            "probability as a hint and not as a measurement.",
+            "warning",
+        )
+    elif not rooms:
+        yield Sentence(
+            f"This was calibrated on {judgement.data}: of pairs unlike those, take the probability "
+            "as a hint."
+        )
+
+
+def _words(reading: Reading) -> str:
+    """Return a signal with its value and the usual one."""
+    signal = SIGNALS[reading.signal]
+    return f"{signal.words} ({signal.write(reading.value)}, usually {signal.write(reading.usual)})"
+
+
+def _listed(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,256 @@
+"""Reliability, past the paper: can the inside tell that the outcome is wrong?
+
+An outcome is wrong if the rotation error of view 2's pose is above 15 degrees. Whether it is, is
+predicted from what one run shows without any truth (`signals.py`): the model's own *confidence* in
+both views; what else its *output* shows, that is, whether one camera explains view 2 and how much
+the views overlap; and its *inside*: how far late probes are from the output, how much view 2 still
+turns late, whether late cross-attention finds its way back, fits the output, and how spread it is.
+
+Signals are combined by a logistic regression with a ridge, in which no signal may count against its
+meaning (`prediction.py`), cross-fitted over five stretches of the pairs: each pair is judged by a
+fit that never saw it. So is confidence alone, both
+views together. `output` combines confidence and the rest of the output, `inside` the inside alone,
+`all` everything. The AUROC is how often a wrong outcome is given more doubt than a right one; 0.5
+is chance. Intervals resample the pairs, and keep the fits.
+
+Rules, with 95 % bootstrap intervals over pairs:
+
+- *The inside predicts failure better than the model's own confidence*: supported if the AUROC of
+  all signals combined less that of confidence has an interval above zero, not supported if below,
+  else mixed.
+- *The inside tells more than the whole output does*: the same for all signals less `output`.
+
+With fewer than five wrong outcomes, or fewer than five right ones, nothing is measurable: the
+verdict is mixed, without a number. The control is a combination fitted on the outcomes of other
+pairs, which must be at chance.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.data.pair import Pair
+from prob3r.geometry import Interval, percentiles
+from prob3r.studies.calibration import FEWEST, WRONG, by_group, measurable
+from prob3r.studies.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.prediction import (
+    auroc,
+    auroc_draws,
+    auroc_interval,
+    bin_of,
+    calibration_bins,
+    calibration_error,
+    cross_fitted,
+    redrawn,
+    risk_coverage,
+)
+from prob3r.studies.signals import SIGNALS, features, read_signals
+from prob3r.studies.statistics import interval, resampled, wide
+from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WORDS = {
+    "confidence": "confidence, both views",
+    "output": "the whole output",
+    "inside": "the inside alone",
+    "all": "all combined",
+}
+"""What figures call the combinations."""
+
+STRATA = {"all": "all pairs", "easy": "easy pairs", "hard": "hard pairs"}
+
+
+class Reliability(Study):
+    """Past the paper: failures told from one run, against the model's own confidence."""
+
+    name = "reliability"
+    title = "Whether the inside knows that the outcome is wrong"
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return every signal of every pair, and its true rotation error."""
+        signals, output = read_signals(subject.model, pair, subject.bank())
+        values = signals | {"rotation_error": pair.errors_of(output.points).rotation_error}
+        parts = [
+            pd.DataFrame({"pair": range(len(pair)), "metric": name, "value": found.cpu().numpy()})
+            for name, found in values.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers to both questions."""
+        outcomes = Outcomes.of(table)
+        return [
+            _better(
+                outcomes,
+                "confidence",
+                "The inside predicts failure better than the model's own confidence",
+            ),
+            _better(outcomes, "output", "The inside tells more than the whole output does"),
+        ]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return how well each signal ranks, and whether the combination can be believed."""
+        outcomes = Outcomes.of(table)
+        if not measurable(outcomes.failed):
+            return {}
+        with figure(1, 1, PAGE, 3.2) as (signals, axes):
+            _draw_aurocs(axes[0], table, outcomes)
+        with figure(1, 2, PAGE, 2.5) as (trust, axes):
+            _draw_risk(axes[0], outcomes)
+            _draw_calibration(axes[1], outcomes)
+        return {"signals": signals, "trust": trust}
+
+
+class Outcomes(NamedTuple):
+    """Pairs whose outcome is known, and the doubts about it.
+
+    Attributes:
+        pairs: Their numbers.
+        rows: The columns of `signals.features`.
+        errors: Rotation errors in degrees.
+        failed: Whether the outcome is wrong.
+        stated: Cross-fitted probabilities that it is, by group of signals; empty where nothing is
+            measurable.
+    """
+
+    pairs: list[int]
+    rows: Float[Tensor, "n s"]
+    errors: Float[Tensor, " n"]
+    failed: Bool[Tensor, " n"]
+    stated: dict[str, Float[Tensor, " n"]]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> "Outcomes":
+        """Return the outcomes of a study's table."""
+        known = table[table.metric == "rotation_error"].dropna(subset="value").pair
+        names, values = wide(table[table.pair.isin(known)], "metric")
+        columns = dict(zip(names, values.T, strict=True))
+        errors = columns.pop("rotation_error")
+        rows, failed = features(columns), errors > WRONG
+        stated = by_group(rows, failed) if measurable(failed) else {}
+        return cls(sorted(known), rows, errors, failed, stated)
+
+
+def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
+    """Return whether all signals combined predict better than a group of them."""
+    failed, stated = outcomes.failed, outcomes.stated
+    wrong = f"{int(failed.sum())} of {len(failed)} outcomes are off by more than {WRONG:g} degrees"
+    if not stated:
+        verdict: Verdict = "mixed"
+        gap = Interval(torch.nan, torch.nan, torch.nan)
+        control = f"{wrong}; at least {FEWEST} have to be, and {FEWEST} not, to tell them apart"
+    else:
+        drawn = auroc_draws(stated["all"], failed) - auroc_draws(stated[other], failed)
+        gap = interval(auroc(stated["all"], failed) - auroc(stated[other], failed), drawn)
+        verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
+        strangers = failed.roll(1)
+        chance = auroc_interval(cross_fitted(outcomes.rows, strangers), strangers)
+        error = calibration_error(calibration_bins(stated["all"], failed))
+        each = ", ".join(
+            f"{WORDS[group]} {_said(auroc_interval(stated[group], failed))}" for group in WORDS
+        )
+        control = (
+            f"{wrong}; AUROC of {each}; of all, fitted on the outcomes of other pairs, "
+            f"{_said(chance)}; expected calibration error {error:.3f}"
+        )
+    return Finding(
+        "past the paper",
+        statement,
+        verdict,
+        *gap,
+        unit=f"AUROC of all signals combined, less that of {WORDS[other]}",
+        control=control,
+        pairs=len(failed),
+    )
+
+
+def _said(found: Interval) -> str:
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _draw_aurocs(axis: "Axes", table: pd.DataFrame, outcomes: Outcomes) -> None:
+    """Draw the AUROC of every signal and every combination, in every stratum that has both."""
+    scores = {signal.words: outcomes.rows[:, i] for i, signal in enumerate(SIGNALS.values())}
+    scores |= {words: outcomes.stated[group] for group, words in WORDS.items()}
+    for place, (name, label) in enumerate(STRATA.items()):
+        members = set(stratum(table, name).pair)
+        chosen = torch.tensor([pair in members for pair in outcomes.pairs])
+        failed = outcomes.failed[chosen]
+        if not measurable(failed):
+            continue
+        found = [auroc_interval(values[chosen], failed) for values in scores.values()]
+        middle = torch.tensor([interval.value for interval in found])
+        ends = torch.tensor([(interval.low, interval.high) for interval in found]).T
+        axis.errorbar(
+            middle,
+            torch.arange(len(found)) + 0.25 * (place - 1),
+            xerr=(ends - middle).abs(),
+            fmt="o",
+            ms=3 if name == "all" else 2,
+            lw=1 if name == "all" else 0.6,
+            color=COLOURS[name],
+            label=f"{label} ({int(failed.sum())} of {len(failed)} wrong)",
+        )
+    axis.axvline(0.5, color=COLOURS["control"], lw=0.6)
+    axis.axhline(len(SIGNALS) - 0.5, color=COLOURS["control"], lw=0.6)
+    axis.set_yticks(range(len(scores)), list(scores))
+    axis.invert_yaxis()
+    axis.set_xlabel(f"AUROC for a rotation error over {WRONG:g}°")
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _draw_risk(axis: "Axes", outcomes: Outcomes) -> None:
+    """Draw what remains wrong among the pairs that are trusted most."""
+    failed, n = outcomes.failed, len(outcomes.failed)
+    coverage = torch.arange(1, n + 1) / n
+    shown = coverage >= 0.05  # the first few pairs say little
+    drawn = redrawn(n)
+    for group, colour, style in (
+        ("confidence", COLOURS["hard"], "--"),
+        ("all", COLOURS["all"], "-"),
+    ):
+        doubt = outcomes.stated[group]
+        low, high = percentiles(risk_coverage(doubt[drawn], failed[drawn]))
+        curve = risk_coverage(doubt, failed)
+        kept = coverage[shown].tolist()
+        band(axis, kept, curve[shown], low[shown], high[shown], colour, WORDS[group], style)
+    best = risk_coverage(outcomes.errors, failed)
+    axis.plot(coverage[shown], best[shown], color=COLOURS["control"], label="oracle")
+    base = float(failed.double().mean())
+    axis.axhline(base, color=COLOURS["control"], ls=":", label="in any order")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 2 * base)
+    axis.set_xlabel("share of pairs kept, least doubted first")
+    axis.set_ylabel(f"share of them off by over {WRONG:g}°")
+    axis.legend(loc="upper left")
+
+
+def _draw_calibration(axis: "Axes", outcomes: Outcomes) -> None:
+    """Draw how often outcomes were wrong that were given some probability of it."""
+    stated, failed = outcomes.stated["all"], outcomes.failed
+    bins = calibration_bins(stated, failed)
+    used = [k for k, found in enumerate(bins) if found.pairs]
+    inside = bin_of(stated)[:, None] == torch.tensor(used)
+    by_bin = failed[:, None].double().where(inside, torch.nan)
+    low, high = percentiles(resampled(by_bin, lambda values: values.nanmean(-1)))
+    share = by_bin.nanmean(0)
+    places = [bins[k].stated for k in used]
+    colour = COLOURS["all"]
+    axis.plot([0, 1], [0, 1], color=COLOURS["control"], ls=":", label="perfectly calibrated")
+    around = torch.stack([share - low, high - share]).clamp_min(0)
+    axis.errorbar(places, share, yerr=around, fmt="none", lw=0.8, color=colour)
+    sizes = [4 + 60 * bins[k].pairs / len(failed) for k in used]
+    label = f"{WORDS['all']}, error {calibration_error(bins):.3f}; area: pairs"
+    axis.scatter(places, share, s=sizes, color=colour, label=label)
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1.25)
+    axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axis.set_xlabel(f"stated probability of an error over {WRONG:g}°")
+    axis.set_ylabel("share that had it")
+    axis.legend(loc="upper left")
