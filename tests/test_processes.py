@@ -18,7 +18,7 @@ TINY = DUSt3RConfig((16, 16), 8, 16, 1, 2, 24, 2, 2)
 
 def run(count: int, *arguments: object) -> None:
     """Run a command in so many processes, as a user would."""
-    # Without --multi_gpu, accelerate starts one process; it is --device that says where it computes.
+    # Without --multi_gpu accelerate starts one process; --device says where it computes.
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     launcher += ["--main_process_port", "0"]  # the system's choice
     command = [sys.executable, *(launcher if count > 1 else []), "-m", "prob3r"]

@@ -216,6 +216,21 @@ class TestOwn:
             save(model, tmp_path / "mini.safetensors", dtype=torch.float16)
         assert not any(tmp_path.iterdir())
 
+    def test_weights_are_not_judged_by_their_sum(self, model: DUSt3R, tmp_path: Path) -> None:
+        with torch.no_grad():
+            model.enc_norm.weight[:2] = 3e38
+        save(model, tmp_path / "mini.safetensors")
+        assert_same(read(tmp_path / "mini.safetensors"), model)
+
+    @pytest.mark.parametrize("values", [[math.nan], [math.inf], [math.inf, -math.inf]])
+    def test_weights_that_are_not_finite(
+        self, values: list[float], model: DUSt3R, tmp_path: Path
+    ) -> None:
+        with torch.no_grad():
+            model.enc_norm.weight[: len(values)] = torch.tensor(values)
+        path = write_official(tmp_path / "a.pth", model.state_dict())
+        assert "not finite: enc_norm.weight" in sentence(path)
+
     def test_a_failed_write_leaves_what_was_there(
         self, model: DUSt3R, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -7,6 +7,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, info, load, save
 
 from .conftest import SMALL
+from .test_checkpoints import write_hub
 
 
 def test_it_says_what_reading_the_model_would_show(model: DUSt3R, tmp_path: Path) -> None:
@@ -39,6 +40,14 @@ def test_a_licence_beside_the_weights_is_found(model: DUSt3R, tmp_path: Path) ->
     assert info(path).licence is None
     (tmp_path / "README.md").write_text("---\ntags: [3d]\nlicense: cc-by-nc-sa-4.0\n---\n# Model")
     assert info(path).licence == "cc-by-nc-sa-4.0"
+
+
+def test_of_a_hub_folder_the_configuration_is_enough(model: DUSt3R, tmp_path: Path) -> None:
+    folder = write_hub(tmp_path / "hub", model.state_dict())
+    (folder / "model.safetensors").unlink()
+    assert info(folder).config == SMALL
+    with pytest.raises(Prob3rError, match=r"must hold config\.json and model\.safetensors"):
+        load(folder)
 
 
 def test_there_is_nothing_to_say_of_no_model() -> None:

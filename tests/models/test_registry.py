@@ -72,7 +72,7 @@ def test_what_is_neither_is_told_what_may_be_given(
         assert f"'{source}'" in str(error.value)
         assert all(
             part in str(error.value)
-            for part in ("micro, mini", ".safetensors", ".pth", "hub folder")
+            for part in ("micro, mini", ".safetensors", ".pth", "hub folder", "owner/name")
         )
 
 

@@ -59,7 +59,7 @@ def test_processes_share_a_batch_and_a_step_is_the_same_whenever_it_is_asked_for
 
 
 def test_too_few_pairs_are_one_sentence(pairs: Subset) -> None:
-    with pytest.raises(Prob3rError, match="There are 7 pairs; 4 are held out .* give 8 at least"):
+    with pytest.raises(Prob3rError, match=r"There are 7 pairs; 4 are held out .* give 8 at least"):
         Drawn(Subset(pairs, range(7)), STAGE, 0, 4, 0, Processes())
 
 

@@ -28,8 +28,8 @@ TABLE_WIDTH = 140
 console = Console()
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A shipped model's name, or a checkpoint's path.")]
-Probes = Annotated[str, typer.Option(help="The probes' kind, or the path of a probe bank.")]
+Model = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
+Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 
@@ -43,11 +43,11 @@ def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":
 
 
 def bank_of(model: str, probes: str) -> "SiteReader":
-    """Return the probes at a path, or a shipped model's of a kind."""
+    """Return the probes at a path or of a hub id, or a shipped model's of a kind."""
     from prob3r.models import shipped
     from prob3r.probes import load_probes
 
-    if Path(probes).suffix:
+    if Path(probes).suffix or "/" in probes:
         return load_probes(probes)
     if model not in shipped():
         raise Prob3rError(

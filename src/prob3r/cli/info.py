@@ -10,7 +10,7 @@ from prob3r.cli.app import app, console
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A shipped model's name, or a checkpoint's path.")],
+    model: Annotated[str, typer.Argument(help="A shipped model's name, a path, or a hub id.")],
 ) -> None:
     """Say what a model is, without reading its weights."""
     from prob3r.models import info as describe

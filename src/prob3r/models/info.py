@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from prob3r.models.checkpoints import ARCHITECTURES
+from prob3r.models.checkpoints import ARCHITECTURES, read_card
 from prob3r.models.dust3r import DUSt3RConfig
-from prob3r.models.registry import metadata, path_of
+from prob3r.models.registry import path_of
 
 _BYTES = 4  # weights are float32 once they are read
 
@@ -38,7 +38,7 @@ class Info:
 
 
 def info(source: str | Path) -> Info:
-    """Return what there is to know of a model, without reading its weights.
+    """Return what there is to know of a model, without reading its weights or fetching them.
 
     Args:
         source: As for `load`.
@@ -46,13 +46,13 @@ def info(source: str | Path) -> Info:
     Raises:
         Prob3rError: As `load` does, but for the weights.
     """
-    card = metadata(source)
+    with path_of(source, weights=False) as path:
+        card = read_card(path)
+        licence = card.get("licence") or _licence_beside(path)
     config = DUSt3RConfig.from_dict(card["config"])
     with torch.device("meta"):
         model = ARCHITECTURES[card["architecture"]](config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    with path_of(source) as path:
-        licence = card.get("licence") or _licence_beside(path)
     rest = {k: v for k, v in card.items() if k not in ("architecture", "config", "licence")}
     sites, attention = model.sites(), model.attention_sites()
     return Info(config, parameters, _BYTES * parameters, sites, attention, licence, rest)

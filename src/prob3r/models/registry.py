@@ -1,4 +1,4 @@
-"""Models by name: those shipped with prob3r, those on disk, and the random ones to compare with."""
+"""Models by name: shipped with prob3r, on disk or on the hub; and random ones to compare with."""
 
 import hashlib
 import json
@@ -12,20 +12,24 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.models.checkpoints import open_checkpoint, read
+from prob3r.hub import download, hub_id
+from prob3r.models.checkpoints import ARCHITECTURES, read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.protocol import TwoViewModel
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
     """Return a model, float32 and in eval mode.
 
     Args:
-        source: The name of a shipped model, or the path of a prob3r `.safetensors`, an official
-            `.pth`, or a hub folder.
+        source: The name of a shipped model; the path of a prob3r `.safetensors`, an official
+            `.pth`, or a hub folder; or a hub id, `owner/name` or `owner/name@revision`, of a
+            repository that is laid out like a hub folder. A path that exists goes before a hub id.
         device: Where the weights shall be.
 
     Raises:
-        Prob3rError: There is no such model, its file cannot be used, or there is no such device.
+        Prob3rError: There is no such model, its file cannot be used or fetched, or there is no such
+            device.
     """
     try:
         torch.empty(0, device=device)
@@ -39,10 +43,11 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
 def metadata(source: str | Path) -> dict[str, Any]:
     """Return what a model's file says of it: `architecture`, `config`, and what was saved besides.
 
-    The weights are not read. `source` and what is raised are as for `load`.
+    The weights are not read, nor fetched from the hub. `source` and what is raised are as for
+    `load`.
     """
-    with path_of(source) as path:
-        return open_checkpoint(path).card
+    with path_of(source, weights=False) as path:
+        return read_card(path)
 
 
 def shipped() -> list[str]:
@@ -55,14 +60,17 @@ def random(like: DUSt3R | DUSt3RConfig, seed: int = 0) -> DUSt3R:
 
     It shows what a probe, or an architecture, can do without anything learned.
     """
-    kind, config = (type(like), like.config) if isinstance(like, DUSt3R) else (DUSt3R, like)
+    if isinstance(like, DUSt3R):
+        kind, config = ARCHITECTURES[like.architecture], like.config
+    else:
+        kind, config = DUSt3R, like
     # Modules draw from the global generator only; it is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind(config).eval()
 
 
-def fingerprint(model: DUSt3R) -> str:
+def fingerprint(model: TwoViewModel) -> str:
     """Return 16 hexadecimal digits that tell this configuration with these weights from any other.
 
     It depends on the values alone, not on the device or on the file they came from.
@@ -76,11 +84,15 @@ def fingerprint(model: DUSt3R) -> str:
 
 
 @contextmanager
-def path_of(source: str | Path) -> Iterator[Path]:
-    """Give the path of a source, which may be unpacked for the time being.
+def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
+    """Give the path of a source, which may be fetched, or unpacked for the time being.
+
+    Args:
+        source: As for `load`.
+        weights: Whether to fetch them; without, a folder from the hub says what the model is.
 
     Raises:
-        Prob3rError: There is no such model.
+        Prob3rError: There is no such model, or it cannot be fetched.
     """
     files = _shipped_files()
     if isinstance(source, str) and source in files:
@@ -88,11 +100,14 @@ def path_of(source: str | Path) -> Iterator[Path]:
             yield path
     elif Path(source).exists():
         yield Path(source)
+    elif repository := hub_id(source):
+        needed = ["config.json", "model.safetensors"] if weights else ["config.json"]
+        yield download(repository, needed, ["README.md"])
     else:
         names = ", ".join(files) or "none here"
         raise Prob3rError(
-            f"There is no model '{source}': give the name of a shipped one ({names}), or the path "
-            "of a prob3r .safetensors, an official .pth, or a hub folder."
+            f"There is no model '{source}': give the name of a shipped one ({names}), the path of "
+            "a prob3r .safetensors, an official .pth or a hub folder, or a hub id, owner/name."
         )
 
 

@@ -1,5 +1,6 @@
-"""Site readers on disk, the shipped ones by name and any by path; and the models they belong to."""
+"""Site readers on disk and on the hub, the shipped ones by name; and the models they belong to."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.resources import as_file, files
@@ -9,7 +10,17 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, fingerprint, random, read_tensors, write_tensors
+from prob3r.files import make_folder, written
+from prob3r.hub import download, hub_id
+from prob3r.models import (
+    DUSt3R,
+    TwoViewModel,
+    fingerprint,
+    random,
+    read_tensors,
+    shipped,
+    write_tensors,
+)
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.lens import Lens
 from prob3r.probes.reader import SiteReader
@@ -20,6 +31,9 @@ KINDS = ("mlp", "linear", "tuned", "random", "encoder")
 `random` is the MLP bank of a backbone of the same shape with random weights; `encoder` holds MLP
 probes of the encoder's last block alone.
 """
+
+WEIGHTS, CARD = "probes.safetensors", "probes.json"
+"""What a folder or a repository with a bank holds; the second repeats the header of the first."""
 
 
 def save_probes(
@@ -37,31 +51,60 @@ def save_probes(
     write_tensors(path, tensors, {**(metadata or {}), "bank": bank.header()})
 
 
-def load_probes(source: str | Path, kind: str = "mlp") -> SiteReader:
+def save_folder(bank: SiteReader, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a bank, or a lens, as a folder with its weights and, as JSON, their header.
+
+    Raises:
+        Prob3rError: The folder cannot be written to.
+    """
+    make_folder(folder)
+    save_probes(bank, folder / WEIGHTS, metadata)
+    header = {**(metadata or {}), "bank": bank.header()}
+    with written(folder / CARD) as path:
+        path.write_text(json.dumps(header, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def load_probes(
+    source: str | Path,
+    kind: str = "mlp",
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> SiteReader:
     """Return a probe bank, or a lens, float32.
 
     Args:
-        source: The name of a shipped model, or the path of a bank's `.safetensors`.
+        source: The name of a shipped model; the path of a bank's `.safetensors`, or of its folder;
+            or a hub id, `owner/name` or `owner/name@revision`. A path that exists goes before a hub
+            id.
         kind: Which of a shipped model's banks: one of `KINDS`.
+        revision: Of a bank on the hub.
+        token: For the hub, instead of the one that is logged in with.
 
     Raises:
-        Prob3rError: There is no such bank, or its file cannot be used.
+        Prob3rError: There is no such bank, or its file cannot be used or fetched.
     """
-    if Path(source).suffix:
-        return _read(Path(source))
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
-    shipped = files("prob3r") / "weights" / str(source) / f"probes-{kind}.safetensors"
-    if not shipped.is_file():
+    path = Path(source)
+    if source not in shipped():
+        if (repository := hub_id(source, revision)) and not path.exists():
+            path = download(repository, [WEIGHTS], [CARD], token=token)
+        if path.is_dir():
+            path /= WEIGHTS
+        if path.suffix:
+            return _read(path)
+    file = files("prob3r") / "weights" / str(source) / f"probes-{kind}.safetensors"
+    if not file.is_file():
         raise Prob3rError(
             f"No '{kind}' probes are shipped for '{source}'; give the path of a bank's "
             ".safetensors, or train one with `prob3r train probes`."
         )
-    with as_file(shipped) as path:
+    with as_file(file) as path:
         return _read(path)
 
 
-def check_backbone(bank: SiteReader, model: DUSt3R) -> str:
+def check_backbone(bank: SiteReader, model: TwoViewModel) -> str:
     """Return the model's fingerprint; raise Prob3rError if the bank was trained on another."""
     weights = fingerprint(model)
     if bank.backbone not in ("", weights):  # the first is a bank that was not trained

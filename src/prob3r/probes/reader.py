@@ -1,8 +1,10 @@
 """What a probe bank and a lens have in common: they read pointmaps off residual sites."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -10,9 +12,12 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
+from prob3r.hub import upload
 from prob3r.models.heads import decode_points
 from prob3r.sites import Site
 from prob3r.trace import Record
+
+Reader = TypeVar("Reader", bound="SiteReader")
 
 
 class Decoded(NamedTuple):
@@ -110,3 +115,72 @@ class SiteReader(nn.Module, ABC):
             raw = self(patches.float().reshape(1, b * n, d), slice(row, row + 1))
         pixels = unpatchify(raw[0].unflatten(0, (b, n)), rows * self.patch, columns * self.patch)
         return Decoded(*decode_points(pixels))
+
+    def save_pretrained(
+        self, folder: str | Path, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write `probes.safetensors` and `probes.json` into a folder, which is made if need be.
+
+        Args:
+            folder: Where to.
+            metadata: What else the files shall say of the probes; must fit JSON.
+
+        Raises:
+            Prob3rError: The folder cannot be written to.
+        """
+        from prob3r.probes.files import save_folder  # which knows every reader
+
+        save_folder(self, Path(folder), metadata)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Reader],
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Reader:
+        """Return what `save_pretrained` wrote or `push_to_hub` put on the hub, float32.
+
+        Args:
+            source: A folder, or a hub id, `owner/name` or `owner/name@revision`.
+            revision: A branch, a tag or a commit of the repository.
+            token: For the hub, instead of the one that is logged in with.
+
+        Raises:
+            Prob3rError: There is no such thing, it cannot be used or fetched, or is of another sort
+                than this class.
+        """
+        from prob3r.probes.files import load_probes
+
+        reader = load_probes(source, revision=revision, token=token)
+        if not isinstance(reader, cls):
+            raise Prob3rError(f"'{source}' holds a {type(reader).__name__}, not a {cls.__name__}.")
+        return reader
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        private: bool | None = None,
+        commit_message: str = "Upload probes with prob3r",
+        token: str | None = None,
+    ) -> str:
+        """Put what `save_pretrained` writes on the hub and return the URL of the commit.
+
+        Args:
+            repo_id: `owner/name` of a model repository, which is made if need be.
+            metadata: As for `save_pretrained`.
+            private: Whether a new repository is; None leaves it to the owner's settings.
+            commit_message: What the commit says.
+            token: Instead of the one that is logged in with.
+
+        Raises:
+            Prob3rError: The name is not `owner/name`, or the hub refuses or cannot be reached.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, metadata)
+            return upload(
+                Path(folder), repo_id, ["*"], message=commit_message, private=private, token=token
+            )
