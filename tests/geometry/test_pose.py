@@ -64,6 +64,8 @@ def test_pnp_finds_the_camera_among_outliers(scene, generator):
     valid[25:] = True
     only_some = geometry.pnp_pose(points, scene.intrinsics[0], valid, max_error=0.5)
     assert torch.equal(only_some.inliers, valid)
+    assert only_some.share == 1  # of the pixels that were used
+    assert solved.share == pytest.approx(solved.inliers.sum() / points[..., 0].isfinite().sum())
 
 
 def test_pnp_says_so_when_it_fails(scene, generator):

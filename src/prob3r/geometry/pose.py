@@ -83,10 +83,12 @@ class PnPPose(NamedTuple):
     Attributes:
         cam_to_world: The pose, from the camera to the frame of the points, in their unit.
         inliers: Pixels whose point is seen where it should be.
+        share: Which share of the pixels that were used they are.
     """
 
     cam_to_world: Float[Tensor, "4 4"]
     inliers: Bool[Tensor, "h w"]
+    share: float
 
 
 def pnp_pose(
@@ -146,4 +148,5 @@ def pnp_pose(
     if inliers.sum() < min_inliers or not np.isfinite(world_to_cam).all():
         return None
     cam_to_world = np.linalg.inv(world_to_cam)
-    return PnPPose(torch.as_tensor(cam_to_world).to(points), inliers)
+    share = float(inliers.sum() / used.sum())
+    return PnPPose(torch.as_tensor(cam_to_world).to(points), inliers, share)

@@ -33,12 +33,13 @@ class Cameras(NamedTuple):
     Attributes:
         intrinsics: Of both views, in pixels.
         pose: Of camera 2 in camera 1's frame, in the output's unit; the identity if none is found.
-        inliers: Pixels of view 2 whose point is seen where it should be; None if no pose is found.
+        inliers: Share of view 2's pixels whose point is seen where it should be; None if no pose is
+            found.
     """
 
     intrinsics: tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]
     pose: Float[Tensor, "1 4 4"]
-    inliers: Bool[Tensor, "h w"] | None
+    inliers: float | None
 
     @classmethod
     def of(cls, pair: Pair, points: Points, confidence1: Float[Tensor, "1 h w"]) -> "Cameras":
@@ -47,7 +48,7 @@ class Cameras(NamedTuple):
         found = camera2(points[1], matrices[1])
         if found is None:
             return cls(matrices, torch.eye(4).to(points[1])[None], None)
-        return cls(matrices, found.cam_to_world[None], found.inliers)
+        return cls(matrices, found.cam_to_world[None], found.share)
 
 
 class Matches(NamedTuple):
@@ -101,7 +102,7 @@ def reconstruction(
     return Final(
         camera2_to_1=cameras.pose[0].tolist(),
         pose_found=cameras.inliers is not None,
-        inliers=0.0 if cameras.inliers is None else _share(cameras.inliers),
+        inliers=cameras.inliers or 0.0,
         rotation=float(rotation_angle(cameras.pose[:, :3, :3])),
         baseline=float(cameras.pose[0, :3, 3].norm() / depth),
         focal=focal,

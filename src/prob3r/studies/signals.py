@@ -218,7 +218,7 @@ def _inliers(points2: Float[Tensor, "b h w 3"], focal: Float[Tensor, " b"]) -> F
     shares = []
     for points, matrix in zip(points2, _intrinsics(focal, (height, width)), strict=True):
         found = pnp_pose(points, matrix, used, max_iterations=PNP_ITERATIONS)
-        shares.append(0.0 if found is None else float(found.inliers.sum() / used.sum()))
+        shares.append(0.0 if found is None else found.share)
     return torch.tensor(shares).to(points2)
 
 
