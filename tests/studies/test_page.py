@@ -43,6 +43,14 @@ def test_the_page_says_what_was_saved_and_shows_the_figures(tmp_path: Path) -> N
     assert "(#about-two)" in text
 
 
+def test_a_page_elsewhere_finds_its_figures(tmp_path: Path) -> None:
+    saved(tmp_path / "docs" / "findings", "one")
+    (tmp_path / "docs" / "findings" / "one" / "curve.png").touch()
+    page = tmp_path / "docs" / "findings.md"
+    assert write_findings(tmp_path / "docs" / "findings", ["one"], page) == page
+    assert "![one: curve](findings/one/curve.png)" in page.read_text()
+
+
 def test_findings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     saved(tmp_path, "one")
     saved(tmp_path, "two", weights="xyz")

@@ -58,6 +58,17 @@ def study(
         console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
 
 
+@app.command()
+def findings(
+    folder: Annotated[Path, typer.Argument(help="A folder that studies were written into.")],
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("findings.md"),
+) -> None:
+    """Write the page of saved studies again."""
+    from prob3r.studies import STUDIES, write_findings
+
+    console.print(Text(f"Wrote {write_findings(folder, list(STUDIES), page)}"), soft_wrap=True)
+
+
 def _subject(model: str, along: Path | None, device: "torch.device") -> "Subject":
     """Return a model with its probes, where they are shipped, and what studies hold it against."""
     from prob3r.models import load, shipped

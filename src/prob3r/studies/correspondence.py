@@ -258,7 +258,8 @@ def _draw_interventions(axis: "Axes", table: pd.DataFrame) -> None:
         blocks, values = _effects(table, source, "effect on rotation_error")
         band(axis, blocks, *medians(values), colour, f"{source} matches")
     axis.axhline(0, color=COLOURS["all"], lw=0.6)
-    axis.set_xlabel("block whose matches are replaced")
+    axis.set_xlabel("block of the replaced matches")
+    axis.set_xticks(blocks)
     axis.set_ylabel("change of rotation error (degrees)")
     axis.legend()
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from prob3r.files import written
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
 
 
-def write_findings(folder: Path, order: list[str]) -> Path:
-    """Write `findings.md` into a folder of studies and return its path.
+def write_findings(folder: Path, order: list[str], page: Path | None = None) -> Path:
+    """Write the page of a folder of studies and return its path.
 
     Args:
         folder: Where `conduct` put its results.
         order: Names of the studies as they are to be reported; those without results are left out.
+        page: What to write; `findings.md` in the folder by default.
 
     Raises:
         Prob3rError: There are no results, or they are of several models, or damaged.
@@ -33,9 +35,9 @@ def write_findings(folder: Path, order: list[str]) -> Path:
     lines = [
         f"# Findings for {model}",
         "",
-        f"Weights `{weights}`. Written by `prob3r study` from saved results. Every number is a "
-        "median over pairs with its 95 % bootstrap interval; the rules for the verdicts stand in "
-        "the docstring of each study.",
+        f"Weights `{weights}`. Written by `prob3r study` from saved results. Effects are medians "
+        "over pairs where their unit says nothing else, with 95 % bootstrap intervals over pairs; "
+        "the rules for the verdicts stand in the docstring of each study, and were written first.",
         "",
         "| claim | verdict | effect | pairs |",
         "|---|---|---|---|",
@@ -47,12 +49,12 @@ def write_findings(folder: Path, order: list[str]) -> Path:
                 f"{finding['statement']} | {_MARKS[finding['verdict']]} | {_effect(finding)} | "
                 f"{finding['pairs']} |"
             )
+    page = page or folder / "findings.md"
     for name, result in found:
-        lines += ["", *_section(folder, name, result)]
-    path = folder / "findings.md"
-    with written(path) as temporary:
+        lines += ["", *_section(folder / name, name, result, page)]
+    with written(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return page
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -65,7 +67,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return result
 
 
-def _section(folder: Path, name: str, result: dict[str, Any]) -> list[str]:
+def _section(folder: Path, name: str, result: dict[str, Any], page: Path) -> list[str]:
     """Return what one study came to, with its figures."""
     lines = [f"## {result['title']}", "", f"On {result['pairs']} pairs of `{result['data']}`.", ""]
     for finding in result["findings"]:
@@ -73,8 +75,9 @@ def _section(folder: Path, name: str, result: dict[str, Any]) -> list[str]:
             f"- *{finding['statement']}*: {_MARKS[finding['verdict']]}. {_effect(finding)} "
             f"({finding['unit']}; {finding['pairs']} pairs). Controls: {finding['control']}.",
         ]
-    for figure in sorted((folder / name).glob("*.png")):
-        lines += ["", f"![{name}: {figure.stem}]({name}/{figure.name})"]
+    for figure in sorted(folder.glob("*.png")):
+        link = Path(os.path.relpath(figure, page.parent)).as_posix()
+        lines += ["", f"![{name}: {figure.stem}]({link})"]
     return lines
 
 

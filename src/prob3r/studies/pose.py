@@ -1,0 +1,213 @@
+"""C3, pose: does the model lean on an explicit global camera pose?
+
+What could carry one are the *carriers* of `tokens.py`, where sinks, register-like and extra tokens
+are defined: sinks over the first `SINK_PAIRS` pairs, the others in each pair. They are knocked out
+of view 2's decoder, in both modes of `Knockout`:
+
+- `head`, `block`, `all sinks`: the sinks are cut as keys in their own heads: of one head, of one
+  block's self- and cross-attention, and of all heads.
+- `all but the sinks`: in every head that has sinks, all other keys are cut.
+- `carriers`: all carriers of view 2 are isolated: cut as keys and as queries in its self- and
+  cross-attention and as keys in view 1's cross-attention, so that nothing reads them and they read
+  nothing, in any block; and the carriers of view 1 are cut as keys in view 2's cross-attention.
+
+Each is held against its two random controls of `tokens.py`, matched in count and in attention mass
+and cut (or, for `all but the sinks`, kept) in the same way. If the model has no sink at all, the
+key of every head that takes the most stands in for its sinks, in the mode `mask` alone, and the
+findings say so; a stand-in is no carrier. Beside them, and without controls, the outputs of all
+heads of a sublayer are replaced (`zero`; `mean` over the pairs in which sinks were sought;
+`resample` from another pair).
+
+The positive control is `mini-pose`, a twin that carries an explicit pose in a camera token: the
+same cuts, but for single heads and blocks, must break it. Its sinks are its own.
+
+The effect of a cut is an error of view 2 after it less before it, pair by pair; pairs that have
+nothing to cut are left out. A cut *stands out* if its effect on the rotation error less that of
+each of the two controls has an interval above zero. Isolated patches are still part of view 2's
+pointmap, and count in the errors, as those of the controls do.
+
+Rules, in the mode `mask` (`zero` is reported beside it), for the median over pairs with 95 %
+bootstrap intervals:
+
+- *In a twin that carries an explicit pose, the same cut breaks the pose*: supported if isolating
+  its carriers stands out, by more than `BREAKS` degrees over each control; else not supported.
+  Left out without `mini-pose`.
+- *Cutting the carriers hardly changes the relative pose*: supported if the upper end of the effect
+  of isolating them is under `HARDLY` degrees, or if it does not stand out; not supported if it
+  stands out and its lower end is over `HARDLY` degrees; else mixed. Where the positive control
+  does not break, or is missing, or there are no carriers, it is mixed at most: the method cannot
+  tell then.
+- *The pose does not rest on sinks*: supported if cutting all of them does not stand out and
+  cutting all but them raises the rotation error more, the interval of the difference excluding
+  zero; not supported if cutting them stands out and the difference is not above zero; else mixed.
+"""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+
+from prob3r.data.pair import Pair
+from prob3r.data.source import Pairs
+from prob3r.geometry import Interval
+from prob3r.models import DUSt3R
+from prob3r.studies.contrasts import MODEL, POSITIVE, Contrast, by_cut, contrast, rows_of, said
+from prob3r.studies.knockouts import ALL, ISOLATED, MASK, REST, STRENGTH, ZERO, Known, knock_out
+from prob3r.studies.pose_figures import draw_blocks, draw_cuts, draw_heads
+from prob3r.studies.statistics import median_interval
+from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.tokens import CHOSEN, SINK
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SINK_PAIRS = 64
+BREAKS = 5.0  # degrees that the positive control has to lose over its controls
+HARDLY = 2.0  # degrees that count as hardly a change
+
+
+class Pose(Study):
+    """C3: what knockouts of all that could carry a pose do to it."""
+
+    name = "pose"
+    title = "No explicit global pose"
+    most = 64
+
+    def __init__(self) -> None:
+        self.known: dict[str, Known] = {}
+
+    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+        """Find the sinks of the model and of the positive control, and the means of outputs."""
+        for name, model in _models(subject).items():
+            each = name == MODEL
+            self.known[name] = Known.of(model, pairs, SINK_PAIRS, self.batch, each)
+
+    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+        """Return what every knockout does to every error of view 2."""
+        parts = [
+            knock_out(model, pair, self.known[name]).assign(source=name)
+            for name, model in _models(subject).items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        """Return the answers to the questions of C3 that knockouts can answer."""
+        own, twin = (contrast(table, source, ISOLATED) for source in (MODEL, POSITIVE))
+        found = [_hardly(table, own, twin)]
+        if twin is not None:
+            found.append(_positive(table, twin))
+        return [*found, _sinks(table)]
+
+    def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
+        """Return the cuts beside their controls, the heads' sinks, and the blocks."""
+        return {"cuts": draw_cuts(table), "heads": draw_heads(table), "blocks": draw_blocks(table)}
+
+
+def _models(subject: Subject) -> dict[str, DUSt3R]:
+    """Return the models that are cut."""
+    twin = subject.relatives.get(POSITIVE)
+    return {MODEL: subject.model} | ({} if twin is None else {POSITIVE: twin})
+
+
+def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:
+    statement = "Cutting the carriers hardly changes the relative pose"
+    if own is None:
+        nothing = Interval(torch.nan, torch.nan, torch.nan)
+        return Finding(
+            "C3",
+            f"{statement}: there are no carriers by definition",
+            "mixed",
+            *nothing,
+            unit="degrees of rotation error",
+            control="nothing to control for",
+            pairs=0,
+        )
+    verdict: Verdict = "mixed"
+    if own.effect.high < HARDLY or not own.stands_out:
+        verdict = "supported"
+    elif own.effect.low > HARDLY:
+        verdict = "not supported"
+    if twin is None:
+        method = f"there is no {POSITIVE} to show that the method can tell"
+    elif twin.by_more_than(BREAKS):
+        method = f"the same cut breaks {POSITIVE}"
+    else:
+        method = f"the same cut does not break {POSITIVE} either, so that the method cannot tell"
+    if twin is None or not twin.by_more_than(BREAKS):
+        verdict = "mixed"
+    zero = contrast(table, MODEL, ISOLATED, ZERO)
+    assert zero is not None  # what is cut in one mode is cut in the other
+    others = [
+        (f"{metric.replace('_', ' ')}", contrast(table, MODEL, ISOLATED, MASK, metric), places)
+        for metric, places in (("translation_error", 2), ("inner_shape_error", 3))
+    ]
+    more = "; ".join(
+        f"{name} {said(found.effect, places)}, over mass {said(found.over_mass, places)}"
+        for name, found, places in others
+        if found is not None
+    )
+    return Finding(
+        "C3",
+        statement,
+        verdict,
+        *own.over_mass,
+        unit="degrees of rotation error, carriers isolated less random tokens of equal mass",
+        control=f"{_told(own)}; with zeroed probabilities {_told(zero)}; {more}; {method}",
+        pairs=own.pairs,
+    )
+
+
+def _positive(table: pd.DataFrame, twin: Contrast) -> Finding:
+    zero = contrast(table, POSITIVE, ISOLATED, ZERO)
+    assert zero is not None  # what is cut in one mode is cut in the other
+    return Finding(
+        "C3",
+        "In a twin that carries an explicit pose, the same cut breaks the pose",
+        "supported" if twin.by_more_than(BREAKS) else "not supported",
+        *twin.over_mass,
+        unit="degrees of rotation error, carriers isolated less random tokens of equal mass",
+        control=f"{_told(twin)}; with zeroed probabilities {_told(zero)}",
+        pairs=twin.pairs,
+    )
+
+
+def _sinks(table: pd.DataFrame) -> Finding:
+    strength = table[(table.source == MODEL) & (table.scope == STRENGTH)]
+    heads = strength.drop_duplicates(["sublayer", "block", "head"])
+    count = int(heads.sinks.sum())
+    every, rest = (rows_of(table, MODEL, scope, MASK) for scope in (ALL, REST))
+    cut, kept = contrast(table, MODEL, ALL), contrast(table, MODEL, REST)
+    assert cut is not None  # something stands in where there are no sinks
+    assert kept is not None
+    gap = median_interval(by_cut(rest)[CHOSEN] - by_cut(every)[CHOSEN])
+    verdict: Verdict = "mixed"
+    if not cut.stands_out and gap.low > 0:
+        verdict = "supported"
+    elif cut.stands_out and gap.low <= 0:
+        verdict = "not supported"
+    times = float(strength.groupby(["sublayer", "block", "head"]).value.median().max())
+    stands_in = "" if count else "; the strongest key of every head stands in for them"
+    return Finding(
+        "C3",
+        f"The pose does not rest on sinks: {count} of {len(heads)} heads have any, keys of over "
+        f"{SINK:g} times their share{stands_in}",
+        verdict,
+        *gap,
+        unit="degrees of rotation error, all but the sinks cut less all sinks cut",
+        control=f"all sinks: {_told(cut)}; all but the sinks: {_told(kept)}; the strongest key of "
+        f"any head takes {times:.1f} times its share",
+        pairs=cut.pairs,
+    )
+
+
+def _told(found: Contrast) -> str:
+    tokens, mass = (
+        [f"{value:{form}}" for value in values]
+        for values, form in ((found.tokens, ".0f"), (found.mass, ".3f"))
+    )
+    return (
+        f"effect {said(found.effect)}, over random ones of equal count "
+        f"{said(found.over_count)}, of equal mass {said(found.over_mass)} "
+        f"({tokens[0]}, {tokens[1]} and {tokens[2]} tokens of mass {mass[0]}, {mass[1]} and "
+        f"{mass[2]})"
+    )

@@ -1,0 +1,197 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+from prob3r.data.rooms import Rooms
+from prob3r.data.source import Subset
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
+from prob3r.studies import pose_readers
+from prob3r.studies.contrasts import MODEL, POSITIVE
+from prob3r.studies.pose_probes import (
+    AVERAGE,
+    CAMERA,
+    OUTPUT,
+    RANDOM,
+    SHUFFLED,
+    PoseProbes,
+    at_last_site,
+)
+from prob3r.studies.pose_readers import (
+    BEST,
+    LINEAR,
+    MLP,
+    PENALTY,
+    POOLED,
+    Pose,
+    PoseReader,
+    fit_mlps,
+    pose_numbers,
+    ridge,
+    run_mlps,
+)
+from prob3r.studies.study import Subject
+
+CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
+SITES = ("dec2.embed", "dec2.0.mlp", "dec2.1.mlp")
+Levels = dict[tuple[str, str], float]
+
+
+def made(levels: Levels, average: float = 40.0) -> pd.DataFrame:
+    """Forty pairs with given errors of MLPs by source and token, and a bit of noise."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for (source, token), level in levels.items():
+        for probe, more in ((LINEAR, 3.0), (MLP, 0.0)):
+            for site in SITES:
+                for pair in range(40):
+                    error = level + more + 0.1 * draw.standard_normal()
+                    rows.append((source, probe, token, site, pair, error))
+    for pair in range(40):
+        rows.append((MODEL, AVERAGE, "", "", pair, average))
+        rows += [(source, OUTPUT, "", "head", pair, 8.0) for source in {s for s, _ in levels}]
+    table = pd.DataFrame(rows, columns=["source", "probe", "token", "site", "pair", "value"])
+    both = [table.assign(metric=metric) for metric in ("rotation_error", "translation_error")]
+    return pd.concat(both, ignore_index=True)
+
+
+POOLS: Levels = {(MODEL, BEST): 25, (MODEL, "corner"): 35, (MODEL, POOLED): 12}
+TWIN: Levels = {(POSITIVE, CAMERA): 9, (POSITIVE, BEST): 25, (POSITIVE, POOLED): 12}
+
+
+def test_pooled_tokens_that_alone_tell_the_pose_are_found_to() -> None:
+    pooled, camera = PoseProbes().findings(made(POOLS | TWIN))
+    assert (pooled.verdict, camera.verdict) == ("supported", "supported")
+    assert pooled.effect == pytest.approx(13, abs=0.1)
+    assert camera.effect == pytest.approx(-16, abs=0.1)
+    assert "best patch (best, mlp)" in pooled.control
+    assert pooled.pairs == 40
+
+
+@pytest.mark.parametrize(
+    ("levels", "verdict"),
+    [
+        ({(MODEL, BEST): 12.0}, "not supported"),
+        ({(MODEL, BEST): 13.0}, "mixed"),  # worse, by less than the margin
+        ({(MODEL, "corner"): 11.0}, "not supported"),
+        ({(MODEL, POOLED): 45.0, (MODEL, BEST): 60.0, (MODEL, "corner"): 60.0}, "not supported"),
+    ],
+)
+def test_a_token_that_tells_as_much_speaks_against_it(levels: Levels, verdict: str) -> None:
+    assert PoseProbes().findings(made(POOLS | TWIN | levels))[0].verdict == verdict
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(30.0, "mixed"), (41.0, "not supported")])
+def test_a_camera_token_that_does_not_tell_leaves_it_open(level: float, verdict: str) -> None:
+    pooled, camera = PoseProbes().findings(made(POOLS | TWIN | {(POSITIVE, CAMERA): level}))
+    assert (pooled.verdict, camera.verdict) == ("mixed", verdict)
+    assert "do not find" in pooled.control
+
+
+def test_without_a_twin_it_stays_open() -> None:
+    (pooled,) = PoseProbes().findings(made(POOLS))
+    assert pooled.verdict == "mixed"
+    assert "no mini-pose" in pooled.control
+
+
+def test_the_better_probe_counts() -> None:
+    table = made(POOLS)
+    found = at_last_site(table, MODEL, (BEST, "corner"))
+    assert found.what == "best, mlp"
+    assert found.errors.mean().item() == pytest.approx(25, abs=0.1)
+
+
+def test_ridge_is_least_squares_with_the_penalty_as_rows() -> None:
+    features, targets = torch.randn(3, 40, 6), torch.randn(40, 2)
+    rows = (PENALTY * 40) ** 0.5 * torch.eye(6)
+    for weights, given in zip(ridge(features, targets), features, strict=True):
+        solution = torch.linalg.lstsq(
+            torch.cat((given, rows)), torch.cat((targets, torch.zeros(6, 2)))
+        ).solution
+        assert torch.allclose(weights, solution, atol=1e-4)
+
+
+def test_perceptrons_learn_and_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pose_readers, "FITTED", 300)
+    features = torch.randn(2, 400, 4)
+    targets = features[0, :, :1] * features[0, :, 1:2]  # which no linear probe can say
+    weights = fit_mlps(features, targets, seed=0)
+    error = (run_mlps(weights, features)[:, 300:] - targets[300:]).square().mean((1, 2))
+    assert error[0] < 0.2 < 0.5 < error[1]
+    other = torch.stack((features[0], torch.randn(400, 4)))
+    first = run_mlps(fit_mlps(other, targets, seed=0), other)[0]
+    assert torch.allclose(first, run_mlps(weights, features)[0], atol=1e-4)
+
+
+def planted(count: int) -> tuple[list[Tensor], Tensor]:
+    """Streams of noise; at the second site patch 2 tells the pose."""
+    numbers = pose_numbers(Rooms("train", (32, 32), compile=False).batch(range(count)))
+    streams = [0.1 * torch.randn(count, 4, 16) for _ in range(2)]
+    streams[1][:, 2, :12] += numbers
+    return streams, numbers
+
+
+def test_the_best_patch_is_the_one_that_tells_the_pose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pose_readers, "FITTED", 60)
+    monkeypatch.setattr(pose_readers, "STEPS", 20)
+    streams, numbers = planted(80)
+    reader = PoseReader.fit([s.half() for s in streams], numbers, 4, {"corner": 0})
+    assert reader.tokens == [BEST, "corner", POOLED]
+    assert reader.places[1].tolist() == [2, 0, 4]
+    read = reader.read(streams)
+    assert read[LINEAR].shape == read[MLP].shape == (2, 3, 80, 12)
+    told, noise = ((read[LINEAR][1, i, 60:] - numbers[60:]).square().mean() for i in (0, 1))
+    assert told < 0.2 * noise
+
+
+def test_a_poses_own_numbers_stand_for_it() -> None:
+    pair = Rooms("train", (32, 32), compile=False).batch(range(5))
+    found = Pose.of(3 * pose_numbers(pair))
+    true = pair.view2_to_view1
+    assert torch.allclose(found.rotation, true[:, :3, :3], atol=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(found.direction, true[:, :3, 3])
+    assert torch.allclose(cosine, torch.ones(5), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def measured() -> pd.DataFrame:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"FITTED": 24, "STEPS": 20, "BATCH": 8}.items():
+            patch.setattr(pose_readers, name, value)
+        for name, value in {"FITTED": 24, "HELD_OUT": 8, "SINK_ROOMS": 4}.items():
+            patch.setattr(f"prob3r.studies.pose_probes.{name}", value)
+        model = random(CONFIG, seed=1)
+        twin = PosedDUSt3R.from_twin(model).eval()
+        study = PoseProbes()
+        subject = Subject(model, "m", {}, random(CONFIG, seed=2), {POSITIVE: twin})
+        rooms = Subset(Rooms("test", (32, 32), compile=False), range(4))
+        study.prepare(subject, rooms)
+        with torch.no_grad():
+            return study.measure(subject, rooms.batch(range(4)))
+
+
+def test_all_tokens_of_all_models_are_read(measured: pd.DataFrame) -> None:
+    assert set(measured.source) == {MODEL, RANDOM, SHUFFLED, POSITIVE}
+    read = measured[measured.token != ""]
+    assert list(dict.fromkeys(read.site)) == list(SITES)
+    tokens = {BEST, "sink", "centre", "corner", POOLED}
+    assert set(read[read.source == MODEL].token) == tokens
+    assert set(read[read.source == POSITIVE].token) == tokens | {CAMERA}
+    assert measured.value.between(0, 180).all()
+    findings = PoseProbes().findings(measured)
+    assert [finding.pairs for finding in findings] == [4, 4]
+
+
+def test_the_figures_have_units(measured: pd.DataFrame) -> None:
+    drawn = PoseProbes().figures(measured)
+    assert [len(figure.axes) for figure in drawn.values()] == [4, 2]
+    assert "rotation error (degrees)" in drawn["blocks"].axes[0].get_ylabel()
+    assert "rotation error (degrees)" in drawn["tokens"].axes[0].get_xlabel()
+
+
+def test_pairs_are_needed() -> None:
+    rooms = Subset(Rooms("test", (32, 32), compile=False), [])
+    with pytest.raises(Prob3rError, match="at least one"):
+        PoseProbes().prepare(Subject(random(CONFIG, seed=1), "m"), rooms)
