@@ -20,6 +20,7 @@ from prob3r.probes import (
 from prob3r.probes import training as training_module
 from prob3r.probes.files import KINDS
 from prob3r.probes.training import bank_for, default_training, record_streams, site_errors
+from prob3r.processes import Processes
 from prob3r.trace import trace
 from prob3r.training import Progress, Stage
 from prob3r.training.stream import Stream
@@ -90,7 +91,7 @@ def test_each_probe_ends_where_it_would_have_ended_alone(
 
 def test_gradients_are_clipped_probe_by_probe(model: DUSt3R, rooms: Pair, tmp_path: Path) -> None:
     bank = bank_of(SITES)
-    task = training_module._BankTask(model, bank, TRAINING, tmp_path)
+    task = training_module._BankTask(model, bank, TRAINING, tmp_path, None, Processes())
     site_losses(bank, record_streams(model, bank, rooms), rooms).sum().backward()
     scale = torch.tensor([100.0, 1e-3, 3.0])
     for parameter in bank.parameters():

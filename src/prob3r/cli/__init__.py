@@ -11,6 +11,7 @@ from prob3r.cli import (  # noqa: F401 - each adds its commands
     evaluate,
     explain,
     info,
+    plan,
     rooms,
     study,
     sweep,

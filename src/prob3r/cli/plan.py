@@ -1,0 +1,90 @@
+"""`prob3r plan`."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from prob3r.cli.app import DEFAULT_MODEL, app, console, wide
+from prob3r.errors import Prob3rError
+from prob3r.files import written
+
+if TYPE_CHECKING:
+    from prob3r.plan import Cost, Plan
+
+GIB = 2**30
+
+
+@app.command()
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped model's name, a checkpoint's path, or a published checkpoint's name."
+        ),
+    ] = DEFAULT_MODEL,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: 224, or 512x384 for width and height.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pairs that run at once.")] = 1,
+    record: Annotated[
+        list[str] | None, typer.Option(help="Sites to trace; all residual ones by default.")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="Of the probes: mlp or linear.")] = "mlp",
+    memory: Annotated[
+        float, typer.Option(min=0, help="GiB that a sweep gives to variants that run at once.")
+    ] = 1.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
+) -> None:
+    """Say what memory and how many operations work on a model will take, without running it."""
+    from prob3r.plan import EVERY_SITE
+    from prob3r.plan import plan as planned
+
+    found = planned(model, _size(size), batch, record or EVERY_SITE, kind, int(memory * GIB))
+    if json_file is not None:
+        with written(json_file) as temporary:
+            temporary.write_text(json.dumps({"model": model} | found.to_dict(), indent=1))
+    wide(console).print(_table(model, kind, found))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Return height and width; raise Prob3rError if the text gives none."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if found is None:
+        raise Prob3rError(f"size is '{text}'; write one like 224, or 512x384 for width and height.")
+    return int(found[2] or found[1]), int(found[1])
+
+
+def _table(model: str, kind: str, found: "Plan") -> Table:
+    height, width = found.size
+    pairs = "one pair" if found.batch == 1 else f"{found.batch} pairs"
+    columns = ("weights", "records", "gradients", "optimizer", "activations", "operations")
+    table = Table("", "memory", *columns, title=f"{model}: {pairs} of {width}x{height} pixels")
+    table.caption = "float32 on a CPU; Python, its libraries and the reading of pairs come on top"
+    table.add_row(f"trace {found.tracing.count} records", *_cells(found.tracing))
+    table.add_row(f"train {found.training.count} {kind} probes, a step", *_cells(found.training))
+    swept = found.sweeping
+    cells = _cells(swept)
+    cells[-1] += f"\n{swept.naive / swept.operations:.1f} times less than whole runs"
+    table.add_row(f"sweep {swept.count} heads, {swept.at_once} at once", *cells)
+    return table
+
+
+def _cells(cost: "Cost") -> list[str]:
+    parts = cost.weights, cost.records, cost.gradients, cost.optimizer, cost.activations
+    return [_bytes(cost.total), *map(_bytes, parts), _operations(cost.operations)]
+
+
+def _bytes(count: int) -> str:
+    if not count:
+        return ""
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e12:.2f} TFLOP" if count >= 1e12 else f"{count / 1e9:.1f} GFLOP"

@@ -1,0 +1,135 @@
+"""Rehearsals: code runs for its shapes alone, which tells its memory and its operations."""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import (
+    TreeSpec,
+    tree_flatten,
+    tree_leaves,
+    tree_map_only,
+    tree_unflatten,
+)
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+_Sizes = Sequence[int]
+
+_T = TypeVar("_T")
+
+
+class Rehearsal(TorchDispatchMode):
+    """Runs code for the shapes of its tensors and keeps account of their memory.
+
+    Whatever computes floating-point numbers is skipped; its result is memory that nobody writes,
+    which the machine never has to provide. Indices and masks are computed, so that they are right.
+    All are plain tensors on the CPU, so that code takes the paths it takes there.
+
+    Attributes:
+        live: Bytes of the tensors made so far that still live.
+        peak: The most there ever were, since it was last set.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._storages: dict[int, int] = {}
+        self._shapes: dict[Any, Any] = {}
+        self._fake = FakeTensorMode()
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Return what an operation gives, as far as its shape is concerned."""
+        result = self._result(func, args, kwargs or {})
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._account(leaf)
+        return result
+
+    def _result(self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves, tree = tree_flatten((args, kwargs))
+        given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if func.is_view or (given and not any(t.is_floating_point() for t in given)):
+            return func(*args, **kwargs)
+        if func._schema.is_mutable:
+            return args[0] if func._schema.returns else None
+        described = [_Shape.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        # The type as well, since 1 and 1.0 are equal and give tensors of different types.
+        key = func, tree, tuple((type(each), each) for each in described)
+        if key not in self._shapes:
+            self._shapes[key] = self._shapes_of(func, described, tree)
+        shapes = self._shapes[key]
+        made = [each for each in tree_leaves(shapes) if isinstance(each, _Shape)]
+        if not given and not any(shape.dtype.is_floating_point for shape in made):
+            return func(*args, **kwargs)
+        return tree_map_only(_Shape, _Shape.empty, shapes)
+
+    def _shapes_of(self, func: OpOverload, described: list[Any], tree: TreeSpec) -> Any:
+        with self._fake:
+            leaves = [each.empty() if isinstance(each, _Shape) else each for each in described]
+            args, kwargs = tree_unflatten(leaves, tree)
+            return tree_map_only(Tensor, _Shape.of, func(*args, **kwargs))
+
+    def _account(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._storages:
+            self._storages[id(storage)] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._free, id(storage)).atexit = False
+
+    def _free(self, storage: int) -> None:
+        self.live -= self._storages.pop(storage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """All of a tensor but its values."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Shape":
+        """Return those of a tensor."""
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+    def empty(self) -> Tensor:
+        """Return a tensor like this."""
+        return torch.empty_strided(self.size, self.stride, dtype=self.dtype)
+
+
+def operations(work: Callable[[], _T]) -> tuple[_T, int]:
+    """Return the result of some work and its floating-point operations.
+
+    Counted are products of matrices, convolutions and attention.
+    """
+    with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+        result = work()
+    return result, counter.get_total_flops()
+
+
+def _attention(queries: _Sizes, keys: _Sizes, values: _Sizes, *_: object, **__: object) -> int:
+    return sdpa_flop_count(queries, keys, values)
+
+
+# Torch's own table lacks the attention kernel of CPUs.
+_FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
+def held(tensors: Iterable[Tensor | None]) -> int:
+    """Return the bytes of the memory that tensors share or have of their own."""
+    storages = {id(s): s for t in tensors if t is not None for s in [t.untyped_storage()]}
+    return sum(storage.nbytes() for storage in storages.values())
