@@ -62,7 +62,7 @@ def align(
     """
     if weights is None:
         weights = torch.ones_like(source[..., 0])
-    return _umeyama(_columns(source, weights), _columns(target, weights), weights, scale)
+    return _umeyama(_columns(source, target, weights), weights, scale)[0]
 
 
 def align_robust(
@@ -90,47 +90,52 @@ def align_robust(
     """
     if weights is None:
         weights = torch.ones_like(source[..., 0])
-    x, y = _columns(source, weights), _columns(target, weights)
+    points = _columns(source, target, weights)
     robust = weights
     with torch.no_grad():
         # Below this residual, differences are rounding and must not decide over weights.
-        rounding = _ROUNDING * torch.finfo(y.dtype).eps * y.abs().amax(dim=(1, 2))[:, None]
-        rounding = rounding.clamp_min(torch.finfo(y.dtype).tiny ** 0.25)
+        size = points[:, 3:].abs().amax(dim=(1, 2))[:, None]
+        rounding = _ROUNDING * torch.finfo(size.dtype).eps * size
+        rounding = rounding.clamp_min(torch.finfo(size.dtype).tiny ** 0.25)
+        back = -torch.eye(3, dtype=size.dtype, device=size.device).expand(len(size), 3, 3)
         for _ in range(iterations):
-            fit = _umeyama(x, y, robust, scale)
-            moved = fit.scale[:, None, None] * fit.rotation @ x + fit.translation[..., None]
-            squared = (moved - y).square().sum(dim=1)
+            fit, centred = _umeyama(points, robust, scale)
+            onto = fit.scale[:, None, None] * fit.rotation
+            squared = (torch.cat((onto, back), dim=2) @ centred).square_().sum(dim=1)
             middle = squared.masked_fill(weights <= 0, torch.nan).nanmedian(dim=-1, keepdim=True)
             spread = torch.fmax(middle.values, rounding.square())
             robust = weights / (1 + squared / spread).square()
-    return _umeyama(x, y, robust, scale)
+    return _umeyama(points, robust, scale)[0]
 
 
 def _columns(
-    points: Float[Tensor, "b n 3"], weights: Float[Tensor, "b n"]
-) -> Float[Tensor, "b 3 n"]:
-    """The points one after another in memory for each axis, which sums and products run over.
+    source: Float[Tensor, "b n 3"], target: Float[Tensor, "b n 3"], weights: Float[Tensor, "b n"]
+) -> Float[Tensor, "b 6 n"]:
+    """The axes of both, points one after another in memory, which sums and products run over.
 
     Points of zero weight become zeros, since NaN times zero would still be NaN.
     """
-    return points.mT.contiguous().masked_fill((weights <= 0)[:, None], 0)
+    columns = torch.cat((source.mT, target.mT), dim=1)
+    return columns.masked_fill((weights <= 0)[:, None], 0)
 
 
 def _umeyama(
-    source: Float[Tensor, "b 3 n"],
-    target: Float[Tensor, "b 3 n"],
-    weights: Float[Tensor, "b n"],
-    scale: bool,
-) -> Similarity:
-    """The fit of `align`, for points that are finite wherever their weight is zero."""
+    points: Float[Tensor, "b 6 n"], weights: Float[Tensor, "b n"], scale: bool
+) -> tuple[Similarity, Float[Tensor, "b 6 n"]]:
+    """The fit of `align`, for points that are finite wherever their weight is zero.
+
+    Returns:
+        The fit, and the points about their means.
+    """
     import roma  # here, so that all that never aligns runs where roma is not installed
 
-    tiny, eps = torch.finfo(source.dtype).tiny, torch.finfo(source.dtype).eps
+    tiny, eps = torch.finfo(points.dtype).tiny, torch.finfo(points.dtype).eps
     weights = (weights / weights.sum(dim=-1, keepdim=True).clamp_min(tiny))[:, None]
-    source_mean, target_mean = (weights * source).sum(dim=-1), (weights * target).sum(dim=-1)
-    source, target = source - source_mean[..., None], target - target_mean[..., None]
-    weighted = weights * source
-    variance, covariance = (weighted * source).sum(dim=(-2, -1)), target @ weighted.mT
+    means = (weights * points).sum(dim=-1)
+    centred = points - means[..., None]
+    moments = centred @ (weights * centred[:, :3]).mT
+    variance, covariance = moments[:, :3].diagonal(dim1=1, dim2=2).sum(dim=-1), moments[:, 3:]
+    source_mean, target_mean = means.split(3, dim=1)
 
     # What points that coincide have left about their mean is rounding, and must not be fitted.
     source_noise = _ROUNDING * eps * source_mean.detach().norm(dim=-1)
@@ -147,4 +152,4 @@ def _umeyama(
         fitted = (rotation * covariance).sum(dim=(-2, -1)) / variance.clamp_min(tiny)
         factor = fitted.clamp_min(eps).where(apart, 1)
     moved = factor[:, None] * torch.einsum("bij,bj->bi", rotation, source_mean)
-    return Similarity(factor, rotation, target_mean - moved)
+    return Similarity(factor, rotation, target_mean - moved), centred
