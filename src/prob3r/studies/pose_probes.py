@@ -33,6 +33,7 @@ linear probe and an MLP the one with the lower median counts, of several tokens 
   not show its pose, or there is no such twin.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -122,9 +123,12 @@ class PoseProbes(Study):
             if name in (MODEL, POSITIVE):
                 found = pair.errors_of(model(pair.view1.image, pair.view2.image).points)._asdict()
                 own = {metric: found[metric] for metric in METRICS}
-                parts.append(_frame(own, OUTPUT, "", "head").assign(source=name))
+                parts.append(
+                    _frame(own, probe=[OUTPUT], site=["head"], token=[""]).assign(source=name)
+                )
         average = self.readers[MODEL].average.expand(len(pair), -1)
-        parts.append(_frame(_errors(average, pair), AVERAGE, "", "").assign(source=MODEL))
+        mean_pose = _frame(_errors(average, pair), probe=[AVERAGE], site=[""], token=[""])
+        parts.append(mean_pose.assign(source=MODEL))
         if len(pair) > 1:
             others = with_other_view1(pair)
             rows = _measured(subject.model, self.readers[MODEL], others, pair)
@@ -176,34 +180,32 @@ def _measured(model: DUSt3R, reader: PoseReader, shown: Pair, true: Pair) -> pd.
     streams = [run[site] for site in sites]
     if reader.places.max() != streams[0].shape[1]:
         raise several_sizes()
-    return pd.concat(
-        _frame(_errors(numbers, true), probe, token, site)
-        for probe, read in reader.read(streams).items()
-        for site, tokens in zip(sites, read, strict=True)
-        for token, numbers in zip(reader.tokens, tokens, strict=True)
-    )
+    numbers = reader.read(streams)
+    errors = _errors(torch.stack(list(numbers.values())), true)
+    return _frame(errors, probe=list(numbers), site=sites, token=reader.tokens)
 
 
-def _errors(numbers: Float[Tensor, "b 12"], pair: Pair) -> dict[str, Tensor]:
+def _errors(numbers: Float[Tensor, "*d b 12"], pair: Pair) -> dict[str, Float[Tensor, "*d b"]]:
     """Return the errors of the poses that probes' numbers stand for, in degrees."""
-    found, true = Pose.of(numbers), pair.view2_to_view1
+    found, pose = Pose.of(numbers.flatten(0, -2)), pair.view2_to_view1
     depth = torch.cat([view.points[..., 2].flatten(1) for view in (pair.view1, pair.view2)], 1)
     known = torch.cat([mask.flatten(1) for mask in pair.valid], 1)
     mean_depth = (depth * known).sum(1) / known.sum(1)
-    return {
+    times = len(found.rotation) // len(pair)
+    true, mean_depth = pose.repeat(times, 1, 1), mean_depth.repeat(times)
+    errors = {
         "rotation_error": rotation_error(found.rotation, true[:, :3, :3]),
         "translation_error": translation_error(found.direction, true[:, :3, 3], mean_depth),
     }
+    return {metric: values.unflatten(0, numbers.shape[:-1]) for metric, values in errors.items()}
 
 
-def _frame(errors: dict[str, Tensor], probe: str, token: str, site: str) -> pd.DataFrame:
-    what = {"probe": probe, "token": token, "site": site}
-    return pd.concat(
-        pd.DataFrame(
-            {"pair": range(len(values)), "metric": metric, "value": values.cpu().numpy()} | what
-        )
-        for metric, values in errors.items()
-    )
+def _frame(errors: dict[str, Float[Tensor, "*d b"]], **axes: Sequence[str]) -> pd.DataFrame:
+    """Return a row for every error of every pair, told apart by columns, one for each axis."""
+    values = torch.stack(list(errors.values())).cpu()
+    columns = {"metric": list(errors)} | axes | {"pair": range(values.shape[-1])}
+    index = pd.MultiIndex.from_product(columns.values(), names=columns)
+    return pd.DataFrame({"value": values.flatten().numpy()}, index=index).reset_index()
 
 
 class Read(NamedTuple):
