@@ -109,7 +109,7 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         (("explain", "../dot.png", "../b.jpg", *EXPLAIN), "dot.png is 1x1 pixels"),
         (("explain", "..", "../b.jpg", *EXPLAIN), ".. is not a file"),
         (("explain", "../[/b] [red].txt", "../b.jpg", *EXPLAIN), "[/b] [red].txt is not an image"),
-        (("explain", "../a.png", *EXPLAIN), "explain needs two photographs"),
+        (("explain", "../a.png", *EXPLAIN), "a.png alone is no pair"),
         (("explain", ".", *EXPLAIN), "pair.json does not exist"),
         (("explain", "../a.png", "../b.jpg", "--model", "maxi"), "There is no model 'maxi'"),
         (("explain", "../a.png", "../b.jpg", "--model", "../a.png"), "is not a checkpoint"),

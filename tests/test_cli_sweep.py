@@ -46,7 +46,7 @@ def test_means_are_taken_once_and_used_by_the_sweep(
     ("arguments", "said"),
     [
         ((), "sweep needs two photographs"),
-        (("../a.png",), "sweep needs two photographs"),
+        (("../a.png",), "a.png alone is no pair"),
         (("../a.png", "../b.jpg", "--data", "rooms:test"), "sweep needs two photographs"),
         (("../a.png", "../b.jpg", "--sites", "dec2.9.cross_attn"), "No site of this model"),
         (("../a.png", "../b.jpg", "--mode", "half"), "it must be zero, mean or resample"),

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
+    from prob3r.data import Pair
     from prob3r.models import DUSt3R
     from prob3r.probes import SiteReader
 
@@ -32,6 +33,20 @@ Model = Annotated[str, typer.Option(help="A shipped model's name, a path, or a h
 Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+
+
+def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
+    """Return two photographs, or the pair of a folder, on the device of the model."""
+    from prob3r.data import Pair
+
+    device = next(network.parameters()).device
+    if image2 is not None:
+        return Pair.from_images(image1, image2, network).to(device)
+    if not image1.is_dir():
+        raise Prob3rError(
+            f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
+        )
+    return Pair.from_folder(image1, network).to(device)
 
 
 def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":

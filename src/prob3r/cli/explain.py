@@ -15,10 +15,10 @@ from prob3r.cli.app import (
     Probes,
     app,
     console,
+    pair_of,
     progress,
     reader_of,
 )
-from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
     from prob3r.data import Pair
@@ -45,17 +45,11 @@ def explain(
     device: Device = "cpu",
 ) -> None:
     """Explain a model's reconstruction of two photographs, in one HTML page."""
-    from prob3r.data import Pair
     from prob3r.models import load
 
     network = load(model, device)
-    if image2 is not None:
-        pair = Pair.from_images(image1, image2, network)
-    elif image1.is_dir():
-        pair = Pair.from_folder(image1, network)
-    else:
-        raise Prob3rError("explain needs two photographs, or one folder with a pair.json.")
-    _explain(network, pair.to(device), model, probes, out, json_file, ply, heads, reliability)
+    pair = pair_of(image1, image2, network)
+    _explain(network, pair, model, probes, out, json_file, ply, heads, reliability)
 
 
 @app.command()

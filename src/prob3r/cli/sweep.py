@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, progress, wide
+from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, pair_of, progress, wide
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -136,20 +136,14 @@ def _pairs(
     device: str,
 ) -> tuple["Iterator[Pair]", int]:
     """Return batches of what was asked for, and how many pairs they hold."""
-    from prob3r.data import Pair
     from prob3r.data.source import batches, open_pairs
 
-    if (image1 is None) == (data is None):
-        raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
-    if data is not None:
+    if data is not None and image1 is None:
         source = open_pairs(data, network, device)
         return batches(source, count, 8), min(count, len(source))
-    assert image1 is not None
-    if image2 is not None:
-        return iter([Pair.from_images(image1, image2, network).to(device)]), 1
-    if not image1.is_dir():
-        raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
-    return iter([Pair.from_folder(image1, network).to(device)]), 1
+    if data is None and image1 is not None:
+        return iter([pair_of(image1, image2, network)]), 1
+    raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
 
 
 def _heads(network: "DUSt3R", sites: str) -> int:
