@@ -1,4 +1,8 @@
-"""What all tests share: one thread, fixed seeds, and a small model with known weights."""
+"""What all tests share: one thread, fixed seeds, a small model with known weights, a browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -8,6 +12,11 @@ from torch import Tensor
 from prob3r.models import DUSt3R
 
 from .models.conformance import Case
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = Path("/usr/bin/chromium")
 
 settings.register_profile("prob3r", derandomize=True, deadline=None)
 settings.load_profile("prob3r")
@@ -38,3 +47,17 @@ def tiny_model(tiny_case: Case) -> DUSt3R:
 def tiny_images(tiny_case: Case) -> tuple[Tensor, Tensor]:
     """Two views, `(2, 3, 64, 64)` each."""
     return tiny_case.images()
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """Debian's Chromium, with WebGL on the processor."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM.exists():
+        pytest.skip("there is no Chromium here")
+    flags = "--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader"
+    arguments = [*flags.split(), "--disable-background-networking"]
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield chromium
+        chromium.close()

@@ -21,6 +21,8 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 
+from ..held import Held
+
 ALOE = Path(str(files("prob3r.data") / "pairs" / "aloe"))
 
 
@@ -50,19 +52,6 @@ class Numbers:
         self.asked.append(list(indices))
         view = View(torch.tensor(indices).float()[:, None, None, None].expand(-1, 3, 1, 1))
         return Pair(view, view)
-
-
-class Held:
-    """Pairs that are in memory."""
-
-    def __init__(self, pair: Pair):
-        self.pair = pair
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def batch(self, indices: Sequence[int]) -> Pair:
-        return self.pair[list(indices)]
 
 
 class Mixed(Items):

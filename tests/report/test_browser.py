@@ -1,6 +1,5 @@
 """The page in a browser, opened from disk."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,9 @@ from prob3r.report.arrows import Arrows
 
 from .stand_ins import CONFIG
 
-CHROMIUM = Path("/usr/bin/chromium")
 SIZES = [(1280, 800), (390, 844)]
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium here"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        flags = "--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader"
-        arguments = [*flags.split(), "--disable-background-networking"]
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield chromium
-        chromium.close()
+pytestmark = pytest.mark.browser
 
 
 def opened(browser, explanation: Explanation, folder: Path, size=SIZES[0]):

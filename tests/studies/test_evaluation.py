@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,6 +21,8 @@ from prob3r.probes.training import bank_for
 from prob3r.sites import Tap
 from prob3r.studies.evaluation import EASY, HARD, evaluate, strata, write_rows
 
+from ..held import Held
+
 COLUMNS = ["source", "stratum", "site", "view", "metric", "value", "low", "high", "pairs"]
 METRICS = {
     "pointmap_error",
@@ -42,19 +43,6 @@ CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 @pytest.fixture(autouse=True)
 def _short_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 64)
-
-
-class Listed:
-    """Pairs that are there already."""
-
-    def __init__(self, pair: Pair):
-        self.pair = pair
-
-    def __len__(self) -> int:
-        return len(self.pair)
-
-    def batch(self, indices: Sequence[int]) -> Pair:
-        return self.pair[list(indices)]
 
 
 class Oracle(DUSt3R):
@@ -88,7 +76,7 @@ def held_out() -> Pair:
 def table(held_out: Pair) -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 64)
-        return evaluate(Oracle(held_out), Listed(held_out), 9, batch=4)
+        return evaluate(Oracle(held_out), Held(held_out), 9, batch=4)
 
 
 def value(
@@ -184,7 +172,7 @@ def test_every_count_of_pairs_works(
     done: list[tuple[int, int]] = []
     table = evaluate(
         random(CONFIG),
-        Listed(held_out),
+        Held(held_out),
         count,
         batch=batch,
         report=lambda *progress: done.append(progress),
@@ -196,14 +184,14 @@ def test_every_count_of_pairs_works(
 
 
 def test_a_lone_pair_has_no_shuffled_control(held_out: Pair) -> None:
-    table = evaluate(random(CONFIG), Listed(held_out), 1)
+    table = evaluate(random(CONFIG), Held(held_out), 1)
     assert set(table.source) == SOURCES - {"shuffled"}
     assert set(table[table.stratum == "all"].pairs) == {1}
 
 
 def test_the_same_seed_gives_the_same_table(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
-    one, two, other = (evaluate(model, Listed(held_out), 4, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (evaluate(model, Held(held_out), 4, seed=seed) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(one, two)
     assert value(one, "random", "rotation_error") != value(other, "random", "rotation_error")
     assert value(one, "model", "rotation_error") == value(other, "model", "rotation_error")
@@ -212,7 +200,7 @@ def test_the_same_seed_gives_the_same_table(held_out: Pair) -> None:
 def test_probes_are_measured_at_every_site(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
     _, bank = bank_for(model, "mlp")
-    table = evaluate(model, Listed(held_out), 4, bank)
+    table = evaluate(model, Held(held_out), 4, bank)
     assert set(table.site) == {"head", *bank.sites}
     assert set(table[table.site != "head"].source) == {"model"}
     for site in bank.sites:
@@ -231,11 +219,11 @@ def test_readers_are_measured_side_by_side(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
     kinds = ("mlp", "linear", "random")
     readers = [*(bank_for(model, kind)[1] for kind in kinds), Lens.of(model)]
-    together = evaluate(model, Listed(held_out), 4, readers)
+    together = evaluate(model, Held(held_out), 4, readers)
     sources = {"model", "linear", "random", "logit"}
     assert set(together[together.site != "head"].source) == sources
     for reader, source in zip(readers, ("model", "linear", "random", "logit"), strict=True):
-        alone = evaluate(model, Listed(held_out), 4, reader)
+        alone = evaluate(model, Held(held_out), 4, reader)
         columns = ["site", "view", "metric", "stratum", "value"]
         one, other = (
             table[(table.source == source) & (table.site != "head")][columns].reset_index(drop=True)
@@ -255,19 +243,19 @@ def test_readers_are_of_different_kinds_and_of_this_model(held_out: Pair) -> Non
     model = random(CONFIG, seed=3)
     bank = bank_for(model, "mlp")[1]
     with pytest.raises(Prob3rError, match="Two of the probes are 'mlp'; give one of a kind"):
-        evaluate(model, Listed(held_out), 4, [bank, bank_for(model, "mlp", seed=1)[1]])
+        evaluate(model, Held(held_out), 4, [bank, bank_for(model, "mlp", seed=1)[1]])
     bank.backbone = fingerprint(random(CONFIG, seed=4))
     with pytest.raises(Prob3rError, match="trained on the model"):
-        evaluate(model, Listed(held_out), 4, bank)
+        evaluate(model, Held(held_out), 4, bank)
 
 
 def test_a_random_control_is_read_off_random_weights(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
     backbone, bank = bank_for(model, "random", seed=5)
     bank.backbone = fingerprint(backbone)
-    table = evaluate(model, Listed(held_out), 4, bank)
+    table = evaluate(model, Held(held_out), 4, bank)
     bank.random_seed = None  # then it is a plain bank of that backbone
-    expected = evaluate(backbone, Listed(held_out), 4, bank)
+    expected = evaluate(backbone, Held(held_out), 4, bank)
     values = [
         t[(t.source == source) & (t.site != "head")].value.tolist()
         for t, source in ((table, "random"), (expected, "model"))
@@ -280,7 +268,7 @@ def test_no_cameras_are_drawn_where_they_are_not_needed(
 ) -> None:
     monkeypatch.setattr("prob3r.studies.evaluation._mean_pose", lambda _: pytest.fail("drawn"))
     bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
-    evaluate(random(CONFIG), Listed(bare), 2)
+    evaluate(random(CONFIG), Held(bare), 2)
 
 
 def test_photographs_give_what_is_known_of_them() -> None:
@@ -295,7 +283,7 @@ def test_photographs_give_what_is_known_of_them() -> None:
 
 def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> None:
     bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
-    table = evaluate(Oracle(held_out), Listed(bare), 4, batch=4)
+    table = evaluate(Oracle(held_out), Held(bare), 4, batch=4)
     assert value(table, "model", "rotation_error") < 0.5
     assert value(table, "model", "translation_error") < 2
     assert value(table, "model", "pointmap_error", view=1) < 1e-5
@@ -311,7 +299,7 @@ def test_failures_of_pnp_are_the_worst_and_short_baselines_are_left_out(
     at_once = held_out.view1.cam_to_world.clone()
     at_once[1:, :3, 3] += 1
     bare = replace(bare, view2=replace(bare.view2, cam_to_world=at_once))
-    table = evaluate(random(CONFIG), Listed(bare), 4)
+    table = evaluate(random(CONFIG), Held(bare), 4)
     (rotation,) = rows(table, source="model", metric="rotation_error")
     (translation,) = rows(table, source="model", metric="translation_error")
     assert (rotation["value"], rotation["pairs"]) == (180, 4)
@@ -369,7 +357,7 @@ def test_pairs_of_which_less_is_known_count_where_they_can() -> None:
     easy, hard = strata(known)
     assert pairs["rotation_error", 2, "easy"] == int(easy.sum())
     assert pairs["rotation_error", 2, "hard"] == int(hard.sum())
-    alone = evaluate(model, Listed(known))
+    alone = evaluate(model, Held(known))
     for stratum in ("easy", "hard"):
         both = [
             t[(t.source == "model") & (t.stratum == stratum) & (t.metric == "scale_error")].value

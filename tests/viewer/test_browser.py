@@ -13,13 +13,9 @@ from prob3r.viewer.experiment import Subject
 
 from .conftest import Given, subject_of
 
-CHROMIUM = Path("/usr/bin/chromium")
 BOOKS = Path(__file__).parents[2] / "src/prob3r/data/pairs/books"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium here"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +24,6 @@ def viewer(subject: Subject, room: Pair) -> Iterator[Viewer]:
     running = Viewer(subject, Given(room), others, port=0)
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        flags = "--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader"
-        arguments = [*flags.split(), "--disable-background-networking"]
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
