@@ -73,6 +73,10 @@ class Tap:
     every attention to `attend`, so that attention which nobody asked for is never built.
     """
 
+    def wants(self, stack: str) -> bool:
+        """Return whether it has to see a stack such as `enc1`, or a model may leave it out."""
+        return True
+
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return what the model goes on with at this residual site, `(b, n, d)`."""
         return tensor

@@ -1,7 +1,7 @@
 """Run a model over a pair, with or without edits, and keep what was asked for, nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.data.pair import Pair
+from prob3r.data.source import Pairs, share_views
 from prob3r.edits import Edit, Editor, Setting
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy, patch_grid
-from prob3r.models import Output, TwoViewModel
+from prob3r.models import DUSt3R, Output, TwoViewModel
 from prob3r.sites import Tap, select
 
 CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds the memory
@@ -145,6 +146,20 @@ def trace(
     return recorder.trace(model, pair, result)
 
 
+@contextmanager
+def reusing_views(pairs: Pairs, *models: TwoViewModel) -> Iterator[None]:
+    """Encode each view that several of the pairs share once, for as long as this lasts.
+
+    The models' weights must not change meanwhile. Models that encode views together, or that
+    `Adapter` wraps, run as ever, and so does all where no two pairs share a view.
+    """
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, DUSt3R) and share_views(pairs):
+                stack.enter_context(model.reusing_views())
+        yield
+
+
 def resolve(
     model: TwoViewModel,
     record: str | Iterable[str],
@@ -187,6 +202,11 @@ class Recorder(Tap):
     device: torch.device | str | None = None
     stop: bool = False
     records: dict[str, Tensor] = field(default_factory=dict)
+
+    def wants(self, stack: str) -> bool:
+        """Return whether anything of a stack is recorded or changed."""
+        recorded = any(site.startswith(stack) for site in self.wanted)
+        return recorded or self.editor.wants(stack)
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return the stream after the changes at this site."""

@@ -1,17 +1,23 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from prob3r.data.pair import stack
 from prob3r.data.rooms import Rooms
 from prob3r.data.source import Subset
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R
+from prob3r.models import DUSt3R, Tokens
 from prob3r.probes import ProbeBank, ProbeConfig, ProbeTraining, train_probes
 from prob3r.probes.shares import Drawn
 from prob3r.processes import Processes
+from prob3r.sites import Tap
 from prob3r.training import Progress, Stage
+
+from ..held import Held
 
 SITES = ("dec2.0.cross_attn", "dec1.1.mlp", "dec2.embed")
 STAGE = Stage("pointmaps", 16, pairs=32, batch=4, lr=2e-3, warmup=0)
@@ -69,11 +75,29 @@ def test_probes_are_trained_on_pairs_that_are_read(
     words: list[Progress] = []
     longer = replace(TRAINING, stage=replace(STAGE, pairs=96, lr=5e-3), validate_every=1)
     train_probes(model, bank(), longer, tmp_path, report=words.append, pairs=pairs)
-    path, unbroken = tmp_path / "stopped", bank()
-    for _ in range(2):
-        train_probes(model, unbroken, longer, path, seconds=0.0, pairs=pairs)
-    train_probes(model, unbroken, longer, path, pairs=pairs)
     assert words[-1].metrics["error"] < 1.0  # that of a probe that says the origin
+
+
+def test_of_pairs_that_share_views_each_is_encoded_once_and_a_stop_changes_nothing(
+    model: DUSt3R, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = Rooms("test", (16, 16), compile=False).batch(range(6))
+    pairs = Held(stack([rooms, rooms.swap()]))
+    calls = list[int]()
+    encode = model.encode
+
+    def counted(images: Tensor, tap: Tap | None = None) -> Tokens:
+        calls.append(len(images))
+        return encode(images, tap)
+
+    monkeypatch.setattr(model, "encode", counted)
+    unbroken, stopped = bank(), bank()
+    train_probes(model, unbroken, TRAINING, tmp_path / "unbroken", pairs=pairs)
+    assert calls == [1] * 12
+    for seconds in (0.0, 0.0, math.inf):
+        train_probes(model, stopped, TRAINING, tmp_path / "stopped", seconds, pairs=pairs)
+    for name, tensor in unbroken.state_dict().items():
+        assert torch.equal(stopped.state_dict()[name], tensor)
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])

@@ -249,6 +249,11 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
             yield stack([alike[i] for i in numbers.tolist()])
 
 
+def share_views(pairs: Pairs) -> bool:
+    """Return whether a view can be in several of the pairs; no two rooms have one in common."""
+    return share_views(pairs.pairs) if isinstance(pairs, Subset) else not isinstance(pairs, Rooms)
+
+
 class Read(NamedTuple):
     """What was read of several pairs.
 

@@ -53,6 +53,10 @@ class Editor(Tap):
         self.streams: dict[str, Float[Tensor, "b n d"]] = {}
         self._silent: dict[str, Bool[Tensor, "b n"]] = {}
 
+    def wants(self, stack: str) -> bool:
+        """Return whether anything of a stack is changed."""
+        return any(site.startswith(stack) for site in self.changes)
+
     def __call__(self, site: str, tensor: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the stream after the changes at this site."""
         before = self.streams.get(site[:4], tensor)  # at a stack's input there is nothing before

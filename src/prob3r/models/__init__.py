@@ -8,7 +8,8 @@ from prob3r.models.checkpoints import (
     save,
     write_tensors,
 )
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
+from prob3r.models.encoded import EncodedViews, Tokens
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
 from prob3r.models.places import AttentionPlace, Place
@@ -21,6 +22,7 @@ __all__ = [
     "AttentionPlace",
     "DUSt3R",
     "DUSt3RConfig",
+    "EncodedViews",
     "Info",
     "Output",
     "Place",

@@ -5,7 +5,8 @@ transformer of Weinzaepfel et al., "CroCo v2", ICCV 2023.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
+from prob3r.models.encoded import MOST_BYTES, EncodedViews, Tokens
 from prob3r.models.heads import DPTHead, LinearHead, decode_points
 from prob3r.models.layers import DecoderBlock, EncoderBlock, RoPE2D, layer_norm, patch_positions
 from prob3r.sites import Tap
@@ -103,13 +105,6 @@ class Output(NamedTuple):
     confidence: tuple[Float[Tensor, "b h1 w1"], Float[Tensor, "b h2 w2"]]
 
 
-class Tokens(NamedTuple):
-    """One view's patches: the stream `(b, n, d)` and the grid `(rows, columns)` it came from."""
-
-    stream: Float[Tensor, "b n d"]
-    grid: tuple[int, int]
-
-
 class DUSt3R(nn.Module):
     """A shared encoder, twin decoders that look at each other, and a head for each view."""
 
@@ -135,6 +130,7 @@ class DUSt3R(nn.Module):
         self.downstream_head1 = self._head()
         self.downstream_head2 = self._head()
         self.apply(_initialise)
+        self._encoded_views: EncodedViews | None = None
 
     def _head(self) -> nn.Module:
         c = self.config
@@ -165,13 +161,35 @@ class DUSt3R(nn.Module):
     def encode_pair(
         self, images1: Tensor, images2: Tensor, tap: Tap | None = None
     ) -> tuple[Tokens, Tokens]:
-        """Return the encoder's output for both views, which run as one batch where sizes match."""
+        """Return the encoder's output for both views, which run as one batch where sizes match.
+
+        Within `reusing_views`, a view that was seen before is not encoded again, unless the tap
+        wants to see the encoder at work.
+        """
+        watched = tap is not None and (tap.wants("enc1") or tap.wants("enc2"))
+        if self._encoded_views and not watched and not torch.is_grad_enabled():
+            return self._encoded_views(images1), self._encoded_views(images2)
         if images1.shape[2:] != images2.shape[2:]:
             encoded1 = self.encode(images1, _renamed(tap, "enc1"))
             return encoded1, self.encode(images2, _renamed(tap, "enc2"))
         both = self.encode(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
         stream1, stream2 = both.stream.chunk(2)
         return Tokens(stream1, both.grid), Tokens(stream2, both.grid)
+
+    @contextmanager
+    def reusing_views(self, most_bytes: int = MOST_BYTES) -> Iterator[EncodedViews]:
+        """Encode each view once for as long as this lasts; the weights must not change.
+
+        For pairs that share views. Outputs differ from those without by rounding alone.
+
+        Args:
+            most_bytes: How much is kept; the views not asked for longest go first.
+        """
+        before, self._encoded_views = self._encoded_views, EncodedViews(self.encode, most_bytes)
+        try:
+            yield self._encoded_views
+        finally:
+            self._encoded_views = before
 
     def encode(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
         """Return the encoder's output, after its norm, for one batch of images."""

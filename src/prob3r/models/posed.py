@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output, Tokens
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
+from prob3r.models.encoded import Tokens
 
 
 class PosedDUSt3R(DUSt3R):

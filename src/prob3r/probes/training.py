@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -26,7 +27,7 @@ from prob3r.probes.reader import SiteReader
 from prob3r.probes.shares import Drawn, Rendered, Shares
 from prob3r.processes import Processes
 from prob3r.sites import Site
-from prob3r.trace import trace
+from prob3r.trace import reusing_views, trace
 from prob3r.training import Progress, Stage, Task, run
 from prob3r.training.objectives import weigh
 from prob3r.training.stream import Stream
@@ -134,7 +135,8 @@ def train_probes(
     """
     device = next(model.parameters()).device
     task = _BankTask(model, bank, training, folder, pairs, processes or Processes(device=device))
-    run(task, folder, seconds, report)
+    with nullcontext() if pairs is None else reusing_views(pairs, model):
+        run(task, folder, seconds, report)
     return task.path
 
 

@@ -44,7 +44,7 @@ from prob3r.geometry import (
 from prob3r.models import DUSt3R, random
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.studies.sites import twins
-from prob3r.trace import trace
+from prob3r.trace import reusing_views, trace
 
 HEAD = "head"
 """The site of the model's own output."""
@@ -118,7 +118,8 @@ def evaluate(
     untrained = random(model, seed).to(device)
     sources = _sources(model, [readers] if isinstance(readers, SiteReader) else readers)
     total, done = min(count, len(pairs)), 0
-    with torch.no_grad():
+    backbones = (backbone for backbone, _ in sources.values())
+    with torch.no_grad(), reusing_views(pairs, model, untrained, *backbones):
         for pair in batches(pairs, count, batch):
             _measure(measured, model, untrained, pair.to(device), sources)
             done += len(pair)

@@ -23,6 +23,7 @@ from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.processes import Processes
 from prob3r.studies.evaluation import strata
+from prob3r.trace import reusing_views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,14 +192,16 @@ def conduct(
     _claim(home / "study.json", about)
     study.prepare(subject, pairs)
     paths, done = [], 0
-    for number, pair in enumerate(batches(pairs, count, study.batch)):
-        paths.append(parts / f"{number:05d}.parquet")
-        if number % processes.count == processes.rank and not paths[-1].exists():
-            part = _measured(study, subject, pair, done)
-            with written(paths[-1]) as temporary:
-                part.to_parquet(temporary)
-        done += len(pair)
-        report(done, total)
+    backbones = [subject.model] if subject.untrained is None else [subject.model, subject.untrained]
+    with reusing_views(pairs, *backbones):
+        for number, pair in enumerate(batches(pairs, count, study.batch)):
+            paths.append(parts / f"{number:05d}.parquet")
+            if number % processes.count == processes.rank and not paths[-1].exists():
+                part = _measured(study, subject, pair, done)
+                with written(paths[-1]) as temporary:
+                    part.to_parquet(temporary)
+            done += len(pair)
+            report(done, total)
     processes.wait()
     table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     result = Result(study.name, subject.name, data, study.findings(table), table)
