@@ -16,7 +16,7 @@ demo: $(VENV)/core
 	$(BIN)/prob3r demo --out out
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .

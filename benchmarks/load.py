@@ -8,9 +8,10 @@ pages are quick to map, what remains there is our building of the modules, a ten
 Memory is the peak above what the process had before, over the size of the file. Every measurement
 is a process of its own, taking turns; the table shows medians, of the ratios too.
 
-Run `python benchmarks/load.py RECIPE` on an idle machine, where RECIPE is the folder with the
-conformance recipe, `weights.py`, and the inventories of the published checkpoints. It takes 5 GB of
-disk, Linux, and about two minutes a layout, most of them to draw the weights.
+Run `python benchmarks/load.py [RECIPE]` on an idle machine. RECIPE is a folder with a recipe for
+weights, `weights.py`, and the inventories of the published checkpoints; without it, weights are
+drawn here, of the same shapes but for what prob3r leaves unread. It takes 5 GB of disk, Linux, and
+about two minutes a layout, most of them to draw the weights.
 """
 
 import argparse
@@ -31,15 +32,21 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 
-from prob3r.models import read
+from prob3r.models import parse_model_string, random, read
 
 LAYOUTS = ("dust3r_224_linear", "dust3r_512_linear", "dust3r_512_dpt")
+MODEL = (
+    "AsymmetricCroCo3DStereo(pos_embed='RoPE100', img_size=({size}, {size}), head_type='{head}', "
+    "output_mode='pts3d', depth_mode=('exp', -inf, inf), conf_mode=('exp', 1, inf), "
+    "enc_embed_dim=1024, enc_depth=24, enc_num_heads=16, "
+    "dec_embed_dim=768, dec_depth=12, dec_num_heads=12)"
+)
 
 
 def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path, help="folder of weights.py and *.keys.json")
+    parser.add_argument("recipe", type=Path, nargs="?", help="of weights.py and *.keys.json")
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="only this one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where weights are, or are put to stay")
@@ -58,19 +65,32 @@ def main() -> None:
     Console(width=140).print(table)
 
 
-def written(recipe: Path, layout: str, folder: Path) -> tuple[Path, Path]:
+def written(recipe: Path | None, layout: str, folder: Path) -> tuple[Path, Path]:
     """Write a layout's weights both ways, unless they are there, and return where."""
     official, hub = folder / f"{layout}.pth", folder / layout
     if not official.exists():
-        inventory = json.loads((recipe / f"{layout}.keys.json").read_text())
-        weights = runpy.run_path(str(recipe / "weights.py"))["state_dict"](inventory["keys"])
+        model, weights = drawn(layout) if recipe is None else made(recipe, layout)
         hub.mkdir(parents=True, exist_ok=True)
-        arguments = ast.parse(inventory["model"].replace("inf", "1e999"), mode="eval").body.keywords
+        arguments = ast.parse(model.replace("inf", "1e999"), mode="eval").body.keywords
         config = {argument.arg: ast.literal_eval(argument.value) for argument in arguments}
         (hub / "config.json").write_text(json.dumps(config))
         save_file(weights, hub / "model.safetensors")
-        torch.save({"args": Namespace(model=inventory["model"]), "model": weights}, official)
+        torch.save({"args": Namespace(model=model), "model": weights}, official)
     return official, hub
+
+
+def made(recipe: Path, layout: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return the model string and the weights that the conformance recipe gives."""
+    inventory = json.loads((recipe / f"{layout}.keys.json").read_text())
+    weights = runpy.run_path(str(recipe / "weights.py"))["state_dict"](inventory["keys"])
+    return inventory["model"], weights
+
+
+def drawn(layout: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return the model string and weights of our own."""
+    _, size, head = layout.split("_")
+    model = MODEL.format(size=size, head=head)
+    return model, random(parse_model_string(model)).state_dict()
 
 
 def compare(table: Table, name: str, path: Path, rounds: int) -> None:
