@@ -46,8 +46,8 @@ def write_findings(folder: Path, order: list[str], page: Path | None = None) -> 
         for finding in result["findings"]:
             lines.append(
                 f"| {finding['claim']}, [{name}](#{_anchor(result['title'])}): "
-                f"{finding['statement']} | {_MARKS[finding['verdict']]} | {_effect(finding)} | "
-                f"{finding['pairs']} |"
+                f"{finding['statement']} | {_MARKS[finding['verdict']]} | {_effect(finding)}, "
+                f"{finding['unit']} | {finding['pairs']} |"
             )
     page = page or folder / "findings.md"
     for name, result in found:
