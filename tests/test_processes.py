@@ -13,6 +13,8 @@ from prob3r.models import DUSt3RConfig, random, save
 from prob3r.probes import load_probes
 from prob3r.processes import Processes, launched
 
+from .data.readers.writers import nerfstudio
+
 TINY = DUSt3RConfig((16, 16), 8, 16, 1, 2, 24, 2, 2)
 
 
@@ -54,14 +56,18 @@ def test_without_accelerate_many_processes_are_one_sentence(
         launched()
 
 
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    """The same bank within 1e-4, and the same study to the bit."""
-    model = tmp_path / "tiny.safetensors"
+def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bank within 1e-4, of pairs that share views, and the same study to the bit."""
+    model, photographs = tmp_path / "tiny.safetensors", tmp_path / "photographs"
     save(random(TINY, seed=1), model)
+    photographs.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    nerfstudio(photographs)
     banks, tables = [], []
     for count in (1, 2):
         out = tmp_path / str(count)
-        run(count, "train", "probes", "--model", model, "--pairs", 32, "--out", out / "probes")
+        learned = ["--model", model, "--data", photographs, "--pairs", 32]
+        run(count, "train", "probes", *learned, "--out", out / "probes")
         banks.append(load_probes(out / "probes" / "probes.safetensors").state_dict())
         arguments = ["study", "look-alikes", "--model", model, "--pairs", 34, "--out", out]
         run(count, *arguments)

@@ -84,6 +84,8 @@ def probes(
         workers=workers,
     )
     source = None if data == ROOMS else open_pairs(data, network, processes.device)
+    if source is not None:  # of few pairs, most are to learn from
+        how = replace(how, validation_pairs=min(how.validation_pairs, -(-len(source) // 8)))
     with _progress() as report:
         best = train_probes(
             network, bank, how, out, _seconds(minutes), report, pairs=source, processes=processes
