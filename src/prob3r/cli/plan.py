@@ -65,7 +65,10 @@ def _table(model: str, kind: str, found: "Plan") -> Table:
     pairs = "one pair" if found.batch == 1 else f"{found.batch} pairs"
     columns = ("weights", "records", "gradients", "optimizer", "activations", "operations")
     table = Table("", "memory", *columns, title=f"{model}: {pairs} of {width}x{height} pixels")
-    table.caption = "float32 on a CPU; Python, its libraries and the reading of pairs come on top"
+    table.caption = (
+        "float32 on a CPU; Python, its libraries, the reading of pairs and, where these share "
+        "views, up to 1 GiB of encoded ones come on top"
+    )
     table.add_row(f"trace {found.tracing.count} records", *_cells(found.tracing))
     table.add_row(f"train {found.training.count} {kind} probes, a step", *_cells(found.training))
     swept = found.sweeping

@@ -37,6 +37,7 @@ from prob3r.studies.prediction import (
     fit_logistic,
 )
 from prob3r.studies.signals import GROUPS, SIGNALS, features, read_signals
+from prob3r.trace import reusing_views
 
 WRONG = 15.0
 """Degrees of rotation error above which an outcome is wrong."""
@@ -163,13 +164,14 @@ class Calibration:
         backbone = check_backbone(bank, model)
         device = next(model.parameters()).device
         rows, errors, done = [], [], 0
-        for pair in batches(pairs, count, batch):
-            pair = pair.to(device)
-            found, output = read_signals(model, pair, bank)
-            rows.append(features(found).cpu())
-            errors.append(pair.errors_of(output.points).rotation_error.cpu())
-            done += len(pair)
-            report(done, min(count, len(pairs)))
+        with reusing_views(pairs, model):
+            for pair in batches(pairs, count, batch):
+                pair = pair.to(device)
+                found, output = read_signals(model, pair, bank)
+                rows.append(features(found).cpu())
+                errors.append(pair.errors_of(output.points).rotation_error.cpu())
+                done += len(pair)
+                report(done, min(count, len(pairs)))
         known = ~torch.cat(errors).isnan()
         x, failed = torch.cat(rows)[known], torch.cat(errors)[known] > WRONG
         if not measurable(failed):
