@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -75,12 +75,17 @@ def fingerprint(model: TwoViewModel) -> str:
 
     It depends on the values alone, not on the device or on the file they came from.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy())
-    return digest.hexdigest()
+    return digest(model.config.to_dict(), model.state_dict())
+
+
+def digest(described: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits of a description that fits JSON, and of tensors by name."""
+    found = hashlib.blake2b(digest_size=8)
+    found.update(json.dumps(described, sort_keys=True).encode())
+    for name, tensor in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(tensor.detach().float().cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 @contextmanager

@@ -5,7 +5,6 @@ How well it ranks and how far its probabilities can be believed is measured by c
 pair is judged by a fit that never saw it. It belongs to one model with one probe bank.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from prob3r.errors import Prob3rError
 from prob3r.files import plain, written
 from prob3r.geometry import Interval
 from prob3r.models import DUSt3R, fingerprint
+from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.studies.prediction import (
     FOLDS,
@@ -352,12 +352,7 @@ def by_group(
 
 def bank_fingerprint(bank: SiteReader) -> str:
     """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(json.dumps(bank.header(), sort_keys=True).encode())
-    for name, tensor in sorted(bank.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy())
-    return digest.hexdigest()
+    return digest(bank.header(), bank.state_dict())
 
 
 def _double(values: float | list[float]) -> Tensor:
