@@ -110,6 +110,7 @@ def reliability(
     from prob3r.files import make_folder
     from prob3r.models import load
     from prob3r.studies.calibration import Calibration
+    from prob3r.studies.statistics import said
 
     network = load(model, device)
     bank = reader_of(network, model, probes)
@@ -125,12 +126,10 @@ def reliability(
             report=lambda done, total: report("Calibrating", done / total),
         )
     calibration.save(out)
-    found, alone = calibration.auroc, calibration.confidence_auroc
     console.print(
         f"{calibration.failed} of {calibration.pairs} pairs are off by more than "
-        f"{calibration.degrees:g} degrees; AUROC {found.value:.3f} [{found.low:.3f}, "
-        f"{found.high:.3f}], of the model's confidence alone {alone.value:.3f} [{alone.low:.3f}, "
-        f"{alone.high:.3f}]",
+        f"{calibration.degrees:g} degrees; AUROC {said(calibration.auroc, 3, '-')}, of the model's "
+        f"confidence alone {said(calibration.confidence_auroc, 3, '-')}",
         soft_wrap=True,
     )
     console.print(Text(f"Wrote {out}"), soft_wrap=True)

@@ -83,9 +83,3 @@ def by_cut(rows: pd.DataFrame) -> dict[str, Float[Tensor, " n"]]:
     """Return the effects of one variant, and of its controls, on the same pairs."""
     cuts, values = wide(rows, "cut")
     return dict(zip(cuts, values.unbind(1), strict=True))
-
-
-def said(found: Interval, places: int = 2, sign: str = "+") -> str:
-    """Return an interval as findings print it; a change with its sign, a size with `sign` `-`."""
-    value, low, high = (f"{number:{sign}.{places}f}" for number in found)
-    return f"{value} [{low}, {high}]"

@@ -43,7 +43,7 @@ from prob3r.studies.heads import (
     with_other_view1,
 )
 from prob3r.studies.sites import site_errors, twins
-from prob3r.studies.statistics import median_interval, medians, wide
+from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.sweep import sweep
 from prob3r.trace import Trace, trace
@@ -208,8 +208,7 @@ def _rests(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="degrees of rotation error, scrambled less oracle matches",
-        control=f"oracle matches there change it by {helped.value:+.2f} [{helped.low:+.2f}, "
-        f"{helped.high:+.2f}] degrees",
+        control=f"oracle matches there change it by {said(helped)} degrees",
         pairs=len(gap),
     )
 

@@ -64,7 +64,7 @@ from prob3r.studies.classical import (
 )
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.statistics import interval, median_interval, resampled, wide
+from prob3r.studies.statistics import interval, median_interval, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 
 if TYPE_CHECKING:
@@ -298,8 +298,8 @@ def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
         verdict,
         *effect,
         unit=f"share of pairs within {WITHIN} degrees, model less {fixed}",
-        control=f"this gap less that where it is {highest}: {wider.value:+.2f} [{wider.low:+.2f}, "
-        f"{wider.high:+.2f}]; shares {lowest} and {highest}: {shares}",
+        control=f"this gap less that where it is {highest}: {said(wider)}; "
+        f"shares {lowest} and {highest}: {shares}",
         pairs=int(low.sum()),
     )
 

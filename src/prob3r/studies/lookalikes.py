@@ -27,7 +27,7 @@ from prob3r.geometry import median
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.sites import twins
-from prob3r.studies.statistics import median_interval, medians, wide
+from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.trace import Reduction, trace
 
@@ -133,8 +133,7 @@ class LookAlikes(Study):
                 *gap,
                 unit="share of attention on the right copy, last block less first",
                 control=f"over chance ({float(median(chance[:, 0])):.2f}): first block "
-                f"{first.value:+.2f} [{first.low:+.2f}, {first.high:+.2f}], last "
-                f"{last.value:+.2f} [{last.low:+.2f}, {last.high:+.2f}]; by block {curve}",
+                f"{said(first)}, last {said(last)}; by block {curve}",
                 pairs=int((~values[:, 0].isnan()).sum()),
             )
         ]

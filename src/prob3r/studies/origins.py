@@ -55,7 +55,7 @@ from prob3r.studies.heads import (
     reach,
     with_other_view1,
 )
-from prob3r.studies.statistics import interval, medians, resampled, wide
+from prob3r.studies.statistics import interval, medians, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 from prob3r.trace import trace
 
@@ -274,18 +274,14 @@ def _handed(table: pd.DataFrame) -> Finding:
         unit=f"blocks between the centres of matches, {own.model.iloc[0]} less {MATCHED}",
         control=f"matches beyond the control's centre at block {float(centres[0][0]):.2f} and "
         f"{float(centres[1][0]):.2f}; correspondence heads in {int(blocks[0][0])} and "
-        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {_said(share)}; PCK@1 of "
-        f"each block's best head differs by {_said(pck)}",
+        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {said(share)}; PCK@1 of "
+        f"each block's best head differs by {said(pck)}",
         pairs=int(table.pair.nunique()),
     )
 
 
 def _difference(one: Float[Tensor, " draws"], other: Float[Tensor, " draws"]) -> Interval:
     return interval((one - other)[0], (one - other)[1:])
-
-
-def _said(found: Interval) -> str:
-    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
 
 
 def _with_draws(values: Float[Tensor, "n s"]) -> Float[Tensor, "draws s"]:

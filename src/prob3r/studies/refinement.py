@@ -31,7 +31,7 @@ from prob3r.geometry import Interval, median
 from prob3r.sites import Site
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
 from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import interval, median_interval, medians, resampled, wide
+from prob3r.studies.statistics import interval, median_interval, medians, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
 
 if TYPE_CHECKING:
@@ -144,10 +144,7 @@ def _iterative(table: pd.DataFrame) -> Finding:
         verdict = "not supported"
     change = values[:, -1] - values[:, 0]
     effect = median_interval(change)
-    said = "; ".join(
-        f"{name} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-        for name, found in controls.items()
-    )
+    beside = "; ".join(f"{name} {said(found, 3, '-')}" for name, found in controls.items())
     return Finding(
         "C1",
         f"Geometry is refined iteratively: view 2's pointmap error falls over {falling} of "
@@ -155,8 +152,8 @@ def _iterative(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="pointmap error, last site less decoder input",
-        control=f"last site of the controls: {said or 'none given'}; of the model "
-        f"{last.value:.3f} [{last.low:.3f}, {last.high:.3f}]",
+        control=f"last site of the controls: {beside or 'none given'}; of the model "
+        f"{said(last, 3, '-')}",
         pairs=len(values),
     )
 
@@ -172,9 +169,8 @@ def _rotation_first(table: pd.DataFrame) -> Finding:
         verdict = "supported"
     elif any(gap.high < 0 for gap in gaps):
         verdict = "not supported"
-    said = " and ".join(
-        f"{name} {gap.value:+.0f} [{gap.low:+.0f}, {gap.high:+.0f}]"
-        for name, gap in zip(("translation", "scale"), gaps, strict=True)
+    later = " and ".join(
+        f"{name} {said(gap, 0)}" for name, gap in zip(("translation", "scale"), gaps, strict=True)
     )
     return Finding(
         "C1",
@@ -182,7 +178,7 @@ def _rotation_first(table: pd.DataFrame) -> Finding:
         verdict,
         *min(gaps, key=lambda gap: gap.low),
         unit="blocks between rotation settling and the next",
-        control=f"rotation settles after block {int(rotation)}; later by: {said}",
+        control=f"rotation settles after block {int(rotation)}; later by: {later}",
         pairs=_pairs(table, "easy"),
     )
 

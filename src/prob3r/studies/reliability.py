@@ -48,7 +48,7 @@ from prob3r.studies.prediction import (
     risk_coverage,
 )
 from prob3r.studies.signals import SIGNALS, features, read_signals
-from prob3r.studies.statistics import interval, resampled, wide
+from prob3r.studies.statistics import interval, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
 
 if TYPE_CHECKING:
@@ -153,11 +153,12 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
         chance = auroc_interval(cross_fitted(outcomes.rows, strangers), strangers)
         error = calibration_error(calibration_bins(stated["all"], failed))
         each = ", ".join(
-            f"{WORDS[group]} {_said(auroc_interval(stated[group], failed))}" for group in WORDS
+            f"{WORDS[group]} {said(auroc_interval(stated[group], failed), 3, '-')}"
+            for group in WORDS
         )
         control = (
             f"{wrong}; AUROC of {each}; of all, fitted on the outcomes of other pairs, "
-            f"{_said(chance)}; expected calibration error {error:.3f}"
+            f"{said(chance, 3, '-')}; expected calibration error {error:.3f}"
         )
     return Finding(
         "past the paper",
@@ -168,10 +169,6 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
         control=control,
         pairs=len(failed),
     )
-
-
-def _said(found: Interval) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _draw_aurocs(axis: "Axes", table: pd.DataFrame, outcomes: Outcomes) -> None:

@@ -34,13 +34,12 @@ from torch import Tensor
 
 from prob3r.data.pair import Pair
 from prob3r.data.source import Pairs, batches
-from prob3r.geometry import Interval
 from prob3r.sites import Site
 from prob3r.studies.displacement import Field, fields
 from prob3r.studies.evaluation import strata
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import median_interval, medians, wide
+from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 
 if TYPE_CHECKING:
@@ -245,7 +244,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
     elif effect.low <= 0:
         verdict = "not supported"
     others = ", ".join(
-        f"{WORDS[kind]} {_said(median_interval(per_pair(table, metric, kind)))}"
+        f"{WORDS[kind]} {said(median_interval(per_pair(table, metric, kind)), 3)}"
         for kind in ("self_attn", "mlp")
     )
     return Finding(
@@ -254,7 +253,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="cosine with the direction to the truth, co-visible patches",
-        control=f"view 1 shuffled {_said(median_interval(shuffled))}; {others}",
+        control=f"view 1 shuffled {said(median_interval(shuffled), 3)}; {others}",
         pairs=len(true),
     )
 
@@ -288,7 +287,7 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
         verdict = "supported"
     elif fails:
         verdict = "not supported"
-    others = ", ".join(f"{WORDS[k]} {_said(median_interval(effects[k]))}" for k in KINDS[1:])
+    others = ", ".join(f"{WORDS[k]} {said(median_interval(effects[k]), 3)}" for k in KINDS[1:])
     return Finding(
         "C2",
         statement,
@@ -308,7 +307,7 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
     gap = median_interval(other - seen)
     verdict: Verdict = "supported" if gap.high < 0 else "not supported" if gap.low > 0 else "mixed"
     cross = [
-        _said(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)))
+        said(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)), 3)
         for where in ("co-visible", "other")
     ]
     return Finding(
@@ -317,12 +316,8 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
         verdict,
         *gap,
         unit="change of the distance to the truth, other patches less co-visible ones",
-        control=f"self-attention: co-visible {_said(median_interval(seen))}, "
-        f"other {_said(median_interval(other))}; "
+        control=f"self-attention: co-visible {said(median_interval(seen), 3)}, "
+        f"other {said(median_interval(other), 3)}; "
         f"cross-attention: co-visible {cross[0]}, other {cross[1]}",
         pairs=len(seen),
     )
-
-
-def _said(found: Interval) -> str:
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"

@@ -48,3 +48,9 @@ def medians(
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"], Float[Tensor, " s"]]:
     """Return the median of every column, and the ends of its 95 % bootstrap interval."""
     return median(values.T), *percentiles(resampled(values))
+
+
+def said(found: Interval, places: int = 2, sign: str = "+") -> str:
+    """Return an interval as findings print it; a change with its sign, a size with `sign` `-`."""
+    value, low, high = (f"{number:{sign}.{places}f}" for number in found)
+    return f"{value} [{low}, {high}]"
