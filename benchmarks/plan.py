@@ -32,11 +32,14 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from prob3r.data import Pair, View
+from prob3r.cost.dry_run import operations
+from prob3r.cost.plan import EVERY_SITE, Cost, Plan, plan
 from prob3r.models import DUSt3RConfig, random
-from prob3r.plan import EVERY_SITE, Cost, Plan, plan
-from prob3r.probes import ProbeTraining, train_probes
-from prob3r.probes.training import (
+from prob3r.runs.sweep import sweep_heads
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair, View
+from prob3r.training import ProbeTraining, Stage, train_probes
+from prob3r.training.probes import (
     CLIP,
     bank_for,
     clip_rows,
@@ -45,10 +48,6 @@ from prob3r.probes.training import (
     record_streams,
     site_losses,
 )
-from prob3r.rehearsal import operations
-from prob3r.sweep import sweep_heads
-from prob3r.trace import trace
-from prob3r.training import Stage
 
 SMALL = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
 MODELS = {

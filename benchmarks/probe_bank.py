@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.geometry import normalise, patchify
 from prob3r.models.heads import decode_points
 from prob3r.probes import ProbeBank, ProbeConfig
-from prob3r.probes.training import clip_rows, group_losses, site_losses
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
+from prob3r.training.probes import clip_rows, group_losses, site_losses
 
 ROUNDS, STEPS = 3, 2
 SIDE, BLOCKS = 96, 6

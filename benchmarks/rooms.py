@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from prob3r.data.rooms import Rooms
+from prob3r.rooms import Rooms
 
 ROUNDS = 5
 

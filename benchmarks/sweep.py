@@ -28,12 +28,12 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from prob3r.data import Pair, View
-from prob3r.edits import Edit, HeadAblation
 from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
-from prob3r.replay import Replay
-from prob3r.sweep import sweep
-from prob3r.trace import trace
+from prob3r.runs.edits import Edit, HeadAblation
+from prob3r.runs.replay import Replay
+from prob3r.runs.sweep import sweep
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair, View
 
 LARGE = DUSt3RConfig((224, 224))
 MINI = DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from prob3r.data import Pair, View
 from prob3r.models import DUSt3R, DUSt3RConfig, random
-from prob3r.trace import trace
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair, View
 
 MODELS = {
     "DUSt3R-Large at 224": (DUSt3RConfig((224, 224)), 4),

@@ -4,7 +4,7 @@ A probe reads a pointmap off each site; the pose that fits it best is compared w
 """
 
 import prob3r
-from prob3r.data.rooms import Rooms
+from prob3r.rooms import Rooms
 
 model = prob3r.load("mini")
 bank = prob3r.load_probes("mini")

@@ -1,9 +1,9 @@
 """Cut parts out of a model and measure what breaks: one head, one block, the matches themselves."""
 
 import prob3r
-from prob3r.data.rooms import Rooms
-from prob3r.edits import Attention, Knockout, Skip
-from prob3r.sweep import summarise
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import Attention, Knockout, Skip
+from prob3r.runs.sweep import summarise
 
 model = prob3r.load("mini")
 pairs = Rooms("test", model.config.image_size, compile=False).batch(range(8))

@@ -1,8 +1,8 @@
 """Read cross-attention as matching: which heads look at the same 3D point?"""
 
 import prob3r
-from prob3r.data.rooms import Rooms
 from prob3r.geometry import median, patch_grid, pck
+from prob3r.rooms import Rooms
 
 model = prob3r.load("mini")
 patch = model.config.patch

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 
 import prob3r
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 from prob3r.studies import Finding, Study, Subject, conduct
 from prob3r.studies.figures import figure
 

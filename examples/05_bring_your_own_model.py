@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from prob3r import trace
-from prob3r.data.rooms import Rooms
-from prob3r.edits import Knockout
 from prob3r.models import Adapter, Output, Place
-from prob3r.probes import ProbeBank, ProbeConfig, site_losses
-from prob3r.probes.training import record_streams
+from prob3r.probes import ProbeBank, ProbeConfig
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import Knockout
+from prob3r.training import site_losses
+from prob3r.training.probes import record_streams
 
 SIZE, PATCH, WIDTH, HEADS, BLOCKS = 64, 16, 32, 4, 2
 

@@ -10,8 +10,7 @@ from hypothesis import settings
 from torch import Tensor
 
 from prob3r.models import DUSt3R
-
-from .models.conformance import Case
+from tests.models.conformance import Case
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from prob3r.data import Pair
+from prob3r.scenes import Pair
 
 
 class Held:

@@ -8,19 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prob3r.data import Pair
-from prob3r.data.source import open_pairs
-from prob3r.edits import head_means
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.probes import Lens, SiteReader
-from prob3r.probes.training import bank_for, clip_rows, record_streams, site_errors, site_losses
 from prob3r.report import explain
+from prob3r.runs.edits import head_means
+from prob3r.runs.sweep import sweep_heads
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
+from prob3r.scenes.source import open_pairs
 from prob3r.studies import STUDIES, Subject
 from prob3r.studies.evaluation import evaluate
-from prob3r.sweep import sweep_heads
-from prob3r.trace import trace
-
-from .accelerator import Remote, accelerator
+from prob3r.training.probes import bank_for, clip_rows, record_streams, site_errors, site_losses
+from tests.accelerator import Remote, accelerator
 
 CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 2, 2)
 

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_python_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    books = Path(str(files("prob3r.data") / "pairs" / "books"))
+    books = Path(str(files("prob3r.scenes") / "pairs" / "books"))
     shutil.copy(books / "view1.jpg", tmp_path / "a.jpg")
     shutil.copy(books / "view2.jpg", tmp_path / "b.jpg")
     monkeypatch.chdir(tmp_path)

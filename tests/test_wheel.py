@@ -24,7 +24,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_wheel_explains_a_pair_far_from_its_checkout(unpacked: Path, tmp_path: Path) -> None:
-    pair = unpacked / "prob3r/data/pairs/books"
+    pair = unpacked / "prob3r/scenes/pairs/books"
     command = [sys.executable, "-m", "prob3r", "explain", str(pair)]
     found = subprocess.run(
         [*command, "--out", "explained.html", "--json", "explained.json"],

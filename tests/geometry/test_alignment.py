@@ -6,8 +6,7 @@ from torch import Tensor
 
 from prob3r import geometry
 from prob3r.geometry import Similarity
-
-from .conftest import random_poses
+from tests.geometry.conftest import random_poses
 
 FITS = [geometry.align, geometry.align_robust]
 

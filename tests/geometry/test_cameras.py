@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from prob3r import geometry
-
-from .conftest import random_poses
+from tests.geometry.conftest import random_poses
 
 
 def turn_about_z(degrees: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:

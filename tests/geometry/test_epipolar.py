@@ -1,8 +1,7 @@
 import torch
 
 from prob3r import geometry
-
-from .conftest import random_poses
+from tests.geometry.conftest import random_poses
 
 
 def two_views(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

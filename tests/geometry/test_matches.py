@@ -3,8 +3,7 @@ import torch
 
 from prob3r import geometry
 from prob3r.errors import Prob3rError
-
-from .conftest import FAR, HALF_SIDE, NEAR, SIZE, Scene, square_and_wall
+from tests.geometry.conftest import FAR, HALF_SIDE, NEAR, SIZE, Scene, square_and_wall
 
 
 def truly_visible(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:

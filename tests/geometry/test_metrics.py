@@ -8,9 +8,8 @@ from torch import Tensor
 
 from prob3r import geometry
 from prob3r.geometry import PoseAndShape
-
-from .conftest import Scene, random_poses
-from .test_cameras import turn_about_z
+from tests.geometry.conftest import Scene, random_poses
+from tests.geometry.test_cameras import turn_about_z
 
 
 def judge(scene: Scene, predicted1: Tensor, predicted2: Tensor, **options: bool) -> PoseAndShape:

@@ -3,8 +3,7 @@ import torch
 
 from prob3r import geometry
 from prob3r.errors import Prob3rError
-
-from .conftest import random_poses
+from tests.geometry.conftest import random_poses
 
 
 def test_unproject_by_hand():

@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from prob3r import geometry
-
-from .conftest import random_poses
-from .test_cameras import turn_about_z
+from tests.geometry.conftest import random_poses
+from tests.geometry.test_cameras import turn_about_z
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180])

@@ -12,9 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from prob3r import sweep, trace
-from prob3r.data import Framing, Pair, View
-from prob3r.data.rooms import Rooms
-from prob3r.edits import HeadAblation, Knockout, Patch, Skip, head_means
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     Adapter,
@@ -24,13 +21,15 @@ from prob3r.models import (
     TwoViewModel,
     fingerprint,
 )
-from prob3r.models.places import join_multihead, split_multihead
-from prob3r.probes import site_losses
-from prob3r.probes.training import bank_for, record_streams
-from prob3r.replay import Replay
-from prob3r.sites import Tap
-
-from ..edits.conftest import close, flat, identical
+from prob3r.models.hooks import join_multihead, split_multihead
+from prob3r.models.sites import Tap
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import HeadAblation, Knockout, Patch, Skip, head_means
+from prob3r.runs.replay import Replay
+from prob3r.scenes import Framing, Pair, View
+from prob3r.training import site_losses
+from prob3r.training.probes import bank_for, record_streams
+from tests.runs.edits.conftest import close, flat, identical
 
 Sites = dict[str, str | Place | AttentionPlace]
 ATTENTION = [f"dec{v}.{i}.{s}" for i in (0, 1) for v in (1, 2) for s in ("self_attn", "cross_attn")]

@@ -8,9 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from prob3r import trace
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
-from prob3r.edits import HeadAblation, Knockout, Patch, Skip
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     Adapter,
@@ -22,12 +19,14 @@ from prob3r.models import (
     PosedDUSt3R,
     random,
 )
-from prob3r.models.places import put_first
+from prob3r.models.hooks import put_first
 from prob3r.probes import ProbeBank, ProbeConfig
-from prob3r.probes.training import bank_for, record_streams
-
-from ..edits.conftest import close, identical
-from .test_adapter import EXAMPLE, Sites, clean, hooks, pair
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import HeadAblation, Knockout, Patch, Skip
+from prob3r.scenes import Pair
+from prob3r.training.probes import bank_for, record_streams
+from tests.models.test_adapter import EXAMPLE, Sites, clean, hooks, pair
+from tests.runs.edits.conftest import close, identical
 
 __all__ = ["pair"]
 

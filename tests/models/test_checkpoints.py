@@ -23,9 +23,8 @@ from prob3r.models import (
     save,
     write_tensors,
 )
-
-from .conformance import Case
-from .conftest import SMALL, SMALL_STRING
+from tests.models.conformance import Case
+from tests.models.conftest import SMALL, SMALL_STRING
 
 
 def write_official(

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, Output
-from prob3r.sites import Tap
-
-from .conformance import CASES, Case
+from prob3r.models.sites import Tap
+from tests.models.conformance import CASES, Case
 
 SMALL = DUSt3RConfig((32, 32), 16, 32, 2, 2, 24, 3, 2)
 

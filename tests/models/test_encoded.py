@@ -4,16 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.data import Pair, View
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Subset, share_views
-from prob3r.edits import Skip
 from prob3r.models import DUSt3R, DUSt3RConfig, EncodedViews, Output, PosedDUSt3R, Tokens, random
-from prob3r.replay import Replay
-from prob3r.sites import Tap
-from prob3r.trace import reusing_views, trace
-
-from ..held import Held
+from prob3r.models.sites import Tap
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import Skip
+from prob3r.runs.replay import Replay
+from prob3r.runs.trace import reusing_views, trace
+from prob3r.scenes import Pair, View
+from prob3r.scenes.source import Subset, share_views
+from tests.held import Held
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 DECODER = "dec2.1.mlp"

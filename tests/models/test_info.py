@@ -5,9 +5,8 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, info, load, save
-
-from .conftest import SMALL
-from .test_checkpoints import write_hub
+from tests.models.conftest import SMALL
+from tests.models.test_checkpoints import write_hub
 
 
 def test_it_says_what_reading_the_model_would_show(model: DUSt3R, tmp_path: Path) -> None:

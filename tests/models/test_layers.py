@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prob3r.models.layers import CrossAttention, RoPE2D, SelfAttention, patch_positions
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
 
 cells = st.tuples(st.integers(0, 40), st.integers(0, 40))
 

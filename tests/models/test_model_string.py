@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3RConfig, parse_model_string
-
-from .conformance import Case
-from .conftest import SMALL, SMALL_STRING
+from tests.models.conformance import Case
+from tests.models.conftest import SMALL, SMALL_STRING
 
 PUBLISHED = (
     "AsymmetricCroCo3DStereo(pos_embed='RoPE100', patch_embed_cls='ManyAR_PatchEmbed', "

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prob3r.data.rooms import Rooms
-from prob3r.edits import Knockout
 from prob3r.geometry import rotation_angle
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, fingerprint, info, load, random, save
-from prob3r.trace import trace
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import Knockout
+from prob3r.runs.trace import trace
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 

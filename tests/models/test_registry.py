@@ -16,8 +16,7 @@ from prob3r.models import (
     save,
     shipped,
 )
-
-from .conftest import SMALL
+from tests.models.conftest import SMALL
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.models.checkpoints import Checkpoint
-
-from .conftest import SMALL
+from tests.models.conftest import SMALL
 
 
 class TestWeights:

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prob3r.data import Pair, View
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R
 from prob3r.probes import ProbeBank, ProbeConfig
-from prob3r.trace import Record, trace
+from prob3r.runs.trace import Record, trace
+from prob3r.scenes import Pair, View
 
 SITES = ("dec2.1.mlp", "dec1.embed", "dec2.0.cross_attn")
 

@@ -14,7 +14,7 @@ from prob3r.probes import (
     save_probes,
 )
 from prob3r.probes.files import KINDS
-from prob3r.probes.training import bank_for
+from prob3r.training.probes import bank_for
 
 SITES = ("dec2.1.mlp", "dec1.embed")
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.models.heads import decode_points
-from prob3r.probes import Lens, ProbeTraining, backbone_of, load_probes, save_probes, train_probes
-from prob3r.probes import training as training_module
-from prob3r.probes.training import record_streams, site_errors
-from prob3r.trace import trace
-from prob3r.training import Stage
+from prob3r.probes import Lens, backbone_of, load_probes, save_probes
+from prob3r.rooms import Rooms
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
+from prob3r.training import ProbeTraining, Stage, train_probes
+from prob3r.training import probes as training_module
+from prob3r.training.probes import record_streams, site_errors
 from prob3r.training.stream import Stream
 
 STAGE = Stage("pointmaps", 16, pairs=192, batch=4, lr=5e-3, warmup=16, decay=0.5)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.models import DUSt3R, random
 from prob3r.report import Explanation, explain
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
+from tests.report.stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
 
-from .stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
-
-PAIRS = Path(__file__).parents[2] / "src/prob3r/data/pairs"
+PAIRS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs"
 
 
 @pytest.fixture(scope="session")

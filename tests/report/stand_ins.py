@@ -4,12 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data import Pair
 from prob3r.geometry import norm_factor, patch_centres, patch_grid
 from prob3r.models import DUSt3R, DUSt3RConfig, Output
+from prob3r.models.sites import Tap
 from prob3r.probes import Decoded, ProbeBank, ProbeConfig
-from prob3r.sites import Tap
-from prob3r.trace import Record
+from prob3r.runs.trace import Record
+from prob3r.scenes import Pair
 
 CONFIG = DUSt3RConfig((48, 48), 8, 32, 1, 2, 32, 3, 2)
 

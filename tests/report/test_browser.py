@@ -6,8 +6,7 @@ import pytest
 
 from prob3r.report import Explanation, write_page
 from prob3r.report.arrows import Arrows
-
-from .stand_ins import CONFIG
+from tests.report.stand_ins import CONFIG
 
 SIZES = [(1280, 800), (390, 844)]
 

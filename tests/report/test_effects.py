@@ -3,13 +3,12 @@ import math
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.edits import HeadAblation
 from prob3r.models import DUSt3R
 from prob3r.report import Explanation, explain
-from prob3r.trace import trace
-
-from .stand_ins import random_probes
+from prob3r.runs.edits import HeadAblation
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
+from tests.report.stand_ins import random_probes
 
 
 def test_an_effect_is_the_error_without_the_head_less_the_error_with_it(

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from prob3r.data import Pair, stack
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
 from prob3r.models import random
@@ -15,9 +14,9 @@ from prob3r.report import Explanation, explain, write_json
 from prob3r.report.attention import chance
 from prob3r.report.reference import FINAL, METRICS, TRUTH, TRUTH_BY_PNP
 from prob3r.report.steps import Step, decoder_steps
-
-from .conftest import PAIRS
-from .stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
+from prob3r.scenes import Pair, stack
+from tests.report.conftest import PAIRS
+from tests.report.stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
 
 
 def test_what_is_right_has_no_error(knowing: Explanation) -> None:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from prob3r.data import Pair, View
 from prob3r.models import DUSt3RConfig, random
 from prob3r.report import Explanation, explain
 from prob3r.report.encode import NOWHERE, encode
 from prob3r.report.page import page
 from prob3r.report.reference import FINAL, METRICS
-
-from .stand_ins import random_probes
+from prob3r.scenes import Pair, View
+from tests.report.stand_ins import random_probes
 
 
 def carried(html: str) -> dict:

@@ -9,21 +9,20 @@ from math import nan
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.edits import Skip
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.models import fingerprint, random
 from prob3r.probes import ProbeBank
+from prob3r.reliability.calibration import Calibration, Judgement, Reading, bank_fingerprint
+from prob3r.reliability.prediction import Bin, calibration_bins, fit_logistic
+from prob3r.reliability.signals import SIGNALS
 from prob3r.report import Explanation, explain
 from prob3r.report.page import page
 from prob3r.report.reliability import reliability
-from prob3r.studies.calibration import Calibration, Judgement, Reading, bank_fingerprint
-from prob3r.studies.prediction import Bin, calibration_bins, fit_logistic
-from prob3r.studies.signals import SIGNALS
-
-from .conftest import PAIRS
-from .stand_ins import CONFIG, random_probes
+from prob3r.runs.edits import Skip
+from prob3r.scenes import Pair
+from tests.report.conftest import PAIRS
+from tests.report.stand_ins import CONFIG, random_probes
 
 MODEL = random(CONFIG, seed=5)
 

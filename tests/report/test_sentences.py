@@ -3,15 +3,14 @@ from math import nan
 
 import pytest
 
-from prob3r.data import Pair
 from prob3r.models import random
 from prob3r.report import Explanation, explain
 from prob3r.report.measurements import Measurements
 from prob3r.report.sentences import effects, settled, trust, what_happened
 from prob3r.report.steps import Step
-
-from .conftest import PAIRS
-from .stand_ins import CONFIG, random_probes
+from prob3r.scenes import Pair
+from tests.report.conftest import PAIRS
+from tests.report.stand_ins import CONFIG, random_probes
 
 
 def told(sentences: list) -> str:

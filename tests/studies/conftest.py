@@ -1,5 +1,5 @@
 """Study tests share a small backbone and go without a compiler."""
 
-from ..training.conftest import CONFIG, _no_compiler, model, rooms
+from tests.training.conftest import CONFIG, _no_compiler, model, rooms
 
 __all__ = ["CONFIG", "_no_compiler", "model", "rooms"]

@@ -3,14 +3,14 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
+from prob3r.measures.heads import MEAN, correspondence_heads, head_matches
 from prob3r.models import DUSt3RConfig, random
 from prob3r.probes import ProbeBank
-from prob3r.probes.training import bank_for
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 from prob3r.studies.correspondence import Correspondence
-from prob3r.studies.heads import MEAN, correspondence_heads, head_matches
 from prob3r.studies.study import Subject
+from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 BLOCKS, PAIRS = 4, 40

@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.data import Pair, View
-from prob3r.data.readers.items import Items
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import open_pairs
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
 from prob3r.models import DUSt3R, DUSt3RConfig, Output, fingerprint, random
+from prob3r.models.sites import Tap
 from prob3r.probes import Lens
-from prob3r.probes.training import bank_for
-from prob3r.sites import Tap
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair, View
+from prob3r.scenes.readers.items import Items
+from prob3r.scenes.source import open_pairs
 from prob3r.studies.evaluation import EASY, HARD, evaluate, strata, write_rows
-
-from ..held import Held
+from prob3r.training.probes import bank_for
+from tests.held import Held
 
 COLUMNS = ["source", "stratum", "site", "view", "metric", "value", "low", "high", "pairs"]
 METRICS = {
@@ -36,7 +35,7 @@ METRICS = {
     "auc@30",
 }
 SOURCES = {"model", "mean_pose", "shuffled", "random"}
-PAIRS = Path(str(files("prob3r.data") / "pairs"))
+PAIRS = Path(str(files("prob3r.scenes") / "pairs"))
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 
 

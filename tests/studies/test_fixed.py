@@ -7,13 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.data import Pair, View
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import sample
 from prob3r.errors import Prob3rError
 from prob3r.geometry import project, rotation_error, translation_error
 from prob3r.models import DUSt3RConfig, random
-from prob3r.studies.classical import (
+from prob3r.reliability.classical import (
     Reconstruction,
     keypoints,
     mutual_matches,
@@ -22,6 +19,9 @@ from prob3r.studies.classical import (
     right_matches,
     triangulate,
 )
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair, View
+from prob3r.scenes.source import sample
 from prob3r.studies.fixed import FixedCorrespondences, enlarged, texture
 from prob3r.studies.study import Subject
 

@@ -3,11 +3,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Subset
-from prob3r.edits import Knockout
+from prob3r.measures.tokens import CHOSEN, CUTS, MASS, READ, Carriers, Sinks
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
+from prob3r.rooms import Rooms
+from prob3r.runs.edits import Knockout
+from prob3r.runs.sweep import sweep
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
+from prob3r.scenes.source import Subset
 from prob3r.studies.knockouts import (
     ALL,
     BLOCK,
@@ -22,9 +25,6 @@ from prob3r.studies.knockouts import (
     isolated,
     knock_out,
 )
-from prob3r.studies.tokens import CHOSEN, CUTS, MASS, READ, Carriers, Sinks
-from prob3r.sweep import sweep
-from prob3r.trace import trace
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 

@@ -3,10 +3,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.data import Framing, Pair, View
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import open_pairs
 from prob3r.models import DUSt3RConfig, random
+from prob3r.rooms import Rooms
+from prob3r.scenes import Framing, Pair, View
+from prob3r.scenes.source import open_pairs
 from prob3r.studies.lookalikes import Copies, LookAlikes
 from prob3r.studies.study import Subject
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.data.rooms import Rooms
 from prob3r.errors import Prob3rError
+from prob3r.measures.heads import MEAN
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
-from prob3r.studies.heads import MEAN
+from prob3r.rooms import Rooms
 from prob3r.studies.origins import ALONG, MATCHED, SUBJECT, VARIANT, Origins
 from prob3r.studies.study import Subject
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Subset
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
+from prob3r.rooms import Rooms
+from prob3r.scenes.source import Subset
 from prob3r.studies import pose_readers
 from prob3r.studies.contrasts import MODEL, POSITIVE
 from prob3r.studies.pose_probes import (

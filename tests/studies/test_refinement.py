@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
+from prob3r.measures.errors import METRICS
 from prob3r.studies.refinement import Refinement, reached
-from prob3r.studies.sites import METRICS
 
 SITES = ["dec2.embed"] + [
     f"dec2.{block}.{sublayer}"

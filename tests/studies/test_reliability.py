@@ -7,13 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
 from prob3r.probes import ProbeBank, SiteReader
-from prob3r.probes.training import bank_for
-from prob3r.studies.prediction import (
+from prob3r.reliability.prediction import (
     Bin,
     auroc,
     auroc_draws,
@@ -25,9 +22,12 @@ from prob3r.studies.prediction import (
     redrawn,
     risk_coverage,
 )
+from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 from prob3r.studies.reliability import Reliability
-from prob3r.studies.signals import GROUPS, SIGNALS, features, read_signals
 from prob3r.studies.study import Subject
+from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 

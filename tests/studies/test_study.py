@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 from prob3r.studies.figures import figure
 from prob3r.studies.study import Finding, Study, Subject, conduct
 

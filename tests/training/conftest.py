@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.models import DUSt3R, DUSt3RConfig, random
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 
 CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 24, 2, 2)
 
@@ -21,7 +21,7 @@ def _no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "compile", as_it_is)
     monkeypatch.setattr(nn.Module, "compile", lambda module, **_: None)
-    monkeypatch.setattr("prob3r.data.rooms.render._compiled", as_it_is)
+    monkeypatch.setattr("prob3r.rooms.render._compiled", as_it_is)
 
 
 @pytest.fixture

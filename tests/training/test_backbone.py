@@ -10,8 +10,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, PosedDUSt3R, load, metadata, save
 from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.stream import Stream
-
-from .conftest import CONFIG
+from tests.training.conftest import CONFIG
 
 COMPLETION = Stage("completion", 16, pairs=16, batch=4, lr=2e-3, warmup=0)
 POINTMAPS = Stage("pointmaps", 16, pairs=16, batch=4, lr=2e-3, warmup=0, decay=0.5)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.data import Pair, View
 from prob3r.geometry import norm_factor
 from prob3r.models import DUSt3R, Output
+from prob3r.scenes import Pair, View
 from prob3r.training.objectives import (
     CrossViewCompletion,
     confident_error,

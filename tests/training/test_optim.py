@@ -8,8 +8,7 @@ from prob3r.models import DUSt3R
 from prob3r.training.objectives import CrossViewCompletion
 from prob3r.training.optim import Muon, optimizers, orthogonalise
 from prob3r.training.recipe import Recipe, Stage
-
-from .conftest import CONFIG
+from tests.training.conftest import CONFIG
 
 
 @given(

@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.data import Pair, View
 from prob3r.geometry import rotation_between
 from prob3r.models import DUSt3R, Output
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
+from prob3r.scenes import Pair, View
 from prob3r.training.recipe import Stage
 from prob3r.training.stream import Stream
 from prob3r.training.validation import Validation
-
-from .conftest import CONFIG
+from tests.training.conftest import CONFIG
 
 STAGE = Stage("pointmaps", size=16, pairs=48, batch=4, lr=1e-3)
 CURRICULUM = Stage("pointmaps", 16, 48, 4, 1e-3, pool_start=0.25, pool_open=0.5)

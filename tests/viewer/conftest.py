@@ -2,10 +2,10 @@
 
 import pytest
 
-from prob3r.data import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.rooms import Rooms
+from prob3r.scenes import Pair
 from prob3r.viewer.experiment import Experiment, Subject
 from prob3r.viewer.session import Session
 
@@ -15,9 +15,7 @@ CONFIG = DUSt3RConfig((48, 48), 8, 32, 1, 2, 32, 3, 2)
 class Given:
     """A source whose pair is there already."""
 
-    python = (
-        'from prob3r.data.rooms import Rooms\n\npair = Rooms("test", (48, 48), compile=False)[1]'
-    )
+    python = 'from prob3r.rooms import Rooms\n\npair = Rooms("test", (48, 48), compile=False)[1]'
 
     def __init__(self, pair: Pair):
         self.given = pair

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from prob3r.data import Pair
+from prob3r.scenes import Pair
 from prob3r.viewer import Viewer, saving
 from prob3r.viewer.experiment import Subject
+from tests.viewer.conftest import Given, subject_of
 
-from .conftest import Given, subject_of
-
-BOOKS = Path(__file__).parents[2] / "src/prob3r/data/pairs/books"
+BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
 
 pytestmark = pytest.mark.browser
 

@@ -3,13 +3,12 @@ import pytest
 import torch
 
 from prob3r import trace
-from prob3r.data import Pair, stack
-from prob3r.edits import HeadAblation, Knockout, Skip
 from prob3r.errors import Prob3rError
+from prob3r.runs.edits import HeadAblation, Knockout, Skip
+from prob3r.scenes import Pair, stack
 from prob3r.viewer import experiment as module
 from prob3r.viewer.experiment import Experiment, Subject
-
-from .conftest import subject_of
+from tests.viewer.conftest import subject_of
 
 EDITS = [
     [HeadAblation("dec2.1.cross_attn", heads=[1])],

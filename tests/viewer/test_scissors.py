@@ -6,8 +6,7 @@ from prob3r.errors import Prob3rError
 from prob3r.viewer import scissors
 from prob3r.viewer.experiment import Experiment
 from prob3r.viewer.scissors import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYER, Cut, python
-
-from .conftest import Given
+from tests.viewer.conftest import Given
 
 CUTS = [
     *(Cut(HEAD, mode, 1, head=1) for mode in MODES[HEAD]),

@@ -12,14 +12,13 @@ import pytest
 import viser
 
 from prob3r.cli.view import view
-from prob3r.data import Pair
 from prob3r.errors import Prob3rError
+from prob3r.scenes import Pair
 from prob3r.viewer import Viewer
 from prob3r.viewer.experiment import Subject
 from prob3r.viewer.server import check_free, is_local
 from prob3r.viewer.visit import Visit
-
-from .conftest import Given
+from tests.viewer.conftest import Given
 
 
 @pytest.mark.parametrize(

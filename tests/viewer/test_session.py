@@ -10,7 +10,7 @@ from prob3r.viewer.scissors import BLOCK, HEAD, SINKS, SUBLAYER, Cut
 from prob3r.viewer.session import Session
 from prob3r.viewer.sources import Folder
 
-BOOKS = Path(__file__).parents[2] / "src/prob3r/data/pairs/books"
+BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
 HEAD_CUT = Cut(HEAD, "zero", 1, head=1)
 
 

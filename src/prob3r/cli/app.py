@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
-    from prob3r.data import Pair
     from prob3r.models import DUSt3R
     from prob3r.probes import SiteReader
+    from prob3r.scenes import Pair
 
 app = typer.Typer(
     help="Look inside multi-view transformers.",
@@ -37,7 +37,7 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, 
 
 def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
     """Return two photographs, or the pair of a folder, on the device of the model."""
-    from prob3r.data import Pair
+    from prob3r.scenes import Pair
 
     device = next(network.parameters()).device
     if image2 is not None:

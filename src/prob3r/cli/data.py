@@ -12,7 +12,7 @@ from prob3r.cli.app import Out, app, console, progress
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
-    from prob3r.data.check import Survey
+    from prob3r.scenes.check import Survey
 
 LONGER_SIDE = 320  # pixels, of the views on the sheet
 SHOWN = 5  # faults of a kind
@@ -40,11 +40,11 @@ def check(
     seed: Annotated[int, typer.Option(help="Of the pairs and frames chosen.")] = 0,
 ) -> None:
     """Look a data set over: what is there, what is wrong, and a sheet that shows conventions."""
-    from prob3r.data import Framing
-    from prob3r.data.check import draw_sheet, survey
-    from prob3r.data.readers import Reader
-    from prob3r.data.source import open_pairs
-    from prob3r.files import written
+    from prob3r.io.files import written
+    from prob3r.scenes import Framing
+    from prob3r.scenes.check import draw_sheet, survey
+    from prob3r.scenes.readers import Reader
+    from prob3r.scenes.source import open_pairs
 
     source = open_pairs(name, Framing(LONGER_SIDE, "long"), strict=False)
     usual = source.depth_range if isinstance(source, Reader) else (0.0, float("inf"))

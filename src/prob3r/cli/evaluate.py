@@ -38,8 +38,8 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Measure a model on pairs, beside what it would score without looking at view 1."""
-    from prob3r.data.source import open_pairs
     from prob3r.models import load
+    from prob3r.scenes.source import open_pairs
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import write_rows
 

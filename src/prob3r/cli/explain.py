@@ -21,8 +21,8 @@ from prob3r.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from prob3r.data import Pair
     from prob3r.models import DUSt3R
+    from prob3r.scenes import Pair
 
 DEMO_ROOM = 2  # indoors, with several objects in both views
 
@@ -59,13 +59,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
     """Explain the bundled photographs, and a procedural room whose truth is known."""
-    from prob3r.data import Pair
-    from prob3r.data.rooms import Rooms
-    from prob3r.files import make_folder
+    from prob3r.io.files import make_folder
     from prob3r.models import load
+    from prob3r.rooms import Rooms
+    from prob3r.scenes import Pair
 
     network = load(model)
-    books = Path(str(files("prob3r.data") / "pairs" / "books"))
+    books = Path(str(files("prob3r.scenes") / "pairs" / "books"))
     make_folder(out)
     room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
     _explain(network, room, model, probes, out / "room.html")
@@ -84,8 +84,8 @@ def _explain(
     reliability: Path | None = None,
 ) -> None:
     """Explain one pair and write what was asked for, the page last."""
+    from prob3r.reliability.calibration import Calibration
     from prob3r.report import explain, write_json, write_page, write_ply
-    from prob3r.studies.calibration import Calibration
 
     bank = reader_of(network, model, probes)
     if reliability is None:

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from prob3r.cli.app import DEFAULT_MODEL, app, console, wide
 from prob3r.errors import Prob3rError
-from prob3r.files import written
+from prob3r.io.files import written
 
 if TYPE_CHECKING:
-    from prob3r.plan import Cost, Plan
+    from prob3r.cost.plan import Cost, Plan
 
 GIB = 2**30
 
@@ -40,8 +40,8 @@ def plan(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
 ) -> None:
     """Say what memory and how many operations work on a model will take, without running it."""
-    from prob3r.plan import EVERY_SITE
-    from prob3r.plan import plan as planned
+    from prob3r.cost.plan import EVERY_SITE
+    from prob3r.cost.plan import plan as planned
 
     found = planned(model, _size(size), batch, record or EVERY_SITE, kind, int(memory * GIB))
     if json_file is not None:

@@ -20,8 +20,8 @@ def rooms(
     photographs: Annotated[Path | None, typer.Option(help="A folder of textures.")] = None,
 ) -> None:
     """Draw a contact sheet of procedural pairs: both views, and both depths."""
-    from prob3r.data.rooms import Rooms, contact_sheet
-    from prob3r.files import written
+    from prob3r.io.files import written
+    from prob3r.rooms import Rooms, contact_sheet
 
     source = Rooms(
         split, (size, size), lookalikes=lookalikes, photographs=photographs, compile=False

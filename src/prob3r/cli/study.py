@@ -29,9 +29,9 @@ def study(
     device: Device = "cpu",
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
-    from prob3r.data.source import open_pairs
-    from prob3r.processes import launched
+    from prob3r.scenes.source import open_pairs
     from prob3r.studies import STUDIES, conduct, write_findings
+    from prob3r.training.processes import launched
 
     if name != "all" and name not in STUDIES:
         raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")

@@ -16,8 +16,8 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prob3r.data import Pair
     from prob3r.models import DUSt3R
+    from prob3r.scenes import Pair
 
 sweeps = typer.Typer(help="Cut parts out one at a time.", no_args_is_help=True)
 app.add_typer(sweeps, name="sweep")
@@ -49,10 +49,10 @@ def heads(
     device: Device = "cpu",
 ) -> None:
     """Switch off every head, one at a time, and measure what it does to pose and shape."""
-    from prob3r.edits import Means
     from prob3r.models import load
+    from prob3r.runs.edits import Means
+    from prob3r.runs.sweep import summarise, sweep_heads
     from prob3r.studies.evaluation import write_rows
-    from prob3r.sweep import summarise, sweep_heads
 
     network = load(model, device)
     batches, count = _pairs(network, image1, image2, data, pairs, device)
@@ -88,9 +88,9 @@ def means(
     device: Device = "cpu",
 ) -> None:
     """Take the mean output of every head over a data set, for `--mode mean`."""
-    from prob3r.data.source import batches, open_pairs
-    from prob3r.edits import head_means
     from prob3r.models import load
+    from prob3r.runs.edits import head_means
+    from prob3r.scenes.source import batches, open_pairs
 
     network = load(model, device)
     source = open_pairs(data, network, device)
@@ -136,7 +136,7 @@ def _pairs(
     device: str,
 ) -> tuple["Iterator[Pair]", int]:
     """Return batches of what was asked for, and how many pairs they hold."""
-    from prob3r.data.source import batches, open_pairs
+    from prob3r.scenes.source import batches, open_pairs
 
     if data is not None and image1 is None:
         source = open_pairs(data, network, device)
@@ -147,6 +147,6 @@ def _pairs(
 
 
 def _heads(network: "DUSt3R", sites: str) -> int:
-    from prob3r.edits.edit import attention_sites
+    from prob3r.runs.edits.edit import attention_sites
 
     return sum(network.heads(site) for site in attention_sites(network, sites))

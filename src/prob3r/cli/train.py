@@ -68,10 +68,10 @@ def probes(
 
     Under `accelerate launch` several processes share each batch.
     """
-    from prob3r.data.source import open_pairs
     from prob3r.models import load
-    from prob3r.probes.training import bank_for, default_training, train_probes
-    from prob3r.processes import launched
+    from prob3r.scenes.source import open_pairs
+    from prob3r.training.probes import bank_for, default_training, train_probes
+    from prob3r.training.processes import launched
 
     processes = launched(device)
     network, bank = bank_for(load(model, processes.device), kind)
@@ -106,11 +106,11 @@ def reliability(
     device: Device = "cpu",
 ) -> None:
     """Calibrate how likely an outcome is wrong, by what shows inside; explain then says it."""
-    from prob3r.data.source import open_pairs
-    from prob3r.files import make_folder
+    from prob3r.io.files import make_folder
+    from prob3r.measures.statistics import said
     from prob3r.models import load
-    from prob3r.studies.calibration import Calibration
-    from prob3r.studies.statistics import said
+    from prob3r.reliability.calibration import Calibration
+    from prob3r.scenes.source import open_pairs
 
     network = load(model, device)
     bank = reader_of(network, model, probes)

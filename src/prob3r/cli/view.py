@@ -94,7 +94,7 @@ def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Sour
     if room is not None and image1 is None:
         return Room(room)
     if room is None and image1 is None:
-        return Folder(Path(str(files("prob3r.data") / "pairs" / "books")))
+        return Folder(Path(str(files("prob3r.scenes") / "pairs" / "books")))
     if room is None and image1 is not None and image2 is not None:
         return Photographs(image1, image2)
     if room is None and image1 is not None and image1.is_dir():

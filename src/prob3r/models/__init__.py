@@ -10,9 +10,9 @@ from prob3r.models.checkpoints import (
 )
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
 from prob3r.models.encoded import EncodedViews, Tokens
+from prob3r.models.hooks import AttentionPlace, Place
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
-from prob3r.models.places import AttentionPlace, Place
 from prob3r.models.posed import PosedDUSt3R
 from prob3r.models.protocol import TwoViewModel
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.models.dust3r import Output
-from prob3r.models.places import AttentionPlace, Place, hooked
-from prob3r.sites import Site, Tap
+from prob3r.models.hooks import AttentionPlace, Place, hooked
+from prob3r.models.sites import Site, Tap
 
 Run = Callable[[Any, Tensor, Tensor], Output]
 """From the module and the images of both views, `(b, 3, h, w)` in [-1, 1], to the output."""

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.files import written
+from prob3r.io.files import written
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.official import config_from_keywords, parse_model_string
 from prob3r.models.posed import PosedDUSt3R

@@ -18,7 +18,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models.encoded import MOST_BYTES, EncodedViews, Tokens
 from prob3r.models.heads import DPTHead, LinearHead, decode_points
 from prob3r.models.layers import DecoderBlock, EncoderBlock, RoPE2D, layer_norm, patch_positions
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
 
 
 @dataclass(frozen=True)

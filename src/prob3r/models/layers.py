@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of all heads: queries `(b, k, n, e)`, keys, values `(b, k, m, e)` to `(b, k, n, e)`."""

@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from prob3r.models.dust3r import Output
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.hub import download, hub_id
+from prob3r.io.hub import download, hub_id
 from prob3r.models.checkpoints import ARCHITECTURES, read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.protocol import TwoViewModel

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
-from prob3r.sites import Site
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.files import make_folder, written
-from prob3r.hub import download, hub_id
+from prob3r.io.files import make_folder, written
+from prob3r.io.hub import download, hub_id
 from prob3r.models import (
     DUSt3R,
     TwoViewModel,

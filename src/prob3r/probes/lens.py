@@ -11,8 +11,8 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, TwoViewModel
 from prob3r.models.heads import LinearHead
 from prob3r.models.layers import layer_norm
+from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
-from prob3r.sites import Site
 
 
 class Lens(SiteReader):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
-from prob3r.hub import upload
+from prob3r.io.hub import upload
 from prob3r.models.heads import decode_points
-from prob3r.sites import Site
-from prob3r.trace import Record
+from prob3r.models.sites import Site
+from prob3r.runs.trace import Record
 
 Reader = TypeVar("Reader", bound="SiteReader")
 

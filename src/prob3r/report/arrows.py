@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prob3r.measures.displacement import Field, covered, patch_means
 from prob3r.report.reference import TRUTH, Points, Reference
 from prob3r.report.steps import Step
-from prob3r.studies.displacement import Field, covered, patch_means
 
 
 class Arrows(NamedTuple):

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, cycle_consistency, pck
-from prob3r.trace import REDUCTIONS, Reduction, Trace
+from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
 
 SINK_FACTOR = 8.0
 """A key that takes more than this many times its uniform share of a head's attention is a sink."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prob3r.data import Pair
 from prob3r.models import DUSt3R, Output
 from prob3r.report.attention import Head
 from prob3r.report.reference import Reference
-from prob3r.sweep import sweep_heads
+from prob3r.runs.sweep import sweep_heads
+from prob3r.scenes import Pair
 
 METRICS = ("rotation_error", "inner_shape_error")
 

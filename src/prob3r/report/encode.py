@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float, Shaped
 from PIL import Image
 from torch import Tensor
 
-from prob3r.data import View
-from prob3r.files import plain
 from prob3r.geometry import patch_grid
+from prob3r.io.files import plain
 from prob3r.report.arrows import Arrows
 from prob3r.report.attention import Strongest
 from prob3r.report.explanation import Explanation
 from prob3r.report.reference import TRUTH, Points
 from prob3r.report.steps import SUBLAYER_WORDS
+from prob3r.scenes import View
 
 # What bounds the page, whatever the model: points of one view's final pointmap, and of all sites
 # of both views together. With `explain.ATTENTION_KEYS` a page stays under 15 MB.

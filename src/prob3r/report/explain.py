@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data import Pair
-from prob3r.edits import Edit
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models import DUSt3R
 from prob3r.probes import SiteReader, check_backbone
+from prob3r.reliability.calibration import Calibration
 from prob3r.report.attention import NAMES, heads_table, reductions, strongest
 from prob3r.report.effects import with_effects
 from prob3r.report.explanation import Explanation
@@ -22,8 +21,9 @@ from prob3r.report.reference import Points, Reference, measure
 from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
 from prob3r.report.steps import Step, decoder_steps
-from prob3r.studies.calibration import Calibration
-from prob3r.trace import Trace, trace
+from prob3r.runs.edits import Edit
+from prob3r.runs.trace import Trace, trace
+from prob3r.scenes import Pair
 
 ATTENTION_KEYS = 2_000_000
 """Keys kept of all queries, heads and blocks of both views: all there are in a small model."""

@@ -8,14 +8,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data import Pair
-from prob3r.files import written
 from prob3r.geometry import PatchMatches
+from prob3r.io.files import written
+from prob3r.reliability.calibration import Judgement
 from prob3r.report.attention import Strongest
 from prob3r.report.measurements import Measurements
 from prob3r.report.reference import Points, Reference
 from prob3r.report.sentences import Sentence
-from prob3r.studies.calibration import Judgement
+from prob3r.scenes import Pair
 
 
 @dataclass(frozen=True)

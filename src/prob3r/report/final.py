@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data import Pair
-from prob3r.data.cameras import camera2, intrinsics
 from prob3r.geometry import (
     MatchTruth,
     PatchMatches,
@@ -19,9 +17,11 @@ from prob3r.geometry import (
     rotation_angle,
     transform,
 )
+from prob3r.measures.cameras import camera2, intrinsics
 from prob3r.report.attention import chance
 from prob3r.report.measurements import LOW_CONFIDENCE, Final
 from prob3r.report.reference import Points
+from prob3r.scenes import Pair
 
 TOLERANCE = 0.1
 """Relative difference in depth up to which the model's own pointmaps show one surface twice."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prob3r.files import plain
+from prob3r.io.files import plain
 from prob3r.report.attention import Head
 from prob3r.report.steps import Step
 

@@ -6,7 +6,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from prob3r.files import written
+from prob3r.io.files import written
 from prob3r.report.attention import SINK_FACTOR
 from prob3r.report.encode import encode
 from prob3r.report.explanation import Explanation

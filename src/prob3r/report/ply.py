@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prob3r.files import written
+from prob3r.io.files import written
 from prob3r.report.explanation import Explanation
 
 _VERTEX = np.dtype(

@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data import Pair
-from prob3r.data.cameras import camera2, intrinsics
 from prob3r.geometry import (
     PoseAndShape,
     Similarity,
@@ -20,6 +18,8 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
+from prob3r.measures.cameras import camera2, intrinsics
+from prob3r.scenes import Pair
 
 TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
 METRICS = (

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from prob3r.reliability.calibration import Judgement, Reading
+from prob3r.reliability.signals import SIGNALS
 from prob3r.report.sentences import Sentence, Tone
-from prob3r.studies.calibration import Judgement, Reading
-from prob3r.studies.signals import SIGNALS
 
 # What counts as much or little. They choose words; the numbers stand beside them.
 LIKELY, UNLIKELY = 0.5, 0.1

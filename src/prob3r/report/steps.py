@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from prob3r.errors import Prob3rError
-from prob3r.sites import Site
+from prob3r.models.sites import Site
 
 SUBLAYER_WORDS = {
     "embed": "input",
@@ -20,7 +20,7 @@ class Step(NamedTuple):
 
     Attributes:
         block: Number of the decoder block, or None before the first and after the last.
-        sublayer: One of `prob3r.sites.SUBLAYERS`, or `output` for what the heads say.
+        sublayer: One of `prob3r.models.sites.SUBLAYERS`, or `output` for what the heads say.
     """
 
     block: int | None

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import Interval
+from prob3r.measures.statistics import median_interval, wide
+from prob3r.measures.tokens import CHOSEN, COUNT, CUTS, MASS
 from prob3r.studies.knockouts import MASK
-from prob3r.studies.statistics import median_interval, wide
-from prob3r.studies.tokens import CHOSEN, COUNT, CUTS, MASS
 
 MODEL, POSITIVE = "model", "mini-pose"
 """Whose rows they are: the model's, or the positive control's."""

@@ -29,11 +29,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.edits import Attention, Edit
 from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
-from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.heads import (
+from prob3r.measures.errors import site_errors, twins
+from prob3r.measures.heads import (
     MATCHES,
     MEAN,
     READ,
@@ -42,11 +40,13 @@ from prob3r.studies.heads import (
     head_table,
     with_other_view1,
 )
-from prob3r.studies.sites import site_errors, twins
-from prob3r.studies.statistics import median_interval, medians, said, wide
+from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.runs.edits import Attention, Edit
+from prob3r.runs.sweep import sweep
+from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.views import Pair
+from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.study import Finding, Study, Subject, Verdict
-from prob3r.sweep import sweep
-from prob3r.trace import Trace, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

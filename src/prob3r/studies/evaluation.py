@@ -22,12 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data.cameras import camera2, intrinsics
-from prob3r.data.pair import Pair
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
-from prob3r.files import plain, written
 from prob3r.geometry import (
     auc,
     bootstrap_interval,
@@ -41,10 +36,15 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
+from prob3r.io.files import plain, written
+from prob3r.measures.cameras import camera2, intrinsics
+from prob3r.measures.errors import twins
 from prob3r.models import DUSt3R, random
 from prob3r.probes import SiteReader, backbone_of
-from prob3r.studies.sites import twins
-from prob3r.trace import reusing_views, trace
+from prob3r.rooms import Rooms
+from prob3r.runs.trace import reusing_views, trace
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
 
 HEAD = "head"
 """The site of the model's own output."""

@@ -41,9 +41,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair, View
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Pairs, Subset
 from prob3r.geometry import (
     auc,
     median,
@@ -54,7 +51,8 @@ from prob3r.geometry import (
     rotation_error,
     translation_error,
 )
-from prob3r.studies.classical import (
+from prob3r.measures.statistics import interval, median_interval, resampled, said, wide
+from prob3r.reliability.classical import (
     greyscale,
     intrinsics_of,
     point_error,
@@ -62,9 +60,11 @@ from prob3r.studies.classical import (
     right_matches,
     true_points,
 )
+from prob3r.rooms import Rooms
+from prob3r.scenes.source import Pairs, Subset
+from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.statistics import interval, median_interval, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 
 if TYPE_CHECKING:

@@ -13,12 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.source import Pairs, batches
-from prob3r.edits import Edit, HeadAblation, Knockout, Means, head_means
-from prob3r.models import DUSt3R, Output
-from prob3r.sites import Site
-from prob3r.studies.tokens import (
+from prob3r.measures.tokens import (
     CUTS,
     READ,
     Carriers,
@@ -27,8 +22,13 @@ from prob3r.studies.tokens import (
     received_by,
     with_controls,
 )
-from prob3r.sweep import errors_of, sweep
-from prob3r.trace import HEADS, Trace, trace
+from prob3r.models import DUSt3R, Output
+from prob3r.models.sites import Site
+from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
+from prob3r.runs.sweep import errors_of, sweep
+from prob3r.runs.trace import HEADS, Trace, trace
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
 
 HEAD, BLOCK, ALL, REST, ISOLATED = SCOPES = (
     "head",

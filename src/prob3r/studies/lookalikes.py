@@ -21,15 +21,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.geometry import median
-from prob3r.sites import Site
+from prob3r.measures.errors import twins
+from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.models.sites import Site
+from prob3r.rooms import Rooms
+from prob3r.runs.trace import Reduction, trace
+from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.sites import twins
-from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
-from prob3r.trace import Reduction, trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

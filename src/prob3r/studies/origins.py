@@ -38,14 +38,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.source import Pairs
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, median
-from prob3r.models import DUSt3R
-from prob3r.studies.along import counted_from, onset, pairs_seen
-from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.heads import (
+from prob3r.measures.heads import (
     MATCHES,
     MEAN,
     READ,
@@ -55,9 +50,14 @@ from prob3r.studies.heads import (
     reach,
     with_other_view1,
 )
-from prob3r.studies.statistics import interval, medians, resampled, said, wide
+from prob3r.measures.statistics import interval, medians, resampled, said, wide
+from prob3r.models import DUSt3R
+from prob3r.runs.trace import trace
+from prob3r.scenes.source import Pairs
+from prob3r.scenes.views import Pair
+from prob3r.studies.along import counted_from, onset, pairs_seen
+from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.study import Finding, Study, Subject, Verdict
-from prob3r.trace import trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prob3r.errors import Prob3rError
-from prob3r.files import written
+from prob3r.io.files import written
 
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
 

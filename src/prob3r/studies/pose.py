@@ -47,16 +47,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from prob3r.data.pair import Pair
-from prob3r.data.source import Pairs
 from prob3r.geometry import Interval
+from prob3r.measures.statistics import median_interval, said
+from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import DUSt3R
+from prob3r.scenes.source import Pairs
+from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE, Contrast, by_cut, contrast, rows_of
 from prob3r.studies.knockouts import ALL, ISOLATED, MASK, REST, STRENGTH, ZERO, Known, knock_out
 from prob3r.studies.pose_figures import draw_blocks, draw_cuts, draw_heads
-from prob3r.studies.statistics import median_interval, said
 from prob3r.studies.study import Finding, Study, Subject, Verdict
-from prob3r.studies.tokens import CHOSEN, SINK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

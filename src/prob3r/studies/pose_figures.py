@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prob3r.measures.statistics import median_interval, medians, wide
+from prob3r.measures.tokens import CHOSEN, COUNT, MASS
 from prob3r.studies.contrasts import MODEL, POSITIVE, by_cut, rows_of
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.knockouts import (
@@ -22,8 +24,6 @@ from prob3r.studies.knockouts import (
     STRENGTH,
     ZERO,
 )
-from prob3r.studies.statistics import median_interval, medians, wide
-from prob3r.studies.tokens import CHOSEN, COUNT, MASS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -41,15 +41,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.rooms import Rooms
-from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, patch_grid, rotation_error, translation_error
+from prob3r.measures.heads import with_other_view1
+from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import DUSt3R
+from prob3r.rooms import Rooms
+from prob3r.runs.trace import trace
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.heads import with_other_view1
 from prob3r.studies.pose_readers import (
     BEST,
     FITTED,
@@ -61,10 +64,7 @@ from prob3r.studies.pose_readers import (
     PoseReader,
     pose_numbers,
 )
-from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
-from prob3r.studies.tokens import Sinks, several_sizes
-from prob3r.trace import trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

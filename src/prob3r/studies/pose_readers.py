@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prob3r.data.pair import Pair
 from prob3r.geometry import median, rotation_error
+from prob3r.scenes.views import Pair
 
 FITTED, HELD_OUT = 768, 256  # rooms
 PENALTY = 1e-2  # of the ridge, times the number of rooms

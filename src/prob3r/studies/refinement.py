@@ -26,12 +26,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from prob3r.data.pair import Pair
 from prob3r.geometry import Interval, median
-from prob3r.sites import Site
+from prob3r.measures.errors import METRICS, decode_sites, site_errors
+from prob3r.measures.statistics import interval, median_interval, medians, resampled, said, wide
+from prob3r.models.sites import Site
+from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
-from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import interval, median_interval, medians, resampled, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
 
 if TYPE_CHECKING:

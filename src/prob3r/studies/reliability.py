@@ -32,11 +32,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair
 from prob3r.geometry import Interval, percentiles
-from prob3r.studies.calibration import FEWEST, WRONG, by_group, measurable
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.prediction import (
+from prob3r.measures.statistics import interval, resampled, said, wide
+from prob3r.reliability.calibration import FEWEST, WRONG, by_group, measurable
+from prob3r.reliability.prediction import (
     auroc,
     auroc_draws,
     auroc_interval,
@@ -47,8 +46,9 @@ from prob3r.studies.prediction import (
     redrawn,
     risk_coverage,
 )
-from prob3r.studies.signals import SIGNALS, features, read_signals
-from prob3r.studies.statistics import interval, resampled, said, wide
+from prob3r.reliability.signals import SIGNALS, features, read_signals
+from prob3r.scenes.views import Pair
+from prob3r.studies.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
 
 if TYPE_CHECKING:

@@ -32,14 +32,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.source import Pairs, batches
-from prob3r.sites import Site
-from prob3r.studies.displacement import Field, fields
+from prob3r.measures.displacement import Field, fields
+from prob3r.measures.errors import METRICS, decode_sites, site_errors
+from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.models.sites import Site
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.sites import METRICS, decode_sites, site_errors
-from prob3r.studies.statistics import median_interval, medians, said, wide
 from prob3r.studies.study import Finding, Study, Subject, Verdict
 
 if TYPE_CHECKING:

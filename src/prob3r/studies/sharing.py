@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from prob3r.errors import Prob3rError
-from prob3r.hub import download, hub_id, upload
+from prob3r.io.hub import download, hub_id, upload
 from prob3r.models import DUSt3R, fingerprint
 
 # Without the parts of a table, which only a study that goes on needs.

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import pandas as pd
 import torch
 
-from prob3r.data.pair import Pair
-from prob3r.data.source import Pairs, batches
 from prob3r.errors import Prob3rError
-from prob3r.files import make_folder, plain, written
+from prob3r.io.files import make_folder, plain, written
 from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes import SiteReader
-from prob3r.processes import Processes
+from prob3r.runs.trace import reusing_views
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
-from prob3r.trace import reusing_views
+from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,19 @@
-"""Training: recipes, the stream of pairs, objectives, and the loop."""
+"""Training: recipes, the stream of pairs, objectives, the loop; of backbones and of probes."""
 
 from prob3r.training.backbone import train_backbone
 from prob3r.training.loop import Progress, Task, run
+from prob3r.training.probes import ProbeTraining, site_losses, train_probes
 from prob3r.training.recipe import Recipe, Stage, recipes
 
-__all__ = ["Progress", "Recipe", "Stage", "Task", "recipes", "run", "train_backbone"]
+__all__ = [
+    "ProbeTraining",
+    "Progress",
+    "Recipe",
+    "Stage",
+    "Task",
+    "recipes",
+    "run",
+    "site_losses",
+    "train_backbone",
+    "train_probes",
+]

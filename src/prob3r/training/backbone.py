@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.files import make_folder
+from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, PosedDUSt3R, load, save
-from prob3r.processes import Processes
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss, posed_loss
 from prob3r.training.optim import optimizers
+from prob3r.training.processes import Processes
 from prob3r.training.recipe import Recipe
 from prob3r.training.stream import Stream
 from prob3r.training.validation import Validation

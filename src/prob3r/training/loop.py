@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.files import make_folder, written
-from prob3r.processes import Processes
+from prob3r.io.files import make_folder, written
+from prob3r.training.processes import Processes
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prob3r.data.pair import Pair
 from prob3r.geometry import norm_factor, normalise
 from prob3r.models import DUSt3R, Output
 from prob3r.models.layers import RoPE2D, patch_positions
-from prob3r.sites import Tap
+from prob3r.models.sites import Tap
+from prob3r.scenes.views import Pair
 
 ALPHA = 0.2
 """Weight of the confidence's own term in the regression loss, as in DUSt3R."""

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.data.pair import Pair, View, stack
-from prob3r.data.rooms import Rooms
 from prob3r.geometry import rotation_between
+from prob3r.rooms import Rooms
+from prob3r.scenes.views import Pair, View, stack
 from prob3r.training.recipe import Stage
 
 _STRIDE = 2**26  # pairs between the first candidates of two seeds; more than a stage draws

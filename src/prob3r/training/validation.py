@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from prob3r.data.pair import Pair
-from prob3r.data.rooms import Rooms
 from prob3r.geometry import PoseAndShape, median
 from prob3r.models import DUSt3R
+from prob3r.rooms import Rooms
+from prob3r.scenes.views import Pair
 
 
 class Validation:

@@ -10,19 +10,19 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from prob3r.data import Pair
-from prob3r.edits import Edit
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models import DUSt3R
 from prob3r.probes import SiteReader, check_backbone
-from prob3r.replay import Replay
 from prob3r.report.attention import Strongest, reductions, strongest
 from prob3r.report.explain import ATTENTION_KEYS
 from prob3r.report.final import Cameras
 from prob3r.report.reference import TRUTH, Points, Reference
 from prob3r.report.steps import Step, decoder_steps
-from prob3r.trace import Trace, trace
+from prob3r.runs.edits import Edit
+from prob3r.runs.replay import Replay
+from prob3r.runs.trace import Trace, trace
+from prob3r.scenes import Pair
 from prob3r.viewer.run import Run, Steps, measure, thinned
 
 SHOWN_PIXELS = 50_000

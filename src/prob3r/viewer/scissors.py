@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from prob3r.data import Pair
-from prob3r.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R
 from prob3r.report.attention import SINK_FACTOR
 from prob3r.report.steps import SUBLAYER_WORDS
-from prob3r.trace import trace
+from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
 
 HEAD, SINKS, SUBLAYER, BLOCK = "one head", "attention sinks", "a sublayer", "a whole block"
 MODES: Mapping[str, Mapping[str, str]] = {
@@ -151,7 +151,7 @@ def python(cuts: Sequence[Cut], model: str, pair: str) -> str:
     return "\n".join(
         [
             "import prob3r",
-            *([f"from prob3r.edits import {', '.join(used)}"] if used else []),
+            *([f"from prob3r.runs.edits import {', '.join(used)}"] if used else []),
             "",
             f"model = prob3r.load({model!r})",
             *pair.splitlines(),

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from prob3r.edits import Edit
 from prob3r.errors import Prob3rError
 from prob3r.report.attention import Strongest
+from prob3r.runs.edits import Edit
 from prob3r.viewer import colours
 from prob3r.viewer.attention import MOST_PINS, Pin, weights
 from prob3r.viewer.experiment import Experiment, Subject

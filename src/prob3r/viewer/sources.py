@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from prob3r.data import Pair
 from prob3r.models import DUSt3R
+from prob3r.scenes import Pair
 
 
 @runtime_checkable
@@ -74,10 +74,10 @@ class Room:
     def python(self) -> str:
         """The statements that read it."""
         room = f'Rooms("test", model.config.image_size, compile=False)[{self.number}]'
-        return f"from prob3r.data.rooms import Rooms\n\npair = {room}"
+        return f"from prob3r.rooms import Rooms\n\npair = {room}"
 
     def pair(self, model: DUSt3R) -> Pair:
         """Return the room as this model sees it."""
-        from prob3r.data.rooms import Rooms  # here, since it brings a renderer that few need
+        from prob3r.rooms import Rooms  # here, since it brings a renderer that few need
 
         return Rooms("test", size=model.config.image_size, compile=False)[self.number]

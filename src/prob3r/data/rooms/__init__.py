@@ -1,6 +1,0 @@
-"""Procedural scenes whose geometry, cameras and visibility are known exactly."""
-
-from prob3r.data.rooms.dataset import Rooms
-from prob3r.data.rooms.sheet import contact_sheet
-
-__all__ = ["Rooms", "contact_sheet"]

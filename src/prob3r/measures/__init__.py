@@ -1,0 +1,1 @@
+"""Measures: what is measured of one batch of scenes, each defined once."""

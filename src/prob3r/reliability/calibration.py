@@ -1,0 +1,359 @@
+"""The chance that a pair's outcome is wrong, from the signals of one run, and what it is worth.
+
+A calibration is a logistic regression of a model's failures on its signals over pairs with truth.
+How well it ranks and how far its probabilities can be believed is measured by cross-fitting: each
+pair is judged by a fit that never saw it. It belongs to one model with one probe bank.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import Interval
+from prob3r.io.files import plain, written
+from prob3r.models import DUSt3R, fingerprint
+from prob3r.models.registry import digest
+from prob3r.probes import SiteReader, check_backbone
+from prob3r.reliability.prediction import (
+    FOLDS,
+    RIDGE,
+    Bin,
+    Logistic,
+    auroc_interval,
+    bin_of,
+    calibration_bins,
+    calibration_error,
+    cross_fitted,
+    fit_logistic,
+)
+from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
+from prob3r.runs.trace import reusing_views
+from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.views import Pair
+
+WRONG = 15.0
+"""Degrees of rotation error above which an outcome is wrong."""
+
+FEWEST = FOLDS
+"""With fewer wrong outcomes, or fewer right ones, nothing can be told."""
+
+_FILE = "reliability.json"
+_COLUMNS = ("mean", "spread", "low", "high", "weights")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one signal says of a pair.
+
+    Attributes:
+        signal: Its name in `signals.SIGNALS`.
+        value: As `signals.read_signals` defines it.
+        usual: Its mean over the pairs of the calibration; a geometric one where ratios count.
+        log_odds: What it adds to the log odds of a wrong outcome, relative to the usual value.
+        beyond: Whether the value lies outside of all that the calibration saw.
+    """
+
+    signal: str
+    value: float
+    usual: float
+    log_odds: float
+    beyond: bool
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The chance that a pair's rotation is wrong, and what that is worth.
+
+    Attributes:
+        probability: Of a rotation error above `degrees`.
+        degrees: Of rotation error.
+        readings: Of every signal.
+        held_out: The held-out pairs that were given about the same probability.
+        data: The pairs of the calibration.
+        pairs: How many.
+        failed: How many of them were wrong.
+        auroc: Of such probabilities, with its 95 % bootstrap interval over held-out pairs.
+        confidence_auroc: The same for the model's own confidence alone.
+        calibration_error: Expected calibration error over held-out pairs.
+    """
+
+    probability: float
+    degrees: float
+    readings: list[Reading]
+    held_out: Bin
+    data: str
+    pairs: int
+    failed: int
+    auroc: Interval
+    confidence_auroc: Interval
+    calibration_error: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the attributes say, as JSON can hold it."""
+        named = {"held_out": self.held_out._asdict()}
+        return dict(plain(asdict(self) | named))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fit of a model's failures on its signals, and how good it is on held-out pairs.
+
+    Attributes:
+        model: Name of the model.
+        backbone: Fingerprint of its weights.
+        bank: Fingerprint of its probes.
+        data: Name of the pairs.
+        pairs: How many there were.
+        failed: How many of them had a rotation error above `degrees`.
+        degrees: Of rotation error.
+        fit: On all pairs, of the columns of `signals.features`.
+        auroc: Of the cross-fitted probabilities, with its 95 % bootstrap interval over pairs.
+        confidence_auroc: The same for a fit on the model's own confidence alone.
+        bins: Of the cross-fitted probabilities.
+    """
+
+    model: str
+    backbone: str
+    bank: str
+    data: str
+    pairs: int
+    failed: int
+    degrees: float
+    fit: Logistic
+    auroc: Interval
+    confidence_auroc: Interval
+    bins: list[Bin]
+
+    @classmethod
+    def of(
+        cls,
+        model: DUSt3R,
+        bank: SiteReader,
+        pairs: Pairs,
+        count: int,
+        *,
+        model_name: str,
+        data: str,
+        batch: int = 16,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> "Calibration":
+        """Return a calibration on the first `count` pairs.
+
+        Args:
+            model: The model.
+            bank: Its probes.
+            pairs: With the full truth, and other than those that the result is to be tested on.
+            count: How many of them.
+            model_name: What to call the model.
+            data: What to call the pairs.
+            batch: Pairs at a time.
+            report: Called with the number of pairs done and the number to do.
+
+        Raises:
+            Prob3rError: The probes are of another model, a pair has no truth, or too few of the
+                pairs are wrong, or too few right.
+        """
+        backbone = check_backbone(bank, model)
+        device = next(model.parameters()).device
+        rows, errors, done = [], [], 0
+        with reusing_views(pairs, model):
+            for pair in batches(pairs, count, batch):
+                pair = pair.to(device)
+                found, output = read_signals(model, pair, bank)
+                rows.append(features(found).cpu())
+                errors.append(pair.errors_of(output.points).rotation_error.cpu())
+                done += len(pair)
+                report(done, min(count, len(pairs)))
+        known = ~torch.cat(errors).isnan()
+        x, failed = torch.cat(rows)[known], torch.cat(errors)[known] > WRONG
+        if not measurable(failed):
+            raise Prob3rError(
+                f"{int(failed.sum())} of {len(failed)} pairs of {data} have a rotation error above "
+                f"{WRONG:g} degrees; a calibration needs at least {FEWEST} that have and {FEWEST} "
+                "that have not, so give more pairs, or harder or easier ones."
+            )
+        stated = by_group(x, failed)
+        return cls(
+            model=model_name,
+            backbone=backbone,
+            bank=bank_fingerprint(bank),
+            data=data,
+            pairs=len(failed),
+            failed=int(failed.sum()),
+            degrees=WRONG,
+            fit=fit_logistic(x, failed),
+            auroc=auroc_interval(stated["all"], failed),
+            confidence_auroc=auroc_interval(stated["confidence"], failed),
+            bins=calibration_bins(stated["all"], failed),
+        )
+
+    def check(self, model: DUSt3R, bank: SiteReader) -> None:
+        """Raise Prob3rError if this is not the calibration of this model with these probes."""
+        for what, mine, given in (
+            ("model", self.backbone, fingerprint(model)),
+            ("probe bank", self.bank, bank_fingerprint(bank)),
+        ):
+            if mine != given:
+                raise Prob3rError(
+                    f"This calibration was made for the {what} {mine}, and this one is {given}; "
+                    "make one for it with `prob3r train reliability`."
+                )
+
+    def judge(self, model: DUSt3R, pair: Pair, bank: SiteReader) -> Judgement:
+        """Return the chance that a pair's rotation is wrong.
+
+        Args:
+            model: The model of this calibration.
+            pair: A batch of one; its truth, if it has any, is not used.
+            bank: The probes of this calibration.
+
+        Raises:
+            Prob3rError: The model or the probes are others.
+        """
+        self.check(model, bank)
+        found, _ = read_signals(model, pair, bank)
+        row = features(found).cpu()
+        probability = self.fit.probability(row)
+        return Judgement(
+            probability=float(probability),
+            degrees=self.degrees,
+            readings=self._readings(found, row),
+            held_out=self.bins[int(bin_of(probability, len(self.bins)))],
+            data=self.data,
+            pairs=self.pairs,
+            failed=self.failed,
+            auroc=self.auroc,
+            confidence_auroc=self.confidence_auroc,
+            calibration_error=calibration_error(self.bins),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the calibration as JSON.
+
+        Raises:
+            Prob3rError: The file cannot be written.
+        """
+        content = asdict(self)
+        del content["fit"]
+        content |= {
+            "folds": FOLDS,
+            "ridge": RIDGE,
+            "calibration_error": calibration_error(self.bins),
+            "bins": [found._asdict() for found in self.bins],
+            "bias": float(self.fit.bias),
+            "signals": {
+                name: {column: float(getattr(self.fit, column)[i]) for column in _COLUMNS}
+                for i, name in enumerate(SIGNALS)
+            },
+        }
+        with written(path) as temporary:
+            text = json.dumps(plain(content), indent=1, allow_nan=False)
+            temporary.write_text(f"{text}\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Calibration":
+        """Read a calibration.
+
+        Raises:
+            Prob3rError: There is no such file, or it holds no calibration of these signals.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Prob3rError(f"{path} cannot be read as a calibration: {error}.") from error
+        try:
+            return cls._parsed(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise Prob3rError(
+                f"{path} holds no calibration of this version's signals; make one with "
+                "`prob3r train reliability`."
+            ) from error
+
+    @classmethod
+    def shipped(cls, name: str, model: DUSt3R, bank: SiteReader) -> "Calibration | None":
+        """Return what is shipped for a model of this name, if it fits it and its probes."""
+        path = Path(str(files("prob3r") / "weights" / Path(name).name / _FILE))
+        if not path.is_file():
+            return None
+        found = cls.read(path)
+        fits = (found.backbone, found.bank) == (fingerprint(model), bank_fingerprint(bank))
+        return found if fits else None
+
+    @classmethod
+    def _parsed(cls, content: dict[str, Any]) -> "Calibration":
+        signals = content["signals"]
+        if list(signals) != list(SIGNALS):
+            raise KeyError("signals")
+        columns = {
+            column: _double([float(signals[name][column]) for name in SIGNALS])
+            for column in _COLUMNS
+        }
+        bins = [
+            Bin(
+                low=float(entry["low"]),
+                high=float(entry["high"]),
+                pairs=int(entry["pairs"]),
+                failed=int(entry["failed"]),
+                stated=torch.nan if entry["stated"] is None else float(entry["stated"]),
+            )
+            for entry in content["bins"]
+        ]
+        return cls(
+            **{name: str(content[name]) for name in ("model", "backbone", "bank", "data")},
+            pairs=int(content["pairs"]),
+            failed=int(content["failed"]),
+            degrees=float(content["degrees"]),
+            fit=Logistic(**columns, bias=_double(float(content["bias"]))),
+            auroc=Interval(*content["auroc"]),
+            confidence_auroc=Interval(*content["confidence_auroc"]),
+            bins=bins,
+        )
+
+    def _readings(
+        self, found: Mapping[str, Float[Tensor, "1"]], row: Float[Tensor, "1 s"]
+    ) -> list[Reading]:
+        parts = self.fit.parts(row)[0]
+        beyond = (row[0] < self.fit.low) | (row[0] > self.fit.high)
+        readings = []
+        for i, (name, signal) in enumerate(SIGNALS.items()):
+            usual = signal.doubt * self.fit.mean[i]
+            usual = usual.exp() if signal.logarithmic else usual
+            value, part = float(found[name]), float(parts[i])
+            readings.append(Reading(name, value, float(usual), part, bool(beyond[i])))
+        return readings
+
+
+def measurable(failed: Bool[Tensor, " n"]) -> bool:
+    """Return whether there are enough wrong outcomes, and enough right ones, to tell apart."""
+    return FEWEST <= int(failed.sum()) <= len(failed) - FEWEST
+
+
+def columns_of(group: Sequence[str]) -> list[int]:
+    """Return where signals stand among the columns of `signals.features`."""
+    return [list(SIGNALS).index(name) for name in group]
+
+
+def by_group(
+    rows: Float[Tensor, "n s"], failed: Bool[Tensor, " n"]
+) -> dict[str, Float[Tensor, " n"]]:
+    """Return each group's cross-fitted probabilities of a wrong outcome."""
+    return {
+        group: cross_fitted(rows[:, columns_of(names)], failed) for group, names in GROUPS.items()
+    }
+
+
+def bank_fingerprint(bank: SiteReader) -> str:
+    """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
+    return digest(bank.header(), bank.state_dict())
+
+
+def _double(values: float | list[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.double)

@@ -1,0 +1,248 @@
+"""Signals: what one run of a model says, without any truth, about whether its outcome is right.
+
+*Late* is the second half of the decoders' blocks. Pointmaps are in the pair's own unit, the mean
+distance of both views to camera 1, so that no signal depends on the scale of a prediction. Cameras
+are read off the output, too: what is known of the true ones is not used.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from math import log
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import (
+    MatchTruth,
+    PatchMatches,
+    align,
+    cycle_consistency,
+    focal_from_pointmap,
+    normalise,
+    patch_grid,
+    patch_matches,
+    pck,
+    pnp_pose,
+    rotation_angle,
+)
+from prob3r.measures.errors import twins
+from prob3r.measures.heads import READ
+from prob3r.models import DUSt3R, Output
+from prob3r.models.sites import Site
+from prob3r.probes import SiteReader
+from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.views import Pair
+
+SURFACE = 0.1
+"""Relative difference in depth up to which the output's pointmaps show one surface twice."""
+
+PNP_PIXELS = 1024
+PNP_ITERATIONS = 1000
+_SMALLEST = 1e-3  # of what a logarithm is taken of
+
+Points = tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]]
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _degrees(value: float) -> str:
+    return f"{value:.0f}°"
+
+
+class Signal(NamedTuple):
+    """What is to be known of a signal.
+
+    Attributes:
+        words: Its name in a sentence and in a figure.
+        group: `confidence` and `output` can be read off the output alone, `inside` cannot.
+        doubt: 1 if a high value speaks for a wrong outcome, -1 if a low one does.
+        write: Puts a value into words.
+        logarithmic: Whether ratios of values count, rather than differences.
+    """
+
+    words: str
+    group: Literal["confidence", "output", "inside"]
+    doubt: Literal[1, -1]
+    write: Callable[[float], str]
+    logarithmic: bool = False
+
+
+SIGNALS: Mapping[str, Signal] = {
+    "confidence1": Signal("confidence in view 1", "confidence", -1, _number, True),
+    "confidence2": Signal("confidence in view 2", "confidence", -1, _number, True),
+    "inliers": Signal("share that one camera explains", "output", -1, _percent),
+    "overlap": Signal("overlap by the output", "output", -1, _percent),
+    "probe_gap": Signal("late probes' distance from the output", "inside", 1, _number, True),
+    "late_turn": Signal("late turns of view 2", "inside", 1, _degrees, True),
+    "cycle": Signal("late attention's cycle consistency", "inside", -1, _percent),
+    "agreement": Signal("late attention's fit to the output", "inside", -1, _percent),
+    "entropy": Signal("late attention's entropy", "inside", 1, _percent),
+}
+"""Every signal by its name; `read_signals` defines them."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    group: tuple(name for name, signal in SIGNALS.items() if signal.group in members)
+    for group, members in {
+        "confidence": ("confidence",),
+        "output": ("confidence", "output"),
+        "inside": ("inside",),
+        "all": ("confidence", "output", "inside"),
+    }.items()
+}
+"""The names of the signals that are combined, by what they can be read off."""
+
+
+def read_signals(
+    model: DUSt3R, pair: Pair, bank: SiteReader
+) -> tuple[dict[str, Float[Tensor, " b"]], Output]:
+    """Return the signals of every pair of a batch, by name, and the output that they are about.
+
+    - `confidence1`, `confidence2`: geometric mean of a view's confidence.
+    - `inliers`: share of (at most `PNP_PIXELS`) pixels of view 2 whose point one camera, found by
+      PnP with the focal length of view 1's pointmap, sees within 3 pixels of where it should be.
+    - `overlap`: share of view 2's patches that view 1 sees, by the output's pointmaps.
+    - `probe_gap`: mean distance of view 2's pointmap by a late probe to the output's.
+    - `late_turn`: the angles of the similarities that take view 2's pointmap by one late probe onto
+      the next one's, and the last onto the output's, added up, in degrees.
+    - `cycle`: share of view 2's patches that come back to within one patch by the most attended
+      patches of view 1 and of view 2 (mean of heads), mean over late blocks.
+    - `agreement`: share of view 2's patches whose most attended patch (mean of heads) is within one
+      of where the output's pointmaps put them, mean over late blocks; those that view 1 does not
+      see by the output don't agree.
+    - `entropy`: mean entropy of late cross-attention over heads and both decoders, as a share of
+      the most there can be.
+
+    Raises:
+        Prob3rError: The probes read no late site of both views.
+    """
+    depth, patch = model.config.dec_depth, model.config.patch
+    late = range(depth // 2, depth)
+    sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
+    if not sites:
+        raise Prob3rError(
+            "These probes read no site of both views in the second half of the decoders' blocks, "
+            "where signs of a wrong outcome are looked for; give probes of all sites."
+        )
+    names = [f"dec?.{i}.cross_attn.{name}" for i in late for name in ("mean_argmax", "entropy")]
+    run = trace(model, pair, [*(site for both in sites for site in both), *names], reductions=READ)
+    assert run.output is not None
+    confidence = [values.log().mean((1, 2)).exp() for values in run.output.confidence]
+    states = [_united((bank.decode(run[a]).points, bank.decode(run[b]).points)) for a, b in sites]
+    final = _united(run.output.points)
+    focal = focal_from_pointmap(run.output.points[0], run.output.confidence[0])
+    seen = _seen(run.output, focal, patch)
+    cycle, agreement, entropy = _attention(run, late, pair, patch, seen)
+    found = {
+        "confidence1": confidence[0],
+        "confidence2": confidence[1],
+        "inliers": _inliers(run.output.points[1], focal),
+        "overlap": seen.visible.float().mean(1),
+        "probe_gap": torch.stack([_distance(both[1], final[1]) for both in states]).mean(0),
+        "late_turn": _turning([both[1] for both in (*states, final)]),
+        "cycle": cycle,
+        "agreement": agreement,
+        "entropy": entropy,
+    }
+    return found, run.output
+
+
+def features(signals: Mapping[str, Float[Tensor, " n"]]) -> Float[Tensor, "n s"]:
+    """Return the signals of `SIGNALS`, in that order, such that a high value means doubt.
+
+    Where ratios of a signal's values count, its logarithm is taken.
+    """
+    columns = []
+    for name, signal in SIGNALS.items():
+        values = signals[name].double()
+        if signal.logarithmic:
+            values = values.clamp_min(_SMALLEST).log()
+        columns.append(signal.doubt * values)
+    return torch.stack(columns, 1)
+
+
+def _united(points: Points) -> Points:
+    """Return both pointmaps in the pair's unit."""
+    first, second = normalise(points, [p.isfinite().all(-1) for p in points])
+    return first, second
+
+
+def _distance(
+    one: Float[Tensor, "b h w 3"], other: Float[Tensor, "b h w 3"]
+) -> Float[Tensor, " b"]:
+    return (one - other).norm(dim=-1).mean((1, 2))
+
+
+def _turning(points: list[Float[Tensor, "b h w 3"]]) -> Float[Tensor, " b"]:
+    """Return the angles between successive pointmaps, added up, in degrees."""
+    flat = [p.flatten(1, 2) for p in points]
+    turns = [align(a, b).rotation for a, b in pairwise(flat)]
+    return torch.stack([rotation_angle(turn) for turn in turns]).sum(0)
+
+
+def _intrinsics(focal: Float[Tensor, " b"], size: tuple[int, int]) -> Float[Tensor, "b 3 3"]:
+    """Return intrinsics with a central principal point, in an image of a height and width.
+
+    Both views are taken to have one focal length, as two photographs from one camera do.
+    """
+    matrix = torch.eye(3).to(focal).repeat(len(focal), 1, 1)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = focal
+    matrix[:, 1, 2], matrix[:, 0, 2] = ((side - 1) / 2 for side in size)
+    return matrix
+
+
+def _seen(output: Output, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
+    """Return where view 2's patches lie in view 1, by the output's own pointmaps."""
+    first, second = output.points
+    finite1, finite2 = (points.isfinite().all(-1) for points in (first, second))
+    matrix = _intrinsics(focal, (first.shape[1], first.shape[2]))
+    return patch_matches(
+        MatchTruth(second, finite2, first[..., 2], finite1, matrix), patch, SURFACE
+    )
+
+
+def _inliers(points2: Float[Tensor, "b h w 3"], focal: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Return the share of view 2's pixels that one camera explains; 0 if PnP finds none."""
+    height, width = points2.shape[1:3]
+    stride = max(1, round((height * width / PNP_PIXELS) ** 0.5))
+    used = torch.zeros(height, width, dtype=torch.bool, device=points2.device)
+    used[::stride, ::stride] = True
+    shares = []
+    for points, matrix in zip(points2, _intrinsics(focal, (height, width)), strict=True):
+        found = pnp_pose(points, matrix, used, max_iterations=PNP_ITERATIONS)
+        shares.append(0.0 if found is None else found.share)
+    return torch.tensor(shares).to(points2)
+
+
+def _attention(
+    run: Trace, late: range, pair: Pair, patch: int, seen: PatchMatches
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Return the cycle consistency, the agreement and the entropy of late cross-attention."""
+    grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
+    n1, n2 = grid1[0] * grid1[1], grid2[0] * grid2[1]
+    share = seen.visible.float().mean(1)
+    cycles, agreements, entropies = [], [], []
+    for block in late:
+        # Tokens beside the patches have no place: as queries they are left out, as keys they
+        # count as the last patch.
+        there = run[f"dec2.{block}.cross_attn.mean_argmax"][:, 0, :n2].clamp_max(n1 - 1)
+        back = run[f"dec1.{block}.cross_attn.mean_argmax"][:, 0, :n1].clamp_max(n2 - 1)
+        cycles.append(cycle_consistency(there, back, grid2))
+        near = pck(there, seen.match, seen.visible, grid1)
+        agreements.append(near.nan_to_num(0) * share)
+        entropies += [
+            run[f"dec{view}.{block}.cross_attn.entropy"].mean((1, 2)) / log(max(keys, 2))
+            for view, keys in ((1, n2), (2, n1))
+        ]
+    cycle, agreement, entropy = (
+        torch.stack(values).mean(0) for values in (cycles, agreements, entropies)
+    )
+    return cycle, agreement, entropy

@@ -1,0 +1,6 @@
+"""Procedural scenes whose geometry, cameras and visibility are known exactly."""
+
+from prob3r.rooms.dataset import Rooms
+from prob3r.rooms.sheet import contact_sheet
+
+__all__ = ["Rooms", "contact_sheet"]

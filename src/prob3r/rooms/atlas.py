@@ -1,0 +1,71 @@
+"""Photographs as textures: image pyramids, read as finely as a pixel sees them."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.scenes.framing import Framing
+from prob3r.scenes.photographs import load_photograph
+
+EDGE = 256  # texels along a side of a photograph
+LEVELS = 7  # the coarsest has 4 texels along a side
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def read_atlas(folder: Path) -> Float[Tensor, "p 3 t"]:
+    """Read the photographs of a folder (JPEG, PNG or WebP), in the order of their names.
+
+    Returns:
+        The pyramids of their central squares, level after level, as colours in [0, 1].
+
+    Raises:
+        Prob3rError: The folder holds no photograph, or one that cannot be read.
+    """
+    paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise Prob3rError(f"{folder} holds no photograph; give a folder of JPEG or PNG files.")
+    framing = Framing(EDGE, "square")
+    colours = torch.cat([load_photograph(p, framing).image for p in paths]) / 2 + 0.5
+    levels = [F.avg_pool2d(colours, 2**level).flatten(2) for level in range(LEVELS)]
+    return torch.cat(levels, dim=2)
+
+
+def read_texel(
+    atlas: Float[Tensor, "p 3 t"],
+    number: Int[Tensor, "*n"],
+    u: Float[Tensor, "*n"],
+    v: Float[Tensor, "*n"],
+    width: Float[Tensor, "*n"],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Red, green and blue of photographs, bilinearly in the pyramid's nearest level.
+
+    Args:
+        atlas: From `read_atlas`.
+        number: Which photograph.
+        u: Position to the right; a photograph spans 1, and its mirror image the next 1.
+        v: Position upwards.
+        width: Width of a pixel in the same unit.
+    """
+    level = (width * EDGE).log2().round().clamp(0, LEVELS - 1).long()
+    edge = EDGE >> level
+    # The levels before have EDGE^2 (1 + 1/4 + ...) texels, a geometric series.
+    first = (EDGE * EDGE - edge * edge) * 4 // 3
+    last = edge - 1
+    x = ((1 - (u % 2 - 1).abs()) * edge - 0.5).clamp(min=0).minimum(last)
+    y = ((1 - ((-v) % 2 - 1).abs()) * edge - 0.5).clamp(min=0).minimum(last)
+    left, top = x.long(), y.long()
+    right, below = (left + 1).minimum(last), (top + 1).minimum(last)
+    a, b = x - left, y - top
+    upper, lower = first + top * edge, first + below * edge
+    number = number.long()
+    channels = []
+    for channel in range(3):
+        plane = atlas[:, channel]
+        high = torch.lerp(plane[number, upper + left], plane[number, upper + right], a)
+        low = torch.lerp(plane[number, lower + left], plane[number, lower + right], a)
+        channels.append(torch.lerp(high, low, b))
+    return channels[0], channels[1], channels[2]

@@ -1,0 +1,136 @@
+"""Two handheld cameras that orbit a point of interest."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.rooms.draws import Draws
+from prob3r.rooms.rays import Vector, blocked, components, first_surface, is_sky
+from prob3r.rooms.scene import OBJECTS, WALLS, Scene
+
+CANDIDATES = 8
+PROBE = 6  # rays along each side of a candidate's image
+FOV = (40.0, 80.0)  # degrees, across the width of the image
+MARGIN = 0.3  # metres between a camera and a wall or an object
+
+
+class Cameras(NamedTuple):
+    """Two cameras for each scene: half the image's width at depth 1, and pose."""
+
+    slope: Float[Tensor, "b 2"]
+    cam_to_world: Float[Tensor, "b 2 4 4"]
+
+
+def intrinsics_for(slope: Float[Tensor, "b 2"], size: tuple[int, int]) -> Float[Tensor, "b 2 3 3"]:
+    """Pinhole matrices for images of (height, width) pixels, centred, with square pixels."""
+    height, width = size
+    matrix = torch.zeros(*slope.shape, 3, 3, dtype=slope.dtype, device=slope.device)
+    matrix[..., 0, 0] = matrix[..., 1, 1] = 0.5 * width / slope
+    matrix[..., 0, 2] = 0.5 * (width - 1)
+    matrix[..., 1, 2] = 0.5 * (height - 1)
+    matrix[..., 2, 2] = 1
+    return matrix
+
+
+def look_at(
+    eye: Float[Tensor, "*n 3"], target: Float[Tensor, "*n 3"], roll: Float[Tensor, "*n"]
+) -> Float[Tensor, "*n 4 4"]:
+    """OpenCV camera at ``eye`` that looks at ``target``, turned about its axis by ``roll``."""
+    forward = torch.nn.functional.normalize(target - eye, dim=-1)
+    up = forward.new_tensor([0.0, 0.0, 1.0]).expand_as(forward)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)
+    down = torch.linalg.cross(forward, right)
+    c, s = roll.cos()[..., None], roll.sin()[..., None]
+    pose = torch.zeros(*eye.shape[:-1], 4, 4, dtype=eye.dtype, device=eye.device)
+    pose[..., :3, 0] = c * right + s * down
+    pose[..., :3, 1] = c * down - s * right
+    pose[..., :3, 2] = forward
+    pose[..., :3, 3] = eye
+    pose[..., 3, 3] = 1
+    return pose
+
+
+def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
+    """Choose the best of several candidate pairs of cameras.
+
+    The angle of the orbit between the two cameras is drawn first and is common to all
+    candidates, so that the choice among them does not favour small angles. The cameras do not
+    depend on the size of the images.
+    """
+    b, c = len(scene.room), CANDIDATES
+    fov = draws.between(*FOV, 1) + draws.between(-2.0, 2.0, 2)
+    slope = (0.5 * fov.clamp(*FOV) * (math.pi / 180)).tan()
+
+    orbit = draws.between(0.0, 1.4) * torch.where(draws.chance(0.5), 1.0, -1.0)
+    azimuth = draws.between(0.0, 2 * math.pi, c)
+    azimuth = torch.stack([azimuth, azimuth + orbit[:, None]], dim=-1)
+    azimuth = azimuth + draws.between(-0.05, 0.05, c, 2)
+    radius = draws.between(0.5, 0.85, c, 1) * scene.extent.mean(dim=1)[:, None, None]
+    radius = radius * draws.between(0.85, 1.15, c, 2)
+    level = draws.between(1.0, 2.0, c, 1) + draws.between(-0.25, 0.25, c, 2)
+    away = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1) * radius[..., None]
+    place = scene.interest[:, None, None, :2] + away
+    # Outdoors nothing stands in the way of a camera; indoors the walls do.
+    limit = scene.room[:, None, None, :2] - MARGIN
+    place = place.clamp(-limit, limit)
+    eye = torch.cat([place, level[..., None]], dim=-1)
+    target = scene.interest[:, None, None] + draws.between(-0.75, 0.75, c, 2, 3)
+    roll = draws.between(-1.0, 1.0, c, 2) * draws.between(0.0, 0.14, c, 2)
+    poses = look_at(eye, target, roll)
+
+    best = _score(scene, slope, poses).argmax(dim=1)
+    chosen = poses[torch.arange(b, device=best.device), best]
+    return Cameras(slope, chosen)
+
+
+def clearance(scene: Scene, eye: Float[Tensor, "b g 3"]) -> Float[Tensor, "b g"]:
+    """Metres from each point to the nearest object's bounding box; 0 inside one."""
+    offset = eye[:, :, None] - scene.centre[:, None]
+    local = (scene.linear[:, None] @ offset[..., None])[..., 0]
+    excess = (local.abs() - 1) * scene.half[:, None]
+    nearest: Tensor = excess.clamp(min=0).norm(dim=-1).amin(dim=-1)
+    return nearest
+
+
+def _grid(slope: Float[Tensor, "b 2"], poses: Float[Tensor, "b c 2 4 4"], view: int) -> Vector:
+    """Directions through a grid of points over the square image of one view."""
+    steps = (torch.arange(PROBE, dtype=slope.dtype, device=slope.device) + 0.5) * (2 / PROBE) - 1
+    y, x = torch.meshgrid(steps, steps, indexing="ij")
+    right = (x.reshape(-1) * slope[:, view, None])[:, None]
+    down = (y.reshape(-1) * slope[:, view, None])[:, None]
+    r = poses[:, :, view, :3, :3, None]
+    a, b, c = (r[:, :, i, 0] * right + r[:, :, i, 1] * down + r[:, :, i, 2] for i in range(3))
+    return a, b, c
+
+
+def _score(
+    scene: Scene, slope: Float[Tensor, "b 2"], poses: Float[Tensor, "b c 2 4 4"]
+) -> Float[Tensor, "b c"]:
+    """How well suited each candidate is.
+
+    Enough overlap, objects and look-alikes that both cameras see, nothing too close.
+    """
+    eye = poses[..., :3, 3]
+    ray = _grid(slope, poses, 1)
+    distance, surface = first_surface(scene, eye[:, :, 1], ray)
+    point = torch.stack(ray, dim=-1) * distance[..., None] + eye[:, :, 1, None]
+
+    towards = point - eye[:, :, 0, None]
+    inside = towards @ poses[:, :, 0, :3, :3]
+    bound = slope[:, 0, None, None] * inside[..., 2]
+    framed = (inside[..., :2].abs().amax(dim=-1) < bound) & ~is_sky(scene, surface)
+    x, y, z = towards.unbind(-1)
+    seen = framed & ~blocked(scene, components(eye[:, :, 0]), (x, y, z), 1 - 1e-3)
+
+    overlap = seen.to(point).mean(dim=-1)
+    shared = (seen & (surface >= WALLS)).to(point).mean(dim=-1)
+    free = clearance(scene, eye.flatten(1, 2)).reshape(eye.shape[:3]).amin(dim=-1)
+    crowded = (distance < 2 * MARGIN).to(point).mean(dim=-1)
+    collision = (free < MARGIN).to(point)
+    slots = WALLS + torch.arange(OBJECTS, device=surface.device)
+    shown = (seen[..., None] & (surface[..., None] == slots)).any(dim=2)
+    alike = (shown & scene.alike[:, None]).sum(dim=-1).clamp(max=2).to(point)
+    return overlap.clamp(max=0.12) + shared.clamp(max=0.1) + 0.1 * alike - crowded - 10 * collision

@@ -1,0 +1,174 @@
+"""Rooms: as many pairs of rendered views as wanted, each known exactly from its number."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import PixelMatches
+from prob3r.rooms.atlas import read_atlas
+from prob3r.rooms.cameras import Cameras, draw_cameras, intrinsics_for
+from prob3r.rooms.draws import Draws
+from prob3r.rooms.render import Frame, render, sight_lines
+from prob3r.rooms.scene import Scene, draw_scene
+from prob3r.scenes.views import Pair, View
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
+NUMBERS = 1024  # uniform numbers that decide one pair
+CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
+
+
+class Rooms:
+    """Procedural pairs: furnished rooms and open grounds, seen by two cameras.
+
+    A pair is a pure function of the split and its number: it does not depend on the other
+    pairs of a batch, nor, but for rounding, on the machine. There are ``SPAN`` pairs in a
+    split.
+
+    Args:
+        split: "train", "validation" or "test".
+        size: Height and width of the views in pixels.
+        lookalikes: Whether each scene holds two or three copies of one object.
+        photographs: A folder of photographs that may cover surfaces.
+        device: Where to render.
+        compile: Whether to compile the renderer. It is compiled for one number of pairs, that
+            of the first batch but no more than suit the machine; larger batches are cut, and
+            the last part is padded.
+        samples: Colour is the mean of samples x samples rays in each pixel.
+
+    Raises:
+        Prob3rError: The split is unknown, or the folder holds no photographs.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: tuple[int, int] = (64, 64),
+        lookalikes: bool = False,
+        photographs: Path | None = None,
+        device: torch.device | str = "cpu",
+        compile: bool = True,
+        samples: int = 1,
+    ) -> None:
+        if split not in SPLITS:
+            raise Prob3rError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+        self.split = split
+        self.size = size
+        self.lookalikes = lookalikes
+        self.device = torch.device(device)
+        self.samples = samples
+        self.atlas = None if photographs is None else read_atlas(photographs).to(self.device)
+        self.compile = compile
+        self.chunk: int | None = None
+
+    def __len__(self) -> int:
+        return SPAN
+
+    def __getitem__(self, index: int) -> Pair:
+        """One pair, as a batch of 1."""
+        return self.batch([index])
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        """The pairs with these numbers."""
+        scene, cameras = self._draw(indices)
+        intrinsics = intrinsics_for(cameras.slope, self.size).float()
+        pose = cameras.cam_to_world.float()
+        frame = self._render(scene.single(), intrinsics, pose)
+        b, (h, w) = len(indices), self.size
+        views = (
+            View(
+                image=frame.image[:, v].reshape(b, 3, h, w),
+                intrinsics=intrinsics[:, v],
+                cam_to_world=pose[:, v],
+                depth=frame.depth[:, v].reshape(b, h, w),
+                valid=frame.valid[:, v].reshape(b, h, w),
+                labels=frame.labels[:, v].reshape(b, h, w),
+            )
+            for v in range(2)
+        )
+        names = tuple(f"rooms/{self.split}/{i}" for i in indices)
+        return Pair(next(views), next(views), names)
+
+    def cameras(
+        self, indices: Sequence[int]
+    ) -> tuple[Float[Tensor, "b 2 3 3"], Float[Tensor, "b 2 4 4"]]:
+        """Intrinsics and poses of these pairs, without rendering them."""
+        _, cameras = self._draw(indices)
+        return intrinsics_for(cameras.slope, self.size).float(), cameras.cam_to_world.float()
+
+    def prototypes(self, indices: Sequence[int]) -> Int[Tensor, "b k"]:
+        """What each object is a copy of.
+
+        Column k is the object with label k + 1; objects with equal numbers are look-alikes,
+        and -1 marks an object that the scene does not have.
+        """
+        scene, _ = self._draw(indices)
+        return scene.prototype
+
+    def visible_in_1(self, indices: Sequence[int]) -> PixelMatches:
+        """Where view 2's pixels lie in view 1, and whether view 1 sees their points.
+
+        Visibility comes from casting rays from camera 1, not from comparing depths. It is exact
+        up to the rounding of single precision.
+        """
+        scene, cameras = self._draw(indices)
+        intrinsics = intrinsics_for(cameras.slope, self.size).float()
+        return sight_lines(scene.single(), intrinsics, cameras.cam_to_world.float(), self.size)
+
+    def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
+        """Scenes and cameras, in double precision: a choice must not hang on a rounding."""
+        if not len(indices):
+            raise Prob3rError("indices is empty; it must name at least one pair.")
+        offset = SPLITS.index(self.split) * SPAN
+        generator = torch.Generator()
+        rows = []
+        for index in indices:
+            if not 0 <= index < SPAN:
+                raise Prob3rError(f"index is {index}; it must be from 0 to {SPAN - 1}.")
+            generator.manual_seed(offset + index)
+            rows.append(torch.rand(NUMBERS, generator=generator, dtype=torch.float64))
+        draws = Draws(torch.stack(rows).to(self.device))
+        photographs = 0 if self.atlas is None else len(self.atlas)
+        scene = draw_scene(draws, self.lookalikes, photographs)
+        return scene, draw_cameras(draws, scene)
+
+    def _render(
+        self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
+    ) -> Frame:
+        """Render in chunks of one size, so that the compiled renderer is built once."""
+        if self.compile:
+            try:
+                return self._render_compiled(scene, intrinsics, pose)
+            except RuntimeError as error:
+                self.compile = False
+                logger.warning("Rooms are rendered without a compiler, several times slower.")
+                logger.debug("The compiler said: %s", error)
+        return render(scene, intrinsics, pose, self.size, self.samples, self.atlas)
+
+    def _render_compiled(
+        self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
+    ) -> Frame:
+        count = len(pose)
+        self.chunk = self.chunk or min(count, self._most_at_once())
+        frames = []
+        for first in range(0, count, self.chunk):
+            # The last pair fills up a short chunk.
+            rows = torch.arange(first, first + self.chunk, device=self.device)
+            rows = rows.clamp(max=count - 1)
+            part = Scene(*(t[rows] for t in scene))
+            cameras = intrinsics[rows], pose[rows]
+            frame = render(part, *cameras, self.size, self.samples, self.atlas, compiled=True)
+            frames.append(frame)
+        return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
+
+    def _most_at_once(self) -> int:
+        """Pairs in a chunk: on a CPU, what one compiled loop wrote is still near for the next."""
+        height, width = self.size
+        return max(1, CACHED // (2 * height * width)) if self.device.type == "cpu" else SPAN

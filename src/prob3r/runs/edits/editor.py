@@ -1,0 +1,200 @@
+"""The editor: a tap that makes changes while a model runs."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models.sites import Tap
+from prob3r.runs.edits.changes import (
+    Change,
+    GivenMap,
+    GivenOutput,
+    GivenStream,
+    HeadChange,
+    MapChange,
+    MaskedEdges,
+    StreamChange,
+)
+from prob3r.runs.edits.edit import Edit, Setting
+
+
+class Editor(Tap):
+    """Makes the changes of several edits, in the order of the model whatever theirs is.
+
+    Args:
+        edits: The edits.
+        setting: The model and the batch they are for.
+
+    Attributes:
+        changes: What is done, by site.
+        streams: Each stack's stream so far, by names such as `dec2`. A run that does not start at
+            the beginning has to be told.
+
+    Raises:
+        Prob3rError: An edit does not fit, or two would put different things in one place.
+    """
+
+    def __init__(self, edits: Iterable[Edit], setting: Setting):
+        self.setting = setting
+        by_site: dict[str, list[Change]] = defaultdict(list)
+        for edit in edits:
+            for change in edit.bind(setting):
+                by_site[change.site].append(change)
+        for site, changes in by_site.items():
+            changes.sort(key=lambda change: change.rank)
+            _check_collisions(site, changes, setting)
+        self.changes: Mapping[str, list[Change]] = by_site
+        self._heads = {site: _Heads(c, setting) for site, c in by_site.items() if "probs" in site}
+        self.streams: dict[str, Float[Tensor, "b n d"]] = {}
+        self._silent: dict[str, Bool[Tensor, "b n"]] = {}
+
+    def wants(self, stack: str) -> bool:
+        """Return whether anything of a stack is changed."""
+        return any(site.startswith(stack) for site in self.changes)
+
+    def __call__(self, site: str, tensor: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+        """Return the stream after the changes at this site."""
+        before = self.streams.get(site[:4], tensor)  # at a stack's input there is nothing before
+        if site in self._silent:
+            tensor = before.where(self._silent.pop(site)[..., None], tensor)
+        for change in self.changes.get(site, ()):
+            assert isinstance(change, StreamChange)
+            rows = change.rows
+            tensor = tensor.index_put((rows,), change.apply(tensor[rows], before[rows]))
+        self.streams[site[:4]] = tensor
+        return tensor
+
+    def attend(
+        self,
+        site: str,
+        queries: Float[Tensor, "b k n e"],
+        keys: Float[Tensor, "b k m e"],
+        values: Float[Tensor, "b k m e"],
+    ) -> Float[Tensor, "b k n e"]:
+        """Return the heads' outputs after the changes at this site."""
+        output = super().attend(site, queries, keys, values)
+        heads = self._heads.get(site)
+        if heads is None:
+            return output
+        output, silent = heads.attend(output, queries, keys, values)
+        if silent is not None:
+            self._silent[site.removesuffix(".probs")] = silent
+        return output
+
+    def attention_map(
+        self,
+        site: str,
+        queries: Float[Tensor, "b k n e"],
+        keys: Float[Tensor, "b k m e"],
+        span: slice,
+    ) -> Float[Tensor, "b k q m"]:
+        """Return the attention map after the changes, its rows of the queries in `span`."""
+        probs = attention_map(queries[:, :, span], keys)
+        heads = self._heads.get(site)
+        return probs if heads is None else heads.edit(probs, span)
+
+
+class _Heads:
+    """The changes at one attention site.
+
+    Those of the map work on the heads concerned alone, gathered from the batch: head `heads[s]` of
+    pair `rows[s]` is slot `s`.
+    """
+
+    def __init__(self, changes: list[Change], setting: Setting):
+        self.maps = [c for c in changes if isinstance(c, MapChange)]
+        self.outputs = [c for c in changes if isinstance(c, GivenOutput)]
+        count = setting.model.heads(changes[0].site)
+        touched = torch.zeros(setting.pairs, count, dtype=torch.bool, device=setting.device)
+        for change in self.maps:
+            touched[_block(change)] = True
+        self.rows, self.heads = touched.nonzero(as_tuple=True)
+        slots = touched.long()
+        slots[touched] = torch.arange(len(self.rows), device=setting.device)
+        self.slots = [slots[_block(change)] for change in self.maps]
+
+    def attend(
+        self, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Bool[Tensor, "b n"] | None]:
+        """Return the outputs, and for which queries all keys of all heads are masked, if any."""
+        silent = None
+        if self.maps:
+            here = (self.rows, self.heads)
+            chosen = queries[here], keys[here], values[here]
+            masked = self._masked(queries.shape[2], keys.shape[2])
+            nothing = masked.all(-1)
+            if all(isinstance(change, MaskedEdges) for change in self.maps):
+                # A query with nothing to see may see all, for no kernel agrees on such rows.
+                seen = ~masked | nothing[..., None]
+                edited = F.scaled_dot_product_attention(*chosen, attn_mask=seen)
+                output = output.index_put(here, edited.masked_fill(nothing[..., None], 0))
+            else:
+                # The difference, so that a map replaced by itself leaves the output as it is.
+                own = attention_map(*chosen[:2])
+                difference = (self._edit(own, slice(None)) - own) @ chosen[2]
+                output = output.index_put(here, difference, accumulate=True)
+            if nothing.any():
+                alone = torch.zeros(
+                    queries.shape[:3], dtype=torch.bool, device=queries.device
+                ).index_put(here, nothing)
+                silent = alone.all(1)
+        for change in self.outputs:
+            block = _block(change)
+            output = output.index_put(block, change.apply(output[block]))
+        return output, silent
+
+    def edit(self, probs: Float[Tensor, "b k q m"], span: slice) -> Float[Tensor, "b k q m"]:
+        """Return the map of the whole batch after the changes."""
+        here = (self.rows, self.heads)
+        return probs.index_put(here, self._edit(probs[here], span)) if self.maps else probs
+
+    def _edit(self, probs: Float[Tensor, "s q m"], span: slice) -> Float[Tensor, "s q m"]:
+        for change, slots in zip(self.maps, self.slots, strict=True):
+            probs = probs.index_put((slots,), change.apply(probs[slots], span))
+        return probs
+
+    def _masked(self, n: int, m: int) -> Bool[Tensor, "s n m"]:
+        """Return which edges are masked, in every slot."""
+        masked = torch.zeros(len(self.rows), n, m, dtype=torch.bool, device=self.rows.device)
+        for change, slots in zip(self.maps, self.slots, strict=True):
+            if isinstance(change, MaskedEdges):
+                masked[slots] |= change.edges(slice(None))
+        return masked
+
+
+def attention_map(
+    queries: Float[Tensor, "*b n e"], keys: Float[Tensor, "*b m e"]
+) -> Float[Tensor, "*b n m"]:
+    """Return the attention of queries to keys, both after the rotary embedding."""
+    return (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
+
+
+def _block(change: HeadChange) -> tuple[Tensor, Tensor]:
+    """Return the index of a change's heads in a batch of heads."""
+    return change.rows[:, None], change.heads
+
+
+def _check_collisions(site: str, changes: list[Change], setting: Setting) -> None:
+    """Raise Prob3rError where two changes would put something in one place.
+
+    Cuts add up in any order; what is put in a place must be put there once.
+    """
+    heads = setting.model.heads(site) if site.endswith(".probs") else 1
+    patches = setting.queries(site)
+    for kind in (GivenMap, GivenOutput, GivenStream):
+        taken = torch.zeros(setting.pairs, heads, patches, dtype=torch.int, device=setting.device)
+        for change in changes:
+            if isinstance(change, kind):
+                index = _block(change) if isinstance(change, HeadChange) else (change.rows,)
+                where = change.queries if isinstance(change, GivenMap) else change.patches
+                taken[index] += where if isinstance(change, HeadChange) else where[:, None]
+        if (taken > 1).any():
+            raise Prob3rError(
+                f"Two edits at '{site.removesuffix('.probs')}' put something in the same place; "
+                "keep one of them."
+            )

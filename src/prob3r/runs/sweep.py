@@ -1,0 +1,226 @@
+"""Sweeps: many variants of a run over many pairs, each measured against the run without edits."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import bootstrap_interval, pose_and_shape
+from prob3r.models import Output, TwoViewModel
+from prob3r.models.sites import Site
+from prob3r.runs.edits import Edit, Editor, HeadAblation, Means, Setting
+from prob3r.runs.edits.edit import attention_sites
+from prob3r.runs.replay import Replay, Start, repeat
+from prob3r.runs.trace import HEADS, trace
+from prob3r.scenes.views import Pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Variants = Mapping[Any, Sequence[Edit]]
+"""Edits by the variant's name, a string or a tuple of what tells it from the others."""
+
+Metric = Callable[[Output, Pair, Output], Mapping[str, Tensor]]
+"""From an output, its pairs and the output without edits to values by name, one a pair."""
+
+MEMORY = 2**30  # bytes that the variants of one stack may take by default
+
+
+def sweep(
+    model: TwoViewModel,
+    pairs: Pair | Iterable[Pair],
+    variants: Variants | Callable[[Pair], Variants],
+    metrics: Metric | None = None,
+    *,
+    memory: int = MEMORY,
+    report: Callable[[int], None] = lambda done: None,
+) -> "pd.DataFrame":
+    """Run every variant over every pair and measure what it changes.
+
+    What comes before the first edited block runs once for a pair; variants that start at the same
+    block run as one batch; metrics are reduced as they come.
+
+    Args:
+        model: What to run; it is left as it was.
+        pairs: A batch of pairs, or several batches.
+        variants: What to change, or a function that says it for a batch of pairs.
+        metrics: What to measure; `errors_of` by default.
+        memory: Bytes that the variants of one stack may take, roughly.
+        report: Called with the number of runs done, one for each variant and pair.
+
+    Returns:
+        A row for each variant, pair and metric: the `value`, the value without edits (`clean`),
+        and their difference, the `effect`.
+
+    Raises:
+        Prob3rError: There is no variant or no pair; or an edit does not fit or touches nothing,
+            which is found before anything runs over the batch.
+    """
+    import pandas as pd  # takes long, and `import prob3r` should not
+
+    measure, tables, first, done = metrics or errors_of, [], 0, 0
+    for pair in [pairs] if isinstance(pairs, Pair) else pairs:
+        chosen = variants(pair) if callable(variants) else variants
+        starts = _by_start(chosen, Setting.of(model, pair))
+        replay = Replay(model, pair)
+        size = max(1, memory // replay.bytes_per_variant)
+        output = replay.clean.output
+        assert output is not None  # a replay always has it
+        clean = measure(output, pair, output)
+        named = pair.names or range(first, first + len(pair))
+        first += len(pair)
+        for names in starts:
+            for start in range(0, len(names), size):
+                part = names[start : start + size]
+                stack = {name: chosen[name] for name in part}
+                tables.append(_measured(replay, output, clean, stack, named, measure))
+                done += len(part) * len(pair)
+                report(done)
+    if not tables:
+        raise Prob3rError("There is nothing to sweep; give at least one variant and one pair.")
+    return pd.concat(tables, ignore_index=True)
+
+
+class Head(NamedTuple):
+    """One head of an attention sublayer, and how it is switched off."""
+
+    site: str
+    head: int
+    mode: str
+
+
+def sweep_heads(
+    model: TwoViewModel,
+    pairs: Pair | Iterable[Pair],
+    sites: str = "dec2.*.cross_attn",
+    modes: Sequence[str] = ("zero",),
+    means: Means | None = None,
+    **others: Any,
+) -> "pd.DataFrame":
+    """Switch off every head of some attention sublayers, one at a time; see `sweep`.
+
+    Args:
+        model: What to run; it is left as it was.
+        pairs: A batch of pairs, or several batches.
+        sites: Pattern of attention sublayers.
+        modes: Of `HeadAblation`; `resample` takes each pair's outputs from the next of its batch.
+        means: For the mode `mean`.
+        others: `metrics`, `memory` and `report` of `sweep`.
+
+    Returns:
+        As `sweep` does, with `site`, `block`, `head` and `mode` in place of the variant.
+
+    Raises:
+        Prob3rError: The pattern matches nothing, or a mode lacks what it needs.
+    """
+    import pandas as pd
+
+    names = [site.removesuffix(".probs") for site in attention_sites(model, sites)]
+    heads = [Head(s, k, mode) for mode in modes for s in names for k in range(model.heads(s))]
+
+    def variants(pair: Pair) -> Variants:
+        sources: dict[str, Any] = {"mean": means}
+        if "resample" in modes:
+            if len(pair) < 2:
+                raise Prob3rError("resample takes heads from another pair; give at least two.")
+            outputs = trace(model, pair, [f"{name}.{HEADS}" for name in names], output=False)
+            sources["resample"] = {site: record.roll(1, 0) for site, record in outputs.items()}
+        return {
+            h: [HeadAblation(h.site, mode=h.mode, heads=[h.head], source=sources.get(h.mode))]
+            for h in heads
+        }
+
+    table = sweep(model, pairs, variants, **others)
+    what = pd.DataFrame(table.pop("variant").tolist(), columns=Head._fields)
+    what.insert(1, "block", [Site.parse(site).block for site in what.site])
+    return pd.concat([what, table], axis=1)
+
+
+def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
+    """Return the median effect over pairs of every variant and metric, with its interval.
+
+    Args:
+        table: From `sweep` or `sweep_heads`.
+        seed: Of the bootstrap.
+
+    Returns:
+        A row for each variant and metric: the median `effect`, the ends `low` and `high` of its
+        95 % bootstrap interval over pairs, the median `value` and `clean`, and the number of
+        `pairs` for which there is an effect.
+    """
+    import pandas as pd
+
+    generator = torch.Generator().manual_seed(seed)
+    keys = [name for name in table if name not in ("pair", "value", "clean", "effect")]
+    rows = []
+    for key, group in table.groupby(keys, sort=False):
+        effects = torch.tensor(group.effect.to_numpy())
+        effect, low, high = bootstrap_interval(effects, generator=generator)
+        rows.append(
+            {
+                **dict(zip(keys, key, strict=True)),
+                "effect": effect,
+                "low": low,
+                "high": high,
+                "value": group.value.median(),
+                "clean": group.clean.median(),
+                "pairs": int(group.effect.count()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def errors_of(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:
+    """Return every error of `PoseAndShape`, against the truth or else the output without edits.
+
+    Without the truth there is no true pose either: the rotation error is how far the edit turned
+    view 2's pointmap, and the translation error is left out.
+    """
+    if pair.has_truth:
+        return pair.errors_of(output.points)._asdict()
+    valid1, valid2 = (points.isfinite().all(-1) for points in clean.points)
+    still = torch.eye(4).to(clean.points[1]).expand(len(pair), 4, 4)
+    errors = pose_and_shape(*output.points, *clean.points, valid1, valid2, still)._asdict()
+    del errors["translation_error"]
+    return errors
+
+
+def _by_start(variants: Variants, setting: Setting) -> list[list[Hashable]]:
+    """Return the variants' names by where they start; raise if an edit does not fit."""
+    starts: dict[Start, list[Hashable]] = defaultdict(list)
+    for name, edits in variants.items():
+        starts[Start.of(Editor(edits, setting))].append(name)
+    return list(starts.values())
+
+
+def _measured(
+    replay: Replay,
+    output: Output,
+    clean: Mapping[str, Tensor],
+    variants: Variants,
+    names: Sequence[Hashable],
+    measure: Metric,
+) -> "pd.DataFrame":
+    """Return the rows of variants that run as one batch."""
+    import pandas as pd
+
+    pair, count = replay.pair, len(variants)
+    edited = measure(
+        replay.stack(list(variants.values())),
+        pair[[*range(len(pair))] * count],
+        Output(*((repeat(one, count), repeat(two, count)) for one, two in output)),
+    )
+    keys = [(name, row) for name in variants for row in names]
+    tables = []
+    for metric, values in edited.items():
+        table = pd.DataFrame({"metric": metric, "value": values.cpu().numpy()}, range(len(keys)))
+        table["clean"] = repeat(clean[metric], count).cpu().numpy()
+        table.insert(0, "variant", [name for name, _ in keys])
+        table.insert(1, "pair", [row for _, row in keys])
+        tables.append(table)
+    joined = pd.concat(tables)
+    joined["effect"] = joined.value - joined.clean
+    return joined

@@ -1,0 +1,261 @@
+"""Run a model over a pair, with or without edits, and keep what was asked for, nothing else."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import entropy, patch_grid
+from prob3r.models import DUSt3R, Output, TwoViewModel
+from prob3r.models.sites import Tap, select
+from prob3r.runs.edits import Edit, Editor, Setting
+from prob3r.scenes.source import Pairs, share_views
+from prob3r.scenes.views import Pair
+
+CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds the memory
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A small answer about an attention map, built a few queries at a time.
+
+    Attributes:
+        reduce: From the probabilities `(b, k, q, m)` of some queries to a tensor `(b, k, q, ...)`
+            if it answers for each query, or of any shape if it is a sum over queries.
+        over_queries: Whether parts are added up and divided by the number of queries, rather than
+            joined along the query axis.
+    """
+
+    reduce: Callable[[Tensor], Tensor]
+    over_queries: bool = False
+
+
+REDUCTIONS: Mapping[str, Reduction] = {
+    "probs": Reduction(lambda probs: probs),
+    "argmax": Reduction(lambda probs: probs.argmax(-1)),
+    "entropy": Reduction(entropy),
+    "received": Reduction(lambda probs: probs.sum(2), over_queries=True),
+}
+"""What can be asked of an attention site by its last name, `dec2.3.cross_attn.argmax`.
+
+`probs` is the full map `(b, k, q, m)`, `argmax` the most attended key of each query `(b, k, q)`,
+`entropy` that of each query in nats `(b, k, q)`, `received` the mean attention on each key
+`(b, k, m)`.
+"""
+
+HEADS = "heads"
+"""Asks an attention site for the output of every head, before the projection, `(b, k, n, e)`."""
+
+
+def mass(keys: Tensor) -> Reduction:
+    """Return the reduction to each query's attention on chosen keys, `(b, k, q)`.
+
+    Args:
+        keys: Their indices `(i,)`, or a mask `(b, m)` of them.
+    """
+    if keys.dtype == torch.bool:
+        return Reduction(lambda probs: (probs * keys[:, None, None].to(probs)).sum(-1))
+    return Reduction(lambda probs: probs[..., keys].sum(-1))
+
+
+class Record(Tensor):
+    """A recorded tensor that knows where it came from; what is computed from it is a plain tensor.
+
+    Attributes:
+        site: The name it was asked for by.
+        grid: Rows and columns of the patches of the view it belongs to.
+    """
+
+    site: str
+    grid: tuple[int, int]
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, tensor: Tensor, site: str, grid: tuple[int, int]) -> "Record":
+        """Return the tensor with its origin written on it."""
+        record = tensor.detach().as_subclass(cls)
+        record.site, record.grid = site, grid
+        return record
+
+
+@dataclass(frozen=True)
+class Trace(Mapping[str, Record]):
+    """What a run left behind: the records by site, and the model's output.
+
+    Attributes:
+        records: In the order in which the sites fired.
+        output: None if the run stopped after the last site asked for.
+    """
+
+    records: Mapping[str, Record]
+    output: Output | None = None
+
+    def __getitem__(self, site: str) -> Record:
+        try:
+            return self.records[site]
+        except KeyError:
+            kept = ", ".join(list(self.records)[:4])
+            raise Prob3rError(f"'{site}' was not recorded; this trace holds {kept}, …") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def trace(
+    model: TwoViewModel,
+    pair: Pair,
+    record: str | Iterable[str] = (),
+    edits: Iterable[Edit] = (),
+    *,
+    output: bool = True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    reductions: Mapping[str, Reduction] = REDUCTIONS,
+) -> Trace:
+    """Run a model over a pair, or a batch of pairs, and record sites.
+
+    Args:
+        model: What to run; it is left as it was.
+        pair: What to run it over.
+        record: Patterns of sites. One that ends in the name of a reduction asks for attention
+            (`dec2.*.cross_attn.probs`), one that ends in `heads` for the outputs of the heads,
+            and any other for the residual stream (`dec2.*`), `(b, n, d)`.
+        edits: Changes to make on the way; the records are what the edited run saw.
+        output: Whether the heads are wanted; if not, the run stops after the last site.
+        dtype: Of the residual records; as computed by default.
+        device: Where records are kept; where they are computed by default.
+        reductions: What may be asked of attention sites, by name.
+
+    Raises:
+        Prob3rError: A pattern matches no site, a site never fired, or an edit does not fit.
+    """
+    editor = Editor(edits, Setting.of(model, pair))
+    wanted = resolve(model, record, reductions)
+    recorder = Recorder(wanted, editor, reductions, dtype, device, stop=not output)
+    result: Output | None = None
+    with torch.no_grad(), suppress(_Done):
+        result = model(pair.view1.image, pair.view2.image, recorder)
+    return recorder.trace(model, pair, result)
+
+
+@contextmanager
+def reusing_views(pairs: Pairs, *models: TwoViewModel) -> Iterator[None]:
+    """Encode each view that several of the pairs share once, for as long as this lasts.
+
+    The models' weights must not change meanwhile. Models that encode views together, or that
+    `Adapter` wraps, run as ever, and so does all where no two pairs share a view.
+    """
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, DUSt3R) and share_views(pairs):
+                stack.enter_context(model.reusing_views())
+        yield
+
+
+def resolve(
+    model: TwoViewModel,
+    record: str | Iterable[str],
+    reductions: Mapping[str, Reduction] = REDUCTIONS,
+) -> set[str]:
+    """Return the sites that patterns ask for; raise Prob3rError if one matches nothing."""
+    found: set[str] = set()
+    for pattern in [record] if isinstance(record, str) else record:
+        stem, _, last = pattern.rpartition(".")
+        if last in reductions or last == HEADS:
+            sites = select(f"{stem}.probs", model.attention_sites())
+            found |= {f"{site.removesuffix('probs')}{last}" for site in sites}
+        else:
+            found |= set(select(pattern, model.sites()))
+    return found
+
+
+class _Done(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a run whose last wanted site has been recorded."""
+
+
+@dataclass
+class Recorder(Tap):
+    """Keeps what is wanted of a run, after the changes that an editor makes.
+
+    Attributes:
+        wanted: Names of sites, as `resolve` gave them.
+        editor: Makes the changes.
+        reductions: What may be asked of attention sites, by name.
+        dtype: Of the residual records; as computed by default.
+        device: Where records are kept; where they are computed by default.
+        stop: Whether to end the run once everything is recorded.
+        records: What was kept so far.
+    """
+
+    wanted: set[str]
+    editor: Editor
+    reductions: Mapping[str, Reduction] = field(default_factory=lambda: REDUCTIONS)
+    dtype: torch.dtype | None = None
+    device: torch.device | str | None = None
+    stop: bool = False
+    records: dict[str, Tensor] = field(default_factory=dict)
+
+    def wants(self, stack: str) -> bool:
+        """Return whether anything of a stack is recorded or changed."""
+        recorded = any(site.startswith(stack) for site in self.wanted)
+        return recorded or self.editor.wants(stack)
+
+    def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        """Return the stream after the changes at this site."""
+        tensor = self.editor(site, tensor)
+        if site in self.wanted:
+            self._keep(site, tensor.to(dtype=self.dtype or tensor.dtype))
+        return tensor
+
+    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return the heads' outputs after the changes at this site."""
+        stem = site.removesuffix("probs")
+        for name, reduction in self.reductions.items():
+            if stem + name in self.wanted:
+                self._keep(stem + name, self._reduced(site, reduction, queries, keys))
+        output = self.editor.attend(site, queries, keys, values)
+        if stem + HEADS in self.wanted:
+            self._keep(stem + HEADS, output)
+        return output
+
+    def trace(self, model: TwoViewModel, pair: Pair, output: Output | None) -> Trace:
+        """Return what was kept; raise Prob3rError if a wanted site never fired."""
+        if silent := self.wanted - self.records.keys():
+            raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
+        patch = model.config.patch
+        grids = {
+            view: patch_grid(*v.size, patch) for view, v in (("1", pair.view1), ("2", pair.view2))
+        }
+        records = {
+            site: Record.of(tensor, site, grids[site[3]]) for site, tensor in self.records.items()
+        }
+        return Trace(records, output)
+
+    def _keep(self, site: str, tensor: Tensor) -> None:
+        self.records[site] = tensor.to(self.device or tensor.device)
+        if self.stop and self.records.keys() == self.wanted:
+            raise _Done
+
+    def _reduced(
+        self,
+        site: str,
+        reduction: Reduction,
+        queries: Float[Tensor, "b k n e"],
+        keys: Float[Tensor, "b k m e"],
+    ) -> Tensor:
+        """Return a reduction of the attention map, a chunk of queries at a time."""
+        b, k, n, _ = queries.shape
+        size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
+        spans = [slice(start, start + size) for start in range(0, n, size)]
+        parts = [
+            reduction.reduce(self.editor.attention_map(site, queries, keys, span)) for span in spans
+        ]
+        return torch.stack(parts).sum(0) / n if reduction.over_queries else torch.cat(parts, 2)

@@ -1,0 +1,7 @@
+"""Pairs of views: photographs and folders of them; procedural rooms are in `prob3r.rooms`."""
+
+from prob3r.scenes.framing import Framing
+from prob3r.scenes.photographs import PIXEL_LIMIT, Photograph, load_photograph
+from prob3r.scenes.views import Pair, View, stack
+
+__all__ = ["PIXEL_LIMIT", "Framing", "Pair", "Photograph", "View", "load_photograph", "stack"]

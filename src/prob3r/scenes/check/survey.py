@@ -1,0 +1,232 @@
+"""What is in a data set, and what is wrong with it."""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.geometry import PixelMatches, pixel_matches, rotation_angle
+from prob3r.scenes.readers import CorruptError, Reader
+from prob3r.scenes.readers.corrupt import LIMIT
+from prob3r.scenes.source import Pairs, read_each, sample
+from prob3r.scenes.views import Pair
+
+OUT_OF_RANGE = "depth out of range"
+STRAY = 0.01  # the share of a view's depth that may be out of range
+AGREES = (
+    0.5  # the correlation of matched colours; right conventions give 0.8 and more, wrong ones 0
+)
+
+_FEWEST = 32  # matched pixels, below which colours are not compared
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one pair looks like.
+
+    Attributes:
+        number: Its number in the data set.
+        name: Its name.
+        overlap: The share of view 2's valid pixels that view 1 sees.
+        rotation: The angle between the cameras, in degrees.
+        baseline: The distance between the cameras, as a share of view 1's median depth.
+        depth: Of both views: nearest, median and farthest, in the scene's unit.
+        agreement: The correlation of the colours of matched pixels, which is near 1 where the
+            conventions are right; NaN for a pair without matches.
+    """
+
+    number: int
+    name: str
+    overlap: float
+    rotation: float
+    baseline: float
+    depth: tuple[float, float, float]
+    agreement: float
+
+
+@dataclass
+class Survey:
+    """What was found out about a data set.
+
+    Attributes:
+        scenes, frames: How many there are; 0 for pairs that stand alone.
+        pairs: How many there are.
+        asked_frames: How many frames were looked at: whether their files exist, and their cameras.
+        asked: How many pairs were read.
+        looks: At those pairs that could be read and whose truth is known.
+        faults: What is wrong, sentence by sentence, by kind.
+        faulty_pairs, faulty_frames: How many have a fault.
+    """
+
+    scenes: int
+    frames: int
+    pairs: int
+    asked_frames: int
+    asked: int
+    looks: list[Look] = field(default_factory=list)
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    faulty_pairs: int = 0
+    faulty_frames: int = 0
+
+    def add(self, kind: str, sentence: str) -> bool:
+        """Note a fault, and return whether it is new."""
+        new = sentence not in self.faults[kind]
+        if new:
+            self.faults[kind].append(sentence)
+        return new
+
+    @property
+    def usable(self) -> bool:
+        """Whether a run over this data set would not stop for its faults."""
+        return (
+            self.faulty_pairs <= LIMIT * self.asked
+            and self.faulty_frames <= LIMIT * self.asked_frames
+        )
+
+    @property
+    def doubt(self) -> str:
+        """What speaks against the conventions, in a sentence; empty if nothing does."""
+        agreement = self.median("agreement")
+        if not self.looks or agreement >= AGREES:
+            return ""
+        return (
+            "Points that the truth calls one do not look like one: the poses' axes or direction, "
+            "the unit of depth, or the intrinsics are probably not what this layout expects."
+        )
+
+    def histogram(self, bins: int = 10) -> list[int]:
+        """Return how many pairs there are in each of even intervals of overlap."""
+        counts = [0] * bins
+        for look in self.looks:
+            counts[min(int(look.overlap * bins), bins - 1)] += 1
+        return counts
+
+    def median(self, name: str) -> float:
+        """Return the median of a number of all looks, NaN if there are none."""
+        values = torch.tensor([getattr(look, name) for look in self.looks])
+        return float(values.nanmedian()) if len(values) else torch.nan
+
+
+def survey(
+    pairs: Pairs,
+    count: int = 128,
+    frames: int = 20_000,
+    *,
+    depth_range: tuple[int | float, int | float] | None = None,
+    seed: int = 0,
+    report: Callable[[str, float], None] = lambda what, share: None,
+) -> Survey:
+    """Look a data set over: the files and cameras of many frames, and some pairs in full.
+
+    Args:
+        pairs: The data set, opened with `strict=False` if it may be faulty.
+        count: How many pairs to read.
+        frames: How many frames to look at.
+        depth_range: The nearest and farthest depth that make sense, in the scene's unit; by
+            default those of the layout.
+        seed: Of the pairs and frames.
+        report: Called with what is being done and the share that is done.
+    """
+    reader = pairs if isinstance(pairs, Reader) else None
+    found = Survey(
+        scenes=len(set(reader.scenes)) if reader else 0,
+        frames=len(reader.names) if reader else 0,
+        pairs=len(pairs),
+        asked_frames=min(frames, len(reader.names)) if reader else 0,
+        asked=min(count, len(pairs)),
+    )
+    if reader:
+        chosen = random.Random(seed).sample(range(found.frames), found.asked_frames)
+        _survey_frames(found, reader, sorted(chosen), report)
+    near, far = depth_range or (reader.depth_range if reader else (0, torch.inf))
+    numbers = sample(pairs, count, seed).indices
+    for done, number in enumerate(numbers):
+        report("Pairs", done / len(numbers))
+        one = read_each(pairs, [number])
+        for item in one.corrupt:
+            found.add(item.problem, str(item))
+        for pair in one.found:
+            stray = _stray(pair, near, far)
+            if stray:
+                found.add(OUT_OF_RANGE, stray)
+            found.faulty_pairs += bool(stray)
+            if pair.has_truth:
+                found.looks.append(_look(number, pair))
+        found.faulty_pairs += bool(one.corrupt)
+    return found
+
+
+def _survey_frames(
+    found: Survey, reader: Reader, frames: list[int], report: Callable[[str, float], None]
+) -> None:
+    """Look for the files and at the cameras of frames; read nothing large."""
+    for done, frame in enumerate(frames):
+        report("Frames", done / len(frames))
+        faults = 0
+        for file in (reader.image(frame), reader.depth_file(frame)):
+            if not file.is_file():
+                found.add("missing file", f"{file} does not exist.")
+                faults += 1
+        try:
+            reader.camera(frame).check(reader.names[frame])
+        except CorruptError as item:
+            found.add(item.problem, str(item))
+            faults += 1
+        found.faulty_frames += faults > 0
+    for corrupt in reader.corrupt:
+        found.faulty_frames += found.add(corrupt.problem, str(corrupt))
+
+
+def _stray(pair: Pair, near: int | float, far: int | float) -> str | None:
+    """Say how much of a pair's depth is out of range, if it is much."""
+    for number, view in enumerate((pair.view1, pair.view2), start=1):
+        if view.depth is None:
+            continue
+        depth = view.depth[view.known]
+        share = ((depth < near) | (depth > far)).float().mean().item()
+        if share > STRAY:
+            return (
+                f"{pair.names[0]}: {share:.0%} of view {number}'s depth, {depth.min():.3g} to "
+                f"{depth.max():.3g}, is not between {near:g} and {far:g}."
+            )
+    return None
+
+
+def _look(number: int, pair: Pair) -> Look:
+    depths = torch.cat([view.points[..., 2][view.known] for view in (pair.view1, pair.view2)])
+    near, middle, far = depths.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()
+    motion = pair.view2_to_view1
+    matches = pixel_matches(pair.match_truth)
+    return Look(
+        number=number,
+        name=pair.names[0],
+        overlap=pair.overlap().item(),
+        rotation=rotation_angle(motion[:, :3, :3]).item(),
+        baseline=motion[0, :3, 3].norm().item()
+        / pair.view1.points[..., 2][pair.valid[0]].median().item(),
+        depth=(near, middle, far),
+        agreement=_agreement(pair, matches),
+    )
+
+
+def colours_in_1(pair: Pair, matches: PixelMatches) -> Float[Tensor, "b 3 h w"]:
+    """Return view 1's colours where view 2's pixels lie in it."""
+    height, width = pair.view1.size
+    size = torch.tensor([width, height], dtype=matches.pixels.dtype)
+    grid = ((2 * matches.pixels + 1) / size - 1).nan_to_num()
+    return F.grid_sample(pair.view1.image, grid, padding_mode="border", align_corners=False)
+
+
+def _agreement(pair: Pair, matches: PixelMatches) -> float:
+    seen = matches.visible[0]
+    if seen.sum() < _FEWEST:
+        return torch.nan
+    both = [
+        image[0][:, seen].flatten() for image in (colours_in_1(pair, matches), pair.view2.image)
+    ]
+    return torch.corrcoef(torch.stack(both))[0, 1].item()

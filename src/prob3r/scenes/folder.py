@@ -1,0 +1,140 @@
+"""A pair on disk: a folder with two photographs and a `pair.json` that says what is known.
+
+    {"views": [{"image": "view1.jpg", "intrinsics": [[...]], "cam_to_world": [[...]],
+                "depth": "view1_depth.png"},
+               {"image": "view2.jpg"}]}
+
+Only `image` is needed. `intrinsics` are 3x3, in pixels of the upright photograph, pixel centres
+at integer coordinates; `cam_to_world` is 4x4, OpenCV axes, in metres; `depth` is a 16-bit grey
+image of z in millimetres, 0 where unknown. A `note` may stand anywhere.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.scenes.photographs import open_image
+
+_TOLERANCE = 1e-3  # of a rotation's entries, which are often written with a few digits
+
+
+class Entry(NamedTuple):
+    """What a folder knows of one view; cameras and depth are those of the upright photograph.
+
+    Attributes:
+        image: The photograph's file.
+        intrinsics: In pixels.
+        cam_to_world: In metres.
+        depth: z in metres, 0 where unknown.
+    """
+
+    image: Path
+    intrinsics: Float[Tensor, "1 3 3"] | None
+    cam_to_world: Float[Tensor, "1 4 4"] | None
+    depth: Float[Tensor, "h w"] | None
+
+
+def read_folder(folder: str | Path) -> tuple[Entry, Entry]:
+    """Read what a folder knows of its two views.
+
+    Raises:
+        Prob3rError: `pair.json` is missing or malformed, holds a matrix that is no camera, or
+            names a file that is missing or outside the folder.
+    """
+    file = Path(folder) / "pair.json"
+    if not file.is_file():
+        raise Prob3rError(f"{file} does not exist; a pair's folder needs it to name the images.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Prob3rError(f"{file} cannot be read as JSON ({error}).") from error
+    views = content.get("views") if isinstance(content, dict) else None
+    if not isinstance(views, list) or [type(view) for view in views] != [dict, dict]:
+        raise Prob3rError(f'{file} must hold "views", a list of two objects, one for each view.')
+    return _entry(file, 1, views[0]), _entry(file, 2, views[1])
+
+
+def _entry(file: Path, number: int, view: dict[str, Any]) -> Entry:
+    where = f"{file}, view {number}"
+    unknown = sorted(view.keys() - {*Entry._fields, "note"})
+    if unknown:
+        raise Prob3rError(
+            f"{where}: {unknown[0]!r} is not a key; the keys are {', '.join(Entry._fields)}."
+        )
+    depth = view.get("depth")
+    return Entry(
+        image=_inside(file.parent, where, "image", view.get("image")),
+        intrinsics=_intrinsics(where, view.get("intrinsics")),
+        cam_to_world=_cam_to_world(where, view.get("cam_to_world")),
+        depth=None if depth is None else _depth(_inside(file.parent, where, "depth", depth)),
+    )
+
+
+def _inside(folder: Path, where: str, key: str, name: object) -> Path:
+    """The path of a file, which may not leave the folder: folders come from other people."""
+    try:
+        path = folder / str(name)
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links
+        inside = False
+    if not inside or not isinstance(name, str):
+        raise Prob3rError(
+            f"{where}: {key} is {name!r}; it must be the path of a file inside the folder."
+        )
+    return path
+
+
+def _matrix(where: str, key: str, value: object, side: int) -> Float[Tensor, "1 {side} {side}"]:
+    try:
+        matrix = torch.tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        matrix = torch.empty(0)
+    if matrix.shape != (side, side) or not matrix.isfinite().all():
+        raise Prob3rError(f"{where}: {key} must be {side} rows of {side} finite numbers.")
+    return matrix[None]
+
+
+def _intrinsics(where: str, value: object) -> Float[Tensor, "1 3 3"] | None:
+    if value is None:
+        return None
+    matrix = _matrix(where, "intrinsics", value, 3)
+    (fx, skew, _), (below, fy, _), last = matrix[0].tolist()
+    if fx <= 0 or fy <= 0 or [skew, below, *last] != [0, 0, 0, 0, 1]:
+        raise Prob3rError(
+            f"{where}: intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] "
+            "with positive focal lengths fx and fy."
+        )
+    return matrix
+
+
+def _cam_to_world(where: str, value: object) -> Float[Tensor, "1 4 4"] | None:
+    if value is None:
+        return None
+    matrix = _matrix(where, "cam_to_world", value, 4)
+    rotation = matrix[0, :3, :3]
+    is_rotation = (
+        torch.allclose(rotation @ rotation.T, torch.eye(3), atol=_TOLERANCE)
+        and torch.linalg.det(rotation) > 0
+    )
+    if not is_rotation or matrix[0, 3].tolist() != [0, 0, 0, 1]:
+        raise Prob3rError(
+            f"{where}: cam_to_world must be rigid, a rotation and a translation "
+            "above a last row of 0, 0, 0, 1."
+        )
+    return matrix
+
+
+def _depth(path: Path) -> Float[Tensor, "h w"]:
+    with open_image(path) as image:
+        if not image.mode.startswith("I"):
+            raise Prob3rError(
+                f"{path} holds pixels of mode {image.mode}; depth must be a 16-bit grey image."
+            )
+        millimetres = np.array(image, dtype=np.float32)
+    return torch.from_numpy(millimetres) / 1000

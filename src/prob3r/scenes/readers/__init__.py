@@ -1,0 +1,38 @@
+"""Readers of data sets on disk, one layout a file.
+
+Each turns its layout into pairs with prob3r's conventions. `Reader` says how to write another.
+"""
+
+from prob3r.scenes.readers.base import READERS, Listing, Reader
+from prob3r.scenes.readers.blendedmvs import BlendedMVS
+from prob3r.scenes.readers.co3d import CO3D
+from prob3r.scenes.readers.colmap import COLMAP
+from prob3r.scenes.readers.conventions import Camera
+from prob3r.scenes.readers.corrupt import CorruptError, Tally
+from prob3r.scenes.readers.habitat import Habitat
+from prob3r.scenes.readers.items import Items, kind
+from prob3r.scenes.readers.megadepth import MegaDepth
+from prob3r.scenes.readers.nerfstudio import Nerfstudio
+from prob3r.scenes.readers.scannetpp import ScanNetPP
+from prob3r.scenes.readers.sevenscenes import SevenScenes
+from prob3r.scenes.readers.tum import TUM
+
+__all__ = [
+    "CO3D",
+    "COLMAP",
+    "READERS",
+    "TUM",
+    "BlendedMVS",
+    "Camera",
+    "CorruptError",
+    "Habitat",
+    "Items",
+    "Listing",
+    "MegaDepth",
+    "Nerfstudio",
+    "Reader",
+    "ScanNetPP",
+    "SevenScenes",
+    "Tally",
+    "kind",
+]

@@ -1,0 +1,203 @@
+"""Reader: what all layouts of data sets share. A new layout is one subclass."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import relative_pose, rotation_angle
+from prob3r.scenes.framing import FramesImages, Framing, Window
+from prob3r.scenes.readers.conventions import Camera
+from prob3r.scenes.readers.corrupt import CorruptError, Tally
+from prob3r.scenes.readers.covisible import neighbours, pairs_by_overlap
+from prob3r.scenes.readers.files import image_size, read_depth, reading
+from prob3r.scenes.readers.items import Items
+from prob3r.scenes.views import Pair, View
+
+logger = logging.getLogger(__name__)
+
+READERS: dict[str, type["Reader"]] = {}
+"""The readers by the name of their layout."""
+
+
+class Listing(NamedTuple):
+    """What a data set says it holds.
+
+    Attributes:
+        names: Of the frames, each unique.
+        scenes: Of each frame; pairs are sought within a scene.
+        pairs: The data set's own list, two frame numbers a row, view 1 first; None if it has none.
+    """
+
+    names: Sequence[str]
+    scenes: Sequence[str]
+    pairs: npt.NDArray[Any] | None = None
+
+
+class Reader(Items):
+    """The pairs of a data set on disk, in one layout.
+
+    A subclass names its layout, `class Mine(Reader, layout="mine")`, and defines `marker`,
+    `listing`, `image`, `depth_file` and `camera`. Only the listing is read at first; images, depth
+    and cameras are read when a pair is asked for. Without a list of its own, the pairs are those
+    frames of one scene that see the same surfaces (see `prob3r.scenes.readers.covisible`).
+
+    Args:
+        path: The data set's folder, or one of the files or folders that `marker` stands for.
+        model: What frames the images: a model, or a `Framing`.
+        strict: Whether to refuse a data set where pairs were sought in vain, or more than 1 % of
+            the frames were corrupt. One that is to be looked over gets neighbours for pairs then.
+
+    Attributes:
+        names: Of the frames.
+        scenes: Of each frame.
+        pairs: Two frame numbers a row.
+        corrupt: Frames that could not be used when pairs were sought.
+
+    Raises:
+        Prob3rError: The folder is not in this layout, or holds no pair.
+    """
+
+    layout: ClassVar[str]
+    marker: ClassVar[str]
+    """Glob pattern of what shows the layout, in the data set's folder or one below."""
+    depth_unit: ClassVar[float] = 1.0
+    """The scene's unit of length for each step of a depth file."""
+    depth_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
+    """The nearest and farthest depth that make sense."""
+    frames_per_scene: ClassVar[int] = 100
+    """Of how many frames, evenly spaced, pairs are sought if the data set does not list them."""
+
+    def __init_subclass__(cls, layout: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if layout is not None:
+            cls.layout = layout
+            READERS[layout] = cls
+
+    def __init__(
+        self, path: str | Path, model: Framing | FramesImages, *, strict: bool = True
+    ) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise Prob3rError(
+                f"{path} does not exist; give a data set in the {self.layout} layout."
+            )
+        found = self.found(path)
+        if not found:
+            raise Prob3rError(
+                f"{path} is not in the {self.layout} layout: there is no {self.marker} in it."
+            )
+        self.root = path if path.is_dir() and path not in found else path.parent
+        self.framing = Framing.of(model)
+        self.names, self.scenes, pairs = self.listing(found)
+        self.corrupt: list[CorruptError] = []
+        if pairs is None:
+            pairs, looked_at, self.corrupt = pairs_by_overlap(self)
+            tally = Tally(looked_at)
+            for item in self.corrupt if strict else ():
+                tally.add(item)
+            if not len(pairs) and not strict:
+                logger.warning("No two frames of %s overlap; its pairs are neighbours.", path)
+                pairs = neighbours(self.scenes)
+        self.pairs = np.asarray(pairs, dtype=np.int32).reshape(-1, 2)
+        if not len(self.pairs):
+            raise Prob3rError(
+                f"{path} holds no pair: its list is empty, or no two of its {len(self.names)} "
+                "frames see enough of the same surfaces."
+            )
+        if self.pairs.min() < 0 or self.pairs.max() >= len(self.names):
+            raise Prob3rError(
+                f"{path} lists pairs of frames that it does not have; it has {len(self.names)}."
+            )
+
+    @classmethod
+    def found(cls, path: Path) -> list[Path]:
+        """Return what matches `marker`: the path itself, in it, or in the folders in it."""
+        if path.match(cls.marker) and path.exists():
+            return [path]
+        return sorted(path.glob(cls.marker)) or sorted(path.glob(f"*/{cls.marker}"))
+
+    @abstractmethod
+    def listing(self, found: list[Path]) -> Listing:
+        """Read which frames there are, and which pairs if the data set lists them.
+
+        Args:
+            found: What `marker` matches.
+        """
+
+    @abstractmethod
+    def image(self, frame: int) -> Path:
+        """Return the image file of a frame."""
+
+    @abstractmethod
+    def depth_file(self, frame: int) -> Path:
+        """Return the depth file of a frame."""
+
+    @abstractmethod
+    def camera(self, frame: int) -> Camera:
+        """Return the camera of a frame; raises CorruptError where it cannot be read."""
+
+    def depth(self, frame: int) -> Float[Tensor, "h w"]:
+        """Return z in the scene's unit of length, 0 where unknown.
+
+        Raises:
+            CorruptError: It cannot be read.
+        """
+        return read_depth(self.depth_file(frame), self.depth_unit)
+
+    def checked_camera(self, frame: int) -> Camera:
+        """Return the camera of a frame; raises CorruptError where it makes no sense."""
+        camera = self.camera(frame)
+        camera.check(self.names[frame])
+        return camera
+
+    def view(self, frame: int) -> View:
+        """Return a frame as the model expects it, with intrinsics and depth to match.
+
+        Raises:
+            CorruptError: The frame cannot be used.
+        """
+        path, name = self.image(frame), self.names[frame]
+        camera, depth = self.checked_camera(frame), self.depth(frame)
+        size = image_size(path)
+        for what, other in (("depth", tuple(depth.shape)), ("camera", camera.size or size)):
+            if abs(other[0] * size[1] / size[0] - other[1]) > 1:
+                raise CorruptError(
+                    f"{name}: the image is {size[1]}x{size[0]} pixels but its {what} is for "
+                    f"{other[1]}x{other[0]}; they must be of one shape.",
+                    "bad depth" if what == "depth" else "bad camera",
+                )
+        if depth.shape != size:  # coarser sensors than the camera are common
+            depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
+        with reading(path):
+            view = View.from_image(
+                path,
+                self.framing,
+                intrinsics=camera.intrinsics_at(size),
+                cam_to_world=camera.cam_to_world,
+                depth=depth,
+            )
+        if not view.known.any():
+            raise CorruptError(f"{name} has no pixel whose depth is known.", "bad depth")
+        return view
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Pair:
+        """Read one pair, as a batch of one named after its frames."""
+        first, second = self.pairs[index].tolist()
+        names = (f"{self.names[first]}, {self.names[second]}",)
+        return Pair(self.view(first), self.view(second), names)
+
+    def rotation(self, index: int) -> float:
+        """Return the angle between a pair's cameras, in degrees, without reading its images."""
+        poses = (self.checked_camera(frame).cam_to_world for frame in self.pairs[index].tolist())
+        return float(rotation_angle(relative_pose(*poses)[:, :3, :3]))

@@ -1,0 +1,52 @@
+"""Pairs that are read from disk, one by one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import fields
+
+from prob3r.errors import Prob3rError
+from prob3r.scenes.views import Pair, View, stack
+
+
+class Items(ABC):
+    """Pairs that are read one by one, and may differ in size and in what is known of them."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    @abstractmethod
+    def read(self, index: int) -> Pair:
+        """Read one pair, as a batch of one.
+
+        Raises:
+            CorruptError: It cannot be used.
+        """
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return one pair, as a batch of one; raises CorruptError where it cannot be used."""
+        return self.read(range(len(self))[index])
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        """Return some of the pairs as one batch.
+
+        Raises:
+            CorruptError: One of them cannot be used.
+            Prob3rError: They differ in size or in what is known of them.
+        """
+        pairs = [self[index] for index in indices]
+        if len({kind(pair) for pair in pairs}) > 1:
+            raise Prob3rError(
+                f"{', '.join(name for pair in pairs for name in pair.names)} differ in size or in "
+                "what is known of them; `prob3r.scenes.source.batches` sorts such pairs."
+            )
+        return stack(pairs)
+
+
+def kind(pair: Pair) -> Hashable:
+    """Return what the pairs of one batch have in common: sizes, and which truths are known."""
+    return tuple(_kind(view) for view in (pair.view1, pair.view2))
+
+
+def _kind(view: View) -> Hashable:
+    return view.size, *(field.name for field in fields(view) if getattr(view, field.name) is None)

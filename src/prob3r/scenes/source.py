@@ -1,0 +1,335 @@
+"""Sources of pairs: opened by name, sampled, selected, and handed out in batches.
+
+Whatever has a length and gives batches by number is `Pairs`: procedural rooms, folders of
+photographs, and the data sets of `prob3r.scenes.readers`.
+
+    pairs = open_pairs("tum:rgbd_dataset_freiburg1_desk", model)
+    pairs = select(sample(pairs, 1000, seed=0), overlap=(0.3, 0.8), rotation=(5, 60))
+    for pair in batches(pairs, len(pairs), 32):
+        ...
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import rotation_angle
+from prob3r.rooms.dataset import SPLITS, Rooms
+from prob3r.scenes.framing import FramesImages, Framing
+from prob3r.scenes.readers import READERS, CorruptError, Items, Reader, Tally, kind
+from prob3r.scenes.views import Pair, stack
+
+T = TypeVar("T")
+
+Bounds = tuple[int | float, int | float]
+"""The least and the greatest value, both included."""
+
+_SELECTABLE = 10_000_000  # pairs, each of which `select` has to look at
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """Pairs that can be asked for by number."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        """Return some of them as one batch."""
+
+
+class Folders(Items):
+    """Pairs of photographs: a folder with a `pair.json`, or a folder of such folders.
+
+    Args:
+        path: The folder.
+        model: What frames the photographs; a model, or a `Framing`.
+
+    Raises:
+        Prob3rError: There is no pair in the folder.
+    """
+
+    def __init__(self, path: Path, model: FramesImages | Framing):
+        self.framing = Framing.of(model)
+        self.folders = self.found(path)
+        if not self.folders:
+            raise Prob3rError(f"{path} holds no pair: no pair.json in it or in its folders.")
+
+    @staticmethod
+    def found(path: Path) -> list[Path]:
+        """Return the folders with a `pair.json`: the path itself, and those in it."""
+        return sorted(file.parent for end in ("", "*/") for file in path.glob(f"{end}pair.json"))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def read(self, index: int) -> Pair:
+        """Read the pair of a folder, by the order of the folders' names."""
+        try:
+            return Pair.from_folder(self.folders[index], self.framing)
+        except Prob3rError as error:
+            raise CorruptError(str(error)) from error
+
+
+class Subset:
+    """Some pairs of others.
+
+    Args:
+        pairs: The others.
+        indices: Their numbers, in the order wanted.
+    """
+
+    def __init__(self, pairs: Pairs, indices: Sequence[int]):
+        self.pairs = pairs
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Pair:
+        """Return one pair, as a batch of one."""
+        return self.batch([index])
+
+    def batch(self, indices: Sequence[int]) -> Pair:
+        """Return some of the pairs as one batch."""
+        return self.pairs.batch([self.indices[i] for i in indices])
+
+
+def open_pairs(
+    name: str,
+    model: FramesImages | Framing,
+    device: torch.device | str = "cpu",
+    *,
+    strict: bool = True,
+) -> Pairs:
+    """Return the pairs that a name stands for, at the size that a model takes.
+
+    Args:
+        name: `rooms:train`, `rooms:validation` or `rooms:test`; the same with `lookalikes`, rooms
+            that hold copies of one object; either with `@SIZE`, such as `rooms:test@64`, for
+            squares of another size in pixels than the model's; `LAYOUT:PATH` with a layout of
+            `prob3r.scenes.readers`; or a path: of a folder of pairs, or of a data set whose layout
+            shows by itself.
+        model: What the pairs are for.
+        device: Where rooms are rendered.
+        strict: As for a `Reader`.
+
+    Raises:
+        Prob3rError: The name stands for nothing, or its size is no multiple of the model's patch.
+    """
+    layout, _, rest = name.partition(":")
+    split, at, side = rest.partition("@")
+    if layout in ("rooms", "lookalikes") and split in SPLITS:
+        size = _asked_size(name, side, model) if at else _room_size(model)
+        alike = layout == "lookalikes"
+        return Rooms(split, size, alike, device=device, compile=False)
+    if layout in READERS:
+        return READERS[layout](rest, model, strict=strict)
+    if layout in ("rooms", "lookalikes") or not Path(name).exists():
+        raise Prob3rError(
+            f"There are no pairs '{name}': give rooms:train, rooms:validation, rooms:test, the "
+            f"path of a folder with a pair.json, or LAYOUT:PATH with a layout of "
+            f"{', '.join(READERS)}."
+        )
+    recognised = [known for known in READERS.values() if known.found(Path(name))]
+    if Folders.found(Path(name)) or not recognised:
+        return Folders(Path(name), model)
+    if len(recognised) > 1:
+        raise Prob3rError(
+            f"{name} could be of the layout {' or '.join(r.layout for r in recognised)}; say "
+            f"which, as in {recognised[0].layout}:{name}."
+        )
+    return recognised[0](name, model, strict=strict)
+
+
+def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[int, int]:
+    """Return the size of squares that a name asks for; raise Prob3rError if it fits no patches."""
+    patch = Framing.of(model).patch
+    if not side.isdecimal() or int(side) == 0 or int(side) % patch:
+        raise Prob3rError(
+            f"The pairs '{name}' cannot be shown at '{side}' pixels: give a positive multiple of "
+            f"the model's patch, {patch}, such as {name.partition('@')[0]}@{8 * patch}."
+        )
+    return int(side), int(side)
+
+
+def _room_size(model: FramesImages | Framing) -> tuple[int, int]:
+    if isinstance(model, Framing):
+        return model.window((model.size, model.size)).size
+    return model.config.image_size
+
+
+def sample(pairs: Pairs, count: int, seed: int = 0) -> Subset:
+    """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
+
+    The same seed draws the same pairs in the same order.
+    """
+    drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))
+    return Subset(pairs, drawn)
+
+
+def select(
+    pairs: Pairs,
+    overlap: Bounds = (0, 1),
+    rotation: Bounds = (0, 180),
+    *,
+    workers: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Subset:
+    """Return the pairs whose overlap and rotation lie between two bounds, both included.
+
+    Each pair has to be looked at: of a large data set, take a `sample` first.
+
+    Args:
+        pairs: With the true pointmaps.
+        overlap: Bounds of the share of view 2's valid pixels that view 1 sees.
+        rotation: Bounds of the angle between the two cameras, in degrees.
+        workers: Processes that read; 0 reads in this one.
+        report: Called with the number of pairs looked at and of all.
+
+    Raises:
+        Prob3rError: There are too many pairs, more than 1 % of them are corrupt, or one lacks
+            its truth.
+    """
+    total = len(pairs)
+    if total > _SELECTABLE:
+        raise Prob3rError(f"{total} pairs are too many to look at each; take a sample first.")
+    tally, kept = Tally(total), []
+    looks = _Looks(pairs, overlap, rotation)
+    for index, look in enumerate(_in_order(looks, workers)):
+        if isinstance(look, CorruptError):
+            tally.add(look)
+        elif look:
+            kept.append(index)
+        report(index + 1, total)
+    return Subset(pairs, kept)
+
+
+def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterator[Pair]:
+    """Yield the first `count` pairs, or all if there are fewer, in batches of at most `size`.
+
+    Batches differ by one pair at most, so that none is a lone pair if `size` is at least 3. The
+    pairs of a batch share their image size and what is known of them: where those that are read
+    together do not, they are sorted, and come in the batches of their kind, also even, as soon as
+    there are enough of them or at the end. A corrupt item is skipped and named in the log.
+
+    Args:
+        pairs: What to read.
+        count: How many pairs.
+        size: The largest batch.
+        workers: Processes that read ahead; 0 reads in this one.
+
+    Raises:
+        Prob3rError: More than 1 % of the pairs are corrupt.
+    """
+    count = min(count, len(pairs))
+    parts = torch.arange(count).tensor_split(-(-count // size)) if count else ()
+    tally = Tally(count)
+    waiting: dict[Hashable, list[Pair]] = defaultdict(list)
+    for found, corrupt in _in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
+        for item in corrupt:
+            tally.add(item)
+        if len({kind(pair) for pair in found}) == 1:
+            yield stack(found)
+            continue
+        for pair in found:
+            alike = waiting[kind(pair)]
+            alike.append(pair)
+            if len(alike) == 2 * size:  # so that what is left at the end is no lone pair
+                yield stack(alike[:size])
+                del alike[:size]
+    for alike in waiting.values():
+        for numbers in torch.arange(len(alike)).tensor_split(-(-len(alike) // size)):
+            yield stack([alike[i] for i in numbers.tolist()])
+
+
+def share_views(pairs: Pairs) -> bool:
+    """Return whether a view can be in several of the pairs; no two rooms have one in common."""
+    return share_views(pairs.pairs) if isinstance(pairs, Subset) else not isinstance(pairs, Rooms)
+
+
+class Read(NamedTuple):
+    """What was read of several pairs.
+
+    Attributes:
+        found: Those that could be read, in batches of one, or of more if they are made so.
+        corrupt: What is wrong with the others.
+    """
+
+    found: list[Pair]
+    corrupt: list[CorruptError]
+
+
+def read_each(pairs: Pairs, indices: Sequence[int]) -> Read:
+    """Read pairs, and tell which were corrupt; what can only be made in batches is made in one."""
+    if isinstance(pairs, Subset):
+        return read_each(pairs.pairs, [pairs.indices[i] for i in indices])
+    if not isinstance(pairs, Items):
+        return Read([pairs.batch(indices)], [])
+    read = Read([], [])
+    for index in indices:
+        try:
+            read.found.append(pairs[index])
+        except CorruptError as item:
+            read.corrupt.append(item)
+    return read
+
+
+class _Parts(Dataset[Read]):
+    """Lists of pairs, read in a worker process."""
+
+    def __init__(self, pairs: Pairs, parts: Sequence[Sequence[int]]):
+        self.pairs = pairs
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> Read:
+        return read_each(self.pairs, self.parts[number])
+
+
+class _Looks(Dataset[bool | CorruptError]):
+    """Whether each pair lies between bounds, found out in a worker process."""
+
+    def __init__(self, pairs: Pairs, overlap: Bounds, rotation: Bounds):
+        self.pairs = pairs
+        self.overlap = overlap
+        self.rotation = rotation
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> bool | CorruptError:
+        try:
+            return self._between(self.pairs, index)
+        except CorruptError as item:
+            return item
+
+    def _between(self, pairs: Pairs, index: int) -> bool:
+        if isinstance(pairs, Subset):
+            return self._between(pairs.pairs, pairs.indices[index])
+        if isinstance(pairs, Reader) and not _inside(pairs.rotation(index), self.rotation):
+            return False  # which takes no image
+        pair = pairs.batch([index])
+        turned = float(rotation_angle(pair.view2_to_view1[:, :3, :3]))
+        return _inside(turned, self.rotation) and _inside(float(pair.overlap()), self.overlap)
+
+
+def _inside(value: float, bounds: Bounds) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _in_order(items: Dataset[T], workers: int) -> "DataLoader[T]":
+    """Return a loader of items one by one, in order; faults come as values, not as exceptions."""
+    return DataLoader(items, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(item: T) -> T:
+    return item

@@ -1,0 +1,385 @@
+"""Training of site readers: one frozen backbone forward, one backward for all sites."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import normalise, patchify
+from prob3r.models import DUSt3R, TwoViewModel, fingerprint, random
+from prob3r.models.heads import decode_points
+from prob3r.models.sites import Site
+from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.probes.files import KINDS, save_probes
+from prob3r.probes.lens import Lens
+from prob3r.probes.reader import SiteReader
+from prob3r.rooms import Rooms
+from prob3r.runs.trace import reusing_views, trace
+from prob3r.scenes.source import Pairs
+from prob3r.scenes.views import Pair
+from prob3r.training.loop import Progress, Task, run
+from prob3r.training.objectives import weigh
+from prob3r.training.processes import Processes
+from prob3r.training.recipe import Stage
+from prob3r.training.shares import Drawn, Rendered, Shares
+from prob3r.training.stream import Stream
+
+CLIP = 1.0  # largest norm of one probe's gradient
+
+Model = TypeVar("Model", bound=TwoViewModel)
+
+
+@dataclass(frozen=True)
+class ProbeTraining:
+    """How a bank is trained.
+
+    Attributes:
+        stage: Pairs, batch and learning rate.
+        seed: Of the weights and the order of the pairs.
+        validation_pairs: How many held-out pairs a validation uses.
+        validate_every: Pairs between validations.
+        accumulate: In how many parts, one after the other, a process works on its share of a
+            batch, for the same result in less memory.
+        bf16: Whether products are in bfloat16, as autocast has it.
+        workers: Processes that read ahead, where pairs are read from a disk.
+    """
+
+    stage: Stage
+    seed: int = 0
+    validation_pairs: int = 128
+    validate_every: int = 8192
+    accumulate: int = 1
+    bf16: bool = False
+    workers: int = 0
+
+
+def default_training(model: TwoViewModel, pairs: int, seed: int = 0) -> ProbeTraining:
+    """Return how the shipped banks were trained, for as many pairs as wanted."""
+    size = model.config.image_size[0]
+    # Many small steps: probes need few pairs, and a step costs the same for each of them.
+    stage = Stage("pointmaps", size, pairs, batch=8, lr=2e-3, warmup=512, decay=0.6)
+    return ProbeTraining(stage, seed, validate_every=1024)
+
+
+def bank_for(model: Model, kind: str, seed: int = 0) -> tuple[Model, SiteReader]:
+    """Return what is to be trained as one of `KINDS`, and the backbone to train it on.
+
+    Raises:
+        Prob3rError: There is no such kind, or the model is not one for it.
+    """
+    if kind not in KINDS:
+        raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
+    if kind == "tuned":
+        return model, Lens.of(model)
+    stack = "enc" if kind == "encoder" else "dec"
+    sites = [site for site in model.sites() if Site.parse(site).stack == stack]
+    if kind == "encoder":
+        sites = [s for v in (1, 2) for s in [s for s in sites if Site.parse(s).view == v][-1:]]
+    if not sites:
+        raise Prob3rError(f"This model has no '{stack}' sites for '{kind}' probes to read.")
+    device, width = next(model.parameters()).device, model.width(sites[0])
+    depth = 1 if kind == "linear" else 5
+    config = ProbeConfig(width, model.config.patch, depth, width)
+    bank = ProbeBank(sites, config, seed=seed).to(device)
+    if kind == "random":
+        if not isinstance(model, DUSt3R):
+            raise Prob3rError(
+                "'random' probes are of a DUSt3R with random weights, and this is none; make a "
+                "random model yourself and train 'mlp' probes of it."
+            )
+        # Of the same class, which `random` does not tell the type checker.
+        model, bank.random_seed = cast(Model, random(model, seed).to(device)), seed
+    return model, bank
+
+
+def train_probes(
+    model: TwoViewModel,
+    bank: SiteReader,
+    training: ProbeTraining,
+    folder: Path,
+    seconds: float = math.inf,
+    report: Callable[[Progress], None] = lambda progress: None,
+    *,
+    pairs: Pairs | None = None,
+    processes: Processes | None = None,
+) -> Path:
+    """Train a bank or a lens, or go on with a run that was stopped at any moment.
+
+    Several processes share each batch and end with the same weights as one would, but for rounding.
+
+    Args:
+        model: The backbone, which stays as it is.
+        bank: What is trained, in place, each site as if it were alone.
+        training: How.
+        folder: Holds the run's state and log, and `probes.safetensors`, the best so far.
+        seconds: Stop, with the state saved, after this long.
+        report: Called after every stretch of steps.
+        pairs: With the full truth, which are shuffled, some of them held out; training rooms by
+            default.
+        processes: Those that train together, each with a model of its own; this one by default.
+
+    Returns:
+        The path of the best bank.
+
+    Raises:
+        Prob3rError: The folder holds another run's state, the batch has fewer pairs than there are
+            parts, there are too few pairs, or the loss is not finite.
+    """
+    device = next(model.parameters()).device
+    task = _BankTask(model, bank, training, folder, pairs, processes or Processes(device=device))
+    with nullcontext() if pairs is None else reusing_views(pairs, model):
+        run(task, folder, seconds, report)
+    return task.path
+
+
+def record_streams(model: TwoViewModel, reader: SiteReader, pair: Pair) -> Float[Tensor, "s t d"]:
+    """Return the patches of a batch at every site of a reader, from one forward of the backbone."""
+    records = trace(model, pair, reader.sites, output=False)
+    patches = (records[site][:, : math.prod(records[site].grid)] for site in reader.sites)
+    return torch.stack([tokens.flatten(0, 1) for tokens in patches])
+
+
+class Group(NamedTuple):
+    """Some sites of a reader, and what they are trained to say of one batch.
+
+    Attributes:
+        rows: Their rows of the reader's stacks.
+        streams: Their patches.
+        true: The true points of each patch's pixels, both views together in the unit of their mean
+            distance to camera 1.
+        seen: 1 where the truth is known, else 0.
+        total: In how many pixels it is known, over the whole batch.
+    """
+
+    rows: Sequence[Tensor]
+    streams: Float[Tensor, "s t d"]
+    true: Float[Tensor, "s t p2 3"]
+    seen: Float[Tensor, "s t p2"]
+    total: Float[Tensor, " s"]
+
+
+def group_losses(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
+    """Return the losses of a group's sites, as `site_losses` describes them."""
+    points, confidence = decode_points(reader.read(group.rows, group.streams).float())
+    losses = weigh((points - group.true).norm(dim=-1), confidence) * group.seen
+    return losses.sum((1, 2)) / group.total
+
+
+def group_errors(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
+    """Return the errors of a group's sites, as `site_errors` describes them."""
+    points, _ = decode_points(reader.read(group.rows, group.streams).float())
+    errors = (points - group.true).norm(dim=-1) * group.seen
+    return errors.sum((1, 2)) / group.total
+
+
+def site_losses(
+    reader: SiteReader,
+    streams: Float[Tensor, "s t d"],
+    pair: Pair,
+    of_group: Callable[[SiteReader, Group], Tensor] = group_losses,
+    seen: Float[Tensor, "2"] | None = None,
+) -> Float[Tensor, " s"]:
+    """Return each site's confidence-weighted regression loss (Wang et al. 2024, eq. 4).
+
+    The target is the true pointmap of the site's view, in the unit in which both views together
+    have a mean distance of 1. The prediction is held to that unit as it is: normalising it over
+    both views would tie two sites together.
+
+    Args:
+        reader: What is trained.
+        streams: The batch at every site, from `record_streams`.
+        pair: The batch.
+        of_group: `group_losses`, or the same compiled, which is faster.
+        seen: In how many pixels of each view the truth is known, over all parts of a batch of which
+            this is one, so that the parts' losses add up; this part alone by default.
+    """
+    seen = seen_pixels(pair) if seen is None else seen
+    groups = _groups(reader, streams, pair, seen)
+    if not torch.is_grad_enabled():
+        return torch.cat([of_group(reader, group) for group in groups])
+    early: Callable[..., Tensor] = _SiteLosses.apply
+    return early(of_group, reader, groups, *reader.stacks())
+
+
+def site_errors(
+    reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair
+) -> Float[Tensor, " s"]:
+    """Return each site's mean distance to the true points, in the unit of its target."""
+    groups = _groups(reader, streams, pair, seen_pixels(pair))
+    return torch.cat([group_errors(reader, group) for group in groups])
+
+
+def seen_pixels(pair: Pair) -> Float[Tensor, "2"]:
+    """Return in how many pixels of each view of a batch the truth is known."""
+    return torch.stack([valid.sum() for valid in pair.valid]).float()
+
+
+def clip_rows(reader: SiteReader, most: float) -> None:
+    """Bound the norm of each site's gradient, so that none is held back by another's."""
+    gradients = [p.grad for p in reader.parameters() if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients]).norm(dim=0)
+    scale = (most / norms.clamp(min=1e-12)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(scale[:, None, None])
+
+
+def optimizer_for(reader: SiteReader) -> torch.optim.Optimizer:
+    """Return the optimizer of what is learned; the loop sets its learning rate."""
+    learned = [p for p in reader.parameters() if p.requires_grad]
+    return torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0, fused=True)
+
+
+class _SiteLosses(torch.autograd.Function):
+    """All sites' losses, whose gradients are computed on the way forth, group by group.
+
+    So what a group leaves for the way back is gone before the next one's turn, and a bank takes
+    the memory of one group's activations instead of all groups'. Nothing small stays behind in
+    between, which would keep the memory around it from being used again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        of_group: Callable[[SiteReader, Group], Tensor],
+        reader: SiteReader,
+        groups: Iterable[Group],
+        *stacks: Tensor,
+    ) -> Float[Tensor, " s"]:
+        """Return the losses."""
+        learned = ctx.needs_input_grad[3:]
+        gradients = [torch.empty_like(s) for s in itertools.compress(stacks, learned)]
+        losses: list[Tensor] = []
+        for group in groups:
+            with torch.enable_grad():
+                rows = [
+                    r.detach().requires_grad_(n) for r, n in zip(group.rows, learned, strict=True)
+                ]
+                found = of_group(reader, group._replace(rows=rows))
+                parts = torch.autograd.grad(found.sum(), list(itertools.compress(rows, learned)))
+            here = slice(len(losses), len(losses) + len(found))
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient[here] = part
+            losses += found.detach().unbind()
+        ctx.learned, ctx.gradients = learned, gradients
+        return torch.stack(losses)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Float[Tensor, " s"]) -> tuple[Tensor | None, ...]:
+        """Return the gradients; each site's are those of its own loss."""
+        gradients = iter(ctx.gradients)
+        ctx.gradients = None  # they are handed on, not kept
+        scale = given[:, None, None]
+        return None, None, None, *(next(gradients).mul_(scale) if n else None for n in ctx.learned)
+
+
+def _groups(
+    reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair, total: Float[Tensor, "2"]
+) -> Iterator[Group]:
+    """Cut a batch into groups of sites that are worked on at once."""
+    size = _at_once(streams)
+    # As in the raw output, channels lie apart in memory.
+    true = [
+        patchify(p, reader.patch).flatten(0, 1).mT.contiguous()
+        for p in normalise(pair.points, pair.valid)
+    ]
+    seen = [patchify(v.float()[..., None], reader.patch).flatten(0, 1)[..., 0] for v in pair.valid]
+    views = torch.tensor([Site.parse(site).view - 1 for site in reader.sites]).split(size)
+    rows = zip(*(stack.split(size) for stack in reader.stacks()), strict=True)
+    for part, patches, chosen in zip(rows, streams.split(size), views, strict=True):
+        points, mask = (torch.stack([both[v] for v in chosen]) for both in (true, seen))
+        yield Group(part, patches, points.mT, mask, total[chosen])
+
+
+def _at_once(streams: Float[Tensor, "s t d"]) -> int:
+    """Return how many sites a group has.
+
+    On a CPU it is one, since what one operation wrote of it is still in the cache for the next; a
+    GPU is filled by all of them together.
+    """
+    return len(streams) if streams.is_cuda else 1
+
+
+class _BankTask(Task):
+    def __init__(
+        self,
+        model: TwoViewModel,
+        bank: SiteReader,
+        training: ProbeTraining,
+        folder: Path,
+        pairs: Pairs | None,
+        processes: Processes,
+    ):
+        parts = processes.count * training.accumulate
+        if training.stage.batch < parts:
+            raise Prob3rError(
+                f"A batch of {training.stage.batch} pairs cannot be shared by {processes.count} "
+                f"processes in {training.accumulate} parts each; give a batch of {parts} at least."
+            )
+        self.model, self.bank, self.training, self.pairs = model, bank, training, pairs
+        self.processes = processes
+        self.path = folder / "probes.safetensors"
+        bank.backbone = fingerprint(model)
+        self.identity = f"{bank.header()}, seed {training.seed}"
+        self.stages = (training.stage,)
+        self.validate_every = training.validate_every
+        self.module = bank
+        self.optimizers = [optimizer_for(bank)]
+        self.device = next(model.parameters()).device
+        self.of_group = torch.compile(group_losses, dynamic=False)
+
+    def begin(self, number: int) -> None:
+        stage, training = self.stages[number], self.training
+        self.shares: Shares
+        if self.pairs is not None:
+            held_out, workers = training.validation_pairs, training.workers
+            drawn = Drawn(self.pairs, stage, training.seed, held_out, workers, self.processes)
+            self.shares, self.held_out = drawn, [p.to(self.device) for p in drawn.held_out()]
+            return
+        self.shares = Rendered(Stream(stage, training.seed, self.device), self.processes)
+        rooms = Rooms("validation", (stage.size, stage.size), device=self.device, compile=False)
+        self.held_out = [
+            rooms.batch(range(start, start + stage.batch))
+            for start in range(0, training.validation_pairs, stage.batch)
+        ]
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        share = [pair.to(self.device) for pair in self.shares.share(step)]
+        seen = torch.zeros(2, device=self.device)
+        for pair in share:
+            seen += seen_pixels(pair)
+        self.processes.add_up([seen])
+        for pair in share:
+            for rows in torch.arange(len(pair)).tensor_split(self.training.accumulate):
+                part = pair[rows.tolist()]
+                with torch.autocast(self.device.type, torch.bfloat16, self.training.bf16):
+                    streams = record_streams(self.model, self.bank, part)
+                    yield site_losses(self.bank, streams, part, self.of_group, seen).sum()
+
+    def clip(self) -> None:
+        clip_rows(self.bank, CLIP)
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        errors = [
+            site_errors(self.bank, record_streams(self.model, self.bank, pair), pair)
+            for pair in self.held_out
+        ]
+        mean = torch.stack(errors).mean(0)
+        sites = dict(zip(self.bank.sites, mean.tolist(), strict=True))
+        return {"error": mean.mean().item()} | sites
+
+    def score(self, metrics: dict[str, float]) -> float:
+        return metrics["error"]
+
+    def save(self, metrics: dict[str, float]) -> None:
+        save_probes(self.bank, self.path, {"validation": metrics})

@@ -1,0 +1,294 @@
+import json
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from prob3r import cli
+from prob3r.cost.dry_run import Rehearsal, held, operations
+from prob3r.cost.plan import EVERY_SITE, PUBLISHED, plan, sweeping, tracing, training
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, load, random, save
+from prob3r.rooms import Rooms
+from prob3r.runs.sweep import sweep_heads
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair
+from prob3r.training.probes import (
+    CLIP,
+    bank_for,
+    clip_rows,
+    optimizer_for,
+    record_streams,
+    site_losses,
+)
+
+SMALL = DUSt3RConfig((32, 32), 8, 32, 1, 2, 48, 2, 2)
+SHALLOW = DUSt3RConfig((32, 32), 8, 32, 1, 2, 48, 1, 2)
+DPT = DUSt3RConfig((32, 32), 16, 32, 1, 2, 48, 4, 2, "dpt")
+
+
+class Account(TorchDispatchMode):
+    """Keeps the bytes of a real run's tensors."""
+
+    def __init__(self, *held_before: Tensor):
+        super().__init__()
+        self.storages: dict[int, int] = {}
+        self.peak = 0
+        for tensor in held_before:
+            self.enter(tensor)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.enter(leaf)
+        return result
+
+    def enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self.storages:
+            self.storages[id(storage)] = storage.nbytes()
+            weakref.finalize(storage, self.storages.pop, id(storage))
+            self.peak = max(self.peak, sum(self.storages.values()))
+
+
+def tensors_of(pair: Pair) -> list[Tensor]:
+    found: list[Tensor] = []
+    pair.map(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+    return found
+
+
+def rooms(config: DUSt3RConfig, batch: int) -> Pair:
+    return Rooms("test", config.image_size, compile=False).batch(range(batch))
+
+
+def stepped(model: DUSt3R, pair: Pair, kind: str) -> tuple[list[Tensor], Callable[[], None]]:
+    """A bank's tensors after a step, and the next step."""
+    _, bank = bank_for(model, kind)
+    optimizer = optimizer_for(bank)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        site_losses(bank, record_streams(model, bank, pair), pair).sum().backward()
+        clip_rows(bank, CLIP)
+        optimizer.step()
+
+    step()
+    optimizer.zero_grad()
+    state = [t for values in optimizer.state.values() for t in values.values()]
+    return [*bank.parameters(), *state], step
+
+
+@pytest.mark.parametrize(("config", "batch"), [(SMALL, 1), (SMALL, 3), (DPT, 2)])
+def test_tracing_takes_what_was_planned(config: DUSt3RConfig, batch: int) -> None:
+    model, pair = random(config), rooms(config, batch)
+    planned = tracing(config, batch=batch)
+    with Account(*model.parameters(), *tensors_of(pair)) as account:
+        found, counted = operations(lambda: trace(model, pair, EVERY_SITE))
+    assert planned.total == pytest.approx(account.peak, rel=0.15)
+    assert planned.operations == counted
+    assert planned.records == held(found.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "batch", "kind"), [(SMALL, 1, "mlp"), (SMALL, 3, "linear"), (DPT, 2, "mlp")]
+)
+def test_training_takes_what_was_planned(config: DUSt3RConfig, batch: int, kind: str) -> None:
+    model, pair = random(config), rooms(config, batch)
+    planned = training(config, batch=batch, kind=kind)
+    kept, step = stepped(model, pair, kind)
+    with Account(*model.parameters(), *tensors_of(pair), *kept) as account:
+        _, counted = operations(step)
+    assert planned.total == pytest.approx(account.peak, rel=0.15)
+    assert planned.operations == counted
+
+
+def test_a_sweep_takes_what_was_planned() -> None:
+    model, pair = random(SHALLOW), rooms(SHALLOW, 2)
+    wide, narrow = (sweeping(SHALLOW, batch=2, memory=memory) for memory in (2**30, 1))
+    with Account(*model.parameters(), *tensors_of(pair)) as account:
+        _, counted = operations(lambda: sweep_heads(model, pair))
+    assert wide.total == pytest.approx(account.peak, rel=0.15)
+    assert wide.operations == pytest.approx(counted, rel=0.15)
+    assert wide.count == narrow.count == SHALLOW.dec_depth * SHALLOW.dec_heads
+    assert (wide.at_once, narrow.at_once) == (2, 1)
+    assert wide.total > narrow.total
+    assert wide.operations == pytest.approx(narrow.operations, rel=1e-3)
+    _, once = operations(lambda: trace(model, pair))
+    assert wide.naive == wide.count * once
+
+
+def test_operations_are_those_of_mini() -> None:
+    model = load("mini")
+    pair = rooms(model.config, 1)
+    _, counted = operations(lambda: trace(model, pair))
+    assert tracing("mini").forward == counted
+
+
+def test_attention_is_counted() -> None:
+    """Two products of n x n x d for every attention, on top of those of the linear layers."""
+    b, k, n, e = 2, 3, 5, 8
+    stream = torch.rand(b, k, n, e)
+    _, counted = operations(
+        lambda: torch.nn.functional.scaled_dot_product_attention(stream, stream, stream)
+    )
+    assert counted == 2 * (2 * b * k * n * n * e)
+
+
+def test_parts_are_what_they_should_be() -> None:
+    traced, trained = tracing(SMALL), training(SMALL)
+    model = DUSt3R(SMALL)
+    backbone = sum(p.numel() for p in model.parameters())
+    patches, blocks = 4 * 4, 2
+    assert traced.weights == 4 * backbone
+    decoder_sites = 2 * (1 + 3 * blocks)
+    assert traced.count == decoder_sites + 2 * (1 + 2)
+    assert traced.records == 4 * patches * (decoder_sites * 48 + 2 * (1 + 2) * 32)
+    d, outputs = 48, 4 * 8 * 8
+    probe = 2 * d + 4 * (d * d + d) + d * outputs + outputs
+    assert trained.count == decoder_sites
+    assert trained.gradients == 4 * decoder_sites * probe
+    assert trained.weights == 4 * (backbone + decoder_sites * probe)
+    steps = 4 * (2 + 2 * 5)  # a number for each parameter
+    assert trained.optimizer == 2 * trained.gradients + steps
+    assert traced.gradients == traced.optimizer == traced.backward == 0
+
+
+@settings(max_examples=5)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+def test_what_grows_with_the_batch(rows: int, columns: int, batch: int) -> None:
+    size = 8 * rows, 8 * columns
+    small, large = (tracing(SMALL, size, count) for count in (batch, 2 * batch))
+    assert large.records == 2 * small.records
+    assert large.forward == 2 * small.forward
+    assert large.weights == small.weights
+    assert large.activations > small.activations
+
+
+def test_what_grows_with_the_batch_of_a_step() -> None:
+    small, large = (training(SHALLOW, batch=count, kind="linear") for count in (1, 2))
+    assert large.records == 2 * small.records
+    assert (large.forward, large.backward) == (2 * small.forward, 2 * small.backward)
+    assert large.weights == small.weights
+    assert (large.gradients, large.optimizer) == (small.gradients, small.optimizer)
+    assert large.activations > small.activations
+
+
+def test_a_bank_holds_the_activations_of_one_group_at_a_time() -> None:
+    shallow, deep = (training(replace(SMALL, dec_depth=depth), batch=16) for depth in (1, 4))
+    assert deep.records > 3 * shallow.records
+    assert deep.activations < 1.3 * shallow.activations + deep.gradients
+
+
+def test_records_are_what_is_asked_for() -> None:
+    sites = tracing(SMALL, record="dec2.*").records
+    probs = tracing(SMALL, record=["dec2.*", "dec2.*.cross_attn.probs"])
+    assert probs.count == 1 + 2 * 3 + 2
+    assert probs.records == sites + 4 * 2 * 2 * 16 * 16
+
+
+def test_every_way_to_name_a_model(tmp_path: Path) -> None:
+    posed = PosedDUSt3R(SMALL).eval()
+    save(posed, tmp_path / "posed.safetensors")
+    by_path = tracing(tmp_path / "posed.safetensors")
+    assert by_path == tracing(posed)
+    assert by_path.weights == held(posed.parameters())
+    assert by_path.weights > tracing(SMALL).weights
+
+
+@pytest.mark.parametrize(("name", "config"), PUBLISHED.items())
+def test_the_published_shapes(name: str, config: DUSt3RConfig) -> None:
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in DUSt3R(config).parameters())
+    # As the models' cards on the hub have it, in millions.
+    assert round(parameters / 1e6) == (571 if "dpt" in name else 532)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"size": (12, 32)}, "size is 32x12 pixels; both sides must be positive multiples of 8"),
+        ({"size": (0, 8)}, "size is 8x0 pixels"),
+        ({"batch": 0}, "batch is 0; it must be at least 1"),
+        ({"kind": "cubic"}, "kind is 'cubic'; it must be one of mlp, linear"),
+        ({"record": "dec3.*"}, "No site of this model matches 'dec3.*'"),
+    ],
+)
+def test_bad_input_is_refused(arguments: dict[str, object], said: str) -> None:
+    with pytest.raises(Prob3rError, match=said.replace("*", r"\*")):
+        plan(SMALL, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_rehearsal_knows_indices_and_forgets_what_is_gone() -> None:
+    with Rehearsal() as rehearsal:
+        numbers = torch.rand(100, 100)
+        order = torch.arange(10).flip(0)
+        assert order[3].item() == 6
+        assert torch.ones(3, dtype=torch.bool).nonzero().flatten().tolist() == [0, 1, 2]
+        assert torch.arange(3.0).dtype == torch.arange(3).float().dtype == torch.float32
+        assert torch.arange(3).dtype == torch.int64
+        before = rehearsal.live
+        product = numbers @ numbers.mT
+        assert rehearsal.live == before + 4 * 100 * 100
+        assert (product + 1)[order].shape == (10, 100)
+        assert rehearsal.peak >= before + 2 * 4 * 100 * 100
+        del product
+        assert rehearsal.live == before
+        numbers.mul_(2).add_(1)
+        assert rehearsal.live == before
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prob3r", "plan", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    code = stopped.value.code
+    return code if isinstance(code, int) else 0
+
+
+def test_the_command_prints_a_table_and_writes_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save(random(SHALLOW), path)
+    options = ("--size", "32x16", "--batch", "2", "--record", "dec2.*", "--kind", "linear")
+    assert run(monkeypatch, str(path), *options, "--json", str(tmp_path / "plan.json")) == 0
+    out = capfd.readouterr().out
+    for word in ("2 pairs of 32x16 pixels", "trace 4 records", "train 8 linear probes", "FLOP"):
+        assert word in out
+    found = tracing(SHALLOW, (16, 32), 2, "dec2.*")
+    numbers = json.loads((tmp_path / "plan.json").read_text())
+    assert numbers["size"] == [16, 32]
+    assert numbers["tracing"]["total"] == found.total
+    assert numbers["training"]["count"] == 8
+    assert numbers["sweeping"]["naive"] == 2 * found.forward
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("maxi",), "There is no model 'maxi'"),
+        (("mini", "--size", "wide"), "size is 'wide'; write one like 224"),
+        (("mini", "--size", "100"), "multiples of 8"),
+        (("mini", "--kind", "cubic"), "kind is 'cubic'"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    assert run(monkeypatch, *arguments) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("prob3r: ")
+    assert said in line
