@@ -69,7 +69,7 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     printed.caption = f"median [95 % interval]; easy: {EASY}; hard: {HARD}"
     for (stratum, metric, view), rows in head.groupby(["stratum", "metric", "view"], sort=False):
         cells = {row.source: _cell(row) for row in rows.itertuples()}
-        printed.add_row(stratum, metric, str(view), *(cells.get(s, "") for s in sources))
+        printed.add_row(str(stratum), str(metric), str(view), *(cells.get(s, "") for s in sources))
     to.print(printed)
     if sites.empty:
         return

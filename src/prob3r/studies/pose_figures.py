@@ -141,10 +141,11 @@ def _map(rows: pd.DataFrame, heads: pd.DataFrame) -> _Map:
     """Return the medians of rows over the grid of all heads and blocks."""
     shape = int(heads["head"].max()) + 1, int(heads.block.max()) + 1
     found = _Map(torch.full(shape, torch.nan), torch.zeros(shape, dtype=torch.bool))
-    for (block, head), values in rows.groupby(["block", "head"]).value:
+    for cell, values in rows.groupby(["head", "block"]).value:
+        where: tuple[int, int] = cell  # type: ignore[assignment]
         over = median_interval(torch.tensor(values.to_numpy()))
-        found.median[int(head), int(block)] = over.value
-        found.sure[int(head), int(block)] = over.low > 0 or over.high < 0
+        found.median[where] = over.value
+        found.sure[where] = over.low > 0 or over.high < 0
     return found
 
 

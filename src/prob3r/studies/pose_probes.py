@@ -204,7 +204,7 @@ def _frame(errors: dict[str, Float[Tensor, "*d b"]], **axes: Sequence[str]) -> p
     """Return a row for every error of every pair, told apart by columns, one for each axis."""
     values = torch.stack(list(errors.values())).cpu()
     columns = {"metric": list(errors)} | axes | {"pair": range(values.shape[-1])}
-    index = pd.MultiIndex.from_product(columns.values(), names=columns)
+    index = pd.MultiIndex.from_product(list(columns.values()), names=list(columns))
     return pd.DataFrame({"value": values.flatten().numpy()}, index=index).reset_index()
 
 

@@ -147,7 +147,7 @@ def _effects(errors: pd.DataFrame) -> pd.DataFrame:
     values = view2.pivot(index=["pair", "metric"], columns="site", values="value")
     sites = list(dict.fromkeys(view2.site))
     changes = values[sites].diff(axis=1)[sites[1:]].stack(future_stack=True)
-    table = changes.rename("value").reset_index()
+    table = changes.to_frame("value").reset_index()
     return _described(table.assign(source="model", metric="effect on " + table.metric))
 
 
@@ -212,7 +212,8 @@ def _arrows(example: Example) -> "Figure":
 def _described(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table with the block and the kind of each site's sublayer."""
     sites = [Site.parse(site) for site in table.site]
-    return table.assign(block=[s.block for s in sites], kind=[s.sublayer for s in sites])
+    blocks = pd.Series([s.block for s in sites], table.index)
+    return table.assign(block=blocks, kind=[s.sublayer for s in sites])
 
 
 def per_pair(
