@@ -147,7 +147,7 @@ def _effects(errors: pd.DataFrame) -> pd.DataFrame:
     values = view2.pivot(index=["pair", "metric"], columns="site", values="value")
     sites = list(dict.fromkeys(view2.site))
     changes = values[sites].diff(axis=1)[sites[1:]].stack(future_stack=True)
-    table = changes.to_frame("value").reset_index()
+    table = pd.DataFrame({"value": changes}).reset_index()
     return _described(table.assign(source="model", metric="effect on " + table.metric))
 
 
