@@ -279,7 +279,7 @@ def test_an_evaluation_is_printed_and_written(
     for word in ("rotation_error", "mean_pose", "shuffled", "random", "dec2.1.mlp", "easy:"):
         assert word in captured.out
     assert captured.err == ""
-    rows = json.loads((here / "rows.json").read_text())
+    rows = json.loads((here / "rows.json").read_text())["rows"]
     assert {row["site"] for row in rows if row["view"] == 1} >= {"head", "dec1.embed"}
 
 
@@ -294,7 +294,7 @@ def test_readers_are_compared_in_one_table(
     (heads,) = (line.split() for line in lines if line.split().count("logit") == 4)
     assert heads == ["site", *["model", "logit"] * 4]
     (row,) = (line.split() for line in lines if line.split()[:1] == ["dec2.1.mlp"])
-    rows = json.loads((here / "rows.json").read_text())
+    rows = json.loads((here / "rows.json").read_text())["rows"]
     values = {
         (r["source"], r["metric"]): f"{r['value']:.3g}"
         for r in rows

@@ -190,7 +190,7 @@ def test_a_lone_pair_has_no_shuffled_control(held_out: Pair) -> None:
 
 def test_the_same_seed_gives_the_same_table(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
-    one, two, other = (evaluate(model, Held(held_out), 4, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (evaluate(model, Held(held_out), 9, seed=seed) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(one, two)
     assert value(one, "random", "rotation_error") != value(other, "random", "rotation_error")
     assert value(one, "model", "rotation_error") == value(other, "model", "rotation_error")
@@ -316,7 +316,9 @@ def test_rows_are_written_as_json(table: pd.DataFrame, tmp_path: Path) -> None:
     changed.loc[0, "value"] = math.nan
     changed.loc[1, "high"] = math.inf
     write_rows(changed, tmp_path / "rows.json")
-    written = json.loads((tmp_path / "rows.json").read_text())
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert content["sample"] == "all 9 pairs"
+    written = content["rows"]
     assert len(written) == len(table)
     assert all(list(row) == COLUMNS for row in written)
     assert written[0]["value"] is None

@@ -12,9 +12,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
+    import torch
+
     from prob3r.models import DUSt3R
     from prob3r.probes import SiteReader
     from prob3r.scenes import Pair
+    from prob3r.scenes.source import Subset
 
 app = typer.Typer(
     help="Look inside multi-view transformers.",
@@ -32,6 +35,14 @@ errors = Console(stderr=True)
 Model = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
 Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+Overlap = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Only pairs whose overlap lies between two shares.", metavar="LOW HIGH"),
+]
+Rotation = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Only pairs whose cameras differ by so many degrees.", metavar="LOW HIGH"),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 
 
@@ -47,6 +58,29 @@ def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
             f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
         )
     return Pair.from_folder(image1, network).to(device)
+
+
+def chosen(
+    data: str,
+    network: "DUSt3R",
+    device: "torch.device | str",
+    count: int,
+    overlap: tuple[float, float] | None = None,
+    rotation: tuple[float, float] | None = None,
+) -> "Subset":
+    """Return a sample of the pairs of a name, or of those within bounds, and show progress."""
+    from prob3r.scenes.sampling import choose
+    from prob3r.scenes.source import open_pairs
+
+    source = open_pairs(data, network, device)
+    with progress() as report:
+        return choose(
+            source,
+            count,
+            overlap,
+            rotation,
+            report=lambda found, wanted: report("Choosing pairs", found / wanted),
+        )
 
 
 def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":

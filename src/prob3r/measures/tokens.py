@@ -33,6 +33,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import median
 from prob3r.models import DUSt3R
 from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -73,14 +74,14 @@ class Sinks:
 
     @classmethod
     def find(cls, model: DUSt3R, pairs: Pairs, count: int, batch: int) -> "Sinks":
-        """Return the sinks over the first pairs.
+        """Return the sinks over a sample of the pairs.
 
         Raises:
             Prob3rError: There are no pairs, or they are of several sizes, so that places mean
                 nothing.
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
-        for pair in batches(pairs, count, batch):
+        for pair in batches(sample(pairs, count), count, batch):
             run = trace(model, pair.to(device), (_SELF, _CROSS), output=False)
             for name, received in run.items():
                 site, added = name.removesuffix(".received"), received.sum(0)

@@ -36,7 +36,8 @@ from prob3r.reliability.prediction import (
 )
 from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
 from prob3r.runs.trace import reusing_views
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
 WRONG = 15.0
@@ -118,6 +119,7 @@ class Calibration:
         auroc: Of the cross-fitted probabilities, with its 95 % bootstrap interval over pairs.
         confidence_auroc: The same for a fit on the model's own confidence alone.
         bins: Of the cross-fitted probabilities.
+        sample: How the pairs were chosen, in words; empty in files that do not say.
     """
 
     model: str
@@ -131,6 +133,7 @@ class Calibration:
     auroc: Interval
     confidence_auroc: Interval
     bins: list[Bin]
+    sample: str = ""
 
     @classmethod
     def of(
@@ -145,7 +148,7 @@ class Calibration:
         batch: int = 16,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Calibration":
-        """Return a calibration on the first `count` pairs.
+        """Return a calibration on a sample of the pairs.
 
         Args:
             model: The model.
@@ -163,15 +166,16 @@ class Calibration:
         """
         backbone = check_backbone(bank, model)
         device = next(model.parameters()).device
+        pairs = sample(pairs, count)
         rows, errors, done = [], [], 0
         with reusing_views(pairs, model):
-            for pair in batches(pairs, count, batch):
+            for pair in batches(pairs, len(pairs), batch):
                 pair = pair.to(device)
                 found, output = read_signals(model, pair, bank)
                 rows.append(features(found).cpu())
                 errors.append(pair.errors_of(output.points).rotation_error.cpu())
                 done += len(pair)
-                report(done, min(count, len(pairs)))
+                report(done, len(pairs))
         known = ~torch.cat(errors).isnan()
         x, failed = torch.cat(rows)[known], torch.cat(errors)[known] > WRONG
         if not measurable(failed):
@@ -193,6 +197,7 @@ class Calibration:
             auroc=auroc_interval(stated["all"], failed),
             confidence_auroc=auroc_interval(stated["confidence"], failed),
             bins=calibration_bins(stated["all"], failed),
+            sample=describe(pairs),
         )
 
     def check(self, model: DUSt3R, bank: SiteReader) -> None:
@@ -315,6 +320,7 @@ class Calibration:
             auroc=Interval(*content["auroc"]),
             confidence_auroc=Interval(*content["confidence_auroc"]),
             bins=bins,
+            sample=str(content.get("sample", "")),
         )
 
     def _readings(

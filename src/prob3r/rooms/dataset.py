@@ -15,6 +15,7 @@ from prob3r.rooms.cameras import Cameras, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
+from prob3r.scenes.source import Independent
 from prob3r.scenes.views import Pair, View
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ NUMBERS = 1024  # uniform numbers that decide one pair
 CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
 
 
-class Rooms:
+class Rooms(Independent):
     """Procedural pairs: furnished rooms and open grounds, seen by two cameras.
 
     A pair is a pure function of the split and its number: it does not depend on the other

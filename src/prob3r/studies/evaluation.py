@@ -43,7 +43,8 @@ from prob3r.models import DUSt3R, random
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import reusing_views, trace
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
 HEAD = "head"
@@ -97,17 +98,17 @@ def evaluate(
         model: What is measured.
         pairs: With the truth, or photographs with cameras and the depth of view 1, for which the
             pose is found by PnP and view 2's pointmap error is not known.
-        count: How many pairs to use.
+        count: How many pairs to use: a sample of them, see `prob3r.scenes.sampling.sample`.
         readers: Probe banks and lenses whose sites are measured beside the model's output, each
             of another kind.
         batch: Pairs at a time.
-        seed: Of the random reference and of the bootstrap.
+        seed: Of the sample, of the random reference and of the bootstrap.
         report: Called with the number of pairs done and the number to do.
 
     Returns:
         A row for each source (`model`, `mean_pose`, `shuffled`, `random`, and kinds of readers),
         stratum, site, view and metric: the median (for `auc@...` the area), its interval, and the
-        number of pairs.
+        number of pairs. `attrs["sample"]` says how the pairs were chosen.
 
     Raises:
         Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
@@ -117,14 +118,16 @@ def evaluate(
     device = next(model.parameters()).device
     untrained = random(model, seed).to(device)
     sources = _sources(model, [readers] if isinstance(readers, SiteReader) else readers)
-    total, done = min(count, len(pairs)), 0
+    pairs, done = sample(pairs, count, seed), 0
     backbones = (backbone for backbone, _ in sources.values())
     with torch.no_grad(), reusing_views(pairs, model, untrained, *backbones):
-        for pair in batches(pairs, count, batch):
+        for pair in batches(pairs, len(pairs), batch):
             _measure(measured, model, untrained, pair.to(device), sources)
             done += len(pair)
-            report(done, total)
-    return _table(measured, torch.Generator().manual_seed(seed))
+            report(done, len(pairs))
+    table = _table(measured, torch.Generator().manual_seed(seed))
+    table.attrs["sample"] = describe(pairs)
+    return table
 
 
 _Sources = Mapping[str, tuple[DUSt3R, SiteReader]]
@@ -252,10 +255,12 @@ def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as a JSON list of its rows, whole or not at all.
+    """Write a table as JSON, whole or not at all: its attributes by name, and a list of its `rows`.
 
     Raises:
         Prob3rError: The file cannot be written.
     """
     with written(path) as temporary:
-        temporary.write_text(json.dumps(plain(table.to_dict("records")), indent=1))
+        temporary.write_text(
+            json.dumps(plain({**table.attrs, "rows": table.to_dict("records")}), indent=1)
+        )

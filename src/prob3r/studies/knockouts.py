@@ -27,6 +27,7 @@ from prob3r.models.sites import Site
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.sweep import errors_of, sweep
 from prob3r.runs.trace import HEADS, Trace, trace
+from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -76,7 +77,7 @@ class Known:
 
     @classmethod
     def of(cls, model: DUSt3R, pairs: Pairs, count: int, batch: int, each: bool) -> "Known":
-        """Return what is known from the first pairs.
+        """Return what is known from a sample of the pairs.
 
         Args:
             model: Which is to be cut.
@@ -86,7 +87,7 @@ class Known:
             each: Whether heads and blocks are to be cut one by one.
         """
         device = next(model.parameters()).device
-        few = (pair.to(device) for pair in batches(pairs, count, batch))
+        few = (pair.to(device) for pair in batches(sample(pairs, count), count, batch))
         means = head_means(model, few) if each else None
         return cls(Sinks.find(model, pairs, count, batch), means)
 

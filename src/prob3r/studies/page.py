@@ -69,7 +69,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _section(folder: Path, name: str, result: dict[str, Any], page: Path) -> list[str]:
     """Return what one study came to, with its figures."""
-    lines = [f"## {result['title']}", "", f"On {result['pairs']} pairs of `{result['data']}`.", ""]
+    sample = f" ({result['sample']})" if "sample" in result else ""
+    on = f"On {result['pairs']} pairs of `{result['data']}`{sample}."
+    lines = [f"## {result['title']}", "", on, ""]
     for finding in result["findings"]:
         lines += [
             f"- *{finding['statement']}*: {_MARKS[finding['verdict']]}. {_effect(finding)} "

@@ -36,6 +36,7 @@ from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.models.sites import Site
+from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
@@ -80,7 +81,7 @@ class Roles(Study):
 
     def prepare(self, subject: Subject, pairs: Pairs) -> None:
         """Find the pair to show as arrows: the first hard one of a few, or else the first."""
-        few = next(batches(pairs, EXAMPLE_AMONG, EXAMPLE_AMONG))
+        few = next(batches(sample(pairs, EXAMPLE_AMONG), EXAMPLE_AMONG, EXAMPLE_AMONG))
         _, hard = strata(few)
         pair = few[int(hard.int().argmax())].to(next(subject.model.parameters()).device)
         patch = subject.model.config.patch
