@@ -63,6 +63,11 @@ def _lives(process: str) -> bool:
     return True
 
 
+def printable(text: str) -> str:
+    """Return a file's name as Unicode; bytes that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def plain(value: Any) -> Any:
     """Return a value with None for every number that is not finite, which JSON does not know."""
     if isinstance(value, dict):

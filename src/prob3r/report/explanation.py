@@ -90,4 +90,4 @@ def write_json(explanation: Explanation, path: Path) -> None:
     """
     text = json.dumps(explanation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     with written(path) as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(f"{text}\n", encoding="utf-8", errors="replace")

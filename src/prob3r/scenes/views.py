@@ -21,6 +21,7 @@ from prob3r.geometry import (
     transform,
     unproject,
 )
+from prob3r.io.files import printable
 from prob3r.scenes.folder import read_folder
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.photographs import load_photograph
@@ -123,7 +124,7 @@ class Pair:
         Raises:
             Prob3rError: A photograph cannot be used; see `load_photograph`.
         """
-        names = (f"{Path(image1).stem}, {Path(image2).stem}",)
+        names = (printable(f"{Path(image1).stem}, {Path(image2).stem}"),)
         return cls(View.from_image(image1, model), View.from_image(image2, model), names)
 
     @classmethod
@@ -140,7 +141,7 @@ class Pair:
         first, second = (
             View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)
         )
-        return cls(first, second, (Path(folder).resolve().name,))
+        return cls(first, second, (printable(Path(folder).resolve().name),))
 
     def __len__(self) -> int:
         return len(self.view1.image)
