@@ -80,7 +80,7 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     head, sites = table[table.site == HEAD], table[table.site != HEAD]
     sources = list(dict.fromkeys(head.source))
     printed = Table("stratum", "metric", "view", *sources, title=title)
-    sample = f"{table.attrs['sample']}; " if "sample" in table.attrs else ""
+    sample = "".join(f"{name}: {words}; " for name, words in table.attrs.items())
     printed.caption = f"median [95 % interval]; {sample}easy: {EASY}; hard: {HARD}"
     for (stratum, metric, view), rows in head.groupby(["stratum", "metric", "view"], sort=False):
         cells = {row.source: _cell(row) for row in rows.itertuples()}

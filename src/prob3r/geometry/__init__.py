@@ -20,6 +20,7 @@ from prob3r.geometry.cameras import (
     rotation_between,
 )
 from prob3r.geometry.correspondence import cycle_consistency, end_point_error, entropy, pck
+from prob3r.geometry.covisibility import CoarseView, seen_share
 from prob3r.geometry.epipolar import (
     epipolar_distance,
     essential,
@@ -70,6 +71,7 @@ from prob3r.geometry.pose import (
 )
 
 __all__ = [
+    "CoarseView",
     "Interval",
     "MatchTruth",
     "PatchMatches",
@@ -118,6 +120,7 @@ __all__ = [
     "rotation_error",
     "sampson_distance",
     "scale_error",
+    "seen_share",
     "transform",
     "translation_error",
     "unpatchify",

@@ -95,7 +95,7 @@ class Rooms(Independent):
             for v in range(2)
         )
         names = tuple(f"rooms/{self.split}/{i}" for i in indices)
-        return Pair(next(views), next(views), names)
+        return Pair(next(views), next(views), names, scenes=names)
 
     def cameras(
         self, indices: Sequence[int]

@@ -103,11 +103,18 @@ class Pair:
     """Two views of one scene, or a batch of such pairs of one size.
 
     View 1 is the reference: every pointmap is in its camera's frame. Any truth may be absent.
+
+    Attributes:
+        view1: The reference.
+        view2: The other view.
+        names: What each pair is called.
+        scenes: Which scene each pair is of, if it is known; no two scenes share a name.
     """
 
     view1: View
     view2: View
     names: tuple[str, ...] = ()
+    scenes: tuple[str, ...] = ()
 
     @classmethod
     def from_images(
@@ -132,7 +139,8 @@ class Pair:
         """Return the pair of a folder with a `pair.json`, as a batch of one named after it.
 
         Args:
-            folder: Two photographs and what is known of them; see `prob3r.scenes.folder`.
+            folder: Two photographs and what is known of them; see `prob3r.scenes.folder`. It counts
+                as a scene of its own.
             model: As for `from_images`.
 
         Raises:
@@ -141,7 +149,8 @@ class Pair:
         first, second = (
             View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)
         )
-        return cls(first, second, (printable(Path(folder).resolve().name),))
+        home = Path(folder).resolve()
+        return cls(first, second, (printable(home.name),), (str(home),))
 
     def __len__(self) -> int:
         return len(self.view1.image)
@@ -150,8 +159,12 @@ class Pair:
         """Return a batch of the chosen pairs; an integer gives a batch of one."""
         rows = [index] if isinstance(index, int) else index
         picked = torch.arange(len(self))[rows]
-        names = tuple(self.names[i] for i in picked.tolist()) if self.names else ()
-        return replace(self.map(lambda t: t[picked.to(t.device)]), names=names)
+        names, scenes = (
+            tuple(words[i] for i in picked.tolist()) if words else ()
+            for words in (self.names, self.scenes)
+        )
+        chosen = self.map(lambda t: t[picked.to(t.device)])
+        return replace(chosen, names=names, scenes=scenes)
 
     @property
     def has_poses(self) -> bool:
@@ -230,7 +243,9 @@ def stack(pairs: Sequence[Pair]) -> Pair:
     if len({(p.view1.size, p.view2.size) for p in pairs}) != 1:
         raise Prob3rError("Pairs of a batch must be at least one and share one image size.")
     names = tuple(name for p in pairs for name in p.names)
-    return Pair(_stack([p.view1 for p in pairs]), _stack([p.view2 for p in pairs]), names)
+    known = all(p.scenes for p in pairs)
+    scenes = tuple(scene for p in pairs for scene in p.scenes) if known else ()
+    return Pair(_stack([p.view1 for p in pairs]), _stack([p.view2 for p in pairs]), names, scenes)
 
 
 def _stack(views: Sequence[View]) -> View:

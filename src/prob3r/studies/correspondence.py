@@ -30,6 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
+from prob3r.measures.controls import SHUFFLED, shuffled
 from prob3r.measures.errors import site_errors, twins
 from prob3r.measures.heads import (
     MATCHES,
@@ -38,7 +39,6 @@ from prob3r.measures.heads import (
     correspondence_heads,
     head_matches,
     head_table,
-    with_other_view1,
 )
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.runs.edits import Attention, Edit
@@ -73,10 +73,9 @@ class Correspondence(Study):
             errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
             _interventions(subject, pair, matches),
         ]
-        if len(pair) > 1:
-            others = with_other_view1(pair)
-            shuffled = trace(model, others, MATCHES, output=False, reductions=READ)
-            parts.append(head_table(shuffled, pair, matches, patch, "shuffled"))
+        control = shuffled(pair)
+        other = trace(model, control.pair, MATCHES, output=False, reductions=READ)
+        parts.append(control.masked(head_table(other, pair, matches, patch, SHUFFLED)))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:

@@ -1,8 +1,8 @@
 """Evaluation: every error of a model, and of what reads its sites, beside telling references.
 
-Three references are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean
-pose of the training rooms; `shuffled` shows the model the view 1 of another pair; `random` is the
-same architecture with random weights.
+References are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean pose of
+the training rooms; `shuffled` shows the model another view 1 (see `prob3r.measures.controls`);
+`random` is the same architecture with random weights.
 
 The source of a row says who spoke: `model` is the model's own output and, at its sites, the MLP
 probes; any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
@@ -10,7 +10,7 @@ probes; any other reader is a source of its own, by its kind (`linear`, `tuned`,
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -38,6 +38,11 @@ from prob3r.geometry import (
 )
 from prob3r.io.files import plain, written
 from prob3r.measures.cameras import camera2, intrinsics
+from prob3r.measures.controls import (
+    SHUFFLED,
+    describe_controls,
+    shuffled,
+)
 from prob3r.measures.errors import twins
 from prob3r.models import DUSt3R, random
 from prob3r.probes import SiteReader, backbone_of
@@ -67,11 +72,13 @@ class _Measured:
     Attributes:
         values: Of each batch; `easy` and `hard` hold the rows of those pairs whose stratum is
             known, and every batch is in `all`.
+        controls: How many pairs have which shuffled control.
     """
 
     values: dict[tuple[str, str, str, str], list[Tensor]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    controls: Counter[str] = field(default_factory=Counter)
 
     def add(
         self, source: str, site: str, errors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
@@ -108,7 +115,8 @@ def evaluate(
     Returns:
         A row for each source (`model`, `mean_pose`, `shuffled`, `random`, and kinds of readers),
         stratum, site, view and metric: the median (for `auc@...` the area), its interval, and the
-        number of pairs. `attrs["sample"]` says how the pairs were chosen.
+        number of pairs. `attrs` says how the pairs were chosen (`sample`) and where
+        the other views 1 came from (`shuffled`).
 
     Raises:
         Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
@@ -127,6 +135,7 @@ def evaluate(
             report(done, len(pairs))
     table = _table(measured, torch.Generator().manual_seed(seed))
     table.attrs["sample"] = describe(pairs)
+    table.attrs[SHUFFLED] = describe_controls(measured.controls)
     return table
 
 
@@ -171,9 +180,13 @@ def _measure(
     rows = dict(zip(("easy", "hard"), strata(pair), strict=True)) if pair.has_truth else {}
     measured.add("model", HEAD, errors(recorded.output.points, pair), rows)
     measured.add("random", HEAD, errors(untrained(images1, images2).points, pair), rows)
-    if len(pair) > 1:
-        shuffled = model(images1.roll(1, 0), images2)
-        measured.add("shuffled", HEAD, errors(shuffled.points, pair), rows)
+    control = shuffled(pair)
+    measured.controls.update(control.counts)
+    if control.known.any():
+        other = errors(model(control.pair.view1.image, images2).points, pair)
+        with_control = {name: values[control.known] for name, values in other.items()}
+        strata_of = {name: mask[control.known] for name, mask in rows.items()}
+        measured.add(SHUFFLED, HEAD, with_control, strata_of)
     if not pair.has_truth:
         return
     mean_pose = _mean_pose(MEAN_POSE_PAIRS).to(images1.device).expand(len(pair), 4, 4)

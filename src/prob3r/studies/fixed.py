@@ -3,11 +3,11 @@
 The classical pipeline (`classical.py`: SIFT, mutual matches by the ratio test, essential matrix by
 LO-RANSAC, triangulation) is put to the pairs that the model sees. Both are asked for the pose of
 camera 2 with known intrinsics and nothing else of the truth: `classical` from its matches, `model`
-from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with the view 1 of
-another pair, which tells nothing, and `aligned` the model's pose as other studies measure it, by
-alignment with the true shape. Rooms of few pixels are unfair to keypoints. They are rendered again
-with four times the pixels along each side, for `classical, 4x` alone. The model has seen rooms in
-its training, and SIFT nothing.
+from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with another
+view 1 (see `prob3r.measures.controls`), which tells nothing, and `aligned` the model's pose as
+other studies measure it, by alignment with the true shape. Rooms of few pixels are unfair to
+keypoints. They are rendered again with four times the pixels along each side, for `classical, 4x`
+alone. The model has seen rooms in its training, and SIFT nothing.
 
 A pose is *found* with at least 15 inliers (12 by PnP). One that is not found counts as wrong by 180
 degrees, and the points that would be triangulated with it as infinitely far. A match is *right*
@@ -51,6 +51,7 @@ from prob3r.geometry import (
     rotation_error,
     translation_error,
 )
+from prob3r.measures.controls import SHUFFLED, shuffled
 from prob3r.measures.statistics import interval, median_interval, resampled, said, wide
 from prob3r.reliability.classical import (
     greyscale,
@@ -84,7 +85,7 @@ STYLES = {
     "model": (COLOURS["all"], "-", "model"),
     LARGER: (COLOURS["classical"], "-", "classical, views 4x as large"),
     CLASSICAL: (COLOURS["classical"], "--", "classical"),
-    "shuffled": (COLOURS["control"], ":", "model, view 1 shuffled"),
+    SHUFFLED: (COLOURS["control"], ":", "model, view 1 shuffled"),
 }
 ROOM = (-0.04, 1.04)  # for shares, with all of a marker at either end
 LABELS = {
@@ -120,9 +121,12 @@ class FixedCorrespondences(Study):
             "model": _of_pointmaps(points, pair),
             "aligned": {name: getattr(aligned, name) for name in _POSE},
         }
-        if len(pair) > 1:
-            shuffled = subject.model(first.roll(1, 0), second)
-            found["shuffled"] = _of_pointmaps(shuffled.points, pair)
+        control = shuffled(pair)
+        other = _of_pointmaps(subject.model(control.pair.view1.image, second).points, pair)
+        found[SHUFFLED] = {
+            metric: values.double().where(control.known, torch.nan)
+            for metric, values in other.items()
+        }
         found[CLASSICAL] = _of_matches((pair[i] for i in range(len(pair))), pair)
         if self.larger is not None:
             numbers = [int(name.rpartition("/")[2]) for name in pair.names]

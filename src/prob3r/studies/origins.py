@@ -40,6 +40,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, median
+from prob3r.measures.controls import SHUFFLED, shuffled
 from prob3r.measures.heads import (
     MATCHES,
     MEAN,
@@ -48,7 +49,6 @@ from prob3r.measures.heads import (
     head_matches,
     head_table,
     reach,
-    with_other_view1,
 )
 from prob3r.measures.statistics import interval, medians, resampled, said, wide
 from prob3r.models import DUSt3R
@@ -141,15 +141,16 @@ def _measured(model: DUSt3R, pair: Pair) -> pd.DataFrame:
     """Return what one model does with the pairs and with the control."""
     patch = model.config.patch
     matches = pair.patch_matches(patch)
-    shown = {"model": pair} | ({"shuffled": with_other_view1(pair)} if len(pair) > 1 else {})
+    control = shuffled(pair)
     parts = []
-    for source, seen in shown.items():
+    for source, seen in (("model", pair), (SHUFFLED, control.pair)):
         run = trace(model, seen, MATCHES, reductions=READ)
         assert run.output is not None
         heads = head_table(run, pair, matches, patch, source)
         rotation = pair.errors_of(run.output.points).rotation_error.cpu().numpy()
         rows = {"pair": range(len(pair)), "source": source, "metric": "rotation_error"}
-        parts += [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]
+        found = [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]
+        parts += found if seen is pair else [control.masked(part) for part in found]
     return pd.concat(parts, ignore_index=True)
 
 

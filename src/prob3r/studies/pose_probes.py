@@ -43,7 +43,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, patch_grid, rotation_error, translation_error
-from prob3r.measures.heads import with_other_view1
+from prob3r.measures.controls import SHUFFLED, shuffled
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import DUSt3R
@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 SINK_ROOMS = 64
 MARGIN = 2.0  # degrees by which a single token has to be worse
 
-RANDOM, SHUFFLED = "random", "shuffled"
+RANDOM = "random"
 CAMERA = "camera"
 AVERAGE, OUTPUT = "mean pose", "output"
 """What stands beside the probes: what they say without features, and the model's own pose."""
@@ -129,10 +129,9 @@ class PoseProbes(Study):
         average = self.readers[MODEL].average.expand(len(pair), -1)
         mean_pose = _frame(_errors(average, pair), probe=[AVERAGE], site=[""], token=[""])
         parts.append(mean_pose.assign(source=MODEL))
-        if len(pair) > 1:
-            others = with_other_view1(pair)
-            rows = _measured(subject.model, self.readers[MODEL], others, pair)
-            parts.append(rows.assign(source=SHUFFLED))
+        control = shuffled(pair)
+        rows = _measured(subject.model, self.readers[MODEL], control.pair, pair)
+        parts.append(control.masked(rows).assign(source=SHUFFLED))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:

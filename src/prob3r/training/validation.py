@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from prob3r.geometry import PoseAndShape, median
+from prob3r.measures.controls import shuffled
 from prob3r.models import DUSt3R
 from prob3r.rooms import Rooms
 from prob3r.scenes.views import Pair
@@ -31,15 +32,14 @@ class Validation:
     def _measure(self, model: DUSt3R) -> dict[str, float]:
         true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
         errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
-        shuffled = torch.cat(
-            [_errors(model, p.view1.image.roll(1, 0), p).rotation_error for p in self.batches]
-        )
+        others = [(shuffled(pair).pair.view1.image, pair) for pair in self.batches]
+        control = torch.cat([_errors(model, *other).rotation_error for other in others])
         return {
             "pointmap_error1": median(errors.pointmap_error1).item(),
             "pointmap_error2": median(errors.pointmap_error2).item(),
             "rotation_error": median(errors.rotation_error).item(),
             "translation_error": median(errors.translation_error).item(),
-            "shuffled_rotation_error": median(shuffled).item(),
+            "shuffled_rotation_error": median(control).item(),
         }
 
 

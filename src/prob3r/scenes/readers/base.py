@@ -8,18 +8,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float
-from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import relative_pose, rotation_angle
-from prob3r.scenes.framing import FramesImages, Framing, Window
-from prob3r.scenes.readers.conventions import Camera
+from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.corrupt import CorruptError, Tally
 from prob3r.scenes.readers.covisible import neighbours, pairs_by_overlap
-from prob3r.scenes.readers.files import image_size, read_depth, reading
+from prob3r.scenes.readers.frames import Frames
 from prob3r.scenes.readers.items import Items
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.views import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +38,7 @@ class Listing(NamedTuple):
     pairs: npt.NDArray[Any] | None = None
 
 
-class Reader(Items):
+class Reader(Frames, Items):
     """The pairs of a data set on disk, in one layout.
 
     A subclass names its layout, `class Mine(Reader, layout="mine")`, and defines `marker`,
@@ -65,15 +62,8 @@ class Reader(Items):
         Prob3rError: The folder is not in this layout, or holds no pair.
     """
 
-    layout: ClassVar[str]
     marker: ClassVar[str]
     """Glob pattern of what shows the layout, in the data set's folder or one below."""
-    depth_unit: ClassVar[float] = 1.0
-    """The scene's unit of length for each step of a depth file."""
-    depth_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
-    """The nearest and farthest depth that make sense."""
-    frames_per_scene: ClassVar[int] = 100
-    """Of how many frames, evenly spaced, pairs are sought if the data set does not list them."""
 
     def __init_subclass__(cls, layout: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -132,62 +122,6 @@ class Reader(Items):
             found: What `marker` matches.
         """
 
-    @abstractmethod
-    def image(self, frame: int) -> Path:
-        """Return the image file of a frame."""
-
-    @abstractmethod
-    def depth_file(self, frame: int) -> Path:
-        """Return the depth file of a frame."""
-
-    @abstractmethod
-    def camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it cannot be read."""
-
-    def depth(self, frame: int) -> Float[Tensor, "h w"]:
-        """Return z in the scene's unit of length, 0 where unknown.
-
-        Raises:
-            CorruptError: It cannot be read.
-        """
-        return read_depth(self.depth_file(frame), self.depth_unit)
-
-    def checked_camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it makes no sense."""
-        camera = self.camera(frame)
-        camera.check(self.names[frame])
-        return camera
-
-    def view(self, frame: int) -> View:
-        """Return a frame as the model expects it, with intrinsics and depth to match.
-
-        Raises:
-            CorruptError: The frame cannot be used.
-        """
-        path, name = self.image(frame), self.names[frame]
-        camera, depth = self.checked_camera(frame), self.depth(frame)
-        size = image_size(path)
-        for what, other in (("depth", tuple(depth.shape)), ("camera", camera.size or size)):
-            if abs(other[0] * size[1] / size[0] - other[1]) > 1:
-                raise CorruptError(
-                    f"{name}: the image is {size[1]}x{size[0]} pixels but its {what} is for "
-                    f"{other[1]}x{other[0]}; they must be of one shape.",
-                    "bad depth" if what == "depth" else "bad camera",
-                )
-        if depth.shape != size:  # coarser sensors than the camera are common
-            depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
-        with reading(path):
-            view = View.from_image(
-                path,
-                self.framing,
-                intrinsics=camera.intrinsics_at(size),
-                cam_to_world=camera.cam_to_world,
-                depth=depth,
-            )
-        if not view.known.any():
-            raise CorruptError(f"{name} has no pixel whose depth is known.", "bad depth")
-        return view
-
     def __len__(self) -> int:
         return len(self.pairs)
 
@@ -195,7 +129,7 @@ class Reader(Items):
         """Read one pair, as a batch of one named after its frames."""
         first, second = self.pairs[index].tolist()
         names = (f"{self.names[first]}, {self.names[second]}",)
-        return Pair(self.view(first), self.view(second), names)
+        return Pair(self.view(first), self.view(second), names, (self.scenes[first],))
 
     def rotation(self, index: int) -> float:
         """Return the angle between a pair's cameras, in degrees, without reading its images."""
