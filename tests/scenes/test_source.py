@@ -13,7 +13,6 @@ from PIL import Image
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.measures.cameras import PNP_PIXELS, camera2, intrinsics
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
@@ -284,37 +283,3 @@ def test_endless_pairs_are_sampled_before_they_are_selected() -> None:
 def test_rooms_for_a_framing_are_as_its_square_photographs() -> None:
     assert open_pairs("rooms:test", Framing(64, "square")).batch([0]).view1.size == (64, 64)
     assert open_pairs("rooms:test", Framing(64, "long")).batch([0]).view1.size == (48, 64)
-
-
-def test_cameras_are_read_off_true_pointmaps() -> None:
-    pair = Rooms("test", size=(32, 48), compile=False).batch([0])
-    points = tuple(p.where(v[..., None], torch.nan) for p, v in zip(pair.points, pair.valid))  # noqa: B905
-    known1, known2 = intrinsics(pair, pair.points[0], pair.valid[0].float())
-    assert pair.view1.intrinsics is not None
-    assert pair.view2.intrinsics is not None
-    assert torch.equal(known1, pair.view1.intrinsics[0])
-    assert torch.equal(known2, pair.view2.intrinsics[0])
-
-    bare = Pair(View(pair.view1.image), View(pair.view2.image))
-    guessed1, guessed2 = intrinsics(bare, pair.points[0], pair.valid[0].float())
-    torch.testing.assert_close(guessed1, guessed2)
-    torch.testing.assert_close(guessed1, known1, rtol=0.02, atol=0.02)
-
-    pose = camera2(points[1], known2)
-    assert pose is not None
-    true = pair.view2_to_view1[0]
-    assert rotation_angle((true[:3, :3].mT @ pose.cam_to_world[:3, :3])[None]) < 0.1
-    torch.testing.assert_close(pose.cam_to_world[:3, 3], true[:3, 3], atol=1e-2, rtol=1e-2)
-
-
-def test_pnp_uses_a_bounded_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-
-    def count(points: object, matrix: object, valid: torch.Tensor, **_: object) -> None:
-        used.append(int(valid.sum()))
-
-    monkeypatch.setattr("prob3r.measures.cameras.pnp_pose", count)
-    for size in ((32, 32), (384, 512), (1000, 1000)):
-        camera2(torch.zeros(1, *size, 3), torch.eye(3))
-    assert used[0] == 32 * 32
-    assert all(PNP_PIXELS / 2 < n < 1.5 * PNP_PIXELS for n in used[1:])

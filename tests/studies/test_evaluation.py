@@ -34,7 +34,7 @@ METRICS = {
     "auc@15",
     "auc@30",
 }
-SOURCES = {"model", "mean_pose", "shuffled", "random"}
+SOURCES = {"model", "mean_pose", "identity_pose", "shuffled", "random"}
 PAIRS = Path(str(files("prob3r.scenes") / "pairs"))
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 
@@ -124,6 +124,16 @@ def test_the_mean_pose_has_the_true_shape(table: pd.DataFrame) -> None:
     assert value(table, "mean_pose", "rotation_error") > 5
 
 
+def test_the_identity_pose_is_off_by_the_rotation_itself(
+    table: pd.DataFrame, held_out: Pair
+) -> None:
+    rotation = rotation_angle(held_out.view2_to_view1[:, :3, :3])
+    off = value(table, "identity_pose", "rotation_error")
+    assert off == pytest.approx(rotation.median().item(), abs=0.1)
+    assert value(table, "identity_pose", "translation_error") == 180
+    assert value(table, "identity_pose", "inner_shape_error") < 1e-3
+
+
 def test_the_shuffled_control_is_shown_another_view_1(table: pd.DataFrame, held_out: Pair) -> None:
     rotation = rotation_angle(held_out.view2_to_view1[:, :3, :3])
     assert value(table, "shuffled", "rotation_error") == pytest.approx(
@@ -178,7 +188,7 @@ def test_every_count_of_pairs_works(
     )
     counted = table[(table.stratum == "all") & (table.metric == "rotation_error")].pairs
     assert set(counted) == sizes
-    assert len(counted) == 4
+    assert len(counted) == 5
     assert done[-1] == (min(count, 9), min(count, 9))
 
 
@@ -289,10 +299,27 @@ def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> Non
     assert set(table.source) == {"model", "random", "shuffled"}
 
 
+def test_cameras_alone_give_rotation_and_translation(held_out: Pair) -> None:
+    bare = replace(
+        held_out,
+        view1=replace(held_out.view1, depth=None, valid=None),
+        view2=replace(held_out.view2, depth=None, valid=None, intrinsics=None),
+    )
+    table = evaluate(Oracle(held_out), Held(bare), 4, batch=4)
+    assert set(table.metric) == {"rotation_error", "translation_error"}
+    assert set(table.stratum) == {"all"}
+    assert value(table, "model", "rotation_error") < 1
+    assert value(table, "model", "translation_error") < 6
+    assert table.attrs["no depth"] == (
+        "4 pairs lack the depth of a view, so their poses are found by PnP; pointmap_error of view "
+        "1, pointmap_error of view 2, scale_error, inner_shape_error, auc need it and are absent"
+    )
+
+
 def test_failures_of_pnp_are_the_worst_and_short_baselines_are_left_out(
     held_out: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prob3r.studies.evaluation.camera2", lambda *_: None)
+    monkeypatch.setattr("prob3r.studies.evaluation.pose_of_pointmap", lambda *_: None)
     bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
     assert held_out.view1.cam_to_world is not None
     at_once = held_out.view1.cam_to_world.clone()

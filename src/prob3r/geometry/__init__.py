@@ -27,6 +27,11 @@ from prob3r.geometry.epipolar import (
     fundamental,
     sampson_distance,
 )
+from prob3r.geometry.estimation import (
+    central_intrinsics,
+    intrinsics_from_pointmap,
+    pose_of_pointmap,
+)
 from prob3r.geometry.matches import (
     MatchTruth,
     PatchMatches,
@@ -84,6 +89,7 @@ __all__ = [
     "auc",
     "bootstrap",
     "bootstrap_interval",
+    "central_intrinsics",
     "covisible",
     "crop_intrinsics",
     "cycle_consistency",
@@ -93,6 +99,7 @@ __all__ = [
     "essential",
     "focal_from_pointmap",
     "fundamental",
+    "intrinsics_from_pointmap",
     "invert_rigid",
     "median",
     "norm_factor",
@@ -112,6 +119,7 @@ __all__ = [
     "pose_and_shape",
     "pose_error",
     "pose_from_pointmap",
+    "pose_of_pointmap",
     "project",
     "relative_pose",
     "resize_intrinsics",

@@ -18,7 +18,6 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
-from prob3r.measures.cameras import camera2, intrinsics
 from prob3r.scenes import Pair
 
 TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
@@ -143,11 +142,14 @@ def _depth1(pair: Pair) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w"]
 def _poses_by_pnp(pair: Pair, steps: Sequence[Points]) -> Curves:
     true = pair.view2_to_view1
     known = _depth1(pair)
-    # Without any depth there is no telling a short baseline, and every direction counts.
-    depth = true.new_zeros(1) if known is None else known[0][known[1]][:, 2].mean()[None]
+    depth = None if known is None else known[0][known[1]][:, 2].mean()[None]
     curves: Curves = {"rotation_error": [], "translation_error": []}
     for first, second in steps:
-        found = camera2(second, intrinsics(pair, first)[1])
+        views = pair.view1, pair.view2
+        matrices = intrinsics_from_pointmap(
+            first, [view.size for view in views], [view.intrinsics for view in views]
+        )
+        found = pose_of_pointmap(second[0], matrices[1][0])
         pose = torch.full_like(true, torch.nan) if found is None else found.cam_to_world[None]
         direction = translation_error(pose[:, :3, 3], true[:, :3, 3], depth)
         curves["rotation_error"].append(float(rotation_error(pose[:, :3, :3], true[:, :3, :3])))

@@ -46,8 +46,8 @@ from prob3r.geometry import (
     median,
     norm_factor,
     percentiles,
-    pnp_pose,
     pose_error,
+    pose_of_pointmap,
     rotation_error,
     translation_error,
 )
@@ -77,7 +77,6 @@ OVERLAPS = (0.3, 0.5)
 ENLARGED = 4
 SMALL = 256  # pixels along the longer side, from which on views are large enough for keypoints
 PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all take
-PNP_ITERATIONS = 1000
 
 _POSE = ("rotation_error", "translation_error")
 CLASSICAL, LARGER = "classical", f"classical, {ENLARGED}x"
@@ -180,16 +179,10 @@ def _of_pointmaps(
     points: tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]], pair: Pair
 ) -> dict[str, Tensor]:
     """Return the errors of the pose by PnP, and of the points."""
-    height, width = points[1].shape[1:3]
-    stride = max(1, round((height * width / PNP_PIXELS) ** 0.5))
-    used = torch.zeros(height, width, dtype=torch.bool, device=points[1].device)
-    used[::stride, ::stride] = True
     found, off = [], []
     units = norm_factor(pair.points, pair.valid)
     for i in range(len(pair)):
-        pose = pnp_pose(
-            points[1][i], intrinsics_of(pair[i].view2), used, max_iterations=PNP_ITERATIONS
-        )
+        pose = pose_of_pointmap(points[1][i], intrinsics_of(pair[i].view2), PNP_PIXELS)
         found.append(None if pose is None else pose.cam_to_world)
         seen, true = (
             torch.cat([view[i][valid[i]] for view, valid in zip(views, pair.valid, strict=True)])
