@@ -10,10 +10,12 @@ from torch import Tensor
 from prob3r.geometry import (
     PoseAndShape,
     Similarity,
+    intrinsics_from_pointmap,
     invert_rigid,
     norm_factor,
     pose_and_shape,
     pose_from_pointmap,
+    pose_of_pointmap,
     rotation_error,
     transform,
     translation_error,

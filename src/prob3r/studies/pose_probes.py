@@ -14,10 +14,10 @@ loss on the rooms held out is least). They are fitted to `FITTED` rooms of the t
 pairs' size, with `HELD_OUT` more held out, whatever the pairs are: of other data sets than rooms
 there is nothing to fit to.
 
-Controls: the mean pose of the rooms; the same probes shown the view 1 of another pair
-(`shuffled`); the same probes of a backbone with random weights (`random`); and the decoder's input,
-which is what view 2 alone tells. The positive control is the camera token of `mini-pose`. The
-model's own output is measured beside them.
+Controls: the mean pose of the rooms; the identity pose; the same probes shown another view 1
+(`shuffled`, see `prob3r.measures.controls`); the same probes of a backbone with random weights
+(`random`); and the decoder's input, which is what view 2 alone tells. The positive control is the
+camera token of `mini-pose`. The model's own output is measured beside them.
 
 Rules, for rotation errors at the last site, medians over pairs with 95 % bootstrap intervals; of a
 linear probe and an MLP the one with the lower median counts, of several tokens the best:
@@ -75,7 +75,7 @@ MARGIN = 2.0  # degrees by which a single token has to be worse
 
 RANDOM = "random"
 CAMERA = "camera"
-AVERAGE, OUTPUT = "mean pose", "output"
+AVERAGE, IDENTITY, OUTPUT = "mean pose", "identity pose", "output"
 """What stands beside the probes: what they say without features, and the model's own pose."""
 
 PATCHES = (BEST, "sink", "centre", "corner")
@@ -128,7 +128,8 @@ class PoseProbes(Study):
                 )
         average = self.readers[MODEL].average.expand(len(pair), -1)
         mean_pose = _frame(_errors(average, pair), probe=[AVERAGE], site=[""], token=[""])
-        parts.append(mean_pose.assign(source=MODEL))
+        identity = _frame(_identity_errors(pair), probe=[IDENTITY], site=[""], token=[""])
+        parts += [mean_pose.assign(source=MODEL), identity.assign(source=MODEL)]
         control = shuffled(pair)
         rows = _measured(subject.model, self.readers[MODEL], control.pair, pair)
         parts.append(control.masked(rows).assign(source=SHUFFLED))
@@ -199,6 +200,12 @@ def _errors(numbers: Float[Tensor, "*d b 12"], pair: Pair) -> dict[str, Float[Te
     return {metric: values.unflatten(0, numbers.shape[:-1]) for metric, values in errors.items()}
 
 
+def _identity_errors(pair: Pair) -> dict[str, Float[Tensor, " b"]]:
+    """Return the errors of camera 2 put where camera 1 is, in degrees: its direction is none."""
+    numbers = torch.cat((torch.eye(3).flatten(), torch.zeros(3))).to(pair.view2_to_view1)
+    return _errors(numbers.expand(len(pair), -1), pair)
+
+
 def _frame(errors: dict[str, Float[Tensor, "*d b"]], **axes: Sequence[str]) -> pd.DataFrame:
     """Return a row for every error of every pair, told apart by columns, one for each axis."""
     values = torch.stack(list(errors.values())).cpu()
@@ -235,6 +242,13 @@ def _beside(table: pd.DataFrame, probe: str, source: str = MODEL) -> Float[Tenso
     return wide(rows, "probe")[1][:, 0]
 
 
+def _identity(table: pd.DataFrame) -> str:
+    """Return what the identity pose does, in words; tables of older runs do not hold it."""
+    if not (table.probe == IDENTITY).any():
+        return ""
+    return f"; {IDENTITY} {_level(_beside(table, IDENTITY))}"
+
+
 def _level(errors: Float[Tensor, " n"]) -> str:
     return said(median_interval(errors), sign="-")
 
@@ -258,7 +272,7 @@ def _camera(table: pd.DataFrame) -> Finding:
         unit="degrees of rotation error, camera token less best patch",
         control=f"camera token ({camera.what}) {_level(camera.errors)}; best patch "
         f"({patch.what}) {_level(patch.errors)}; pooled "
-        f"{_level(pooled.errors)}; mean pose {_level(average)}; the "
+        f"{_level(pooled.errors)}; mean pose {_level(average)}{_identity(table)}; the "
         f"twin's output {_level(_beside(table, OUTPUT, POSITIVE))}",
         pairs=len(camera.errors),
     )
@@ -279,7 +293,10 @@ def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
         for source in (SHUFFLED, RANDOM)
         if (table.source == source).any()
     }
-    controls |= {AVERAGE: average, "the model's output": _beside(table, OUTPUT)}
+    controls[AVERAGE] = average
+    if (table.probe == IDENTITY).any():
+        controls[IDENTITY] = _beside(table, IDENTITY)
+    controls["the model's output"] = _beside(table, OUTPUT)
     more = "; ".join(f"{name} {_level(v)}" for name, v in controls.items())
     if twin is None:
         more += f"; there is no {POSITIVE} to show that probes find a pose where there is one"
