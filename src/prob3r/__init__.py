@@ -6,13 +6,14 @@ from prob3r.probes import load_probes
 from prob3r.rooms import Rooms  # also makes rooms known to `open_pairs`
 from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import reusing_views, trace
-from prob3r.scenes import Pair, View
+from prob3r.scenes import Pair, View, Views
 
 __all__ = [
     "Pair",
     "Prob3rError",
     "Rooms",
     "View",
+    "Views",
     "load",
     "load_probes",
     "reusing_views",

@@ -29,7 +29,7 @@ def turned(pair: Pair, degrees: list[float]) -> Pair:
 
     images = torch.arange(len(degrees)).float()[:, None, None, None].expand(-1, 3, 32, 32)
     view1, view2 = posed(rows.view1), posed(rows.view2)
-    return replace(rows, view1=replace(view1, image=images), view2=view2)
+    return rows.with_views(replace(view1, image=images), view2)
 
 
 def shown(control: Pair) -> list[int]:
@@ -47,7 +47,7 @@ def test_of_rooms_it_is_the_view_1_of_the_pair_before(pair: Pair) -> None:
 
 
 def test_a_neighbour_of_the_same_scene_is_passed_over(pair: Pair) -> None:
-    mixed = replace(pair, scenes=("a", "a", "b", "b", "b", "a"))
+    mixed = pair.named(scenes=("a", "a", "b", "b", "b", "a"))
     control = shuffled(mixed)
     assert control.elsewhere.all()
     for row, other in enumerate((4, 4, 1, 1, 1, 4)):
@@ -66,9 +66,9 @@ def test_in_one_scene_it_is_a_frame_that_sees_nothing_of_view_2(pair: Pair) -> N
 
 def test_without_such_a_frame_there_is_none(pair: Pair) -> None:
     around = turned(pair, [0, 3, 6])
-    unknown = replace(pair, scenes=())
+    unknown = pair.named(scenes=())
     bare = turned(pair, [0, 180])
-    bare = replace(bare, view2=replace(bare.view2, depth=None, valid=None))
+    bare = bare.with_views(view2=replace(bare.view2, depth=None, valid=None))
     for pairs in (around, unknown, bare, pair[0]):
         control = shuffled(pairs)
         assert not control.known.any()
@@ -86,7 +86,7 @@ def test_words_count_every_kind() -> None:
 
 
 def test_pairs_without_a_control_have_no_value(pair: Pair) -> None:
-    control = shuffled(replace(pair[[0, 1, 2]], scenes=("a", "b", "a")))
+    control = shuffled(pair[[0, 1, 2]].named(scenes=("a", "b", "a")))
     lone = control._replace(known=torch.tensor([True, False, True]))
     table = pd.DataFrame({"pair": [0, 1, 2, 1], "value": [1.0, 2.0, 3.0, 4.0]})
     masked = lone.masked(table.assign(source="shuffled"))

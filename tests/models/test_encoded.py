@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.models import DUSt3R, DUSt3RConfig, EncodedViews, Output, PosedDUSt3R, Tokens, random
+from prob3r.models import (
+    DUSt3R,
+    DUSt3RConfig,
+    EncodedViews,
+    PosedDUSt3R,
+    Prediction,
+    Tokens,
+    random,
+)
 from prob3r.models.sites import Tap
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Skip
@@ -38,19 +46,19 @@ def pair_of(views: Tensor, first: Sequence[int], second: Sequence[int]) -> Pair:
     return Pair(View(views[list(first)]), View(views[list(second)]))
 
 
-def run(model: DUSt3R, pair: Pair) -> Output:
+def run(model: DUSt3R, pair: Pair) -> Prediction:
     return model(pair.view1.image, pair.view2.image)
 
 
-def flat(output: Output) -> tuple[Tensor, ...]:
+def flat(output: Prediction) -> tuple[Tensor, ...]:
     return (*output.points, *output.confidence)
 
 
-def same(one: Output, two: Output) -> bool:
+def same(one: Prediction, two: Prediction) -> bool:
     return all(torch.equal(*both) for both in zip(flat(one), flat(two), strict=True))
 
 
-def close(one: Output, two: Output) -> None:
+def close(one: Prediction, two: Prediction) -> None:
     for got, expected in zip(flat(one), flat(two), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -92,7 +100,7 @@ def test_views_of_different_sizes_and_nearly_the_same_pixels_are_told_apart(
     turned = views[:1].reshape(1, 3, 24, 32)
     for image in (views[:1], nearly, turned):
         found = memory(image)
-        expected = model.encode(image)
+        expected = model.blocks(image)
         assert torch.equal(found.stream, expected.stream)
         assert found.grid == expected.grid
     assert (memory.encoded, memory.reused) == (3, 0)
@@ -112,14 +120,14 @@ def test_it_forgets_what_was_not_asked_for_longest(model: DUSt3R, views: Tensor,
 
     def encode(image: Tensor) -> Tokens:
         seen.append(next(i for i, view in enumerate(views) if torch.equal(view, image[0])))
-        return model.encode(image)
+        return model.blocks(image)
 
     with torch.no_grad():
-        one = model.encode(views[:1]).stream.nbytes
+        one = model.blocks(views[:1]).stream.nbytes
         memory = EncodedViews(encode, room * one)
         for rows in ([0, 1], [0], [2], [0], [1]):
             found = memory(views[rows])
-            torch.testing.assert_close(found.stream, model.encode(views[rows]).stream)
+            torch.testing.assert_close(found.stream, model.blocks(views[rows]).stream)
     expected = {0: [0, 1, 0, 2, 0, 1], 1: [0, 1, 0, 2, 0, 1], 2: [0, 1, 2, 1]}
     assert seen == expected[room]
 
@@ -131,7 +139,7 @@ def test_a_run_that_looks_into_the_encoder_or_changes_it_runs_it(
     run(model, pair)
     before = memory.encoded, memory.reused
     recorded = trace(model, pair, ["enc1.*", "enc2.0.self_attn.argmax", DECODER])
-    edited = trace(model, pair, DECODER, [Skip("enc1.0.mlp")])
+    edited = trace(model, pair, DECODER, [Skip("enc1.0.self_attn")])
     assert (memory.encoded, memory.reused) == before
     assert not torch.equal(edited[DECODER], recorded[DECODER])
     decoder = trace(model, pair, DECODER)
@@ -177,13 +185,13 @@ def test_views_are_kept_where_pairs_share_them(
     assert not share_views(Subset(rooms, [1, 0]))
     assert share_views(Subset(held, [1, 0]))
     calls = list[int]()
-    encode = model.encode
+    encode = model.blocks
 
     def counted(images: Tensor, tap: Tap | None = None) -> Tokens:
         calls.append(len(images))
         return encode(images, tap)
 
-    monkeypatch.setattr(model, "encode", counted)
+    monkeypatch.setattr(model, "blocks", counted)
     for pairs, expected in ((rooms, [4, 4]), (held, [1, 1, 1])):
         calls.clear()
         with reusing_views(pairs, model):

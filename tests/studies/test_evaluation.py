@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, fingerprint, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, fingerprint, random
 from prob3r.models.sites import Tap
 from prob3r.probes import Lens
 from prob3r.rooms import Rooms
@@ -51,7 +51,8 @@ class Oracle(DUSt3R):
         super().__init__(CONFIG)
         self.pair = pair
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        images1, images2 = images
         points: list[Tensor] = []
         for one, two in zip(images1, images2, strict=True):
             (row,) = (i for i, known in enumerate(self.pair.view2.image) if torch.equal(known, two))
@@ -59,7 +60,7 @@ class Oracle(DUSt3R):
             points.append((self.pair.points[1] if right else self.pair.view2.points)[row])
         rows = [self._row(one) for one in images1]
         both = 7 * self.pair.points[0][rows], 7 * torch.stack(points)
-        return Output(both, (torch.ones_like(both[0][..., 0]),) * 2)
+        return Prediction(both, (torch.ones_like(both[0][..., 0]),) * 2)
 
     def _row(self, image: Tensor) -> int:
         (row,) = (i for i, known in enumerate(self.pair.view1.image) if torch.equal(known, image))
@@ -276,7 +277,7 @@ def test_no_cameras_are_drawn_where_they_are_not_needed(
     held_out: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prob3r.studies.evaluation._mean_pose", lambda _: pytest.fail("drawn"))
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     evaluate(random(CONFIG), Held(bare), 2)
 
 
@@ -291,7 +292,7 @@ def test_photographs_give_what_is_known_of_them() -> None:
 
 
 def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> None:
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     table = evaluate(Oracle(held_out), Held(bare), 4, batch=4)
     assert value(table, "model", "rotation_error") < 0.5
     assert value(table, "model", "translation_error") < 2
@@ -300,8 +301,7 @@ def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> Non
 
 
 def test_cameras_alone_give_rotation_and_translation(held_out: Pair) -> None:
-    bare = replace(
-        held_out,
+    bare = held_out.with_views(
         view1=replace(held_out.view1, depth=None, valid=None),
         view2=replace(held_out.view2, depth=None, valid=None, intrinsics=None),
     )
@@ -320,11 +320,11 @@ def test_failures_of_pnp_are_the_worst_and_short_baselines_are_left_out(
     held_out: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prob3r.studies.evaluation.pose_of_pointmap", lambda *_: None)
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     assert held_out.view1.cam_to_world is not None
     at_once = held_out.view1.cam_to_world.clone()
     at_once[1:, :3, 3] += 1
-    bare = replace(bare, view2=replace(bare.view2, cam_to_world=at_once))
+    bare = bare.with_views(view2=replace(bare.view2, cam_to_world=at_once))
     table = evaluate(random(CONFIG), Held(bare), 4)
     (rotation,) = rows(table, source="model", metric="rotation_error")
     (translation,) = rows(table, source="model", metric="translation_error")
@@ -372,7 +372,7 @@ class Mixed(Items):
         if index % 2:
             return pair
         view2 = replace(pair.view2, depth=None, valid=None)
-        return replace(pair, view2=view2)
+        return pair.with_views(view2=view2)
 
 
 def test_pairs_of_which_less_is_known_count_where_they_can() -> None:

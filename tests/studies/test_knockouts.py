@@ -97,7 +97,7 @@ def test_a_cut_of_sinks_is_the_knockout_of_these_keys(posed: DUSt3R, pair: Pair)
             ),
         ],
     }
-    wanted = sweep(posed, replace(pair, names=()), edits)
+    wanted = sweep(posed, pair.named(()), edits)
     for name, scope in (("cut", ALL), ("kept", REST)):
         rows = table[(table.scope == scope) & (table["mode"] == MASK) & (table.cut == CHOSEN)]
         rows = rows[rows.metric == "rotation_error"]

@@ -83,13 +83,13 @@ def test_of_pairs_that_share_views_each_is_encoded_once_and_a_stop_changes_nothi
     rooms = Rooms("test", (16, 16), compile=False).batch(range(6))
     pairs = Held(stack([rooms, rooms.swap()]))
     calls = list[int]()
-    encode = model.encode
+    encode = model.blocks
 
     def counted(images: Tensor, tap: Tap | None = None) -> Tokens:
         calls.append(len(images))
         return encode(images, tap)
 
-    monkeypatch.setattr(model, "encode", counted)
+    monkeypatch.setattr(model, "blocks", counted)
     unbroken, stopped = bank(), bank()
     train_probes(model, unbroken, TRAINING, tmp_path / "unbroken", pairs=pairs)
     assert calls == [1] * 12

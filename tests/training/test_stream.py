@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from prob3r.geometry import rotation_between
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Tap
 from prob3r.scenes import Pair, View
 from prob3r.training.recipe import Stage
@@ -110,11 +110,12 @@ class Oracle(DUSt3R):
         super().__init__(CONFIG)
         self.pairs = pairs
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        images1, images2 = images
         (pair,) = [p for p in self.pairs if torch.equal(p.view2.image, images2)]
         matched = torch.equal(pair.view1.image, images1)
         one, two = pair.points if matched else (pair.view1.points, pair.view2.points)
-        return Output((3 * one, 3 * two), (torch.ones_like(one[..., 0]),) * 2)
+        return Prediction((3 * one, 3 * two), (torch.ones_like(one[..., 0]),) * 2)
 
 
 def test_validation_measures_medians_and_the_shuffled_control() -> None:

@@ -14,7 +14,7 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
     import torch
 
-    from prob3r.models import DUSt3R
+    from prob3r.models import Model
     from prob3r.probes import SiteReader
     from prob3r.scenes import Pair
     from prob3r.scenes.source import Subset
@@ -32,7 +32,7 @@ TABLE_WIDTH = 140
 console = Console()
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
+ModelName = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
 Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Overlap = Annotated[
@@ -46,13 +46,13 @@ Rotation = Annotated[
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 
 
-def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
+def pair_of(image1: Path, image2: Path | None, network: "Model") -> "Pair":
     """Return two photographs, or the pair of a folder, on the device of the model."""
     from prob3r.scenes import Pair
 
     device = next(network.parameters()).device
     if image2 is not None:
-        return Pair.from_images(image1, image2, network).to(device)
+        return Pair.from_images([image1, image2], network).to(device)
     if not image1.is_dir():
         raise Prob3rError(
             f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
@@ -62,7 +62,7 @@ def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
 
 def chosen(
     data: str,
-    network: "DUSt3R",
+    network: "Model",
     device: "torch.device | str",
     count: int,
     overlap: tuple[float, float] | None = None,
@@ -83,7 +83,7 @@ def chosen(
         )
 
 
-def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":
+def reader_of(network: "Model", model: str, probes: str) -> "SiteReader":
     """Return the probes at a path, a shipped model's of a kind, or any model's logit lens."""
     from prob3r.probes import Lens
 

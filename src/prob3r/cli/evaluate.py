@@ -11,7 +11,7 @@ from rich.table import Table
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Overlap,
     Rotation,
     app,
@@ -37,7 +37,7 @@ SHORT = {
 
 @app.command()
 def evaluate(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[
         str, typer.Option(help="rooms:test, rooms:validation, or a folder of pairs.")
     ] = "rooms:test",

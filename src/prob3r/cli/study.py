@@ -10,7 +10,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Overlap,
     Rotation,
     app,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="A study's name, or all.")] = "all",
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
     overlap: Overlap = None,

@@ -13,7 +13,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Out,
     Overlap,
     Rotation,
@@ -29,7 +29,7 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prob3r.models import DUSt3R
+    from prob3r.models import Model
     from prob3r.scenes import Pair
 
 sweeps = typer.Typer(help="Cut parts out one at a time.", no_args_is_help=True)
@@ -50,7 +50,7 @@ Count = Annotated[int, typer.Option(min=1, help="How many pairs of the data, a s
 def heads(
     image1: Annotated[Path | None, typer.Argument(help="View 1, or a pair's folder.")] = None,
     image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[str | None, typer.Option(help="In place of photographs: rooms:test, …")] = None,
     pairs: Count = 32,
     overlap: Overlap = None,
@@ -97,7 +97,7 @@ def heads(
 
 @app.command()
 def means(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Data = "rooms:train",
     pairs: Count = 512,
     overlap: Overlap = None,
@@ -147,7 +147,7 @@ def _cell(cell: object, pairs: int, strongest: float) -> Text:
 
 
 def _pairs(
-    network: "DUSt3R",
+    network: "Model",
     image1: Path | None,
     image2: Path | None,
     data: str | None,
@@ -164,7 +164,10 @@ def _pairs(
     raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
 
 
-def _heads(network: "DUSt3R", sites: str) -> int:
-    from prob3r.runs.edits.edit import attention_sites
+def _heads(network: "Model", sites: str) -> int:
+    from prob3r.models.protocol import stack_of
+    from prob3r.models.sites import select
 
-    return sum(network.heads(site) for site in attention_sites(network, sites))
+    stem = sites.removesuffix(".probs")
+    chosen = select(f"{stem}.probs", network.attention_sites())
+    return sum(stack_of(network, site).heads for site in chosen)

@@ -14,7 +14,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Out,
     Overlap,
     Probes,
@@ -55,7 +55,7 @@ def backbone(
 
 @training.command()
 def probes(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     kind: Annotated[str, typer.Option(help="mlp, linear, tuned, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
     data: Annotated[str, typer.Option(help="rooms:train, or pairs with the full truth.")] = ROOMS,
@@ -106,7 +106,7 @@ def probes(
 
 @training.command()
 def reliability(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     data: Annotated[
         str, typer.Option(help="Pairs with truth; not those to test on.")

@@ -11,7 +11,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Probes,
     app,
     bank_of,
@@ -35,7 +35,7 @@ def view(
     room: Annotated[
         int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     compare: Annotated[
         list[str] | None,

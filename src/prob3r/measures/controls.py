@@ -69,7 +69,7 @@ def shuffled(pair: Pair) -> Shuffled:
     known = rows >= 0
     rows = rows.where(known, torch.arange(len(pair))).to(pair.view1.image.device)
     view1 = replace(pair.view1, image=pair.view1.image[rows])
-    return Shuffled(replace(pair, view1=view1), known.to(rows.device), elsewhere.to(rows.device))
+    return Shuffled(pair.with_views(view1=view1), known.to(rows.device), elsewhere.to(rows.device))
 
 
 def _others(pair: Pair) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:

@@ -119,11 +119,12 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rope: RoPE2D, tap: Tap, name: str) -> Tensor:
         """Return the residual stream `(b, n, d)` after the block called `name`."""
-        x = tap(
-            f"{name}.self_attn",
-            x + self.attn(self.norm1(x), rope, _at(tap, f"{name}.self_attn.probs")),
-        )
-        return tap(f"{name}.mlp", x + self.mlp(self.norm2(x)))
+
+        def self_attn() -> Tensor:
+            return x + self.attn(self.norm1(x), rope, at(tap, f"{name}.self_attn.probs"))
+
+        attended = tap.residual(f"{name}.self_attn", self_attn)
+        return tap.residual(f"{name}.mlp", lambda: attended + self.mlp(self.norm2(attended)))
 
 
 class DecoderBlock(nn.Module):
@@ -146,21 +147,20 @@ class DecoderBlock(nn.Module):
 
         `other` is the other view's stream as it was at the input of this block.
         """
-        x = tap(
-            f"{name}.self_attn",
-            x + self.attn(self.norm1(x), rope, _at(tap, f"{name}.self_attn.probs")),
-        )
-        seen = self.cross_attn(
-            self.norm2(x),
-            self.norm_y(other),
-            rope,
-            rope_other,
-            _at(tap, f"{name}.cross_attn.probs"),
-        )
-        x = tap(f"{name}.cross_attn", x + seen)
-        return tap(f"{name}.mlp", x + self.mlp(self.norm3(x)))
+
+        def self_attn() -> Tensor:
+            return x + self.attn(self.norm1(x), rope, at(tap, f"{name}.self_attn.probs"))
+
+        def cross_attn() -> Tensor:
+            attend = at(tap, f"{name}.cross_attn.probs")
+            queries, keys = self.norm2(attended), self.norm_y(other)
+            return attended + self.cross_attn(queries, keys, rope, rope_other, attend)
+
+        attended = tap.residual(f"{name}.self_attn", self_attn)
+        crossed = tap.residual(f"{name}.cross_attn", cross_attn)
+        return tap.residual(f"{name}.mlp", lambda: crossed + self.mlp(self.norm3(crossed)))
 
 
-def _at(tap: Tap, site: str) -> Attend:
+def at(tap: Tap, site: str) -> Attend:
     """Return the tap's attention, bound to one site."""
     return lambda queries, keys, values: tap.attend(site, queries, keys, values)

@@ -13,8 +13,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, written
 from prob3r.io.hub import download, hub_id
 from prob3r.models import (
-    DUSt3R,
-    TwoViewModel,
+    Model,
     fingerprint,
     random,
     read_tensors,
@@ -104,7 +103,7 @@ def load_probes(
         return _read(path)
 
 
-def check_backbone(bank: SiteReader, model: TwoViewModel) -> str:
+def check_backbone(bank: SiteReader, model: Model) -> str:
     """Return the model's fingerprint; raise Prob3rError if the bank was trained on another."""
     weights = fingerprint(model)
     if bank.backbone not in ("", weights):  # the first is a bank that was not trained
@@ -115,7 +114,7 @@ def check_backbone(bank: SiteReader, model: TwoViewModel) -> str:
     return weights
 
 
-def backbone_of(bank: SiteReader, model: DUSt3R) -> DUSt3R:
+def backbone_of(bank: SiteReader, model: Model) -> Model:
     """Return the model that a bank reads: this one or, for a control, its like with random weights.
 
     Raises:

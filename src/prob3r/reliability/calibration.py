@@ -19,7 +19,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.io.files import plain, written
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.prediction import (
@@ -138,7 +138,7 @@ class Calibration:
     @classmethod
     def of(
         cls,
-        model: DUSt3R,
+        model: Model,
         bank: SiteReader,
         pairs: Pairs,
         count: int,
@@ -200,7 +200,7 @@ class Calibration:
             sample=describe(pairs),
         )
 
-    def check(self, model: DUSt3R, bank: SiteReader) -> None:
+    def check(self, model: Model, bank: SiteReader) -> None:
         """Raise Prob3rError if this is not the calibration of this model with these probes."""
         for what, mine, given in (
             ("model", self.backbone, fingerprint(model)),
@@ -212,7 +212,7 @@ class Calibration:
                     "make one for it with `prob3r train reliability`."
                 )
 
-    def judge(self, model: DUSt3R, pair: Pair, bank: SiteReader) -> Judgement:
+    def judge(self, model: Model, pair: Pair, bank: SiteReader) -> Judgement:
         """Return the chance that a pair's rotation is wrong.
 
         Args:
@@ -283,7 +283,7 @@ class Calibration:
             ) from error
 
     @classmethod
-    def shipped(cls, name: str, model: DUSt3R, bank: SiteReader) -> "Calibration | None":
+    def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
         """Return what is shipped for a model of this name, if it fits it and its probes."""
         path = Path(str(files("prob3r") / "weights" / Path(name).name / _FILE))
         if not path.is_file():

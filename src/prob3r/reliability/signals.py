@@ -31,7 +31,8 @@ from prob3r.geometry import (
 )
 from prob3r.measures.errors import twins
 from prob3r.measures.heads import READ
-from prob3r.models import DUSt3R, Output
+from prob3r.models import Model, Prediction
+from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes import SiteReader
 from prob3r.runs.trace import Trace, trace
@@ -43,7 +44,7 @@ SURFACE = 0.1
 PNP_PIXELS = 1024
 _SMALLEST = 1e-3  # of what a logarithm is taken of
 
-Points = tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]]
+Points = tuple[Float[Tensor, "b _h _w 3"], ...]
 
 
 def _number(value: float) -> str:
@@ -102,8 +103,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_signals(
-    model: DUSt3R, pair: Pair, bank: SiteReader
-) -> tuple[dict[str, Float[Tensor, " b"]], Output]:
+    model: Model, pair: Pair, bank: SiteReader
+) -> tuple[dict[str, Float[Tensor, " b"]], Prediction]:
     """Return the signals of every pair of a batch, by name, and the output that they are about.
 
     - `confidence1`, `confidence2`: geometric mean of a view's confidence.
@@ -124,7 +125,7 @@ def read_signals(
     Raises:
         Prob3rError: The probes read no late site of both views.
     """
-    depth, patch = model.config.dec_depth, model.config.patch
+    depth, patch = trunk(model).blocks, model.config.patch
     late = range(depth // 2, depth)
     sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
     if not sites:
@@ -188,7 +189,7 @@ def _turning(points: list[Float[Tensor, "b h w 3"]]) -> Float[Tensor, " b"]:
     return torch.stack([rotation_angle(turn) for turn in turns]).sum(0)
 
 
-def _seen(output: Output, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
+def _seen(output: Prediction, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
     """Return where view 2's patches lie in view 1, by the output's own pointmaps."""
     first, second = output.points
     finite1, finite2 = (points.isfinite().all(-1) for points in (first, second))

@@ -47,7 +47,7 @@ class Explanation:
     pair: Pair
     reference: Reference
     points: list[Points]
-    confidence: tuple[Float[Tensor, "1 h1 w1"], Float[Tensor, "1 h2 w2"]]
+    confidence: tuple[Float[Tensor, "1 _h _w"], ...]
     cameras: Float[Tensor, "steps 4 4"]
     focal: Float[Tensor, "2 2"]
     matches: PatchMatches

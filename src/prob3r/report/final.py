@@ -38,7 +38,7 @@ class Cameras(NamedTuple):
             found.
     """
 
-    intrinsics: tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]
+    intrinsics: tuple[Float[Tensor, "3 3"], ...]
     pose: Float[Tensor, "1 4 4"]
     inliers: float | None
 
@@ -80,7 +80,7 @@ class Matches(NamedTuple):
 def reconstruction(
     pair: Pair,
     points: Points,
-    confidence: tuple[Float[Tensor, "1 h1 w1"], Float[Tensor, "1 h2 w2"]],
+    confidence: tuple[Float[Tensor, "1 _h _w"], ...],
     probe2: Float[Tensor, "1 h2 w2 3"],
     cameras: Cameras,
     matches: Matches,

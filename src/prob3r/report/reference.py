@@ -31,8 +31,8 @@ METRICS = (
     "pointmap_error",
 )
 
-Points = tuple[Float[Tensor, "1 h1 w1 3"], Float[Tensor, "1 h2 w2 3"]]
-Masks = tuple[Bool[Tensor, "1 h1 w1"], Bool[Tensor, "1 h2 w2"]]
+Points = tuple[Float[Tensor, "1 _h _w 3"], ...]
+Masks = tuple[Bool[Tensor, "1 _h _w"], ...]
 Curves = dict[str, list[float]]
 
 
@@ -61,7 +61,8 @@ class Reference:
             final: The model's output, in any unit.
             pose: Of camera 2 by that output, in its unit.
         """
-        points, valid, kind = final, (_finite(final[0]), _finite(final[1])), FINAL
+        points, kind = final, FINAL
+        valid: Masks = tuple(_finite(points) for points in final)
         if pair.has_truth:
             points, valid, pose, kind = pair.points, pair.valid, pair.view2_to_view1, TRUTH
         raw = cls(points, valid, pose, kind)
@@ -92,8 +93,9 @@ class Reference:
         """
         valid = self._counts(points)
         still = torch.eye(4).to(self.pose)[None]
-        one = pose_and_shape(*points[::-1], *self.points[::-1], *valid[::-1], still)
-        return one, pose_and_shape(*points, *self.points, *valid, self.pose)
+        (found1, found2), (true1, true2), (valid1, valid2) = points, self.points, valid
+        one = pose_and_shape(found2, found1, true2, true1, valid2, valid1, still)
+        return one, pose_and_shape(found1, found2, true1, true2, valid1, valid2, self.pose)
 
     def _counts(self, points: Points) -> Masks:
         return self.valid[0] & _finite(points[0]), self.valid[1] & _finite(points[1])

@@ -21,7 +21,6 @@ Rules, for medians over pairs with 95 % bootstrap intervals:
   zero; not supported if no block has such an interval; mixed if oracle matches raise it, too.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -41,6 +40,7 @@ from prob3r.measures.heads import (
     head_table,
 )
 from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Attention, Edit
 from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import Trace, trace
@@ -117,12 +117,12 @@ def _interventions(subject: Subject, pair: Pair, matches: PatchMatches) -> pd.Da
     keys = pair.view1.size[0] * pair.view1.size[1] // config.patch**2
     generator = torch.Generator().manual_seed(0)
     variants: dict[tuple[str, int], list[Edit]] = {}
-    for block in range(config.dec_depth):
+    for block in range(trunk(subject.model).blocks):
         site = f"dec2.{block}.cross_attn"
         scrambled = Attention.scrambled(site, matches, keys, generator)
         variants["oracle", block] = [Attention.oracle(site, matches, keys)]
         variants["scrambled", block] = [scrambled]
-    numbered = replace(pair, names=())
+    numbered = pair.named(())
     effects = sweep(subject.model, numbered, variants)
     chosen = effects[effects.metric.isin(("rotation_error", "pointmap_error2"))]
     return pd.DataFrame(

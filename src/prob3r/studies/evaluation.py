@@ -47,7 +47,7 @@ from prob3r.measures.controls import (
     shuffled,
 )
 from prob3r.measures.errors import twins
-from prob3r.models import DUSt3R, random
+from prob3r.models import Model, random
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import reusing_views, trace
@@ -105,7 +105,7 @@ class _Measured:
 
 
 def evaluate(
-    model: DUSt3R,
+    model: Model,
     pairs: Pairs,
     count: int = 512,
     readers: SiteReader | Sequence[SiteReader] = (),
@@ -156,10 +156,10 @@ def evaluate(
     return table
 
 
-_Sources = Mapping[str, tuple[DUSt3R, SiteReader]]
+_Sources = Mapping[str, tuple[Model, SiteReader]]
 
 
-def _sources(model: DUSt3R, readers: Sequence[SiteReader]) -> _Sources:
+def _sources(model: Model, readers: Sequence[SiteReader]) -> _Sources:
     """Return each reader and the model that it reads, by the source that its rows will have."""
     names = ["model" if reader.kind == "mlp" else reader.kind for reader in readers]
     for name, reader in zip(names, readers, strict=True):
@@ -178,8 +178,8 @@ def strata(pair: Pair) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
 
 def _measure(
     measured: _Measured,
-    model: DUSt3R,
-    untrained: DUSt3R,
+    model: Model,
+    untrained: Model,
     pair: Pair,
     sources: _Sources,
 ) -> None:
@@ -226,7 +226,7 @@ def _without_depth(table: pd.DataFrame, pairs: int) -> str:
     return f"{pairs} pairs lack the depth of a view, so their poses are found by PnP{lacking}"
 
 
-def _errors(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
+def _errors(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
     """Return every metric of predicted pointmaps against the full truth."""
     return _with_areas(pair.errors_of(points))
 
@@ -246,7 +246,7 @@ def _identity_errors(pair: Pair) -> dict[str, Tensor]:
     return _with_areas(errors._replace(translation_error=heading))
 
 
-def _errors_by_pnp(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
+def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
     """Return what can be known without the depth of view 2, or of both views.
 
     The pose is found by PnP from the predicted pointmaps. View 1's pointmap error takes its depth.
@@ -269,7 +269,7 @@ def _errors_by_pnp(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tenso
     }
 
 
-def _pose(points: tuple[Tensor, Tensor], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
+def _pose(points: tuple[Tensor, ...], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
     """Return camera 2's pose by PnP from predicted pointmaps; NaN where there is none."""
     views = pair[row].view1, pair[row].view2
     matrices = intrinsics_from_pointmap(

@@ -175,9 +175,7 @@ def texture(view: View) -> Float[Tensor, " b"]:
     return torch.hypot(down, right).mean((1, 2))
 
 
-def _of_pointmaps(
-    points: tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]], pair: Pair
-) -> dict[str, Tensor]:
+def _of_pointmaps(points: tuple[Float[Tensor, "b _h _w 3"], ...], pair: Pair) -> dict[str, Tensor]:
     """Return the errors of the pose by PnP, and of the points."""
     found, off = [], []
     units = norm_factor(pair.points, pair.valid)

@@ -51,7 +51,7 @@ from prob3r.measures.heads import (
     reach,
 )
 from prob3r.measures.statistics import interval, medians, resampled, said, wide
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
@@ -127,7 +127,7 @@ class Origins(Study):
         return {"origins": drawn}
 
 
-def comparable(subject: Subject) -> dict[str, DUSt3R]:
+def comparable(subject: Subject) -> dict[str, Model]:
     """Return the relatives of the subject's own architecture and shape."""
     own = subject.model
     return {
@@ -137,7 +137,7 @@ def comparable(subject: Subject) -> dict[str, DUSt3R]:
     }
 
 
-def _measured(model: DUSt3R, pair: Pair) -> pd.DataFrame:
+def _measured(model: Model, pair: Pair) -> pd.DataFrame:
     """Return what one model does with the pairs and with the control."""
     patch = model.config.patch
     matches = pair.patch_matches(patch)

@@ -46,7 +46,8 @@ from prob3r.geometry import median, patch_grid, rotation_error, translation_erro
 from prob3r.measures.controls import SHUFFLED, shuffled
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.measures.tokens import Sinks, several_sizes
-from prob3r.models import DUSt3R
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.source import Pairs, batches
@@ -145,12 +146,12 @@ class PoseProbes(Study):
         return {"blocks": _draw_blocks(table), "tokens": _draw_tokens(table)}
 
 
-def sites_of(model: DUSt3R) -> list[str]:
+def sites_of(model: Model) -> list[str]:
     """Return view 2's decoder input and the ends of its blocks."""
-    return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(model.config.dec_depth))]
+    return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(trunk(model).blocks))]
 
 
-def _backbones(subject: Subject) -> dict[str, DUSt3R]:
+def _backbones(subject: Subject) -> dict[str, Model]:
     """Return the models whose tokens are read."""
     found = {
         MODEL: subject.model,
@@ -160,7 +161,7 @@ def _backbones(subject: Subject) -> dict[str, DUSt3R]:
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _singles(model: DUSt3R, rooms: Rooms, grid: tuple[int, int], batch: int) -> dict[str, int]:
+def _singles(model: Model, rooms: Rooms, grid: tuple[int, int], batch: int) -> dict[str, int]:
     """Return the single tokens to be read, but for the best patch."""
     rows, columns = grid
     received = Sinks.find(model, rooms, SINK_ROOMS, batch).received
@@ -170,10 +171,10 @@ def _singles(model: DUSt3R, rooms: Rooms, grid: tuple[int, int], batch: int) -> 
         "centre": rows // 2 * columns + columns // 2,
         "corner": 0,
     }
-    return singles | ({CAMERA: rows * columns} if model.extra_tokens("dec2") else {})
+    return singles | ({CAMERA: rows * columns} if trunk(model).layout(2).special else {})
 
 
-def _measured(model: DUSt3R, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
+def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
     """Return the errors of a reader's poses for pairs as they are shown to the model."""
     sites = sites_of(model)
     run = trace(model, shown, sites, output=False)

@@ -17,7 +17,7 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, plain, written
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.runs.trace import reusing_views
 from prob3r.scenes.sampling import sample
@@ -45,11 +45,11 @@ class Subject:
             carries an explicit pose; variants; and its own weights along training.
     """
 
-    model: DUSt3R
+    model: Model
     name: str
     banks: Mapping[str, SiteReader] = field(default_factory=dict)
-    untrained: DUSt3R | None = None
-    relatives: Mapping[str, DUSt3R] = field(default_factory=dict)
+    untrained: Model | None = None
+    relatives: Mapping[str, Model] = field(default_factory=dict)
 
     def bank(self, kind: str = "mlp") -> SiteReader:
         """Return the probes of a kind; raise Prob3rError if there are none."""

@@ -21,7 +21,7 @@ class Stage:
 
     Attributes:
         objective: `completion` (cross-view completion, CroCo), `matching` (contrastive matching of
-            the encoder's patches; not faithful) or `pointmaps` (DUSt3R).
+            the encoder's patches; not faithful) or `pointmaps` (Model).
         size: Side of the square images, in pixels.
         pairs: Pairs to see; the stage's length.
         batch: Pairs a step; even, since every pair comes both ways round.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from prob3r.geometry import PoseAndShape, median
 from prob3r.measures.controls import shuffled
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.rooms import Rooms
 from prob3r.scenes.views import Pair
 
@@ -23,13 +23,13 @@ class Validation:
             rooms.batch(range(start, min(start + batch, pairs))) for start in range(0, pairs, batch)
         ]
 
-    def measure(self, model: DUSt3R) -> dict[str, float]:
+    def measure(self, model: Model) -> dict[str, float]:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
         # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             return self._measure(model)
 
-    def _measure(self, model: DUSt3R) -> dict[str, float]:
+    def _measure(self, model: Model) -> dict[str, float]:
         true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
         errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
         others = [(shuffled(pair).pair.view1.image, pair) for pair in self.batches]
@@ -43,7 +43,7 @@ class Validation:
         }
 
 
-def _errors(model: DUSt3R, images1: Tensor, pair: Pair) -> PoseAndShape:
+def _errors(model: Model, images1: Tensor, pair: Pair) -> PoseAndShape:
     """Return all errors of a batch, with whatever is given in place of its view 1."""
     output = model(images1, pair.view2.image)
     return pair.errors_of(output.points)
