@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.measures.controls import describe_controls, require_control, shuffled
+from prob3r.measures.controls import describe_controls, require_control
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
+from prob3r.scenes.shuffled import shuffled
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
-from prob3r.measures.controls import SHUFFLED, shuffled
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.errors import site_errors, twins
 from prob3r.measures.heads import (
     MATCHES,
@@ -44,6 +44,7 @@ from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Attention, Edit
 from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.study import Finding, Study, Subject, Verdict

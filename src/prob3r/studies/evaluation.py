@@ -44,7 +44,6 @@ from prob3r.io.files import plain, written
 from prob3r.measures.controls import (
     SHUFFLED,
     describe_controls,
-    shuffled,
 )
 from prob3r.measures.errors import twins
 from prob3r.models import Model, random
@@ -52,6 +51,7 @@ from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import reusing_views, trace
 from prob3r.scenes.sampling import sample
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
@@ -114,7 +114,7 @@ def evaluate(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Return every metric of `claims.md` for a model on pairs, with 95 % bootstrap intervals.
+    """Return every metric (docs/definitions.md) of a model on pairs, with 95 % bootstrap intervals.
 
     Args:
         model: What is measured.

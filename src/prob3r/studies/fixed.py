@@ -51,7 +51,7 @@ from prob3r.geometry import (
     rotation_error,
     translation_error,
 )
-from prob3r.measures.controls import SHUFFLED, shuffled
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import interval, median_interval, resampled, said, wide
 from prob3r.reliability.classical import (
     greyscale,
@@ -62,6 +62,7 @@ from prob3r.reliability.classical import (
     true_points,
 )
 from prob3r.rooms import Rooms
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, Subset
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, median
-from prob3r.measures.controls import SHUFFLED, shuffled
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.heads import (
     MATCHES,
     MEAN,
@@ -53,6 +53,7 @@ from prob3r.measures.heads import (
 from prob3r.measures.statistics import interval, medians, resampled, said, wide
 from prob3r.models import Model
 from prob3r.runs.trace import trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.along import counted_from, onset, pairs_seen

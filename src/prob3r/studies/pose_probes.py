@@ -43,13 +43,14 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, patch_grid, rotation_error, translation_error
-from prob3r.measures.controls import SHUFFLED, shuffled
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE

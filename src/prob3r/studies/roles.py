@@ -31,12 +31,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.measures.controls import SHUFFLED, shuffled
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.models.sites import Site
 from prob3r.scenes.sampling import sample
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata

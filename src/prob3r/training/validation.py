@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from prob3r.geometry import PoseAndShape, median
-from prob3r.measures.controls import shuffled
 from prob3r.models import Model
 from prob3r.rooms import Rooms
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 
 
