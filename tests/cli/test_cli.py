@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,20 @@ def test_the_process_itself_ends_as_promised(here: Path) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr == "prob3r: a.jpg does not exist; give the path of an image.\n"
+
+
+def test_two_processes_write_one_page(here: Path) -> None:
+    command = [sys.executable, "-c", "from prob3r.cli import main; main()", "explain"]
+    command += ["../a.png", "../b.jpg", *EXPLAIN, "--out", "page.html"]
+    options = {
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["Wrote page.html\n"] * 2
+    assert [path.name for path in here.iterdir()] == ["page.html"]
+    assert (here / "page.html").read_text().rstrip().endswith("</html>")
 
 
 @pytest.mark.parametrize("arguments", [("explain",), ("dance",), ("rooms", "--count", "many")])
