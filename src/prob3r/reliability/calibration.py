@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ FEWEST = FOLDS
 """With fewer wrong outcomes, or fewer right ones, nothing can be told."""
 
 _FILE = "reliability.json"
+_UNREADABLE = (ValueError, OverflowError, RecursionError)
 _COLUMNS = ("mean", "spread", "low", "high", "weights")
 
 
@@ -276,7 +278,7 @@ class Calibration:
             raise Prob3rError(f"{path} cannot be read as a calibration: {error}.") from error
         try:
             return cls._parsed(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, *_UNREADABLE) as error:
             raise Prob3rError(
                 f"{path} holds no calibration of this version's signals; make one with "
                 "`prob3r train reliability`."
@@ -298,7 +300,7 @@ class Calibration:
         if list(signals) != list(SIGNALS):
             raise KeyError("signals")
         columns = {
-            column: _double([float(signals[name][column]) for name in SIGNALS])
+            column: _double([_finite(signals[name][column]) for name in SIGNALS])
             for column in _COLUMNS
         }
         bins = [
@@ -311,14 +313,16 @@ class Calibration:
             )
             for entry in content["bins"]
         ]
+        if not bins or not (columns["spread"] > 0).all():
+            raise ValueError("nothing can be computed from it")
         return cls(
             **{name: str(content[name]) for name in ("model", "backbone", "bank", "data")},
             pairs=int(content["pairs"]),
             failed=int(content["failed"]),
             degrees=float(content["degrees"]),
-            fit=Logistic(**columns, bias=_double(float(content["bias"]))),
-            auroc=Interval(*content["auroc"]),
-            confidence_auroc=Interval(*content["confidence_auroc"]),
+            fit=Logistic(**columns, bias=_double(_finite(content["bias"]))),
+            auroc=_interval(content["auroc"]),
+            confidence_auroc=_interval(content["confidence_auroc"]),
             bins=bins,
             sample=str(content.get("sample", "")),
         )
@@ -359,6 +363,18 @@ def by_group(
 def bank_fingerprint(bank: SiteReader) -> str:
     """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
     return digest(bank.header(), bank.state_dict())
+
+
+def _finite(value: float | str) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    middle, low, high = map(_finite, values)
+    return Interval(middle, low, high)
 
 
 def _double(values: float | list[float]) -> Tensor:

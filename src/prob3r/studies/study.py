@@ -24,6 +24,7 @@ from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
+from prob3r.studies.parts import read_part, write_part
 from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -205,12 +206,11 @@ def conduct(
             paths.append(parts / f"{number:05d}.parquet")
             if number % processes.count == processes.rank and not paths[-1].exists():
                 part = _measured(study, subject, pair, done)
-                with written(paths[-1]) as temporary:
-                    part.to_parquet(temporary)
+                write_part(part, paths[-1])
             done += len(pair)
             report(done, len(drawn))
     processes.wait()
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    table = pd.concat([read_part(path) for path in paths], ignore_index=True)
     result = Result(study.name, subject.name, data, study.findings(table), table)
     if processes.first:
         _write(result, study, home, about)
@@ -228,7 +228,7 @@ def _claim(path: Path, about: dict[str, object], optional: tuple[str, ...] = ())
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Prob3rError(f"{path} is damaged; delete it or give a new folder.") from error
         if isinstance(found, dict):
             found = {key: about[key] for key in optional} | found

@@ -134,7 +134,7 @@ class Recipe:
             values["stages"] = tuple(_build(Stage, s) for s in stages)
             values["model"] = DUSt3RConfig.from_dict(model)
             return _build(cls, values)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = str(error).rstrip(".")
             raise Prob3rError(f"The recipe {path} cannot be read: {reason}.") from error
 

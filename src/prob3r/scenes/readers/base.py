@@ -14,6 +14,7 @@ from prob3r.geometry import relative_pose, rotation_angle
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.corrupt import CorruptError, Tally
 from prob3r.scenes.readers.covisible import neighbours, pairs_by_overlap
+from prob3r.scenes.readers.files import reason_of
 from prob3r.scenes.readers.frames import Frames
 from prob3r.scenes.readers.items import Items
 from prob3r.scenes.views import Pair
@@ -86,7 +87,14 @@ class Reader(Frames, Items):
             )
         self.root = path if path.is_dir() and path not in found else path.parent
         self.framing = Framing.of(model)
-        self.names, self.scenes, pairs = self.listing(found)
+        try:
+            self.names, self.scenes, pairs = self.listing(found)
+        except Prob3rError:
+            raise
+        except Exception as error:  # a damaged list fails in many ways
+            raise Prob3rError(
+                f"{path} cannot be read in the {self.layout} layout ({reason_of(error)})."
+            ) from error
         self.corrupt: list[CorruptError] = []
         if pairs is None:
             pairs, looked_at, self.corrupt = pairs_by_overlap(self)

@@ -135,7 +135,7 @@ def _cache(reader: Frames, frames: Sequence[int]) -> Path:
 def signature(reader: Frames, frame: int) -> bytes:
     """Return what changes whenever a frame's depth file, camera or name does."""
     parts, file = [b""], reader.depth_file(frame)
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # the second for what is no path at all
         status = file.stat()
         parts.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
     with suppress(CorruptError):

@@ -8,10 +8,11 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import Framing, Window
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.corrupt import CorruptError
-from prob3r.scenes.readers.files import image_size, read_depth, reading
+from prob3r.scenes.readers.files import image_size, read_depth, reading, reason_of
 from prob3r.scenes.views import View
 
 
@@ -60,8 +61,16 @@ class Frames(ABC):
 
     def checked_camera(self, frame: int) -> Camera:
         """Return the camera of a frame; raises CorruptError where it makes no sense."""
-        camera = self.camera(frame)
-        camera.check(self.names[frame])
+        try:
+            camera = self.camera(frame)
+            camera.check(self.names[frame])
+        except Prob3rError:
+            raise
+        except Exception as error:  # a damaged number fails in many ways
+            raise CorruptError(
+                f"The camera of {self.names[frame]} cannot be read ({reason_of(error)}).",
+                "bad camera",
+            ) from error
         return camera
 
     def view(self, frame: int) -> View:
