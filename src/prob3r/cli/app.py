@@ -1,5 +1,6 @@
 """What the commands share: the application, its consoles, options and progress."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,7 @@ def chosen(
             count,
             overlap,
             rotation,
+            workers=os.cpu_count() or 1,
             report=lambda found, wanted: report("Choosing pairs", found / wanted),
         )
 

@@ -73,10 +73,6 @@ class CoarseView(NamedTuple):
         """Return the views with these numbers, as a batch."""
         return CoarseView(*(t[rows] for t in self))
 
-    def join(self, *others: "CoarseView") -> "CoarseView":
-        """Return these views and others of one size, as one batch."""
-        return CoarseView(*(torch.cat(parts) for parts in zip(self, *others, strict=True)))
-
 
 def seen_share(viewer: CoarseView, shown: CoarseView) -> Float[Tensor, " b"]:
     """Return the share of each view's points that the viewer of the same number sees."""

@@ -135,11 +135,16 @@ class Reader(Frames, Items):
 
     def read(self, index: int) -> Pair:
         """Read one pair, as a batch of one named after its frames."""
-        first, second = self.pairs[index].tolist()
+        first, second = self.frames_of(index)
         names = (f"{self.names[first]}, {self.names[second]}",)
         return Pair(self.view(first), self.view(second), names, (self.scenes[first],))
 
+    def frames_of(self, index: int) -> tuple[int, int]:
+        """Return the numbers of a pair's frames."""
+        first, second = self.pairs[index].tolist()
+        return first, second
+
     def rotation(self, index: int) -> float:
         """Return the angle between a pair's cameras, in degrees, without reading its images."""
-        poses = (self.checked_camera(frame).cam_to_world for frame in self.pairs[index].tolist())
+        poses = (self.checked_camera(frame).cam_to_world for frame in self.frames_of(index))
         return float(rotation_angle(relative_pose(*poses)[:, :3, :3]))

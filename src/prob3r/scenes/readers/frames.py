@@ -9,11 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.geometry import CoarseView
 from prob3r.scenes.framing import Framing, Window
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import image_size, read_depth, reading, reason_of
 from prob3r.scenes.views import View
+
+COARSE_GRID = (48, 64)
+"""Points along the height and the width that the overlap of two frames is computed from."""
 
 
 class Frames(ABC):
@@ -79,9 +83,36 @@ class Frames(ABC):
         Raises:
             CorruptError: The frame cannot be used.
         """
-        path, name = self.image(frame), self.names[frame]
+        intrinsics, cam_to_world, depth = self._truth(frame)
+        path = self.image(frame)
+        with reading(path):
+            view = View.from_image(
+                path, self.framing, intrinsics=intrinsics, cam_to_world=cam_to_world, depth=depth
+            )
+        if not view.known.any():
+            raise self._without_depth(frame)
+        return view
+
+    def coarse(self, frame: int) -> CoarseView:
+        """Return a frame at low resolution, framed as `view` frames it; its colours are not read.
+
+        Raises:
+            CorruptError: The frame cannot be used.
+        """
+        intrinsics, cam_to_world, depth = self._truth(frame)
+        window = self.framing.window((depth.shape[0], depth.shape[1]), intrinsics)
+        framed = window.nearest(depth)
+        if not (framed > 0).any():
+            raise self._without_depth(frame)
+        return CoarseView.of(framed, window.intrinsics(intrinsics), cam_to_world, COARSE_GRID)
+
+    def _truth(
+        self, frame: int
+    ) -> tuple[Float[Tensor, "1 3 3"], Float[Tensor, "1 4 4"], Float[Tensor, "h w"]]:
+        """Return a frame's intrinsics, pose and depth, all for the size of its image."""
+        name = self.names[frame]
         camera, depth = self.checked_camera(frame), self.depth(frame)
-        size = image_size(path)
+        size = image_size(self.image(frame))
         for what, other in (("depth", tuple(depth.shape)), ("camera", camera.size or size)):
             if abs(other[0] * size[1] / size[0] - other[1]) > 1:
                 raise CorruptError(
@@ -91,14 +122,7 @@ class Frames(ABC):
                 )
         if depth.shape != size:  # coarser sensors than the camera are common
             depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
-        with reading(path):
-            view = View.from_image(
-                path,
-                self.framing,
-                intrinsics=camera.intrinsics_at(size),
-                cam_to_world=camera.cam_to_world,
-                depth=depth,
-            )
-        if not view.known.any():
-            raise CorruptError(f"{name} has no pixel whose depth is known.", "bad depth")
-        return view
+        return camera.intrinsics_at(size), camera.cam_to_world, depth
+
+    def _without_depth(self, frame: int) -> CorruptError:
+        return CorruptError(f"{self.names[frame]} has no pixel whose depth is known.", "bad depth")
