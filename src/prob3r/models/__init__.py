@@ -9,7 +9,6 @@ from prob3r.models.checkpoints import (
     write_tensors,
 )
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.encoded import EncodedViews, Tokens
 from prob3r.models.hooks import AttentionHook, Place
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
@@ -30,7 +29,6 @@ __all__ = [
     "Cameras",
     "DUSt3R",
     "DUSt3RConfig",
-    "EncodedViews",
     "Info",
     "Model",
     "MultiViewModel",
@@ -39,7 +37,6 @@ __all__ = [
     "Prediction",
     "Stack",
     "TokenLayout",
-    "Tokens",
     "fingerprint",
     "info",
     "load",

@@ -5,8 +5,7 @@ transformer of Weinzaepfel et al., "CroCo v2", ICCV 2023.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -17,9 +16,15 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models.encoded import MOST_BYTES, EncodedViews, Tokens
 from prob3r.models.heads import DPTHead, LinearHead, decode_points, dpt_states
-from prob3r.models.layers import DecoderBlock, EncoderBlock, RoPE2D, layer_norm, patch_positions
+from prob3r.models.layers import (
+    DecoderBlock,
+    EncoderBlock,
+    RoPE2D,
+    Tokens,
+    layer_norm,
+    patch_positions,
+)
 from prob3r.models.protocol import MultiViewModel, Prediction, Stack, TokenLayout
 from prob3r.models.sites import Site, Tap
 
@@ -101,6 +106,7 @@ class DUSt3R(MultiViewModel):
 
     architecture: ClassVar[str] = "dust3r"
     most_views = 2
+    encoder_cache: Callable[[Tensor], Tokens] | None = None
 
     def __init__(self, config: DUSt3RConfig):
         super().__init__()
@@ -122,7 +128,6 @@ class DUSt3R(MultiViewModel):
         self.downstream_head1 = self._head()
         self.downstream_head2 = self._head()
         self.apply(_initialise)
-        self._encoded_views: EncodedViews | None = None
 
     def _head(self) -> nn.Module:
         c = self.config
@@ -162,20 +167,20 @@ class DUSt3R(MultiViewModel):
     ) -> tuple[Tokens, Tokens]:
         """Return the encoder's output for both views, which run as one batch where sizes match.
 
-        Within `reusing_views`, a view that was seen before is not encoded again, unless the tap
+        With an encoder cache, a view that was seen before is not encoded again, unless the tap
         wants to see inside the encoder.
         """
-        if self._encoded_views and not self._watched(tap) and not torch.is_grad_enabled():
-            seen = [self._encoded_views(images) for images in (images1, images2)]
+        if self.encoder_cache and not self._watched(tap) and not torch.is_grad_enabled():
+            seen = [self.encoder_cache(images) for images in (images1, images2)]
             last = f"{self.config.enc_depth - 1}.mlp"
             if tap is not None:
                 named = enumerate(seen, 1)
                 seen = [Tokens(tap(f"enc{v}.{last}", stream), grid) for v, (stream, grid) in named]
         elif images1.shape[2:] != images2.shape[2:]:
             each = (("enc1", images1), ("enc2", images2))
-            seen = [self.blocks(images, _renamed(tap, name)) for name, images in each]
+            seen = [self.encoder_stream(images, _renamed(tap, name)) for name, images in each]
         else:
-            both = self.blocks(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
+            both = self.encoder_stream(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
             seen = [Tokens(stream, both.grid) for stream in both.stream.chunk(2)]
         first, second = (Tokens(self.enc_norm(stream), grid) for stream, grid in seen)
         return first, second
@@ -188,27 +193,12 @@ class DUSt3R(MultiViewModel):
         sites = self.stacks["enc"].sites(2)
         return any(tap.wants(str(s)) for s in sites if (s.block, s.sublayer) != last)
 
-    @contextmanager
-    def reusing_views(self, most_bytes: int = MOST_BYTES) -> Iterator[EncodedViews]:
-        """Encode each view once for as long as this lasts; the weights must not change.
-
-        For pairs that share views. Outputs differ from those without by rounding alone.
-
-        Args:
-            most_bytes: How much is kept; the views not asked for longest go first.
-        """
-        before, self._encoded_views = self._encoded_views, EncodedViews(self.blocks, most_bytes)
-        try:
-            yield self._encoded_views
-        finally:
-            self._encoded_views = before
-
     def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Return the encoder's output, after its norm, for one batch of images."""
-        stream, grid = self.blocks(images)
+        stream, grid = self.encoder_stream(images)
         return Tokens(self.enc_norm(stream), grid)
 
-    def blocks(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
+    def encoder_stream(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
         """Return the stream after the encoder's last block for one batch of images."""
         known = None if tap is None else tap.known(f"enc.{self.config.enc_depth - 1}.mlp")
         if known is not None:

@@ -4,6 +4,7 @@ Parameter names are those of the official checkpoints, so that these load as the
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,18 @@ def patch_positions(rows: int, columns: int, device: torch.device) -> Int[Tensor
         torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
     )
     return torch.stack(grid, -1).flatten(0, 1)
+
+
+class Tokens(NamedTuple):
+    """The patches of one view.
+
+    Attributes:
+        stream: The residual stream.
+        grid: The rows and columns that the patches came from.
+    """
+
+    stream: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
 
 
 class RoPE2D:

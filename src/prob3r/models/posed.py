@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.encoded import Tokens
+from prob3r.models.layers import Tokens
 from prob3r.models.protocol import Prediction, TokenLayout
 
 

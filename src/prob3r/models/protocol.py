@@ -204,6 +204,20 @@ class Model(Protocol):
         """Return the weights by name."""
 
 
+@runtime_checkable
+class EncodesViews(Protocol):
+    """A model whose encoder sees one view at a time, so that its result can be kept.
+
+    Attributes:
+        encoder_cache: Gives the result in place of `encoder_stream`, if it is set.
+    """
+
+    encoder_cache: Callable[[Tensor], Any] | None
+
+    def encoder_stream(self, images: Tensor, tap: Tap | None = None) -> Any:
+        """Return the stream after the encoder's last block for one batch of images."""
+
+
 class MultiViewModel(nn.Module):
     """What prob3r's own models share: sites that follow from the stacks they declare."""
 

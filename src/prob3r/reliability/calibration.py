@@ -36,7 +36,7 @@ from prob3r.reliability.prediction import (
     fit_logistic,
 )
 from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
-from prob3r.runs.trace import reusing_views
+from prob3r.runs.encoded import reusing_views
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair

@@ -1,7 +1,7 @@
 """Run a model over views, with or without edits, and keep what was asked for, nothing else."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,6 @@ from prob3r.geometry import entropy, patch_grid
 from prob3r.models.protocol import Model, Prediction, TokenLayout, layout_of
 from prob3r.models.sites import HEADS, PROBS, Site, Tap, select
 from prob3r.runs.edits import Edit, Editor, Setting
-from prob3r.scenes.source import Pairs, share_views
 from prob3r.scenes.views import Views
 
 CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds the memory
@@ -152,20 +151,6 @@ def trace(
     with torch.no_grad(), suppress(_Done):
         result = model(*views.images, tap=recorder)
     return recorder.trace(model, views, result)
-
-
-@contextmanager
-def reusing_views(pairs: Pairs, *models: Model) -> Iterator[None]:
-    """Encode each view that several of the pairs share once, for as long as this lasts.
-
-    The models' weights must not change meanwhile. Models that encode views together, or that
-    `Adapter` wraps, run as ever, and so does all where no two pairs share a view.
-    """
-    with ExitStack() as stack:
-        for model in models:
-            if hasattr(model, "reusing_views") and share_views(pairs):
-                stack.enter_context(model.reusing_views())
-        yield
 
 
 def resolve(

@@ -49,7 +49,8 @@ from prob3r.measures.errors import twins
 from prob3r.models import Model, random
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
-from prob3r.runs.trace import reusing_views, trace
+from prob3r.runs.encoded import reusing_views
+from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches, describe

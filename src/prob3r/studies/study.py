@@ -19,7 +19,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, plain, written
 from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
-from prob3r.runs.trace import reusing_views
+from prob3r.runs.encoded import reusing_views
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair

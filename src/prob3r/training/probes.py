@@ -24,7 +24,8 @@ from prob3r.probes.files import KINDS, save_probes
 from prob3r.probes.lens import Lens
 from prob3r.probes.reader import SiteReader
 from prob3r.rooms import Rooms
-from prob3r.runs.trace import reusing_views, trace
+from prob3r.runs.encoded import reusing_views
+from prob3r.runs.trace import trace
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.training.loop import Progress, Task, run

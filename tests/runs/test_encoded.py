@@ -7,17 +7,17 @@ from torch import Tensor
 from prob3r.models import (
     DUSt3R,
     DUSt3RConfig,
-    EncodedViews,
     PosedDUSt3R,
     Prediction,
-    Tokens,
     random,
 )
+from prob3r.models.layers import Tokens
 from prob3r.models.sites import Tap
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Skip
+from prob3r.runs.encoded import EncodedViews, encoding_once, reusing_views
 from prob3r.runs.replay import Replay
-from prob3r.runs.trace import reusing_views, trace
+from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
 from prob3r.scenes.source import Subset, share_views
 from tests.held import Held
@@ -38,7 +38,7 @@ def views() -> Tensor:
 
 @pytest.fixture
 def memory(model: DUSt3R) -> Iterator[EncodedViews]:
-    with torch.no_grad(), model.reusing_views() as encoded:
+    with torch.no_grad(), encoding_once(model) as encoded:
         yield encoded
 
 
@@ -71,7 +71,7 @@ def test_every_view_is_encoded_once_and_outputs_are_those_of_a_plain_run(
     batches = [pair_of(views, [0, 1, 0], [1, 2, 2]), pair_of(views, [2, 3], [3, 3])]
     with torch.no_grad():
         expected = [run(model, pair) for pair in batches]
-        with model.reusing_views() as memory:
+        with encoding_once(model) as memory:
             found = [run(model, pair) for pair in batches]
     assert (memory.encoded, memory.reused) == (4, 6)
     for got, plain in zip(found, expected, strict=True):
@@ -85,7 +85,7 @@ def test_what_was_seen_before_and_what_else_is_in_the_batch_change_nothing(
     outputs = []
     with torch.no_grad():
         for before in ([], [([0, 1], [2, 3])], [([1], [2]), ([3, 3], [0, 1])]):
-            with model.reusing_views():
+            with encoding_once(model):
                 for first, second in before:
                     run(model, pair_of(views, first, second))
                 outputs.append(run(model, asked))
@@ -100,7 +100,7 @@ def test_views_of_different_sizes_and_nearly_the_same_pixels_are_told_apart(
     turned = views[:1].reshape(1, 3, 24, 32)
     for image in (views[:1], nearly, turned):
         found = memory(image)
-        expected = model.blocks(image)
+        expected = model.encoder_stream(image)
         assert torch.equal(found.stream, expected.stream)
         assert found.grid == expected.grid
     assert (memory.encoded, memory.reused) == (3, 0)
@@ -120,14 +120,14 @@ def test_it_forgets_what_was_not_asked_for_longest(model: DUSt3R, views: Tensor,
 
     def encode(image: Tensor) -> Tokens:
         seen.append(next(i for i, view in enumerate(views) if torch.equal(view, image[0])))
-        return model.blocks(image)
+        return model.encoder_stream(image)
 
     with torch.no_grad():
-        one = model.blocks(views[:1]).stream.nbytes
+        one = model.encoder_stream(views[:1]).stream.nbytes
         memory = EncodedViews(encode, room * one)
         for rows in ([0, 1], [0], [2], [0], [1]):
             found = memory(views[rows])
-            torch.testing.assert_close(found.stream, model.blocks(views[rows]).stream)
+            torch.testing.assert_close(found.stream, model.encoder_stream(views[rows]).stream)
     expected = {0: [0, 1, 0, 2, 0, 1], 1: [0, 1, 0, 2, 0, 1], 2: [0, 1, 2, 1]}
     assert seen == expected[room]
 
@@ -160,7 +160,7 @@ def test_replays_start_from_what_is_kept(
 
 def test_gradients_go_through_the_encoder(model: DUSt3R, views: Tensor) -> None:
     pair = pair_of(views, [0], [1])
-    with model.reusing_views() as memory:
+    with encoding_once(model) as memory:
         run(model, pair).points[1].sum().backward()
     assert model.patch_embed.get_submodule("proj").weight.grad is not None
     assert memory.encoded == 0
@@ -169,7 +169,7 @@ def test_gradients_go_through_the_encoder(model: DUSt3R, views: Tensor) -> None:
 
 def test_afterwards_nothing_is_kept(model: DUSt3R, views: Tensor) -> None:
     pair = pair_of(views, [0], [1])
-    with pytest.raises(KeyError), model.reusing_views() as memory, torch.no_grad():
+    with pytest.raises(KeyError), encoding_once(model) as memory, torch.no_grad():
         raise KeyError
     with torch.no_grad():
         run(model, pair)
@@ -185,13 +185,13 @@ def test_views_are_kept_where_pairs_share_them(
     assert not share_views(Subset(rooms, [1, 0]))
     assert share_views(Subset(held, [1, 0]))
     calls = list[int]()
-    encode = model.blocks
+    encode = model.encoder_stream
 
     def counted(images: Tensor, tap: Tap | None = None) -> Tokens:
         calls.append(len(images))
         return encode(images, tap)
 
-    monkeypatch.setattr(model, "blocks", counted)
+    monkeypatch.setattr(model, "encoder_stream", counted)
     for pairs, expected in ((rooms, [4, 4]), (held, [1, 1, 1])):
         calls.clear()
         with reusing_views(pairs, model):
