@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 import viser
@@ -129,6 +130,16 @@ def test_a_server_that_cannot_be_guarded_is_an_error() -> None:
     with pytest.raises(Prob3rError, match="cannot guard"), gated(Gate("127.0.0.1")):
         assert server.serve is not before
     assert server.serve is before
+
+
+def test_a_viewer_that_cannot_be_guarded_is_stopped(
+    subject: Subject, room: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unguarded = Mock(viser.ViserServer)
+    monkeypatch.setattr(viser, "ViserServer", lambda *_, **__: unguarded)
+    with pytest.raises(Prob3rError, match="cannot guard"):
+        Viewer(subject, Given(room), port=0)
+    unguarded.stop.assert_called_once_with()
 
 
 def test_an_unknown_host_is_one_sentence() -> None:

@@ -54,8 +54,12 @@ class Viewer:
         self.visits: dict[int, Visit] = {}
         # viser reports every stop on the console; ours is the only voice there.
         rich.get_console().quiet = True
-        with gated(gate):
-            self._server = viser.ViserServer(host, port, verbose=False)
+        try:
+            with gated(gate):
+                self._server = viser.ViserServer(host, port, verbose=False)
+        except Prob3rError:  # it runs, but without the gate
+            self._server.stop()
+            raise
         self._server.scene.set_up_direction(UP)
         self._server.on_client_connect(self._welcome)
         self._server.on_client_disconnect(self._farewell)
