@@ -22,8 +22,10 @@ from prob3r.models.protocol import (
     TokenLayout,
 )
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
+from prob3r.models.vggt import VGGT, VGGTConfig
 
 __all__ = [
+    "VGGT",
     "Adapter",
     "AttentionHook",
     "Cameras",
@@ -37,6 +39,7 @@ __all__ = [
     "Prediction",
     "Stack",
     "TokenLayout",
+    "VGGTConfig",
     "fingerprint",
     "info",
     "load",

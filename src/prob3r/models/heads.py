@@ -80,7 +80,7 @@ class _DPT(nn.Module):
             nn.Conv2d(channel, features, 3, padding=1, bias=False) for channel in channels
         )
         for level in range(1, 5):
-            self.scratch.add_module(f"refinenet{level}", _Fusion(features))
+            self.scratch.add_module(f"refinenet{level}", Fusion(features))
         half = features // 2
         self.head = nn.Sequential(
             nn.Conv2d(features, half, 3, padding=1),
@@ -103,28 +103,42 @@ class _DPT(nn.Module):
         return self.head(fused)
 
 
-class _Fusion(nn.Module):
-    """Adds a finer level to the coarse path, refines, and doubles the resolution."""
+class Fusion(nn.Module):
+    """Adds a finer level to the coarse path, refines, and brings it to the next level's size.
 
-    def __init__(self, features: int):
+    Args:
+        features: Channels of all levels.
+        coarsest: Whether nothing comes before it, so that it has no finer level to add.
+        rectified: Whether the residual units add `relu(x)` to what they compute, as VGGT's do,
+            instead of `x`.
+    """
+
+    def __init__(self, features: int, coarsest: bool = False, rectified: bool = False):
         super().__init__()
-        self.resConfUnit1 = _ResidualConv(features)
-        self.resConfUnit2 = _ResidualConv(features)
+        if not coarsest:
+            self.resConfUnit1 = _ResidualConv(features, rectified)
+        self.resConfUnit2 = _ResidualConv(features, rectified)
         self.out_conv = nn.Conv2d(features, features, 1)
 
-    def forward(self, path: Tensor, level: Tensor | None = None) -> Tensor:
+    def forward(
+        self, path: Tensor, level: Tensor | None = None, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return the path after this level, at twice its size or at a given one."""
         if level is not None:
             path = path + self.resConfUnit1(level)
         path = self.resConfUnit2(path)
-        path = F.interpolate(path, scale_factor=2, mode="bilinear", align_corners=True)
+        size = size or (2 * path.shape[-2], 2 * path.shape[-1])
+        path = F.interpolate(path, size, mode="bilinear", align_corners=True)
         return self.out_conv(path)
 
 
 class _ResidualConv(nn.Module):
-    def __init__(self, features: int):
+    def __init__(self, features: int, rectified: bool):
         super().__init__()
+        self.rectified = rectified
         self.conv1 = nn.Conv2d(features, features, 3, padding=1)
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(torch.relu(self.conv1(torch.relu(x))))
+        positive = torch.relu(x)
+        return (positive if self.rectified else x) + self.conv2(torch.relu(self.conv1(positive)))

@@ -1,9 +1,10 @@
-"""The layers that two-view transformers of the CroCo family share.
+"""The layers that the architectures share: those of the CroCo family and those of DINOv2's kind.
 
 Parameter names are those of the official checkpoints, so that these load as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from prob3r.models.sites import Tap
+from prob3r.models.sites import PROBS, Tap
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of all heads: queries `(b, k, n, e)`, keys, values `(b, k, m, e)` to `(b, k, n, e)`."""
 
 
-def layer_norm(width: int) -> nn.LayerNorm:
-    """Return the LayerNorm that every block uses."""
-    return nn.LayerNorm(width, eps=1e-6)
+def layer_norm(width: int, eps: float = 1e-6) -> nn.LayerNorm:
+    """Return the LayerNorm that a block uses; the default is that of CroCo and DINOv2."""
+    return nn.LayerNorm(width, eps=eps)
 
 
 def patch_positions(rows: int, columns: int, device: torch.device) -> Int[Tensor, "n 2"]:
@@ -67,21 +68,37 @@ class RoPE2D:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a stream to itself."""
+    """Multi-head attention of a stream to itself.
 
-    def __init__(self, width: int, heads: int):
+    Args:
+        width: Of the stream.
+        heads: How many; they share the width evenly.
+        qk_norm: Whether each head's queries and keys go through a LayerNorm.
+    """
+
+    def __init__(self, width: int, heads: int, qk_norm: bool = False):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm, self.k_norm = (
+            layer_norm(width // heads, 1e-5) if qk_norm else nn.Identity() for _ in range(2)
+        )
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rope: RoPE2D, attend: Attend) -> Tensor:
         """Return what is added to the stream `(b, n, d)`."""
-        queries, keys, values = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        out = attend(
-            rope(queries.transpose(1, 2)), rope(keys.transpose(1, 2)), values.transpose(1, 2)
-        )
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.merge(attend(*self.split(x, rope)))
+
+    def split(self, x: Tensor, rope: RoPE2D | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values of all heads, `(b, k, n, e)`, after RoPE."""
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        queries, keys, values = (part.transpose(1, 2) for part in parts)
+        queries, keys = self.q_norm(queries), self.k_norm(keys)
+        return (queries, keys, values) if rope is None else (rope(queries), rope(keys), values)
+
+    def merge(self, heads: Float[Tensor, "b k n e"]) -> Float[Tensor, "b n d"]:
+        """Return what is added to the stream, given the outputs of all heads."""
+        return self.proj(heads.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
@@ -108,12 +125,19 @@ class CrossAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The two-layer perceptron of a block."""
+    """A two-layer perceptron.
 
-    def __init__(self, width: int, ratio: int = 4):
+    Args:
+        width: Of what it reads.
+        hidden: Width between its layers; four times `width` by default.
+        out: Width of what it gives; `width` by default.
+    """
+
+    def __init__(self, width: int, hidden: int | None = None, out: int | None = None):
         super().__init__()
-        self.fc1 = nn.Linear(width, ratio * width)
-        self.fc2 = nn.Linear(ratio * width, width)
+        hidden = 4 * width if hidden is None else hidden
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what is added to the stream `(b, n, d)`."""
@@ -177,3 +201,137 @@ class DecoderBlock(nn.Module):
 def at(tap: Tap, site: str) -> Attend:
     """Return the tap's attention, bound to one site."""
     return lambda queries, keys, values: tap.attend(site, queries, keys, values)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of what a sublayer adds (Touvron et al., CaiT, 2021)."""
+
+    def __init__(self, width: int, start: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the scaled addition `(b, n, d)`."""
+        return x * self.gamma
+
+
+class ViewsBlock(nn.Module):
+    """Self-attention and MLP with layer scale, over each view's tokens or over those of all views.
+
+    DINOv2 and the trunks that alternate between frame and global attention are made of it. All
+    streams have one shape, so that they run as one batch.
+
+    Args:
+        width: Of the streams.
+        heads: Of the attention.
+        joint: Whether all tokens see those of all views, or each view attends to itself.
+        eps: Of the LayerNorms.
+        qk_norm: Whether each head's queries and keys go through a LayerNorm.
+        scale: What the layer scales start at.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        joint: bool = False,
+        eps: float = 1e-5,
+        qk_norm: bool = False,
+        scale: float = 0.01,
+    ):
+        super().__init__()
+        self.joint = joint
+        self.norm1 = layer_norm(width, eps)
+        self.attn = SelfAttention(width, heads, qk_norm)
+        self.ls1 = LayerScale(width, scale)
+        self.norm2 = layer_norm(width, eps)
+        self.mlp = Mlp(width)
+        self.ls2 = LayerScale(width, scale)
+
+    def forward(
+        self, streams: Sequence[Tensor], rope: RoPE2D | None, tap: Tap, names: Sequence[str]
+    ) -> list[Tensor]:
+        """Return the streams `(b, n, d)` after the block.
+
+        Args:
+            streams: One a view.
+            rope: Turns the queries and keys: of one view, or of all views, one after the other, if
+                the block is joint.
+            tap: Called at every site.
+            names: What the block is called in each view, such as `dec2.3`.
+        """
+        kind, mlp = ("global_attn", "global_mlp") if self.joint else ("self_attn", "mlp")
+        attention = self._joint_attention if self.joint else self._own_attention
+        probs = [f"{name}.{kind}.{PROBS}" for name in names]
+        compute = partial(attention, streams, rope, tap, probs)
+        attended = sublayer(tap, [f"{name}.{kind}" for name in names], compute)
+        compute = partial(self._perceptron, attended)
+        return sublayer(tap, [f"{name}.{mlp}" for name in names], compute)
+
+    def _own_attention(
+        self,
+        streams: Sequence[Tensor],
+        rope: RoPE2D | None,
+        tap: Tap,
+        sites: Sequence[str],
+        chosen: list[int],
+    ) -> Sequence[Tensor]:
+        """Return chosen streams after each of them attended to itself."""
+        x = torch.cat([streams[i] for i in chosen])
+        parts = self.attn.split(self.norm1(x), rope)
+        heads = attend_apart(tap, [sites[i] for i in chosen], *parts)
+        return (x + self.ls1(self.attn.merge(heads))).chunk(len(chosen))
+
+    def _joint_attention(
+        self,
+        streams: Sequence[Tensor],
+        rope: RoPE2D | None,
+        tap: Tap,
+        sites: Sequence[str],
+        chosen: list[int],
+    ) -> Sequence[Tensor]:
+        """Return chosen streams after they attended to all."""
+        joined = torch.cat(list(streams), 1)
+        queries, keys, values = self.attn.split(self.norm1(joined), rope)
+        parts = queries.chunk(len(streams), 2)
+        own = [parts[i] for i in chosen]
+        heads = tap.attend_views([sites[i] for i in chosen], own, keys, values)
+        every = len(chosen) == len(streams)
+        x = joined if every else torch.cat([streams[i] for i in chosen], 1)
+        return (x + self.ls1(self.attn.merge(torch.cat(heads, 2)))).chunk(len(chosen), 1)
+
+    def _perceptron(self, streams: Sequence[Tensor], chosen: list[int]) -> Sequence[Tensor]:
+        x = torch.cat([streams[i] for i in chosen])
+        return (x + self.ls2(self.mlp(self.norm2(x)))).chunk(len(chosen))
+
+
+def sublayer(
+    tap: Tap, sites: Sequence[str], compute: Callable[[list[int]], Sequence[Tensor]]
+) -> list[Tensor]:
+    """Return the streams of all views after a sublayer, each as the tap leaves it.
+
+    Args:
+        tap: Says which streams it knows, and is shown the others.
+        sites: The residual site of each view.
+        compute: Gives the streams of chosen views, by their place in `sites`; it is not called
+            without any.
+    """
+    streams = [tap.known(site) for site in sites]
+    missing = [i for i, stream in enumerate(streams) if stream is None]
+    computed = zip(missing, compute(missing), strict=True) if missing else ()
+    new = {i: tap(sites[i], stream) for i, stream in computed}
+    return [new[i] if stream is None else stream for i, stream in enumerate(streams)]
+
+
+def attend_apart(
+    tap: Tap, sites: Sequence[str], queries: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    """Return the outputs of all heads of views that share a batch, each attending to itself.
+
+    A tap that reads or edits attention is shown the views one by one.
+    """
+    if type(tap).attend is Tap.attend:
+        return tap.attend(sites[0], queries, keys, values)
+    parts = zip(*(tensor.chunk(len(sites)) for tensor in (queries, keys, values)), strict=True)
+    return torch.cat([tap.attend(site, *part) for site, part in zip(sites, parts, strict=True)])

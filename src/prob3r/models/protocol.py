@@ -110,6 +110,7 @@ class Stack:
         sublayers: Names of each block's sublayers, in the order in which they run.
         layouts: Where special tokens are in view 1, 2, …; the last one holds for all further views.
         views: The views that run through it; all by default.
+        patches: Whether the patches run through it; without, its streams are special tokens alone.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Stack:
     sublayers: tuple[tuple[str, ...], ...]
     layouts: tuple[TokenLayout, ...] = (TokenLayout(),)
     views: tuple[int, ...] | None = None
+    patches: bool = True
 
     @property
     def blocks(self) -> int:

@@ -21,7 +21,7 @@ from prob3r.errors import Prob3rError
 
 ATTENTION = ("self_attn", "cross_attn", "global_attn")
 BETWEEN_VIEWS = ("cross_attn", "global_attn")
-SUBLAYERS = ("embed", *ATTENTION, "mlp", "global_mlp")
+SUBLAYERS = ("embed", *ATTENTION, "mlp", "global_mlp", "modulation")
 PROBS = "probs"
 """The reading of an attention sublayer that is its map."""
 

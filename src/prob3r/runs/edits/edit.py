@@ -81,7 +81,8 @@ class Setting:
 
     def _axis(self, site: Site, views: Sequence[int]) -> TokenAxis:
         stack = stack_of(self.model, site)
-        parts = ((view, self.patches[view - 1], stack.layout(view)) for view in views)
+        counts = self.patches if stack.patches else (0,) * self.views
+        parts = ((view, counts[view - 1], stack.layout(view)) for view in views)
         return TokenAxis(site.view, tuple(parts))
 
 

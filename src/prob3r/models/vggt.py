@@ -1,0 +1,292 @@
+"""VGGT: any number of photographs in; cameras, depth and pointmaps out.
+
+Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import patch_grid
+from prob3r.models.alternating import Alternating, Layer
+from prob3r.models.camera_head import CameraHead, cameras_of
+from prob3r.models.dense_head import MOST_IMAGES, DenseHead
+from prob3r.models.dinov2 import DINOv2, PatchEmbedding, imagenet_normalised
+from prob3r.models.protocol import MultiViewModel, Prediction, Stack
+from prob3r.models.sites import Site, Tap
+
+_LENGTHS = {"image_size": 2, "head_blocks": 4, "channels": 4}
+_MAY_BE_ZERO = ("registers", "enc_depth", "enc_registers")
+
+
+@dataclass(frozen=True)
+class VGGTConfig:
+    """The shape of a VGGT; the defaults are those of VGGT-1B.
+
+    Attributes:
+        image_size: Height and width that the model was trained for, in pixels; it takes others.
+        patch: Side of a square patch, in pixels.
+        width, depth, heads: Of the trunk; `depth` counts pairs of a frame and a global block.
+        registers: Register tokens of each view in the trunk.
+        enc_depth, enc_heads, enc_registers: Of the DINOv2 encoder, which has the trunk's width.
+            With a depth of 0 there is none, and a convolution embeds the patches.
+        head_blocks: The four blocks of the trunk that the depth and point heads read.
+        features: Channels of the fused maps in the depth and point heads.
+        channels: Channels of the four maps before they are fused.
+        cam_depth, cam_heads, cam_iterations: Of the camera head.
+        rope_base: Base of the rotary position embedding.
+    """
+
+    image_size: tuple[int, int] = (518, 518)
+    patch: int = 14
+    width: int = 1024
+    depth: int = 24
+    heads: int = 16
+    registers: int = 4
+    enc_depth: int = 24
+    enc_heads: int = 16
+    enc_registers: int = 4
+    head_blocks: tuple[int, int, int, int] = (4, 11, 17, 23)
+    features: int = 256
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    cam_depth: int = 4
+    cam_heads: int = 16
+    cam_iterations: int = 4
+    rope_base: float = 100.0
+
+    def __post_init__(self) -> None:
+        """Raise Prob3rError if no such model can be built."""
+        for name, value in asdict(self).items():
+            if name in ("rope_base", "head_blocks"):
+                continue
+            least = 0 if name in _MAY_BE_ZERO else 1
+            if min(value if name in _LENGTHS else (value,)) < least:
+                raise Prob3rError(f"{name} is {value}; it must be at least {least}.")
+        for name, value, factor, reason in (
+            ("width", self.width, 4 * self.heads, "4 times heads, for the rotary embedding"),
+            ("width", self.width, self.enc_heads if self.enc_depth else 1, "enc_heads"),
+            ("twice the width", 2 * self.width, self.cam_heads, "cam_heads"),
+            ("features", self.features, 8, "8, for the positions of the heads' maps"),
+            *(("channels", c, 4, "4, for the positions of the heads' maps") for c in self.channels),
+        ):
+            if value % factor:
+                raise Prob3rError(
+                    f"{name} is {value}; it must be a multiple of {factor} ({reason})."
+                )
+        blocks = self.head_blocks
+        if list(blocks) != sorted({*blocks}) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
+            raise Prob3rError(
+                f"head_blocks is {blocks}; it must name four blocks in order, from 0 to "
+                f"{self.depth - 1}."
+            )
+        height, width = self.image_size
+        if self.enc_depth and (height != width or height % self.patch):
+            raise Prob3rError(
+                f"image_size is {self.image_size}; with a DINOv2 encoder it must be a square of "
+                f"whole patches of {self.patch} pixels."
+            )
+        if not 0 < self.rope_base < math.inf:
+            raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
+
+    @classmethod
+    def small(cls, image_size: tuple[int, int] = (128, 128), patch: int = 8) -> "VGGTConfig":
+        """Return the shape of a VGGT of some 12 million weights, to be trained from scratch.
+
+        A convolution embeds its patches; it has 8 frame and 8 global blocks.
+        """
+        return cls(
+            image_size,
+            patch,
+            width=192,
+            depth=8,
+            heads=6,
+            enc_depth=0,
+            head_blocks=(1, 3, 5, 7),
+            features=64,
+            channels=(48, 96, 96, 96),
+            cam_depth=2,
+            cam_heads=6,
+        )
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks with weights of their own there are."""
+        return self.enc_depth + 2 * self.depth + self.cam_depth
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON can hold it."""
+        return {k: list(v) if k in _LENGTHS else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "VGGTConfig":
+        """Return the configuration that `to_dict` gave; raise Prob3rError if it gave no such thing.
+
+        Files are written by anyone, so types are checked here.
+        """
+        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+            raise Prob3rError(f"{', '.join(unknown)} is not known of a VGGT.")
+        read: dict[str, Any] = {}
+        made: type
+        for name, value in values.items():
+            if name in _LENGTHS:
+                count = _LENGTHS[name]
+                good = isinstance(value, list | tuple) and len(value) == count
+                good = good and all(isinstance(n, int) for n in value)
+                form, made = f"{count} whole numbers", tuple
+            elif name == "rope_base":
+                good, form, made = isinstance(value, int | float), "a number", float
+            else:
+                good, form, made = isinstance(value, int), "a whole number", int
+            if not good:
+                raise Prob3rError(f"{name} is {value!r}; it must be {form}.")
+            read[name] = made(value)
+        return cls(**read)
+
+
+class VGGT(MultiViewModel):
+    """An encoder, a trunk of frame and global attention, and heads for cameras, depth and points.
+
+    Its stacks are `enc` (DINOv2, if there is one), `dec` (the trunk; a block is a frame block and
+    a global block), and `cam` (the camera head, one token a view; its iterations are one after the
+    other).
+    """
+
+    architecture: ClassVar[str] = "vggt"
+
+    def __init__(self, config: VGGTConfig):
+        super().__init__()
+        self.config = c = config
+        side = c.image_size[0] // c.patch
+        self.aggregator = Alternating(
+            DINOv2(c.width, c.enc_depth, c.enc_heads, c.patch, side, c.enc_registers)
+            if c.enc_depth
+            else PatchEmbedding(c.width, c.patch),
+            c.width,
+            c.depth,
+            c.heads,
+            c.patch,
+            c.registers,
+            c.rope_base,
+        )
+        self.camera_head = CameraHead(2 * c.width, c.cam_depth, c.cam_heads, c.cam_iterations)
+        self.point_head = DenseHead(2 * c.width, 4, c.features, c.channels)
+        self.depth_head = DenseHead(2 * c.width, 2, c.features, c.channels)
+
+    def declare(self) -> list[Stack]:
+        """Return the encoder, if there is one, the trunk and the camera head."""
+        embedding = self.aggregator.patch_embed
+        encoder = [embedding.stack()] if isinstance(embedding, DINOv2) else []
+        return [*encoder, self.aggregator.stack(), self.camera_head.stack()]
+
+    def reads(self, site: str, views: int = 2) -> list[str]:
+        """Return the residual sites that a sublayer reads, its own stream's first.
+
+        The camera head starts from both parts of the trunk's last block. A modulation reads the
+        tokens that it started from, and the ends of all iterations so far.
+        """
+        place = Site.parse(site)
+        if place.stack != "cam" or place.sublayer not in ("embed", "modulation"):
+            return super().reads(site, views)
+        if place.block is None:
+            last = Site("dec", place.view, self.config.depth - 1, "global_mlp")
+            return [str(last), str(Site("dec", place.view, last.block, "mlp"))]
+        ends = [str(end.of(place.view)) for end in self.camera_head.ends(place.block)]
+        return [*reversed(ends), str(Site("cam", place.view, None, "embed"))]
+
+    def head_sites(self, views: int = 2) -> list[str]:
+        """Return the residual sites that the heads read."""
+        dense = [
+            Site("dec", 1, block, part)
+            for block in self.config.head_blocks
+            for part in ("mlp", "global_mlp")
+        ]
+        places = [*dense, *self.camera_head.ends()]
+        return [str(place.of(view + 1)) for place in places for view in range(views)]
+
+    def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
+        """Return cameras, depth, pointmaps and confidences of a batch of scenes.
+
+        Args:
+            images: One batch a view, the reference first, all of one size, colours in [-1, 1].
+            tap: Called at every site, to read or to edit.
+
+        Raises:
+            Prob3rError: There is no view, views differ in size, or an image's sides are not
+                multiples of the patch size.
+        """
+        tap = Tap() if tap is None else tap
+        size = self._size(images)
+        c = self.config
+        kept = {*c.head_blocks, c.depth - 1}
+        layers = self.aggregator([imagenet_normalised(image) for image in images], tap, kept)
+        # The heads run in float32 whatever the trunk's type.
+        with torch.autocast(images[0].device.type, enabled=False):
+            encodings = self.read_cameras(layers[c.depth - 1], tap)
+            states = [layers[block] for block in c.head_blocks]
+            depth, depth_confidence = self.read_depth(states, size)
+            points, confidence = self.read_points(states, size)
+        cameras = cameras_of(encodings[-1], size)
+        return Prediction(points, confidence, cameras, depth, depth_confidence)
+
+    def read_cameras(self, layer: Layer, tap: Tap) -> list[Float[Tensor, "b v 9"]]:
+        """Return the encodings of all cameras after each iteration of the camera head."""
+
+        def camera(view: int) -> Float[Tensor, "b 1 d"]:
+            return layer.joined(view, slice(1)).float()
+
+        found: list[Tensor] = self.camera_head(len(layer.frame), camera, tap)
+        return found
+
+    def read_depth(
+        self, states: Sequence[Layer], size: tuple[int, int]
+    ) -> tuple[tuple[Float[Tensor, "b h w"], ...], tuple[Float[Tensor, "b h w"], ...]]:
+        """Return the depth of every view and its confidences, read off four blocks."""
+        raw = self._dense(self.depth_head, states, size)
+        return tuple(r[..., 0].exp() for r in raw), tuple(1 + r[..., 1].exp() for r in raw)
+
+    def read_points(
+        self, states: Sequence[Layer], size: tuple[int, int]
+    ) -> tuple[tuple[Float[Tensor, "b h w 3"], ...], tuple[Float[Tensor, "b h w"], ...]]:
+        """Return the pointmap of every view and its confidences, read off four blocks."""
+        raw = self._dense(self.point_head, states, size)
+        points = (r[..., :3].sign() * r[..., :3].abs().expm1() for r in raw)
+        return tuple(points), tuple(1 + r[..., 3].exp() for r in raw)
+
+    def _dense(
+        self, head: Callable[..., Tensor], states: Sequence[Layer], size: tuple[int, int]
+    ) -> list[Float[Tensor, "b h w c"]]:
+        """Return what a dense head gives for every view."""
+        patches, views = slice(1 + self.config.registers, None), len(states[0].frame)
+        grid = patch_grid(*size, self.config.patch)
+        found: list[Tensor] = []
+        for start in range(0, views, MOST_IMAGES):
+            chosen = range(start, min(start + MOST_IMAGES, views))
+            read = [
+                torch.cat([layer.joined(view, patches) for view in chosen]).float()
+                for layer in states
+            ]
+            found += head(read, grid, size).chunk(len(chosen))
+        return found
+
+    def _size(self, images: Sequence[Tensor]) -> tuple[int, int]:
+        """Return the height and width of all images."""
+        if not images:
+            raise Prob3rError("There is no image; a VGGT takes one view or more.")
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        named = [f"{height}x{width}" for height, width in sizes]
+        if len({*sizes}) > 1:
+            raise Prob3rError(
+                f"Views are {', '.join(named)} pixels; a VGGT takes one size at once."
+            )
+        patch = self.config.patch
+        if any(side % patch for side in sizes[0]):
+            raise Prob3rError(
+                f"Images are {named[0]} pixels; both sides must be multiples of {patch}."
+            )
+        return sizes[0]

@@ -1,0 +1,63 @@
+"""Values of the official models of any number of views, on weights and images that a recipe draws.
+
+The recipe is that of the package's own `parameter`, with rules by name, so that layer scales,
+tokens and positions are large enough to matter.
+"""
+
+import json
+import math
+import re
+import zlib
+from functools import cache
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.models import conformance
+
+_TOKENS = (
+    "camera_token",
+    "register_token",
+    "register_tokens",
+    "cls_token",
+    "mask_token",
+    "pos_embed",
+    "empty_pose_tokens",
+)
+# Layers in front of an exponential.
+_FACTORS = {"point_head.scratch.output_conv2.2.weight": 0.5}
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    """Return the weights of a case, under their official names."""
+    inventory = json.loads((conformance.FOLDER / f"{name}.keys.json").read_text())
+    return {key: parameter(key, shape) for key, shape in inventory["keys"].items()}
+
+
+@cache
+def golden(name: str) -> dict[str, Tensor]:
+    """Return what the official code computed."""
+    return load_file(conformance.FOLDER / f"{name}.golden.safetensors")
+
+
+def parameter(name: str, shape: list[int]) -> Tensor:
+    """Return the weight of this name and shape; it depends on nothing else."""
+    draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    last = name.rsplit(".", 1)[-1]
+    if last == "gamma":
+        return torch.from_numpy(0.5 + 0.1 * draw).float()
+    if last in _TOKENS:
+        return torch.from_numpy(0.5 * draw).float()
+    if re.search(r"\.resize_layers\.[01]\.weight$", name):
+        return torch.from_numpy(draw / math.sqrt(shape[0])).float()
+    return conformance.parameter(name, shape) * _FACTORS.get(name, 1)
+
+
+def views(items: int, count: int, height: int, width: int) -> tuple[Tensor, ...]:
+    """Return a batch of images in [-1, 1] for each view."""
+    return tuple(
+        torch.stack([conformance.image(100 * (view + 1) + i, height, width) for i in range(items)])
+        for view in range(count)
+    )
