@@ -8,7 +8,6 @@ from typing import Generic, cast, overload
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from typing_extensions import TypeVar
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PixelMatches
@@ -17,10 +16,9 @@ from prob3r.rooms.cameras import Cameras, add_camera, draw_cameras, intrinsics_f
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
+from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.source import Independent
 from prob3r.scenes.views import Pair, View, Views, views_of
-
-Seen = TypeVar("Seen", bound=Views, default=Pair)
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from prob3r.errors import Prob3rError
 from prob3r.rooms.dataset import SPLITS, Rooms
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.source import SOURCES, Source
+from prob3r.scenes.views import Views
 
 
 def open_rooms(
@@ -22,16 +23,31 @@ def open_rooms(
     Raises:
         Prob3rError: The size is no multiple of the model's patch.
     """
+    asked = _asked(name, model)
+    return None if asked is None else Rooms(*asked, device=device, compile=False)
+
+
+def open_room_views(
+    name: str, model: FramesImages | Framing, device: torch.device | str, views: int
+) -> Rooms[Views] | None:
+    """Return the rooms that a name stands for, with several views; else as `open_rooms`."""
+    asked = _asked(name, model)
+    return None if asked is None else Rooms(*asked, device=device, compile=False, views=views)
+
+
+EXAMPLES = tuple(f"rooms:{split}" for split in SPLITS)
+SOURCES["rooms"] = Source(open_rooms, open_room_views, EXAMPLES)
+SOURCES["lookalikes"] = Source(open_rooms, open_room_views)
+
+
+def _asked(name: str, model: FramesImages | Framing) -> tuple[str, tuple[int, int], bool] | None:
+    """Return the split and the size that a name asks for, and whether there are look-alikes."""
     layout, _, rest = name.partition(":")
     split, at, side = rest.partition("@")
     if split not in SPLITS:
         return None
     size = _asked_size(name, side, model) if at else _room_size(model)
-    return Rooms(split, size, layout == "lookalikes", device=device, compile=False)
-
-
-SOURCES["rooms"] = Source(open_rooms, tuple(f"rooms:{split}" for split in SPLITS))
-SOURCES["lookalikes"] = Source(open_rooms)
+    return split, size, layout == "lookalikes"
 
 
 def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[int, int]:

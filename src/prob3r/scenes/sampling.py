@@ -11,8 +11,9 @@ from torch.utils.data import Dataset
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
 from prob3r.scenes.readers import CorruptError, Reader, Tally
+from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.readers.overlaps import Overlaps
-from prob3r.scenes.source import Pairs, Subset, describe, in_order, share_views
+from prob3r.scenes.source import Pairs, Scenes, Subset, describe, in_order, share_views
 
 Bounds = tuple[int | float, int | float]
 """The least and the greatest value, both included."""
@@ -24,7 +25,7 @@ _CHUNK = 64  # pairs looked at together
 _SELECTABLE = 10_000_000  # pairs, each of which `select` has to look at
 
 
-def sample(pairs: Pairs, count: int, seed: int = 0) -> Subset:
+def sample(pairs: Scenes[Seen], count: int, seed: int = 0) -> Subset[Seen]:
     """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
 
     The same seed draws the same pairs in the same order. Pairs that are independent draws by

@@ -12,8 +12,9 @@ them.
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -21,9 +22,22 @@ from torch.utils.data import DataLoader, Dataset
 from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import READERS, CorruptError, Items, Tally, kind
-from prob3r.scenes.views import Pair, stack
+from prob3r.scenes.readers.items import Seen
+from prob3r.scenes.views import Pair, Views, stack
 
 T = TypeVar("T")
+Seen_co = TypeVar("Seen_co", bound=Views, covariant=True)
+
+
+@runtime_checkable
+class Scenes(Protocol[Seen_co]):
+    """Scenes of several views that can be asked for by number; `Pairs` are some of two views."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def batch(self, indices: Sequence[int]) -> Seen_co:
+        """Return some of them as one batch."""
 
 
 @runtime_checkable
@@ -50,10 +64,14 @@ class Source(NamedTuple):
     Attributes:
         open: Takes the name, what the pairs are for, and where to make them; returns None if the
             name stands for nothing.
+        open_views: The same for scenes of several views, whose number it takes last.
         examples: Names that it knows, for the message that lists them.
     """
 
     open: Callable[[str, FramesImages | Framing, torch.device | str], Pairs | None]
+    open_views: Callable[
+        [str, FramesImages | Framing, torch.device | str, int], Scenes[Views] | None
+    ]
     examples: tuple[str, ...] = ()
 
 
@@ -97,8 +115,8 @@ class Folders(Items):
             raise CorruptError(str(error)) from error
 
 
-class Subset:
-    """Some pairs of others.
+class Subset(Generic[Seen]):
+    """Some pairs, or scenes of more views, of others.
 
     Args:
         pairs: The others.
@@ -106,7 +124,7 @@ class Subset:
         words: How they were chosen, for results to say; see `describe`.
     """
 
-    def __init__(self, pairs: Pairs, indices: Sequence[int], words: str = ""):
+    def __init__(self, pairs: Scenes[Seen], indices: Sequence[int], words: str = ""):
         self.pairs = pairs
         self.indices = indices
         self.words = words
@@ -114,11 +132,11 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> Seen:
         """Return one pair, as a batch of one."""
         return self.batch([index])
 
-    def batch(self, indices: Sequence[int]) -> Pair:
+    def batch(self, indices: Sequence[int]) -> Seen:
         """Return some of the pairs as one batch."""
         return self.pairs.batch([self.indices[i] for i in indices])
 
@@ -169,7 +187,7 @@ def open_pairs(
     return recognised[0](name, model, strict=strict)
 
 
-def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterator[Pair]:
+def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> Iterator[Seen]:
     """Yield the first `count` pairs, or all if there are fewer, in batches of at most `size`.
 
     Batches differ by one pair at most, so that none is a lone pair if `size` is at least 3. The
@@ -178,7 +196,7 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
     there are enough of them or at the end. A corrupt item is skipped and named in the log.
 
     Args:
-        pairs: What to read.
+        pairs: What to read: pairs, or scenes of any number of views.
         count: How many pairs.
         size: The largest batch.
         workers: Processes that read ahead; 0 reads in this one.
@@ -189,14 +207,14 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
     count = min(count, len(pairs))
     parts = torch.arange(count).tensor_split(-(-count // size)) if count else ()
     tally = Tally(count)
-    waiting: dict[Hashable, list[Pair]] = defaultdict(list)
-    for found, corrupt in in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
-        for item in corrupt:
+    waiting: dict[Hashable, list[Seen]] = defaultdict(list)
+    for read in in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
+        for item in read.corrupt:
             tally.add(item)
-        if len({kind(pair) for pair in found}) == 1:
-            yield stack(found)
+        if len({kind(pair) for pair in read.found}) == 1:
+            yield stack(read.found)
             continue
-        for pair in found:
+        for pair in read.found:
             alike = waiting[kind(pair)]
             alike.append(pair)
             if len(alike) == 2 * size:  # so that what is left at the end is no lone pair
@@ -207,19 +225,20 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
             yield stack([alike[i] for i in numbers.tolist()])
 
 
-def describe(pairs: Pairs) -> str:
+def describe(pairs: Scenes[Views]) -> str:
     """Return how pairs were chosen, in words; of pairs that nobody chose from, how many."""
     return (isinstance(pairs, Subset) and pairs.words) or f"all {len(pairs)} pairs"
 
 
-def share_views(pairs: Pairs) -> bool:
+def share_views(pairs: Scenes[Views]) -> bool:
     """Return whether a view can be in several of the pairs; no two rooms have one in common."""
     if isinstance(pairs, Subset):
         return share_views(pairs.pairs)
     return not isinstance(pairs, Independent)
 
 
-class Read(NamedTuple):
+@dataclass(frozen=True)
+class Read(Generic[Seen]):
     """What was read of several pairs.
 
     Attributes:
@@ -227,17 +246,17 @@ class Read(NamedTuple):
         corrupt: What is wrong with the others.
     """
 
-    found: list[Pair]
+    found: list[Seen]
     corrupt: list[CorruptError]
 
 
-def read_each(pairs: Pairs, indices: Sequence[int]) -> Read:
+def read_each(pairs: Scenes[Seen], indices: Sequence[int]) -> Read[Seen]:
     """Read pairs, and tell which were corrupt; what can only be made in batches is made in one."""
     if isinstance(pairs, Subset):
         return read_each(pairs.pairs, [pairs.indices[i] for i in indices])
     if not isinstance(pairs, Items):
         return Read([pairs.batch(indices)], [])
-    read = Read([], [])
+    read = Read[Seen]([], [])
     for index in indices:
         try:
             read.found.append(pairs[index])
@@ -246,17 +265,17 @@ def read_each(pairs: Pairs, indices: Sequence[int]) -> Read:
     return read
 
 
-class _Parts(Dataset[Read]):
+class _Parts(Dataset[Read[Seen]], Generic[Seen]):
     """Lists of pairs, read in a worker process."""
 
-    def __init__(self, pairs: Pairs, parts: Sequence[Sequence[int]]):
+    def __init__(self, pairs: Scenes[Seen], parts: Sequence[Sequence[int]]):
         self.pairs = pairs
         self.parts = parts
 
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> Read:
+    def __getitem__(self, number: int) -> Read[Seen]:
         return read_each(self.pairs, self.parts[number])
 
 

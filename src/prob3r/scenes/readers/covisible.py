@@ -139,7 +139,7 @@ def signature(reader: Frames, frame: int) -> bytes:
         status = file.stat()
         parts.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
     with suppress(CorruptError):
-        camera = reader.camera(frame)
+        camera = reader.checked_camera(frame)
         parts += [camera.intrinsics.numpy().tobytes(), camera.cam_to_world.numpy().tobytes()]
     parts.append(f"{frame} {reader.names[frame]}\n".encode())
     return b"".join(parts)

@@ -1,33 +1,41 @@
-"""Pairs that are read from disk, one by one."""
+"""Scenes that are read from disk, one by one: pairs, or scenes of more views."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import fields
+from typing import Generic
+
+from typing_extensions import TypeVar
 
 from prob3r.errors import Prob3rError
-from prob3r.scenes.views import Pair, View, stack
+from prob3r.scenes.views import Pair, View, Views, stack
+
+Seen = TypeVar("Seen", bound=Views, default=Pair)
 
 
-class Items(ABC):
-    """Pairs that are read one by one, and may differ in size and in what is known of them."""
+class Items(ABC, Generic[Seen]):
+    """Pairs that are read one by one, and may differ in size and in what is known of them.
+
+    `Items[Views]` are scenes of any number of views.
+    """
 
     @abstractmethod
     def __len__(self) -> int:
         """Return how many there are."""
 
     @abstractmethod
-    def read(self, index: int) -> Pair:
+    def read(self, index: int) -> Seen:
         """Read one pair, as a batch of one.
 
         Raises:
             CorruptError: It cannot be used.
         """
 
-    def __getitem__(self, index: int) -> Pair:
+    def __getitem__(self, index: int) -> Seen:
         """Return one pair, as a batch of one; raises CorruptError where it cannot be used."""
         return self.read(range(len(self))[index])
 
-    def batch(self, indices: Sequence[int]) -> Pair:
+    def batch(self, indices: Sequence[int]) -> Seen:
         """Return some of the pairs as one batch.
 
         Raises:
@@ -43,9 +51,9 @@ class Items(ABC):
         return stack(pairs)
 
 
-def kind(pair: Pair) -> Hashable:
-    """Return what the pairs of one batch have in common: sizes, and which truths are known."""
-    return tuple(_kind(view) for view in (pair.view1, pair.view2))
+def kind(scene: Views) -> Hashable:
+    """Return what the scenes of one batch have in common: sizes, and which truths are known."""
+    return tuple(_kind(view) for view in scene.views)
 
 
 def _kind(view: View) -> Hashable:
