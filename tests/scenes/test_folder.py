@@ -91,7 +91,7 @@ def test_a_file_in_a_folder_within_is_inside(folder):
         '{"views": []}',
         '{"views": [{}]}',
         '{"views": [{}, 1]}',
-        '{"views": [{}, {}, {}]}',
+        '{"views": [{}, {}, 3]}',
         "[" * 100_000,
     ],
 )

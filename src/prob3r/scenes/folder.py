@@ -1,4 +1,4 @@
-"""A pair on disk: a folder with two photographs and a `pair.json` that says what is known.
+"""Photographs of one scene: a folder with a `pair.json` that says what is known of two or more.
 
     {"views": [{"image": "view1.jpg", "intrinsics": [[...]], "cam_to_world": [[...]],
                 "depth": "view1_depth.png"},
@@ -40,8 +40,8 @@ class Entry(NamedTuple):
     depth: Float[Tensor, "h w"] | None
 
 
-def read_folder(folder: str | Path) -> tuple[Entry, Entry]:
-    """Read what a folder knows of its two views.
+def read_folder(folder: str | Path) -> tuple[Entry, ...]:
+    """Read what a folder knows of its views, two or more.
 
     Raises:
         Prob3rError: `pair.json` is missing or malformed, holds a matrix that is no camera, or
@@ -55,9 +55,15 @@ def read_folder(folder: str | Path) -> tuple[Entry, Entry]:
     except (OSError, ValueError, RecursionError) as error:
         raise Prob3rError(f"{file} cannot be read as JSON ({error}).") from error
     views = content.get("views") if isinstance(content, dict) else None
-    if not isinstance(views, list) or [type(view) for view in views] != [dict, dict]:
-        raise Prob3rError(f'{file} must hold "views", a list of two objects, one for each view.')
-    return _entry(file, 1, views[0]), _entry(file, 2, views[1])
+    if (
+        not isinstance(views, list)
+        or len(views) < 2
+        or any(not isinstance(view, dict) for view in views)
+    ):
+        raise Prob3rError(
+            f'{file} must hold "views", a list of two objects or more, one for each view.'
+        )
+    return tuple(_entry(file, number, view) for number, view in enumerate(views, start=1))
 
 
 def _entry(file: Path, number: int, view: dict[str, Any]) -> Entry:

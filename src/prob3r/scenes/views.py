@@ -134,6 +134,22 @@ class Views:
         names = (printable(", ".join(Path(image).stem for image in images)),)
         return views_of([View.from_image(image, model) for image in images], names)
 
+    @classmethod
+    def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Views":
+        """Return the views of a folder with a `pair.json`, as a batch of one named after it.
+
+        Args:
+            folder: Photographs and what is known of them; see `prob3r.scenes.folder`. It counts as
+                a scene of its own.
+            model: As for `from_images`.
+
+        Raises:
+            Prob3rError: The folder or a photograph cannot be used; see `read_folder`.
+        """
+        views = [View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)]
+        home = Path(folder).resolve()
+        return views_of(views, (printable(home.name),)).named(scenes=(str(home),))
+
     def __len__(self) -> int:
         """Return the number of scenes in the batch."""
         return len(self.views[0].image)
@@ -270,21 +286,13 @@ class Pair(Views):
 
     @classmethod
     def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Pair":
-        """Return the pair of a folder with a `pair.json`, as a batch of one named after it.
-
-        Args:
-            folder: Two photographs and what is known of them; see `prob3r.scenes.folder`. It counts
-                as a scene of its own.
-            model: As for `from_images`.
-
-        Raises:
-            Prob3rError: The folder or a photograph cannot be used; see `read_folder`.
-        """
-        first, second = (
-            View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)
-        )
-        home = Path(folder).resolve()
-        return cls(first, second, (printable(home.name),), (str(home),))
+        """Return the two views of a folder, as a batch of one; see `Views.from_folder`."""
+        views = Views.from_folder(folder, model)
+        if not isinstance(views, Pair):
+            raise Prob3rError(
+                f"{Path(folder) / 'pair.json'} holds {views.count} views; a pair takes two."
+            )
+        return views
 
     @property
     def view2_to_view1(self) -> Float[Tensor, "b 4 4"]:

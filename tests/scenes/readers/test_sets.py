@@ -1,10 +1,12 @@
 """Scenes of several views: from a recording written from a room, and from rooms."""
 
+import json
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from prob3r.errors import Prob3rError
 from prob3r.scenes import Pair, Views
@@ -13,6 +15,7 @@ from prob3r.scenes.readers import SevenScenes
 from prob3r.scenes.readers.sets import sets_by_covisibility, sets_by_names, sets_by_stride
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.several import open_views
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Subset, batches
 from tests.scenes.readers.sequence import write_sequence
 
@@ -125,3 +128,40 @@ def test_views_of_a_set_see_the_same_things(reader: SevenScenes) -> None:
     views = sets_by_covisibility(reader, 4)[0]
     pairs = [views.pair(i, j).overlap().item() for i, j in combinations(range(1, 5), 2)]
     assert sum(overlap > 0.05 for overlap in pairs) >= 3
+
+
+def test_folders_of_photographs_are_scenes_too(tmp_path: Path) -> None:
+    for name, count in (("a", 3), ("b", 3), ("c", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(count):
+            Image.new("RGB", (64, 48), (10 * number,) * 3).save(folder / f"{number}.png")
+        views = [{"image": f"{number}.png"} for number in range(count)]
+        (folder / "pair.json").write_text(json.dumps({"views": views}))
+    scenes = open_views(str(tmp_path), FRAMING, 3)
+    batch = scenes.batch([0, 1])
+    assert (batch.count, batch.names) == (3, ("a", "b"))
+    assert len(set(batch.scenes)) == 2
+    assert batch.views[2].image[0, 0, 0, 0].item() == pytest.approx(20 / 127.5 - 1)
+    with pytest.raises(Prob3rError, match="c holds 2 views, not 3"):
+        scenes.batch([2])
+    with pytest.raises(Prob3rError, match=r"pair\.json holds 3 views; a pair takes two"):
+        Pair.from_folder(tmp_path / "a", FRAMING)
+    assert type(Views.from_folder(tmp_path / "c", FRAMING)) is Pair
+
+
+def test_in_a_recording_read_in_order_the_control_is_no_neighbour(root: Path) -> None:
+    reader = SevenScenes(root / "seq-01", FRAMING)
+    pair = reader.batch(range(len(reader)))
+    control = shuffled(pair)
+    assert control.known.float().mean() > 0.8
+    assert not control.elsewhere.any()
+    rows = control.known.nonzero().flatten().tolist()
+    for row in rows:
+        image = control.pair.view1.image[row]
+        other = next(i for i, own in enumerate(pair.view1.image) if torch.equal(own, image))
+        shown = Pair(pair[other].view1, pair[row].view2)
+        assert shown.overlap().item() < 0.02
+    # The pair before shares its first frame with most pairs.
+    before = pair.view1.image.roll(1, 0)
+    assert sum(torch.equal(*both) for both in zip(before, pair.view1.image, strict=True)) > 10
