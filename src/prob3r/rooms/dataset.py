@@ -13,6 +13,7 @@ from prob3r.geometry import PixelMatches
 from prob3r.rooms.atlas import read_atlas
 from prob3r.rooms.cameras import Cameras, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
+from prob3r.rooms.handheld import draw_handheld
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
 from prob3r.scenes.views import Pair, View
@@ -20,6 +21,7 @@ from prob3r.scenes.views import Pair, View
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+STYLES = ("staged", "everyday")
 SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
 NUMBERS = 1024  # uniform numbers that decide one pair
 CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
@@ -42,9 +44,11 @@ class Rooms:
             of the first batch but no more than suit the machine; larger batches are cut, and
             the last part is padded.
         samples: Colour is the mean of samples x samples rays in each pixel.
+        style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
+            "everyday" has plainer surfaces, and cameras as people hold them.
 
     Raises:
-        Prob3rError: The split is unknown, or the folder holds no photographs.
+        Prob3rError: The split or the style is unknown, or the folder holds no photographs.
     """
 
     def __init__(
@@ -56,10 +60,14 @@ class Rooms:
         device: torch.device | str = "cpu",
         compile: bool = True,
         samples: int = 1,
+        style: str = "staged",
     ) -> None:
         if split not in SPLITS:
             raise Prob3rError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+        if style not in STYLES:
+            raise Prob3rError(f"style is {style!r}; it must be one of {', '.join(STYLES)}.")
         self.split = split
+        self.everyday = style == "everyday"
         self.size = size
         self.lookalikes = lookalikes
         self.device = torch.device(device)
@@ -136,8 +144,9 @@ class Rooms:
             rows.append(torch.rand(NUMBERS, generator=generator, dtype=torch.float64))
         draws = Draws(torch.stack(rows).to(self.device))
         photographs = 0 if self.atlas is None else len(self.atlas)
-        scene = draw_scene(draws, self.lookalikes, photographs)
-        return scene, draw_cameras(draws, scene)
+        scene = draw_scene(draws, self.lookalikes, photographs, self.everyday)
+        cameras = draw_handheld(draws, scene) if self.everyday else draw_cameras(draws, scene)
+        return scene, cameras
 
     def _render(
         self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
