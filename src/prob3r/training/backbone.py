@@ -64,8 +64,8 @@ class _BackboneTask(Task):
         recipe: Recipe,
         folder: Path,
         device: torch.device,
-        photographs: Path | None,
-        real: Path | None,
+        photographs: Path | None = None,
+        real: Path | None = None,
     ):
         self.recipe, self.device = recipe, device
         self.photographs, self.real = photographs, real
