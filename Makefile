@@ -1,4 +1,4 @@
-# make demo    set everything up, explain a bundled pair, name the page
+# make demo    install prob3r with all its extras, explain a bundled pair, name the page
 # make test    set everything up, run the tests
 # make lint    ruff and mypy
 # make docs    build the documentation site into out/site
@@ -37,7 +37,7 @@ clean:
 
 $(VENV)/core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) -e .
+	$(PIP) -e '.[all]'
 	touch $@
 
 $(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/core

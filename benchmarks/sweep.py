@@ -28,7 +28,7 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.runs.edits import Edit, HeadAblation
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import sweep
@@ -105,7 +105,7 @@ def sweeping(table: Table, name: str, model: DUSt3R, pair: Pair) -> None:
     )
 
 
-def nearest(output: Output, pair: Pair, clean: Output) -> dict[str, torch.Tensor]:
+def nearest(output: Prediction, pair: Pair, clean: Prediction) -> dict[str, torch.Tensor]:
     """A metric that costs nothing, so that the model is what is timed."""
     return {"change": (output.points[1] - clean.points[1]).flatten(1).abs().amax(1).float()}
 

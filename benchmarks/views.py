@@ -15,6 +15,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from prob3r.models import DUSt3R, DUSt3RConfig, random
+from prob3r.runs.encoded import encoding_once
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
 
@@ -68,7 +69,7 @@ def timed(model: DUSt3R, pairs: list[Pair], reuse: bool) -> tuple[float, int]:
     if not reuse:
         run(model, pairs)
         return time.perf_counter() - start, 2 * sum(map(len, pairs))
-    with model.reusing_views() as views:
+    with encoding_once(model) as views:
         run(model, pairs)
     return time.perf_counter() - start, views.encoded
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r import trace
-from prob3r.models import Adapter, Output, Place
+from prob3r.models import Adapter, Place, Prediction
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Knockout
@@ -78,11 +78,11 @@ class TwoViews(nn.Module):
 # ---- Its adapter ----
 
 
-def run(model: TwoViews, images1: Tensor, images2: Tensor) -> Output:
+def run(model: TwoViews, images1: Tensor, images2: Tensor) -> Prediction:
     """Call the model and say what its numbers are."""
     maps = model(images1, images2)
     maps1, maps2 = (maps[name].permute(0, 2, 3, 1) for name in ("left", "right"))
-    return Output(
+    return Prediction(
         (maps1[..., :3], maps2[..., :3]), (1 + maps1[..., 3].exp(), 1 + maps2[..., 3].exp())
     )
 

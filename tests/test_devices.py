@@ -12,6 +12,7 @@ from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.probes import Lens, SiteReader
 from prob3r.report import explain
 from prob3r.runs.edits import head_means
+from prob3r.runs.encoded import encoding_once
 from prob3r.runs.sweep import sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
@@ -132,7 +133,7 @@ def test_a_step_of_probe_training(here: DUSt3R, pair: Pair, device: str, kind: s
 
 def test_reused_views(model: DUSt3R, pair: Pair) -> None:
     expected = trace(model, pair, "dec2.1.mlp")["dec2.1.mlp"].cpu()
-    with model.reusing_views() as views:
+    with encoding_once(model) as views:
         for _ in range(2):
             found = trace(model, pair, "dec2.1.mlp")["dec2.1.mlp"].cpu()
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 
@@ -45,3 +46,14 @@ def test_importing_the_package_leaves_the_heavy_parts_for_later() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_first_command_installs_what_the_others_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    (everything,) = extras["all"]
+    used = set(re.fullmatch(r"prob3r\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
+    assert used == extras.keys() - {"all", "test", "lint"}
+    dry = ["make", "--dry-run", "--always-make", "demo"]
+    done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "-e '.[all]'" in done.stdout

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,20 @@ def test_the_process_itself_ends_as_promised(here: Path) -> None:
     assert result.stderr == "prob3r: a.jpg does not exist; give the path of an image.\n"
 
 
+def test_two_processes_write_one_page(here: Path) -> None:
+    command = [sys.executable, "-c", "from prob3r.cli import main; main()", "explain"]
+    command += ["../a.png", "../b.jpg", *EXPLAIN, "--out", "page.html"]
+    options = {
+        "stdout": subprocess.PIPE,
+        "text": True,
+        "env": os.environ | {"OMP_NUM_THREADS": "1"},
+    }
+    both = [subprocess.Popen(command, **options) for _ in range(2)]
+    assert [process.communicate()[0] for process in both] == ["Wrote page.html\n"] * 2
+    assert [path.name for path in here.iterdir()] == ["page.html"]
+    assert (here / "page.html").read_text().rstrip().endswith("</html>")
+
+
 @pytest.mark.parametrize("arguments", [("explain",), ("dance",), ("rooms", "--count", "many")])
 def test_wrong_usage_is_explained(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...]
@@ -279,7 +294,7 @@ def test_an_evaluation_is_printed_and_written(
     for word in ("rotation_error", "mean_pose", "shuffled", "random", "dec2.1.mlp", "easy:"):
         assert word in captured.out
     assert captured.err == ""
-    rows = json.loads((here / "rows.json").read_text())
+    rows = json.loads((here / "rows.json").read_text())["rows"]
     assert {row["site"] for row in rows if row["view"] == 1} >= {"head", "dec1.embed"}
 
 
@@ -294,7 +309,7 @@ def test_readers_are_compared_in_one_table(
     (heads,) = (line.split() for line in lines if line.split().count("logit") == 4)
     assert heads == ["site", *["model", "logit"] * 4]
     (row,) = (line.split() for line in lines if line.split()[:1] == ["dec2.1.mlp"])
-    rows = json.loads((here / "rows.json").read_text())
+    rows = json.loads((here / "rows.json").read_text())["rows"]
     values = {
         (r["source"], r["metric"]): f"{r['value']:.3g}"
         for r in rows

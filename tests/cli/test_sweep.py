@@ -20,7 +20,7 @@ def test_sweep_heads_prints_a_grid_and_writes_every_row(
     assert "dec2.1.cross_attn" in printed
     assert "head 1" in printed
     assert "no truth is known" in printed
-    rows = json.loads((here / "heads.json").read_text())
+    rows = json.loads((here / "heads.json").read_text())["rows"]
     assert len({(row["site"], row["head"]) for row in rows}) == 4
     assert {row["mode"] for row in rows} == {"zero"}
     assert {"block", "metric", "effect", "low", "high", "value", "clean", "pairs"} <= set(rows[0])
@@ -36,7 +36,7 @@ def test_means_are_taken_once_and_used_by_the_sweep(
     data = ("--data", "rooms:test", "--pairs", "2")
     assert run(monkeypatch, "sweep", "heads", *MODEL, *data, *modes, "--json", "heads.json") == 0
     assert "median over 2 pairs" in capfd.readouterr().out
-    rows = json.loads((here / "heads.json").read_text())
+    rows = json.loads((here / "heads.json").read_text())["rows"]
     assert {row["mode"] for row in rows} == {"mean", "resample"}
     assert {row["pairs"] for row in rows if row["metric"] == "rotation_error"} == {2}
 

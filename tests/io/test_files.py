@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import make_folder, written
+from prob3r.io.files import make_folder, printable, written
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -66,3 +66,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str)
     with pytest.raises(Prob3rError, match="cannot be made a folder"):
         make_folder(tmp_path / name)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_name_that_is_no_utf8_can_be_printed() -> None:
+    assert printable("café") == "café"
+    assert printable(os.fsdecode(b"caf\xe9.png")) == "caf?.png"

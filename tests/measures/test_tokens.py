@@ -107,7 +107,7 @@ def made_run(model: DUSt3R) -> tuple[Trace, Sinks]:
             plain[1, 6] *= 9
         if name == "dec2.0.self_attn.received":
             plain[0, :, 3] *= 6
-        records[name] = Record.of(plain, name, record.grid)
+        records[name] = Record.of(plain, name, record.grid, record.tokens)
     received = {
         name.removesuffix(".received"): torch.full(r.shape[1:], 1 / r.shape[-1])
         for name, r in records.items()

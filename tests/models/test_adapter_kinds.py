@@ -11,18 +11,19 @@ from prob3r import trace
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     Adapter,
-    AttentionPlace,
+    AttentionHook,
     DUSt3R,
     DUSt3RConfig,
-    Output,
     Place,
     PosedDUSt3R,
+    Prediction,
     random,
 )
 from prob3r.models.hooks import put_first
+from prob3r.models.protocol import stack_of
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
-from prob3r.runs.edits import HeadAblation, Knockout, Patch, Skip
+from prob3r.runs.edits import HeadAblation, Knockout, Skip, Transplant
 from prob3r.scenes import Pair
 from prob3r.training.probes import bank_for, record_streams
 from tests.models.test_adapter import EXAMPLE, Sites, clean, hooks, pair
@@ -47,9 +48,11 @@ class Layers(nn.Module):
 
 
 def test_torchs_own_layers_called_once_for_each_view(pair: Pair) -> None:
-    def run(module: Layers, *images: Tensor) -> Output:
+    def run(module: Layers, *images: Tensor) -> Prediction:
         maps1, maps2 = (module(view).permute(0, 2, 3, 1) for view in images)
-        return Output((maps1[..., :3], maps2[..., :3]), (maps1[..., 3].exp(), maps2[..., 3].exp()))
+        return Prediction(
+            (maps1[..., :3], maps2[..., :3]), (maps1[..., 3].exp(), maps2[..., 3].exp())
+        )
 
     sites: Sites = {}
     for view in (1, 2):
@@ -57,7 +60,7 @@ def test_torchs_own_layers_called_once_for_each_view(pair: Pair) -> None:
             site, layer, call = f"enc{view}.{i}", f"encoder.layers.{i}", view - 1
             added = Place(f"{layer}.dropout1", onto=f"{layer}.norm1", call=call)
             sites |= {
-                f"{site}.self_attn.probs": AttentionPlace(f"{layer}.self_attn", call=call),
+                f"{site}.self_attn.probs": AttentionHook(f"{layer}.self_attn", call=call),
                 f"{site}.self_attn": added,
                 f"{site}.mlp": Place(layer, call=call),
             }
@@ -112,20 +115,18 @@ def _dust3r_sites(model: DUSt3R) -> Sites:
         sites[f"enc{view}.embed"] = Place("patch_embed.proj", get, put, share=half)
         for i in range(model.config.enc_depth):
             site, block = f"enc{view}.{i}", f"enc_blocks.{i}"
-            attention = AttentionPlace(f"{block}.attn", split_self, join, share=half)
+            attention = AttentionHook(f"{block}.attn", split_self, join, share=half)
             sites[f"{site}.self_attn.probs"] = attention
             sites[f"{site}.self_attn"] = Place(f"{block}.attn", onto=f"{block}.norm1", share=half)
             sites[f"{site}.mlp"] = Place(block, share=half)
-        if not model.extra_tokens(f"dec{view}"):  # else no submodule has them at its output
+        if not model.stacks["dec"].layout(view).special:  # else no submodule has them at its output
             sites[f"dec{view}.embed"] = Place("decoder_embed", call=view - 1)
         for i in range(model.config.dec_depth):
             site, block = f"dec{view}.{i}", f"dec_blocks{'2' if view == 2 else ''}.{i}"
             sites |= {
-                f"{site}.self_attn.probs": AttentionPlace(f"{block}.attn", split_self, join),
+                f"{site}.self_attn.probs": AttentionHook(f"{block}.attn", split_self, join),
                 f"{site}.self_attn": Place(f"{block}.attn", onto=f"{block}.norm1"),
-                f"{site}.cross_attn.probs": AttentionPlace(
-                    f"{block}.cross_attn", split_cross, join
-                ),
+                f"{site}.cross_attn.probs": AttentionHook(f"{block}.cross_attn", split_cross, join),
                 f"{site}.cross_attn": Place(f"{block}.cross_attn", onto=f"{block}.norm2"),
                 f"{site}.mlp": block,
             }
@@ -141,7 +142,7 @@ def test_a_dust3r_through_hooks_is_the_one_through_taps(kind: type[DUSt3R], pair
         lambda module, one, two: module(one, two),
         image_size=(32, 32),
         patch=8,
-        extra_tokens={"dec2": own.extra_tokens("dec2")},
+        extra_tokens={"dec2": len(own.stacks["dec"].layout(2).special)},
     )
     small = pair.map(lambda t: t[..., :32, :32])
     record = ["enc*", "dec*.mlp", "dec*_attn", "*.probs", "*.heads"]
@@ -151,14 +152,14 @@ def test_a_dust3r_through_hooks_is_the_one_through_taps(kind: type[DUSt3R], pair
     for site, tensor in read.items():
         torch.testing.assert_close(Tensor(tensor), Tensor(taps[site]), rtol=1e-5, atol=1e-5)
         if not site.endswith(("probs", "heads")):
-            assert (adapter.width(site), site) == (own.width(site), site)
+            assert (stack_of(adapter, site).width, site) == (stack_of(own, site).width, site)
     other = trace(own, small.swap(), ["dec*.cross_attn", "dec*.heads"])
     edits = [
         Knockout("enc2.0.self_attn", keys=[0, 1], heads=[1]),
-        Knockout("dec1.0.cross_attn", mode="zero", queries=[2, 3], pairs=[1]),
-        Knockout("dec2.0.self_attn", pairs=[0]),
+        Knockout("dec1.0.cross_attn", mode="zero", queries=[2, 3], scenes=[1]),
+        Knockout("dec2.0.self_attn", scenes=[0]),
         HeadAblation("dec2.1.cross_attn", mode="resample", source=other, heads=[0]),
-        Patch("dec1.1.cross_attn", other, patches=[5]),
+        Transplant("dec1.1.cross_attn", other, patches=[5]),
         Skip("enc1.0.mlp"),
     ]
     edited, expected = (trace(model, small, ["dec*.mlp"], edits) for model in (adapter, own))

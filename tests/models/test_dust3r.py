@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, DUSt3RConfig, Output
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction
 from prob3r.models.sites import Tap
 from tests.models.conformance import CASES, Case
 
@@ -48,13 +48,13 @@ class Recorder(Tap):
         return super().attend(site, queries, keys, values)
 
 
-def flat(output: Output) -> tuple[Tensor, ...]:
+def flat(output: Prediction) -> tuple[Tensor, ...]:
     return (*output.points, *output.confidence)
 
 
-def run(model: DUSt3R, *images: Tensor, tap: Tap | None = None) -> Output:
+def run(model: DUSt3R, *images: Tensor, tap: Tap | None = None) -> Prediction:
     with torch.no_grad():
-        return model(*images, tap)
+        return model(*images, tap=tap)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def small() -> DUSt3R:
 @pytest.fixture(scope="module")
 def tiny_run(
     tiny_model: DUSt3R, tiny_images: tuple[Tensor, Tensor]
-) -> tuple[Output, dict[str, Tensor]]:
+) -> tuple[Prediction, dict[str, Tensor]]:
     tap = Recorder()
     return run(tiny_model, *tiny_images, tap=tap), tap.records
 
@@ -84,14 +84,14 @@ def test_every_value_is_that_of_the_official_model(name: str) -> None:
 def test_recording_changes_nothing(
     tiny_model: DUSt3R,
     tiny_images: tuple[Tensor, Tensor],
-    tiny_run: tuple[Output, dict[str, Tensor]],
+    tiny_run: tuple[Prediction, dict[str, Tensor]],
 ) -> None:
     plain = run(tiny_model, *tiny_images)
     assert all(map(torch.equal, flat(plain), flat(tiny_run[0])))
 
 
 def test_sites_fire_as_listed(
-    tiny_model: DUSt3R, tiny_run: tuple[Output, dict[str, Tensor]]
+    tiny_model: DUSt3R, tiny_run: tuple[Prediction, dict[str, Tensor]]
 ) -> None:
     fired = list(tiny_run[1])
     assert [name for name in fired if not name.endswith(".probs")] == tiny_model.sites()
@@ -101,7 +101,7 @@ def test_sites_fire_as_listed(
 def test_records_are_what_forward_hooks_see(
     tiny_model: DUSt3R,
     tiny_images: tuple[Tensor, Tensor],
-    tiny_run: tuple[Output, dict[str, Tensor]],
+    tiny_run: tuple[Prediction, dict[str, Tensor]],
 ) -> None:
     """Each site is the one before it plus the output of the module in between."""
     outputs: dict[str, Tensor] = {}
@@ -133,7 +133,7 @@ def test_records_are_what_forward_hooks_see(
                 assert torch.equal(records[f"enc{view}.{i}.{site}"], encoded.chunk(2)[view - 1])
 
 
-def test_attention_rows_sum_to_one(tiny_run: tuple[Output, dict[str, Tensor]]) -> None:
+def test_attention_rows_sum_to_one(tiny_run: tuple[Prediction, dict[str, Tensor]]) -> None:
     for name, probs in tiny_run[1].items():
         if name.endswith(".probs"):
             torch.testing.assert_close(probs.sum(-1), torch.ones(probs.shape[:-1]))
@@ -194,7 +194,7 @@ def test_batch_items_do_not_mix(small: DUSt3R) -> None:
             torch.testing.assert_close(got[0], expected[i], atol=1e-5, rtol=1e-5)
 
 
-def test_confidences_exceed_one(tiny_run: tuple[Output, dict[str, Tensor]]) -> None:
+def test_confidences_exceed_one(tiny_run: tuple[Prediction, dict[str, Tensor]]) -> None:
     assert all((c > 1).all() for c in tiny_run[0].confidence)
 
 

@@ -77,8 +77,10 @@ def test_the_camera_token_is_a_token_of_view_2s_decoder_alone(
         "dec1.1.cross_attn.probs": (2, 16, 17),
         "dec2.1.cross_attn.probs": (2, 17, 16),
     }
-    assert [posed.extra_tokens(stack) for stack in ("enc2", "dec1", "dec2")] == [0, 0, 1]
-    assert twin.extra_tokens("dec2") == 0
+    dec = posed.stacks["dec"]
+    assert (dec.layout(1).special, dec.layout(2).special) == ((), ("camera",))
+    assert not posed.stacks["enc"].layout(2).special
+    assert not twin.stacks["dec"].layout(2).special
 
 
 def test_nothing_reaches_the_pose_of_a_camera_token_that_is_cut_off(posed: PosedDUSt3R) -> None:

@@ -73,7 +73,7 @@ def test_a_probe_sees_one_patch_alone(records: dict[str, Record]) -> None:
     changed = record.clone()
     changed[1, 2] = torch.randn(24)
     before = bank.decode(record).points
-    after = bank.decode(Record.of(changed, record.site, record.grid)).points
+    after = bank.decode(Record.of(changed, record.site, record.grid, record.tokens)).points
     moved = (before != after).any(-1)
     expected = torch.zeros(2, 16, 16, dtype=torch.bool)
     expected[1, 8:, :8] = True

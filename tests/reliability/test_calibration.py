@@ -8,7 +8,7 @@ import torch
 
 from prob3r import cli
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, Output, fingerprint, load, save, shipped
+from prob3r.models import DUSt3R, Prediction, fingerprint, load, save, shipped
 from prob3r.probes import SiteReader, load_probes, save_probes
 from prob3r.reliability.calibration import Calibration, bank_fingerprint
 from prob3r.reliability.prediction import (
@@ -104,13 +104,13 @@ def test_nothing_is_shipped_for_a_model_of_one_s_own(model: DUSt3R, bank: SiteRe
 
 def half_wrong(
     model: DUSt3R, pair: Pair, bank: SiteReader
-) -> tuple[dict[str, torch.Tensor], Output]:
+) -> tuple[dict[str, torch.Tensor], Prediction]:
     """Signals that tell all, of outputs that are right for even pairs and turned for odd ones."""
     wrong = torch.tensor([int(name.split("/")[-1]) % 2 for name in pair.names])
     turn = torch.eye(3).repeat(len(pair), 1, 1)
     turn[wrong == 1, 0, 0] = turn[wrong == 1, 2, 2] = -1.0
     first, second = pair.points
-    output = Output((first, torch.einsum("bij,bhwj->bhwi", turn, second)), (first[..., 0],) * 2)
+    output = Prediction((first, torch.einsum("bij,bhwj->bhwi", turn, second)), (first[..., 0],) * 2)
     doubts = wrong + 0.1 * torch.rand(len(pair))
     return {name: (signal.doubt * doubts).exp() for name, signal in SIGNALS.items()}, output
 

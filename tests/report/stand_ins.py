@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import norm_factor, patch_centres, patch_grid
-from prob3r.models import DUSt3R, DUSt3RConfig, Output
-from prob3r.models.sites import Tap
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction
+from prob3r.models.sites import Site, Tap
 from prob3r.probes import Decoded, ProbeBank, ProbeConfig
 from prob3r.runs.trace import Record
 from prob3r.scenes import Pair
@@ -46,13 +46,13 @@ class KnowingModel(DUSt3R):
         for view, p in ((2, pair), (1, pair.swap())):
             self.looks[view] = places[p.patch_matches(patch).match[0]], places
 
-    def decode(self, encoded1, encoded2, tap=None, states=None):
-        return super().decode(encoded1, encoded2, _Looking(tap or Tap(), self.looks), states)
+    def decode(self, encoded1, encoded2, tap=None):
+        return super().decode(encoded1, encoded2, _Looking(tap or Tap(), self.looks))
 
-    def read(self, states1, states2, grid1, grid2) -> Output:
+    def read(self, states1, states2, grid1, grid2) -> Prediction:
         one, two = self.answer
         sure = (torch.full(p.shape[:3], self.confidence) for p in (one, two))
-        return Output((one, two), tuple(sure))
+        return Prediction((one, two), tuple(sure))
 
 
 class _Looking(Tap):
@@ -61,13 +61,16 @@ class _Looking(Tap):
     def __init__(self, tap: Tap, looks: dict[int, tuple[Tensor, Tensor]]):
         self.tap, self.looks = tap, looks
 
+    def known(self, site: str) -> Tensor | None:
+        return self.tap.known(site)
+
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         return self.tap(site, tensor)
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         if "cross" in site:
-            wanted, places = self.looks[int(site[3])]
-            block, k = int(site.split(".")[1]), torch.arange(queries.shape[1])[None, :, None]
+            wanted, places = self.looks[Site.parse(site).view]
+            block, k = Site.parse(site).block, torch.arange(queries.shape[1])[None, :, None]
             sharpness = (0.02 * 2.0**block * (1 + k) * queries.shape[-1] ** 0.5)[..., None]
             like = sharpness * torch.cat([2 * wanted, -torch.ones(len(wanted), 1)], 1)
             place = torch.cat([places, places.square().sum(1, keepdim=True)], 1)

@@ -43,7 +43,7 @@ def test_the_reconstruction_has_the_true_cameras(knowing: Explanation, room: Pai
 
 
 def test_without_intrinsics_the_focal_length_is_read_off_view_1(room: Pair) -> None:
-    bare = Pair.from_images(PAIRS / "books/view1.jpg", PAIRS / "books/view2.jpg", random(CONFIG))
+    bare = Pair.from_images([PAIRS / "books/view1.jpg", PAIRS / "books/view2.jpg"], random(CONFIG))
     model = KnowingModel(room)
     explanation = explain(model, bare, KnowingProbes(model, truth(room)), model_name="m")
     final = explanation.measurements.final

@@ -120,6 +120,6 @@ def test_without_truth_nothing_is_said_of_right_and_wrong(guessing: Explanation)
 def test_two_identical_photographs_are_noticed() -> None:
     model = random(CONFIG)
     photograph = PAIRS / "books/view1.jpg"
-    pair = Pair.from_images(photograph, photograph, model)
+    pair = Pair.from_images([photograph, photograph], model)
     explanation = explain(model, pair, random_probes(model), model_name="m")
     assert "all but the same" in warnings(explanation.measurements)

@@ -28,7 +28,8 @@ from prob3r.rooms.rays import (
 )
 from prob3r.rooms.scene import OBJECTS
 from prob3r.rooms.textures import hash_cells, hsv_to_rgb, value_noise
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Pair, Views
+from tests.checks import every
 
 SIZE = (32, 32)
 COUNT = 256
@@ -101,7 +102,7 @@ def test_a_ray_into_a_shape_ends_on_its_surface(seed):
         # Nothing of the shape lies before the hit.
         for share in (0.5, 0.9, 0.999):
             early = [o + share * distance * d for o, d in zip(origin, heading, strict=True)]
-            assert (size(*early)[met] > 1).all()
+            assert every(size(*early)[met] > 1)
 
 
 def test_cameras_look_at_their_target():
@@ -194,7 +195,7 @@ def test_images_depths_and_masks_are_in_range(pairs):
         assert view.image.std(dim=(1, 2, 3)).min() > 0.1
         assert torch.equal(view.valid, view.depth > 0)
         assert view.depth.max() < 40
-        assert (view.labels[~view.valid] == 0).all()
+        assert every(view.labels[~view.valid] == 0)
         assert view.labels.max() == OBJECTS
         fov = torch.rad2deg(2 * torch.atan(0.5 * SIZE[1] / view.intrinsics[:, 0, 0]))
         assert fov.min() >= FOV[0] - 1e-3
@@ -467,3 +468,29 @@ def test_the_contact_sheet_shows_four_tiles_a_pair(pairs):
     assert sheet.size == (2 * (4 * 32 + 3 * 4), 2 * (3 * 32 + 2 * 4))
     red, green, blue = (pairs.view1.image[0, :, 0, 0] / 2 + 0.5).mul(255).round().int().tolist()
     assert sheet.getpixel((0, 0)) == (red, green, blue)
+
+
+def test_more_cameras_leave_the_pair_as_it_is_and_see_the_same_things() -> None:
+    pairs = Rooms("test", size=(24, 24), compile=False).batch(range(20))
+    assert type(pairs) is Pair
+    some = Rooms("test", size=(24, 24), compile=False, views=5).batch(range(20))
+    assert (type(some), some.count) == (Views, 5)
+    assert (some.names, some.scenes) == (pairs.names, pairs.scenes)
+    for one, other in zip(pairs.views, some.views, strict=False):
+        assert torch.equal(one.image, other.image)
+        assert one.depth is not None
+        assert other.depth is not None
+        assert torch.equal(one.depth, other.depth)
+    fewer = Rooms("test", size=(24, 24), compile=False, views=3).batch(range(20))
+    assert torch.equal(fewer.cam_to_world, some.cam_to_world[:, :3])
+    overlaps = torch.stack([some.pair(1, number).overlap() for number in (3, 4, 5)])
+    assert overlaps.min() > 0.05
+    assert overlaps.median() > 0.3
+    places = some.cam_to_world[..., :3, 3]
+    apart = torch.cdist(places, places) + torch.eye(5)
+    assert apart.flatten(1).amin(1).median() > 0.1
+
+
+def test_a_room_has_two_views_at_least() -> None:
+    with pytest.raises(Prob3rError, match="views is 1; a scene needs two views or more"):
+        Rooms("test", size=(24, 24), views=1)

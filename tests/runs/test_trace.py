@@ -1,5 +1,4 @@
 import importlib
-from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +6,7 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.models.sites import Tap
 from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, mass, trace
 from prob3r.scenes import Pair, View
@@ -30,7 +29,7 @@ class Seen(Tap):
         return super().attend(site, queries, keys, values)
 
 
-def flat(output: Output | None) -> tuple[Tensor, ...]:
+def flat(output: Prediction | None) -> tuple[Tensor, ...]:
     assert output is not None
     return (*output.points, *output.confidence)
 
@@ -54,7 +53,7 @@ def pair() -> Pair:
 def seen(model: DUSt3R, pair: Pair) -> dict[str, Tensor]:
     tap = Seen()
     with torch.no_grad():
-        model(pair.view1.image, pair.view2.image, tap)
+        model(*pair.images, tap=tap)
     return tap.records
 
 
@@ -116,8 +115,8 @@ def test_a_pattern_without_a_match_lists_near_ones(model: DUSt3R, pair: Pair) ->
 
 def test_a_site_that_never_fires_is_an_error(pair: Pair) -> None:
     class Boastful(DUSt3R):
-        def sites(self) -> list[str]:
-            return [*super().sites(), "dec2.9.mlp"]
+        def sites(self, views: int = 2) -> list[str]:
+            return [*super().sites(views), "dec2.9.mlp"]
 
     with pytest.raises(Prob3rError, match=r"'dec2\.9\.mlp' never fired"):
         trace(Boastful(CONFIG), pair, "dec2.*")
@@ -221,7 +220,7 @@ def test_records_come_in_the_dtype_and_on_the_device_asked_for(
 def test_the_model_and_the_pair_are_left_as_they_were(model: DUSt3R, pair: Pair) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = trace(model, pair, "dec2.*", output=False)
-    again = trace(model, replace(pair), "dec2.*", output=False)
+    again = trace(model, pair.named(()), "dec2.*", output=False)
     assert isinstance(first, Trace)
     assert all(torch.equal(first[site], again[site]) for site in first)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -153,7 +153,7 @@ def test_books_for_both_kinds_of_model():
 def test_from_images_is_from_folder_without_the_truth():
     folder = PAIRS / "books"
     known = Pair.from_folder(folder, SQUARE)
-    images = Pair.from_images(str(folder / "view1.jpg"), folder / "view2.jpg", SQUARE)
+    images = Pair.from_images([str(folder / "view1.jpg"), folder / "view2.jpg"], SQUARE)
     assert torch.equal(images.view1.image, known.view1.image)
     assert torch.equal(images.view2.image, known.view2.image)
     assert images.names == ("view1, view2",)
@@ -187,20 +187,20 @@ def test_a_model_frames_its_own_photographs():
     model = DUSt3R(DUSt3RConfig((96, 96), 16, 8, 1, 1, 8, 1, 1))
     books = Pair.from_folder(PAIRS / "books", model)
     assert books.view1.size == (96, 96)
-    points, _ = model(books.view1.image, books.view2.image)
-    assert points[1].shape == (1, 96, 96, 3)
+    output = model(*books.images)
+    assert output.points[1].shape == (1, 96, 96, 3)
 
 
 def test_one_photograph_may_be_both_views():
     path = PAIRS / "books" / "view1.jpg"
-    twice = Pair.from_images(path, path, LONG)
+    twice = Pair.from_images([path, path], LONG)
     assert torch.equal(twice.view1.image, twice.view2.image)
 
 
 def test_views_may_differ_in_size(tmp_path):
     Image.new("RGB", (300, 400)).save(tmp_path / "tall.png")
     Image.new("RGB", (400, 300)).save(tmp_path / "wide.png")
-    mixed = Pair.from_images(tmp_path / "tall.png", tmp_path / "wide.png", LONG)
+    mixed = Pair.from_images([tmp_path / "tall.png", tmp_path / "wide.png"], LONG)
     assert (mixed.view1.size, mixed.view2.size) == ((512, 384), (384, 512))
 
 

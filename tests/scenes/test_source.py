@@ -13,13 +13,13 @@ from PIL import Image
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.measures.cameras import PNP_PIXELS, camera2, intrinsics
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.readers import CorruptError, Items
-from prob3r.scenes.source import Folders, Subset, batches, open_pairs, sample, select
+from prob3r.scenes.sampling import choose, sample, select
+from prob3r.scenes.source import Folders, Subset, batches, open_pairs
 from tests.held import Held
 
 ALOE = Path(str(files("prob3r.scenes") / "pairs" / "aloe"))
@@ -211,11 +211,22 @@ def test_a_sample_is_drawn_once_for_a_seed(there: int, wanted: int, seed: int) -
 
 
 def test_samples_differ_by_seed_and_cover_evenly() -> None:
-    rooms = Rooms("test", size=(8, 8), compile=False)
-    assert sample(rooms, 5, 0).indices != sample(rooms, 5, 1).indices
-    assert sample(rooms, 5, 0)[2].names == (f"rooms/test/{sample(rooms, 5, 0).indices[2]}",)
-    spread = torch.tensor(sample(rooms, 2000, 0).indices).float() / len(rooms)
+    pairs = Numbers(2**30)
+    assert sample(pairs, 5, 0).indices != sample(pairs, 5, 1).indices
+    spread = torch.tensor(sample(pairs, 2000, 0).indices).float() / len(pairs)
     assert spread.mean() == pytest.approx(0.5, abs=0.02)
+    assert sample(pairs, 5, 7).words == "5 of 1073741824 pairs, drawn with seed 7"
+    assert sample(Numbers(5), 9).words == "all 5 pairs"
+    assert sample(Subset(pairs, range(9), "9 easy pairs"), 2).words.startswith("2 of 9 easy pairs,")
+
+
+def test_a_sample_of_independent_draws_is_the_first_of_them() -> None:
+    rooms = Rooms("test", size=(8, 8), compile=False)
+    for pairs in (rooms, Subset(rooms, range(100, 200))):
+        drawn = sample(pairs, 5, seed=3)
+        assert list(drawn.indices) == [0, 1, 2, 3, 4]
+        assert drawn.words.startswith(f"5 of {len(pairs)} pairs, the first")
+    assert drawn[2].names == ("rooms/test/102",)
 
 
 def test_a_subset_of_a_subset_asks_for_the_right_pairs() -> None:
@@ -241,7 +252,27 @@ def test_pairs_are_selected_by_overlap_and_rotation(workers: int) -> None:
     assert list(chosen.indices) == wanted.nonzero().flatten().tolist()
     assert chosen.batch([0]).names == (pair.names[chosen.indices[0]],)
     assert done == [(i + 1, 40) for i in range(40)]
+    bounds = "with overlap 0.3 to 0.7 and rotation 20 to 60 degrees"
+    assert chosen.words == f"{len(chosen)} pairs {bounds} among all 40 pairs"
     assert len(select(chosen)) == len(chosen)
+
+
+def test_pairs_are_chosen_at_random_until_there_are_enough() -> None:
+    pair = Rooms("test", size=(16, 16), compile=False).batch(range(40))
+    rotation = rotation_angle(pair.view2_to_view1[:, :3, :3])
+    wanted = set(((rotation > 20) & (rotation < 60)).nonzero().flatten().tolist())
+    order = list(sample(Held(pair), 40, seed=5).indices)
+    found = choose(Held(pair), 4, rotation=(20, 60), seed=5)
+    hits = [number for number in order if number in wanted][:4]
+    assert [order[i] for i in found.indices] == hits
+    looked = order.index(hits[-1]) + 1
+    assert found.words == (
+        f"4 pairs with rotation 20 to 60 degrees among the first {looked} of all 40 pairs in an "
+        "order drawn with seed 5"
+    )
+    assert choose(Held(pair), 4, seed=5).words == "4 of 40 pairs, drawn with seed 5"
+    with pytest.raises(Prob3rError, match="There are 0 pairs with overlap 2 to 3 among"):
+        choose(Held(pair), 4, overlap=(2, 3))
 
 
 def test_endless_pairs_are_sampled_before_they_are_selected() -> None:
@@ -252,37 +283,3 @@ def test_endless_pairs_are_sampled_before_they_are_selected() -> None:
 def test_rooms_for_a_framing_are_as_its_square_photographs() -> None:
     assert open_pairs("rooms:test", Framing(64, "square")).batch([0]).view1.size == (64, 64)
     assert open_pairs("rooms:test", Framing(64, "long")).batch([0]).view1.size == (48, 64)
-
-
-def test_cameras_are_read_off_true_pointmaps() -> None:
-    pair = Rooms("test", size=(32, 48), compile=False).batch([0])
-    points = tuple(p.where(v[..., None], torch.nan) for p, v in zip(pair.points, pair.valid))  # noqa: B905
-    known1, known2 = intrinsics(pair, pair.points[0], pair.valid[0].float())
-    assert pair.view1.intrinsics is not None
-    assert pair.view2.intrinsics is not None
-    assert torch.equal(known1, pair.view1.intrinsics[0])
-    assert torch.equal(known2, pair.view2.intrinsics[0])
-
-    bare = Pair(View(pair.view1.image), View(pair.view2.image))
-    guessed1, guessed2 = intrinsics(bare, pair.points[0], pair.valid[0].float())
-    torch.testing.assert_close(guessed1, guessed2)
-    torch.testing.assert_close(guessed1, known1, rtol=0.02, atol=0.02)
-
-    pose = camera2(points[1], known2)
-    assert pose is not None
-    true = pair.view2_to_view1[0]
-    assert rotation_angle((true[:3, :3].mT @ pose.cam_to_world[:3, :3])[None]) < 0.1
-    torch.testing.assert_close(pose.cam_to_world[:3, 3], true[:3, 3], atol=1e-2, rtol=1e-2)
-
-
-def test_pnp_uses_a_bounded_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[int] = []
-
-    def count(points: object, matrix: object, valid: torch.Tensor, **_: object) -> None:
-        used.append(int(valid.sum()))
-
-    monkeypatch.setattr("prob3r.measures.cameras.pnp_pose", count)
-    for size in ((32, 32), (384, 512), (1000, 1000)):
-        camera2(torch.zeros(1, *size, 3), torch.eye(3))
-    assert used[0] == 32 * 32
-    assert all(PNP_PIXELS / 2 < n < 1.5 * PNP_PIXELS for n in used[1:])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, fingerprint, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, fingerprint, random
 from prob3r.models.sites import Tap
 from prob3r.probes import Lens
 from prob3r.rooms import Rooms
@@ -34,7 +34,7 @@ METRICS = {
     "auc@15",
     "auc@30",
 }
-SOURCES = {"model", "mean_pose", "shuffled", "random"}
+SOURCES = {"model", "mean_pose", "identity_pose", "shuffled", "random"}
 PAIRS = Path(str(files("prob3r.scenes") / "pairs"))
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 
@@ -51,7 +51,8 @@ class Oracle(DUSt3R):
         super().__init__(CONFIG)
         self.pair = pair
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        images1, images2 = images
         points: list[Tensor] = []
         for one, two in zip(images1, images2, strict=True):
             (row,) = (i for i, known in enumerate(self.pair.view2.image) if torch.equal(known, two))
@@ -59,7 +60,7 @@ class Oracle(DUSt3R):
             points.append((self.pair.points[1] if right else self.pair.view2.points)[row])
         rows = [self._row(one) for one in images1]
         both = 7 * self.pair.points[0][rows], 7 * torch.stack(points)
-        return Output(both, (torch.ones_like(both[0][..., 0]),) * 2)
+        return Prediction(both, (torch.ones_like(both[0][..., 0]),) * 2)
 
     def _row(self, image: Tensor) -> int:
         (row,) = (i for i, known in enumerate(self.pair.view1.image) if torch.equal(known, image))
@@ -124,6 +125,16 @@ def test_the_mean_pose_has_the_true_shape(table: pd.DataFrame) -> None:
     assert value(table, "mean_pose", "rotation_error") > 5
 
 
+def test_the_identity_pose_is_off_by_the_rotation_itself(
+    table: pd.DataFrame, held_out: Pair
+) -> None:
+    rotation = rotation_angle(held_out.view2_to_view1[:, :3, :3])
+    off = value(table, "identity_pose", "rotation_error")
+    assert off == pytest.approx(rotation.median().item(), abs=0.1)
+    assert value(table, "identity_pose", "translation_error") == 180
+    assert value(table, "identity_pose", "inner_shape_error") < 1e-3
+
+
 def test_the_shuffled_control_is_shown_another_view_1(table: pd.DataFrame, held_out: Pair) -> None:
     rotation = rotation_angle(held_out.view2_to_view1[:, :3, :3])
     assert value(table, "shuffled", "rotation_error") == pytest.approx(
@@ -178,7 +189,7 @@ def test_every_count_of_pairs_works(
     )
     counted = table[(table.stratum == "all") & (table.metric == "rotation_error")].pairs
     assert set(counted) == sizes
-    assert len(counted) == 4
+    assert len(counted) == 5
     assert done[-1] == (min(count, 9), min(count, 9))
 
 
@@ -190,7 +201,7 @@ def test_a_lone_pair_has_no_shuffled_control(held_out: Pair) -> None:
 
 def test_the_same_seed_gives_the_same_table(held_out: Pair) -> None:
     model = random(CONFIG, seed=3)
-    one, two, other = (evaluate(model, Held(held_out), 4, seed=seed) for seed in (0, 0, 1))
+    one, two, other = (evaluate(model, Held(held_out), 9, seed=seed) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(one, two)
     assert value(one, "random", "rotation_error") != value(other, "random", "rotation_error")
     assert value(one, "model", "rotation_error") == value(other, "model", "rotation_error")
@@ -266,7 +277,7 @@ def test_no_cameras_are_drawn_where_they_are_not_needed(
     held_out: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prob3r.studies.evaluation._mean_pose", lambda _: pytest.fail("drawn"))
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     evaluate(random(CONFIG), Held(bare), 2)
 
 
@@ -281,7 +292,7 @@ def test_photographs_give_what_is_known_of_them() -> None:
 
 
 def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> None:
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     table = evaluate(Oracle(held_out), Held(bare), 4, batch=4)
     assert value(table, "model", "rotation_error") < 0.5
     assert value(table, "model", "translation_error") < 2
@@ -289,15 +300,31 @@ def test_without_depth_of_view_2_the_pose_is_found_by_pnp(held_out: Pair) -> Non
     assert set(table.source) == {"model", "random", "shuffled"}
 
 
+def test_cameras_alone_give_rotation_and_translation(held_out: Pair) -> None:
+    bare = held_out.with_views(
+        view1=replace(held_out.view1, depth=None, valid=None),
+        view2=replace(held_out.view2, depth=None, valid=None, intrinsics=None),
+    )
+    table = evaluate(Oracle(held_out), Held(bare), 4, batch=4)
+    assert set(table.metric) == {"rotation_error", "translation_error"}
+    assert set(table.stratum) == {"all"}
+    assert value(table, "model", "rotation_error") < 1
+    assert value(table, "model", "translation_error") < 6
+    assert table.attrs["no depth"] == (
+        "4 pairs lack the depth of a view, so their poses are found by PnP; pointmap_error of view "
+        "1, pointmap_error of view 2, scale_error, inner_shape_error, auc need it and are absent"
+    )
+
+
 def test_failures_of_pnp_are_the_worst_and_short_baselines_are_left_out(
     held_out: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prob3r.studies.evaluation.camera2", lambda *_: None)
-    bare = replace(held_out, view2=replace(held_out.view2, depth=None, valid=None))
+    monkeypatch.setattr("prob3r.studies.evaluation.pose_of_pointmap", lambda *_: None)
+    bare = held_out.with_views(view2=replace(held_out.view2, depth=None, valid=None))
     assert held_out.view1.cam_to_world is not None
     at_once = held_out.view1.cam_to_world.clone()
     at_once[1:, :3, 3] += 1
-    bare = replace(bare, view2=replace(bare.view2, cam_to_world=at_once))
+    bare = bare.with_views(view2=replace(bare.view2, cam_to_world=at_once))
     table = evaluate(random(CONFIG), Held(bare), 4)
     (rotation,) = rows(table, source="model", metric="rotation_error")
     (translation,) = rows(table, source="model", metric="translation_error")
@@ -316,7 +343,9 @@ def test_rows_are_written_as_json(table: pd.DataFrame, tmp_path: Path) -> None:
     changed.loc[0, "value"] = math.nan
     changed.loc[1, "high"] = math.inf
     write_rows(changed, tmp_path / "rows.json")
-    written = json.loads((tmp_path / "rows.json").read_text())
+    content = json.loads((tmp_path / "rows.json").read_text())
+    assert content["sample"] == "all 9 pairs"
+    written = content["rows"]
     assert len(written) == len(table)
     assert all(list(row) == COLUMNS for row in written)
     assert written[0]["value"] is None
@@ -343,7 +372,7 @@ class Mixed(Items):
         if index % 2:
             return pair
         view2 = replace(pair.view2, depth=None, valid=None)
-        return replace(pair, view2=view2)
+        return pair.with_views(view2=view2)
 
 
 def test_pairs_of_which_less_is_known_count_where_they_can() -> None:

@@ -21,7 +21,7 @@ from prob3r.reliability.classical import (
 )
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
-from prob3r.scenes.source import sample
+from prob3r.scenes.sampling import sample
 from prob3r.studies.fixed import FixedCorrespondences, enlarged, texture
 from prob3r.studies.study import Subject
 

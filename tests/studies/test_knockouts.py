@@ -25,6 +25,7 @@ from prob3r.studies.knockouts import (
     isolated,
     knock_out,
 )
+from tests.checks import every
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 
@@ -71,9 +72,9 @@ def test_every_scope_is_cut_with_its_controls(posed: DUSt3R, pair: Pair) -> None
         ("self_attn", 0, 1, 1),
         ("cross_attn", 1, 0, 2),
     }
-    every = rotation[(rotation.scope == ALL) & (rotation["mode"] == MASK)]
-    assert (every[every.cut == "count"].tokens == 3).all()
-    mass = every.pivot(index="pair", columns="cut", values="mass")
+    whole = rotation[(rotation.scope == ALL) & (rotation["mode"] == MASK)]
+    assert every(whole[whole.cut == "count"].tokens == 3)
+    mass = whole.pivot(index="pair", columns="cut", values="mass")
     assert (mass[MASS] >= mass[CHOSEN] - 1e-6).all()
     outputs = rotation[rotation.scope == OUTPUTS]
     assert set(outputs["mode"]) == {"zero", "mean", "resample"}
@@ -96,7 +97,7 @@ def test_a_cut_of_sinks_is_the_knockout_of_these_keys(posed: DUSt3R, pair: Pair)
             ),
         ],
     }
-    wanted = sweep(posed, replace(pair, names=()), edits)
+    wanted = sweep(posed, pair.named(()), edits)
     for name, scope in (("cut", ALL), ("kept", REST)):
         rows = table[(table.scope == scope) & (table["mode"] == MASK) & (table.cut == CHOSEN)]
         rows = rows[rows.metric == "rotation_error"]
@@ -121,7 +122,7 @@ def test_an_isolated_camera_token_might_as_well_not_be_there(posed: DUSt3R, pair
 def test_a_control_is_cut_by_large_and_not_one_by_one(posed: DUSt3R, pair: Pair) -> None:
     table = knock_out(posed, pair, known(posed, each=False))
     assert set(table.scope) == {ALL, REST, ISOLATED, STRENGTH}
-    assert (table[table.scope == ISOLATED].tokens >= 1).all()
+    assert every(table[table.scope == ISOLATED].tokens >= 1)
 
 
 def test_where_there_is_nothing_to_cut_the_strongest_keys_stand_in(pair: Pair) -> None:
@@ -131,7 +132,7 @@ def test_where_there_is_nothing_to_cut_the_strongest_keys_stand_in(pair: Pair) -
     cut = table[(table.scope == HEAD) & (table.metric == "rotation_error")]
     assert len(cut) == 2 * 8 * 3  # two pairs, eight heads, three cuts, one mode
     assert set(cut["mode"]) == {MASK}
-    assert (cut[cut.cut == CHOSEN].tokens == 1).all()
+    assert every(cut[cut.cut == CHOSEN].tokens == 1)
 
 
 def test_a_lone_pair_has_no_other_to_take_outputs_from(pair: Pair) -> None:

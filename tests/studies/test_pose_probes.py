@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.geometry import median, rotation_angle
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
@@ -13,6 +14,7 @@ from prob3r.studies.contrasts import MODEL, POSITIVE
 from prob3r.studies.pose_probes import (
     AVERAGE,
     CAMERA,
+    IDENTITY,
     OUTPUT,
     RANDOM,
     SHUFFLED,
@@ -182,6 +184,16 @@ def test_all_tokens_of_all_models_are_read(measured: pd.DataFrame) -> None:
     assert measured.value.between(0, 180).all()
     findings = PoseProbes().findings(measured)
     assert [finding.pairs for finding in findings] == [4, 4]
+
+
+def test_the_identity_pose_stands_beside_the_mean_pose(measured: pd.DataFrame) -> None:
+    pair = Rooms("test", (32, 32), compile=False).batch(range(4))
+    rows = measured[measured.probe == IDENTITY].set_index("metric")
+    turned = rotation_angle(pair.view2_to_view1[:, :3, :3])
+    assert rows.value["rotation_error"].tolist() == pytest.approx(turned.tolist(), abs=1e-3)
+    assert rows.value["translation_error"].tolist() == [180] * 4
+    (finding, *_) = PoseProbes().findings(measured)
+    assert f"{IDENTITY} {median(turned):.2f} [" in finding.control
 
 
 def test_the_figures_have_units(measured: pd.DataFrame) -> None:

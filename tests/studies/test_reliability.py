@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.probes import ProbeBank, SiteReader
 from prob3r.reliability.prediction import (
     Bin,
@@ -183,9 +183,10 @@ class Scaled(DUSt3R):
 
     factor = 1.0
 
-    def read(self, *states) -> Output:  # type: ignore[no-untyped-def]
-        (one, two), confidence = super().read(*states)
-        return Output((self.factor * one, self.factor * two), confidence)
+    def read(self, *states) -> Prediction:  # type: ignore[no-untyped-def]
+        output = super().read(*states)
+        one, two = output.points
+        return Prediction((self.factor * one, self.factor * two), output.confidence)
 
 
 def larger(bank: SiteReader, factor: float) -> SiteReader:

@@ -9,8 +9,10 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
+from prob3r.scenes.sampling import sample
 from prob3r.studies.figures import figure
 from prob3r.studies.study import Finding, Study, Subject, conduct
+from tests.held import Held
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 
@@ -120,3 +122,30 @@ def test_the_strata_are_those_of_the_pairs(model: DUSt3R, rooms: Rooms, tmp_path
     )
     assert table.easy.tolist() == ((overlap > 0.5) & (turned < 40)).tolist()
     assert table.hard.tolist() == ((overlap < 0.3) | (turned > 60)).tolist()
+
+
+def test_a_study_says_how_its_pairs_were_drawn(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
+    held, study = Held(rooms.batch(range(9))), Depths()
+    conduct(study, Subject(model, "m"), held, 4, tmp_path, "held")
+    about = json.loads((tmp_path / "depths" / "study.json").read_text())
+    assert (about["pairs"], about["sample"]) == (4, "4 of 9 pairs, drawn with seed 0")
+    drawn = sample(held, 4)
+    assert study.measured == [held.pair.names[i] for i in drawn.indices]
+    assert study.measured != list(held.pair.names[:4])
+
+
+def test_a_folder_from_before_samples_were_named_goes_on(
+    model: DUSt3R, rooms: Rooms, tmp_path: Path
+) -> None:
+    subject, held = Subject(model, "m"), Held(rooms.batch(range(4)))
+    for pairs, folder in ((rooms, tmp_path / "rooms"), (held, tmp_path / "held")):
+        conduct(Depths(), subject, pairs, 3, folder, "data")
+        file = folder / "depths" / "study.json"
+        about = json.loads(file.read_text())
+        del about["sample"]
+        file.write_text(json.dumps(about))
+    again = Depths()
+    conduct(again, subject, rooms, 3, tmp_path / "rooms", "data")
+    assert again.measured == []
+    with pytest.raises(Prob3rError, match="differs in its sample"):
+        conduct(Depths(), subject, held, 3, tmp_path / "held", "data")

@@ -190,6 +190,18 @@ def test_a_truncated_state_is_one_sentence(tmp_path: Path, kept: float) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_weight_that_changed_on_disk_is_noticed(tmp_path: Path) -> None:
+    """torch.load does not look at the checksums of its archive."""
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    state = tmp_path / "state.pt"
+    weight = torch.load(state, weights_only=True)["model"]["weight"].numpy().tobytes()
+    content = state.read_bytes()
+    assert weight in content
+    state.write_bytes(content.replace(weight, bytes([weight[0] ^ 1]) + weight[1:]))
+    with pytest.raises(Prob3rError, match=r"state\.pt is damaged"):
+        run(Line(tmp_path), tmp_path)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     class Broken(Line):
         def losses(self, step: int) -> Iterator[Tensor]:
@@ -252,6 +264,37 @@ def test_a_run_killed_at_any_moment_goes_on_and_ends_the_same(tmp_path: Path) ->
     assert fit_again.exitcode == 0
     same(folder, tmp_path / "unbroken")
     assert not list(folder.glob(".*"))  # nothing half-written is left
+
+
+class Endless(Line):
+    """A line that is never done."""
+
+    def losses(self, step: int) -> Iterator[Tensor]:
+        if self.number or step > 4:
+            time.sleep(3600)
+        yield from super().losses(step)
+
+
+def fit_without_end(folder: Path) -> None:
+    loop.STRETCH, loop.CHECKPOINT_SECONDS = 4, 0.0
+    run(Endless(folder), folder)
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prob3r.training", __name__])
+    first = context.Process(target=fit_without_end, args=(tmp_path,))
+    first.start()
+    while not (tmp_path / "state.pt").exists():
+        assert first.exitcode is None
+        time.sleep(0.01)
+    with pytest.raises(Prob3rError, match=r"Another process is at work in .*; wait until it ends"):
+        run(Line(tmp_path), tmp_path)
+    first.kill()
+    first.join()
+    run(Line(tmp_path), tmp_path)
+    run(Line(tmp_path / "unbroken"), tmp_path / "unbroken")
+    same(tmp_path, tmp_path / "unbroken")
 
 
 def same(one: Path, other: Path) -> None:

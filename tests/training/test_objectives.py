@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prob3r.geometry import norm_factor
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.scenes import Pair, View
 from prob3r.training.objectives import (
     CrossViewCompletion,
@@ -63,7 +63,7 @@ def test_only_hidden_patches_are_predicted(completion: CrossViewCompletion) -> N
         for patch in patches:
             top, left = 8 * (patch // 4), 8 * (patch % 4)
             changed[row, :, top : top + 8, left : left + 8] = torch.rand(3, 8, 8)
-    after = completion(replace(pair, view1=View(changed)), generator())
+    after = completion(pair.with_views(view1=View(changed)), generator())
     torch.testing.assert_close(outputs[0], outputs[1])  # hidden pixels are not seen
     assert abs(before - after) > 1e-3  # but they are what is asked for
 
@@ -89,7 +89,7 @@ def test_visible_patches_do_not_count_in_the_loss(completion: CrossViewCompletio
 
 def test_completion_looks_at_view_2(completion: CrossViewCompletion) -> None:
     pair = images()
-    other = replace(pair, view2=View(pair.view2.image.flip(0)))
+    other = pair.with_views(view2=View(pair.view2.image.flip(0)))
     assert abs(completion(pair, generator()) - completion(other, generator())) > 1e-5
 
 
@@ -119,7 +119,7 @@ def test_the_confident_error_by_hand() -> None:
 def test_the_pointmap_loss_is_that_of_a_slow_reference(rooms: Pair) -> None:
     points = tuple(torch.randn(6, 16, 16, 3) for _ in range(2))
     confidence = tuple(1 + torch.rand(6, 16, 16) for _ in range(2))
-    loss = pointmap_loss(Output(points, confidence), rooms)  # type: ignore[arg-type]
+    loss = pointmap_loss(Prediction(points, confidence), rooms)  # type: ignore[arg-type]
     true, valid = rooms.points, rooms.valid
     unit, true_unit = [], []
     for b in range(6):
@@ -139,14 +139,14 @@ def test_the_pointmap_loss_is_that_of_a_slow_reference(rooms: Pair) -> None:
 def test_the_pointmap_loss_does_not_see_the_scale(rooms: Pair) -> None:
     points = tuple(torch.randn(6, 16, 16, 3) for _ in range(2))
     confidence = tuple(1 + torch.rand(6, 16, 16) for _ in range(2))
-    loss = pointmap_loss(Output(points, confidence), rooms)  # type: ignore[arg-type]
-    larger = pointmap_loss(Output(tuple(7 * p for p in points), confidence), rooms)  # type: ignore[arg-type]
+    loss = pointmap_loss(Prediction(points, confidence), rooms)  # type: ignore[arg-type]
+    larger = pointmap_loss(Prediction(tuple(7 * p for p in points), confidence), rooms)  # type: ignore[arg-type]
     torch.testing.assert_close(loss, larger)
 
 
 def test_the_true_pointmaps_are_the_best(rooms: Pair) -> None:
     sure = torch.full((6, 16, 16), 1.0 + 1e-6)
-    loss = pointmap_loss(Output(rooms.points, (sure, sure)), rooms)
+    loss = pointmap_loss(Prediction(rooms.points, (sure, sure)), rooms)
     assert abs(loss.item()) < 1e-4
 
 
@@ -166,7 +166,7 @@ def test_the_matching_loss_is_that_of_a_slow_reference(rooms: Pair) -> None:
 
 def test_without_a_match_the_matching_loss_is_zero(rooms: Pair) -> None:
     nothing = torch.zeros(6, 16, 16, dtype=torch.bool)
-    unseen = replace(rooms, view2=replace(rooms.view2, valid=nothing))
+    unseen = rooms.with_views(view2=replace(rooms.view2, valid=nothing))
     assert matching_loss(*torch.randn(2, 6, 4, 5), unseen, 8).item() == 0
 
 
@@ -175,7 +175,7 @@ def test_a_posed_model_answers_for_its_local_pointmap_too(rooms: Pair) -> None:
     truth = rooms.view2_to_view1
     pose = truth[:, :3, :3], truth[:, :3, 3]
     ones = torch.ones_like(rooms.points[0][..., 0])
-    output = Output(rooms.points, (ones, ones))
+    output = Prediction(rooms.points, (ones, ones))
     assert posed_loss(output, pose, rooms).item() == pytest.approx(0, abs=1e-5)
     turned = rooms.view2_to_view1.clone()
     turned[:, :3, :3] = torch.eye(3)

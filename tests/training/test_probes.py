@@ -129,13 +129,15 @@ def test_the_truth_has_no_error(model: DUSt3R, rooms: Pair) -> None:
     """A probe that knows one patch's pixels by heart is measured in the unit of the pair."""
     bank = bank_of(("dec1.embed",), depth=1)
     pair = rooms[0]
-    far = replace(
-        pair, view1=replace(pair.view1, depth=pair.view1.depth.new_full((1, 16, 16), 4.0))
-    )  # type: ignore[union-attr]
-    single = replace(far, view2=replace(far.view2, valid=torch.zeros(1, 16, 16, dtype=torch.bool)))
+    far = pair.with_views(
+        view1=replace(pair.view1, depth=pair.view1.image.new_full((1, 16, 16), 4.0))
+    )
+    single = far.with_views(
+        view2=replace(far.view2, valid=torch.zeros(1, 16, 16, dtype=torch.bool))
+    )
     valid = torch.zeros(1, 16, 16, dtype=torch.bool)
     valid[0, 8, 8] = True
-    single = replace(single, view1=replace(single.view1, valid=valid))
+    single = single.with_views(view1=replace(single.view1, valid=valid))
     direction = single.points[0][0, 8, 8] / single.points[0][0, 8, 8].norm()
     with torch.no_grad():
         bank.weights[0].zero_()

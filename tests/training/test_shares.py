@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, Tokens
+from prob3r.models import DUSt3R
+from prob3r.models.layers import Tokens
 from prob3r.models.sites import Tap
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
@@ -83,13 +84,13 @@ def test_of_pairs_that_share_views_each_is_encoded_once_and_a_stop_changes_nothi
     rooms = Rooms("test", (16, 16), compile=False).batch(range(6))
     pairs = Held(stack([rooms, rooms.swap()]))
     calls = list[int]()
-    encode = model.encode
+    encode = model.encoder_stream
 
     def counted(images: Tensor, tap: Tap | None = None) -> Tokens:
         calls.append(len(images))
         return encode(images, tap)
 
-    monkeypatch.setattr(model, "encode", counted)
+    monkeypatch.setattr(model, "encoder_stream", counted)
     unbroken, stopped = bank(), bank()
     train_probes(model, unbroken, TRAINING, tmp_path / "unbroken", pairs=pairs)
     assert calls == [1] * 12

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import pixel_grid, rotation_between
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Tap
 from prob3r.scenes import Pair, View
 from prob3r.training.recipe import Stage
@@ -143,11 +143,12 @@ class Oracle(DUSt3R):
         super().__init__(CONFIG)
         self.pairs = pairs
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        images1, images2 = images
         (pair,) = [p for p in self.pairs if torch.equal(p.view2.image, images2)]
         matched = torch.equal(pair.view1.image, images1)
         one, two = pair.points if matched else (pair.view1.points, pair.view2.points)
-        return Output((3 * one, 3 * two), (torch.ones_like(one[..., 0]),) * 2)
+        return Prediction((3 * one, 3 * two), (torch.ones_like(one[..., 0]),) * 2)
 
 
 def test_validation_measures_medians_and_the_shuffled_control() -> None:
@@ -192,14 +193,14 @@ def real(tmp_path: Path) -> Path:
 class Still(DUSt3R):
     """Gives both views one plane before camera 1, as if the camera had not moved."""
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
-        b, _, h, w = images1.shape
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        b, _, h, w = images[0].shape
         pixels = pixel_grid(h, w).expand(b, -1, -1, -1)
         focal = 50 * h / 48
         rays = (pixels - (h - 1) / 2) / focal
         points = torch.cat([rays, torch.ones(b, h, w, 1)], dim=-1)
         points = points * (1 + torch.rand(h, w, 1, generator=torch.Generator().manual_seed(0)))
-        return Output((points, points), (torch.ones(b, h, w),) * 2)
+        return Prediction((points, points), (torch.ones(b, h, w),) * 2)
 
 
 def test_real_pairs_are_measured_without_their_depth(real: Path) -> None:

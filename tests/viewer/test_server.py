@@ -85,7 +85,8 @@ def test_the_command_says_what_was_wrong() -> None:
         view(image1=Path("a.jpg"), room=3, port=0)
 
 
-def test_ctrl_c_ends_the_command_cleanly() -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_command_cleanly(sent: signal.Signals) -> None:
     program = "from prob3r.cli.view import view; view(browser=False, port=0, host='0.0.0.0')"
     pipe = subprocess.PIPE
     environment = {**os.environ, "COLUMNS": "200"}
@@ -94,6 +95,6 @@ def test_ctrl_c_ends_the_command_cleanly() -> None:
     assert running.stdout is not None
     assert "everybody who reaches this machine" in running.stdout.readline()
     assert "Open http://127.0.0.1:" in running.stdout.readline()
-    running.send_signal(signal.SIGINT)
+    running.send_signal(sent)
     out, err = running.communicate(timeout=120)
     assert (running.returncode, out, err.strip()) == (0, "", "Ended.")

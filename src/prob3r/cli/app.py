@@ -1,5 +1,6 @@
 """What the commands share: the application, its consoles, options and progress."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
-    from prob3r.models import DUSt3R
+    import torch
+
+    from prob3r.models import Model
     from prob3r.probes import SiteReader
     from prob3r.scenes import Pair
+    from prob3r.scenes.source import Subset
 
 app = typer.Typer(
     help="Look inside multi-view transformers.",
@@ -29,19 +33,27 @@ TABLE_WIDTH = 140
 console = Console()
 errors = Console(stderr=True)
 
-Model = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
+ModelName = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
 Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
+Overlap = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Only pairs whose overlap lies between two shares.", metavar="LOW HIGH"),
+]
+Rotation = Annotated[
+    tuple[float, float] | None,
+    typer.Option(help="Only pairs whose cameras differ by so many degrees.", metavar="LOW HIGH"),
+]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
 
 
-def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
+def pair_of(image1: Path, image2: Path | None, network: "Model") -> "Pair":
     """Return two photographs, or the pair of a folder, on the device of the model."""
     from prob3r.scenes import Pair
 
     device = next(network.parameters()).device
     if image2 is not None:
-        return Pair.from_images(image1, image2, network).to(device)
+        return Pair.from_images([image1, image2], network).to(device)
     if not image1.is_dir():
         raise Prob3rError(
             f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
@@ -49,7 +61,31 @@ def pair_of(image1: Path, image2: Path | None, network: "DUSt3R") -> "Pair":
     return Pair.from_folder(image1, network).to(device)
 
 
-def reader_of(network: "DUSt3R", model: str, probes: str) -> "SiteReader":
+def chosen(
+    data: str,
+    network: "Model",
+    device: "torch.device | str",
+    count: int,
+    overlap: tuple[float, float] | None = None,
+    rotation: tuple[float, float] | None = None,
+) -> "Subset":
+    """Return a sample of the pairs of a name, or of those within bounds, and show progress."""
+    from prob3r.scenes.sampling import choose
+    from prob3r.scenes.source import open_pairs
+
+    source = open_pairs(data, network, device)
+    with progress() as report:
+        return choose(
+            source,
+            count,
+            overlap,
+            rotation,
+            workers=os.cpu_count() or 1,
+            report=lambda found, wanted: report("Choosing pairs", found / wanted),
+        )
+
+
+def reader_of(network: "Model", model: str, probes: str) -> "SiteReader":
     """Return the probes at a path, a shipped model's of a kind, or any model's logit lens."""
     from prob3r.probes import Lens
 

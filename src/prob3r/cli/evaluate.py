@@ -8,7 +8,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, console, progress, reader_of, wide
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    ModelName,
+    Overlap,
+    Rotation,
+    app,
+    chosen,
+    console,
+    progress,
+    reader_of,
+    wide,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +37,13 @@ SHORT = {
 
 @app.command()
 def evaluate(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[
         str, typer.Option(help="rooms:test, rooms:validation, or a folder of pairs.")
     ] = "rooms:test",
-    pairs: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 512,
+    pairs: Annotated[int, typer.Option(min=1, help="How many pairs, a sample of all.")] = 512,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     probes: Annotated[
         list[str] | None,
         typer.Option(help="Also every site: a kind of probes, logit, or a path. May be repeated."),
@@ -39,16 +53,16 @@ def evaluate(
 ) -> None:
     """Measure a model on pairs, beside what it would score without looking at view 1."""
     from prob3r.models import load
-    from prob3r.scenes.source import open_pairs
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import write_rows
 
     network = load(model, device)
     readers = [reader_of(network, model, kind) for kind in probes or []]
+    source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report:
         table = measure(
             network,
-            open_pairs(data, network, device),
+            source,
             pairs,
             readers,
             report=lambda done, total: report("Pairs", done / total),
@@ -66,7 +80,8 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     head, sites = table[table.site == HEAD], table[table.site != HEAD]
     sources = list(dict.fromkeys(head.source))
     printed = Table("stratum", "metric", "view", *sources, title=title)
-    printed.caption = f"median [95 % interval]; easy: {EASY}; hard: {HARD}"
+    sample = "".join(f"{name}: {words}; " for name, words in table.attrs.items())
+    printed.caption = f"median [95 % interval]; {sample}easy: {EASY}; hard: {HARD}"
     for (stratum, metric, view), rows in head.groupby(["stratum", "metric", "view"], sort=False):
         cells = {row.source: _cell(row) for row in rows.itertuples()}
         printed.add_row(str(stratum), str(metric), str(view), *(cells.get(s, "") for s in sources))

@@ -10,7 +10,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Out,
     Probes,
     app,
@@ -21,7 +21,7 @@ from prob3r.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from prob3r.models import DUSt3R
+    from prob3r.models import Model
     from prob3r.scenes import Pair
 
 DEMO_ROOM = 2  # indoors, with several objects in both views
@@ -31,7 +31,7 @@ DEMO_ROOM = 2  # indoors, with several objects in both views
 def explain(
     image1: Annotated[Path, typer.Argument(help="View 1, the reference, or a pair's folder.")],
     image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
@@ -54,7 +54,7 @@ def explain(
 
 @app.command()
 def demo(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
@@ -73,7 +73,7 @@ def demo(
 
 
 def _explain(
-    network: "DUSt3R",
+    network: "Model",
     pair: "Pair",
     model: str,
     probes: str,

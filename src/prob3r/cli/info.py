@@ -19,7 +19,7 @@ def info(
     c = found.config
     height, width = c.image_size
     table = Table(show_header=False, title=model)
-    table.add_row("architecture", f"DUSt3R with a {c.head} head")
+    table.add_row("architecture", f"Model with a {c.head} head")
     table.add_row("images", f"{width}x{height} pixels, patches of {c.patch}")
     table.add_row("encoder", f"{c.enc_depth} blocks, width {c.enc_width}, {c.enc_heads} heads")
     table.add_row(

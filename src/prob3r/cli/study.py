@@ -7,7 +7,19 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, app, bank_of, console, progress, wide
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    ModelName,
+    Overlap,
+    Rotation,
+    app,
+    bank_of,
+    chosen,
+    console,
+    progress,
+    wide,
+)
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -19,9 +31,11 @@ if TYPE_CHECKING:
 @app.command()
 def study(
     name: Annotated[str, typer.Argument(help="A study's name, or all.")] = "all",
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
-    pairs: Annotated[int, typer.Option(min=2, help="How many pairs.")] = 512,
+    pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
     along: Annotated[
         Path | None, typer.Option(help="A folder of the model's weights along its training.")
@@ -29,7 +43,7 @@ def study(
     device: Device = "cpu",
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
-    from prob3r.scenes.source import open_pairs
+    from prob3r.scenes.source import Pairs, open_pairs
     from prob3r.studies import STUDIES, conduct, write_findings
     from prob3r.training.processes import launched
 
@@ -39,7 +53,9 @@ def study(
     subject = _subject(model, along, processes.device)
     for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
         asked = each.data or data
-        source = open_pairs(asked, subject.model, processes.device)
+        source: Pairs = open_pairs(asked, subject.model, processes.device)
+        if overlap is not None or rotation is not None:
+            source = chosen(asked, subject.model, processes.device, pairs, overlap, rotation)
         with progress() as report:
             result = conduct(
                 each(),

@@ -10,13 +10,26 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from prob3r.cli.app import DEFAULT_MODEL, Device, Model, Out, app, console, pair_of, progress, wide
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    ModelName,
+    Out,
+    Overlap,
+    Rotation,
+    app,
+    chosen,
+    console,
+    pair_of,
+    progress,
+    wide,
+)
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prob3r.models import DUSt3R
+    from prob3r.models import Model
     from prob3r.scenes import Pair
 
 sweeps = typer.Typer(help="Cut parts out one at a time.", no_args_is_help=True)
@@ -30,16 +43,18 @@ SHOWN = {
 }
 
 Data = Annotated[str, typer.Option(help="rooms:test, rooms:train, or a folder of pairs.")]
-Count = Annotated[int, typer.Option(min=1, help="How many pairs of the data.")]
+Count = Annotated[int, typer.Option(min=1, help="How many pairs of the data, a sample.")]
 
 
 @sweeps.command()
 def heads(
     image1: Annotated[Path | None, typer.Argument(help="View 1, or a pair's folder.")] = None,
     image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Annotated[str | None, typer.Option(help="In place of photographs: rooms:test, …")] = None,
     pairs: Count = 32,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     sites: Annotated[str, typer.Option(help="Attention sublayers.")] = "dec2.*.cross_attn",
     mode: Annotated[
         list[str] | None, typer.Option(help="zero, mean or resample; may be repeated.")
@@ -55,7 +70,7 @@ def heads(
     from prob3r.studies.evaluation import write_rows
 
     network = load(model, device)
-    batches, count = _pairs(network, image1, image2, data, pairs, device)
+    batches, count, sample = _pairs(network, image1, image2, data, (pairs, overlap, rotation))
     modes = mode or ["zero"]
     found = Means.load(means) if means else None
     runs = len(modes) * count * _heads(network, sites)
@@ -70,6 +85,7 @@ def heads(
                 report=lambda done: report("Runs", done / runs),
             )
         )
+    table.attrs["sample"] = sample
     for each in modes:
         for metric, words in SHOWN.items():
             rows = table[(table["mode"] == each) & (table.metric == metric)]
@@ -81,23 +97,25 @@ def heads(
 
 @app.command()
 def means(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     data: Data = "rooms:train",
     pairs: Count = 512,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     out: Out = Path("means.safetensors"),
     device: Device = "cpu",
 ) -> None:
     """Take the mean output of every head over a data set, for `--mode mean`."""
     from prob3r.models import load
     from prob3r.runs.edits import head_means
-    from prob3r.scenes.source import batches, open_pairs
+    from prob3r.scenes.source import batches
 
     network = load(model, device)
-    source = open_pairs(data, network, device)
-    total = min(pairs, len(source))
+    source = chosen(data, network, device, pairs, overlap, rotation)
+    total = len(source)
     with progress() as report:
         found = head_means(
-            network, batches(source, pairs, 32), lambda done: report("Pairs", done / total)
+            network, batches(source, total, 32), lambda done: report("Pairs", done / total)
         )
     found.save(out)
     console.print(Text(f"Wrote {out}, the means over {found.pairs} pairs"), soft_wrap=True)
@@ -111,7 +129,8 @@ def print_heat_map(to: Console, rows: "pd.DataFrame", title: str) -> None:
     known = (
         f"without the edit {rows.clean.iloc[0]:.3g}" if rows.clean.any() else "no truth is known"
     )
-    grid.caption = f"{what}; {known}"
+    how = f"; {rows.attrs['sample']}" if pairs > 1 and "sample" in rows.attrs else ""
+    grid.caption = f"{what}; {known}{how}"
     strongest = rows.effect.abs().max() or 1.0
     for site, cells in rows.groupby("site", sort=False):
         grid.add_row(str(site), *(_cell(cell, pairs, strongest) for cell in cells.itertuples()))
@@ -128,25 +147,27 @@ def _cell(cell: object, pairs: int, strongest: float) -> Text:
 
 
 def _pairs(
-    network: "DUSt3R",
+    network: "Model",
     image1: Path | None,
     image2: Path | None,
     data: str | None,
-    count: int,
-    device: str,
-) -> tuple["Iterator[Pair]", int]:
-    """Return batches of what was asked for, and how many pairs they hold."""
-    from prob3r.scenes.source import batches, open_pairs
+    wanted: tuple[int, tuple[float, float] | None, tuple[float, float] | None],
+) -> tuple["Iterator[Pair]", int, str]:
+    """Return batches of what was asked for, how many pairs they hold, and how they were chosen."""
+    from prob3r.scenes.source import batches, describe
 
     if data is not None and image1 is None:
-        source = open_pairs(data, network, device)
-        return batches(source, count, 8), min(count, len(source))
+        source = chosen(data, network, next(network.parameters()).device, *wanted)
+        return batches(source, len(source), 8), len(source), describe(source)
     if data is None and image1 is not None:
-        return iter([pair_of(image1, image2, network)]), 1
+        return iter([pair_of(image1, image2, network)]), 1, "one pair"
     raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
 
 
-def _heads(network: "DUSt3R", sites: str) -> int:
-    from prob3r.runs.edits.edit import attention_sites
+def _heads(network: "Model", sites: str) -> int:
+    from prob3r.models.protocol import stack_of
+    from prob3r.models.sites import select
 
-    return sum(network.heads(site) for site in attention_sites(network, sites))
+    stem = sites.removesuffix(".probs")
+    chosen = select(f"{stem}.probs", network.attention_sites())
+    return sum(stack_of(network, site).heads for site in chosen)

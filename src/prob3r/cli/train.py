@@ -14,10 +14,13 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Out,
+    Overlap,
     Probes,
+    Rotation,
     app,
+    chosen,
     console,
     errors,
     progress,
@@ -60,11 +63,13 @@ def backbone(
 
 @training.command()
 def probes(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     kind: Annotated[str, typer.Option(help="mlp, linear, tuned, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
     data: Annotated[str, typer.Option(help="rooms:train, or pairs with the full truth.")] = ROOMS,
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     batch: Annotated[int, typer.Option(min=2, help="Pairs a step, of all processes.")] = 8,
     accumulate: Annotated[int, typer.Option(min=1, help="Parts of a process's batch.")] = 1,
     bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
@@ -77,7 +82,7 @@ def probes(
     Under `accelerate launch` several processes share each batch.
     """
     from prob3r.models import load
-    from prob3r.scenes.source import open_pairs
+    from prob3r.scenes.source import Pairs, open_pairs
     from prob3r.training.probes import bank_for, default_training, train_probes
     from prob3r.training.processes import launched
 
@@ -91,7 +96,12 @@ def probes(
         bf16=bf16,
         workers=workers,
     )
-    source = None if data == ROOMS else open_pairs(data, network, processes.device)
+    bounds = overlap, rotation
+    source: Pairs | None = None
+    if bounds != (None, None):
+        source = chosen(data, network, processes.device, pairs, *bounds)
+    elif data != ROOMS:
+        source = open_pairs(data, network, processes.device)
     if source is not None:  # of few pairs, most are to learn from
         how = replace(how, validation_pairs=min(how.validation_pairs, -(-len(source) // 8)))
     with _progress() as report:
@@ -104,12 +114,14 @@ def probes(
 
 @training.command()
 def reliability(
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     data: Annotated[
         str, typer.Option(help="Pairs with truth; not those to test on.")
     ] = "rooms:validation",
-    pairs: Annotated[int, typer.Option(min=2, help="How many pairs.")] = 512,
+    pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
+    overlap: Overlap = None,
+    rotation: Rotation = None,
     out: Out = Path("out/reliability.json"),
     device: Device = "cpu",
 ) -> None:
@@ -118,16 +130,16 @@ def reliability(
     from prob3r.measures.statistics import said
     from prob3r.models import load
     from prob3r.reliability.calibration import Calibration
-    from prob3r.scenes.source import open_pairs
 
     network = load(model, device)
     bank = reader_of(network, model, probes)
     make_folder(out.parent)
+    source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report:
         calibration = Calibration.of(
             network,
             bank,
-            open_pairs(data, network, device),
+            source,
             pairs,
             model_name=model,
             data=data,

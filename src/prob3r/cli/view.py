@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGTERM, default_int_handler, signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
-    Model,
+    ModelName,
     Probes,
     app,
     bank_of,
@@ -34,7 +35,7 @@ def view(
     room: Annotated[
         int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
     ] = None,
-    model: Model = DEFAULT_MODEL,
+    model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     compare: Annotated[
         list[str] | None,
@@ -43,6 +44,10 @@ def view(
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name that browsers may call the address by; may be repeated."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8080,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Whether to open a browser.")
@@ -61,14 +66,14 @@ def view(
     from prob3r.viewer.server import check_free, is_local
 
     source = _source(image1, image2, room)
+    signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
     check_free(host, port)  # before the model is read, which takes its time
     with progress() as report:
         report("Reading the model", 0.1)
         subject = _subject(model, probes, device)
         report("Running it", 0.6)
-        viewer = Viewer(
-            subject, source, _others(subject, compare or [], device), host=host, port=port
-        )
+        others = _others(subject, compare or [], device)
+        viewer = Viewer(subject, source, others, host=host, port=port, names=name or [])
     try:
         if not is_local(host):
             console.print(

@@ -19,8 +19,9 @@ from prob3r.cost.dry_run import Rehearsal, held, operations
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, metadata
 from prob3r.models.checkpoints import ARCHITECTURES
+from prob3r.models.protocol import stack_of
+from prob3r.models.sites import select
 from prob3r.runs.edits import HeadAblation
-from prob3r.runs.edits.edit import attention_sites
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import MEMORY, sweep
 from prob3r.runs.trace import trace
@@ -217,8 +218,8 @@ def sweeping(
     Arguments and errors are those of `plan`.
     """
     with _rehearsed(source, size, batch) as (rehearsal, model, pair):
-        sites = attention_sites(model, "dec2.*.cross_attn")
-        heads = model.heads(sites[0])
+        sites = select("dec2.*.cross_attn", model.sites())
+        heads = stack_of(model, sites[0]).heads
         replay, once = operations(lambda: Replay(model, pair))
         at_once = min(heads, max(1, memory // replay.bytes_per_variant))
         stacks = [

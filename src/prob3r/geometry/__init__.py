@@ -20,11 +20,17 @@ from prob3r.geometry.cameras import (
     rotation_between,
 )
 from prob3r.geometry.correspondence import cycle_consistency, end_point_error, entropy, pck
+from prob3r.geometry.covisibility import CoarseView, seen_share
 from prob3r.geometry.epipolar import (
     epipolar_distance,
     essential,
     fundamental,
     sampson_distance,
+)
+from prob3r.geometry.estimation import (
+    central_intrinsics,
+    intrinsics_from_pointmap,
+    pose_of_pointmap,
 )
 from prob3r.geometry.matches import (
     MatchTruth,
@@ -70,6 +76,7 @@ from prob3r.geometry.pose import (
 )
 
 __all__ = [
+    "CoarseView",
     "Interval",
     "MatchTruth",
     "PatchMatches",
@@ -82,6 +89,7 @@ __all__ = [
     "auc",
     "bootstrap",
     "bootstrap_interval",
+    "central_intrinsics",
     "covisible",
     "crop_intrinsics",
     "cycle_consistency",
@@ -91,6 +99,7 @@ __all__ = [
     "essential",
     "focal_from_pointmap",
     "fundamental",
+    "intrinsics_from_pointmap",
     "invert_rigid",
     "median",
     "norm_factor",
@@ -110,6 +119,7 @@ __all__ = [
     "pose_and_shape",
     "pose_error",
     "pose_from_pointmap",
+    "pose_of_pointmap",
     "project",
     "relative_pose",
     "resize_intrinsics",
@@ -118,6 +128,7 @@ __all__ = [
     "rotation_error",
     "sampson_distance",
     "scale_error",
+    "seen_share",
     "transform",
     "translation_error",
     "unpatchify",

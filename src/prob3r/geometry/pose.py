@@ -45,7 +45,7 @@ def rotation_error(
 def translation_error(
     translation: Float[Tensor, "b 3"],
     true: Float[Tensor, "b 3"],
-    mean_depth: Float[Tensor, " b"],
+    mean_depth: Float[Tensor, " b"] | None,
     *,
     smallest_baseline: float = 0.01,
 ) -> Float[Tensor, " b"]:
@@ -56,19 +56,21 @@ def translation_error(
     Args:
         translation: Predicted position of camera 2 in camera 1's frame, in any unit.
         true: The true one, in the unit of `mean_depth`.
-        mean_depth: Mean true depth of the pair.
+        mean_depth: Mean true depth of the pair; None where it is not known.
         smallest_baseline: As a share of the mean depth; below it the true direction means little.
 
     Returns:
-        The angles; NaN where the true baseline is shorter than that, and 180, the worst, where
-        the predicted translation is zero and has no direction at all.
+        The angles; NaN where the true baseline is shorter than that, or zero, and 180, the worst,
+        where the predicted translation is zero and has no direction at all.
     """
     sine = torch.linalg.cross(translation, true).norm(dim=-1)
     cosine = (translation * true).sum(dim=-1)
     angle = torch.rad2deg(torch.atan2(sine, cosine))
     angle = angle.masked_fill((translation == 0).all(dim=-1), 180)
     baseline = true.norm(dim=-1)
-    measured = (baseline >= smallest_baseline * mean_depth) & (baseline > 0)
+    measured = baseline > 0
+    if mean_depth is not None:
+        measured &= baseline >= smallest_baseline * mean_depth
     return angle.where(measured, torch.nan)
 
 

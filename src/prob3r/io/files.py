@@ -27,6 +27,33 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder that only one may work in; a killed one leaves no trace.
+
+    Raises:
+        Prob3rError: Another process is in it.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:  # no locks of this kind on Windows
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems have no locks
+            try:
+                flock(held, LOCK_EX | LOCK_NB)
+            except BlockingIOError as error:
+                raise Prob3rError(
+                    f"Another process is at work in {folder}; wait until it ends, or give another "
+                    "folder."
+                ) from error
+        yield
+    finally:
+        os.close(held)
+
+
+@contextmanager
 def written(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to, in the same folder; it takes its name when all went well.
 
@@ -61,6 +88,11 @@ def _lives(process: str) -> bool:
     except (ValueError, PermissionError):
         return True
     return True
+
+
+def printable(text: str) -> str:
+    """Return a file's name as Unicode; bytes that are no UTF-8 become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def plain(value: Any) -> Any:

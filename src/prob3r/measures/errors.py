@@ -6,7 +6,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.models.sites import Site
 from prob3r.probes import SiteReader
 from prob3r.runs.trace import trace
@@ -21,9 +21,7 @@ METRICS = (
 )
 
 
-def decode_sites(
-    model: DUSt3R, bank: SiteReader, pair: Pair
-) -> dict[str, Float[Tensor, "b h w 3"]]:
+def decode_sites(model: Model, bank: SiteReader, pair: Pair) -> dict[str, Float[Tensor, "b h w 3"]]:
     """Return the pointmap that each of a bank's probes reads off one run."""
     run = trace(model, pair, bank.sites, output=False)
     return {site: bank.decode(run[site]).points for site in bank.sites}

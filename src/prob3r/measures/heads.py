@@ -1,12 +1,12 @@
 """View 2's cross-attention read as matching, head by head, and which heads are matchers.
 
 Of every co-visible patch, is the patch of view 1 that it attends to most within one patch of the
-true match (PCK@1)? The control shows the model the view 1 of another pair and asks for the same
-matches: what a head finds then, it finds by place alone. A *correspondence head* is one whose
-median PCK@1 has an interval above everything that its control reaches in any bootstrap draw.
+true match (PCK@1)? The control (`prob3r.measures.controls`) shows the model another view 1 and asks
+for the same matches: what a head finds then, it finds by place alone. A *correspondence head* is
+one whose median PCK@1 has an interval above everything that its control reaches in any bootstrap
+draw.
 """
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import pandas as pd
@@ -23,6 +23,7 @@ from prob3r.geometry import (
     pck,
     percentiles,
 )
+from prob3r.measures.controls import require_control
 from prob3r.measures.statistics import resampled, wide
 from prob3r.models.sites import Site
 from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
@@ -39,11 +40,6 @@ READ = {
     "mean_argmax": Reduction(lambda probs: probs.mean(1, keepdim=True).argmax(-1)),
 }
 """The reductions that give it."""
-
-
-def with_other_view1(pair: Pair) -> Pair:
-    """Return the pairs of a batch, each with the view-1 image of the one before: the control."""
-    return replace(pair, view1=replace(pair.view1, image=pair.view1.image.roll(1, 0)))
 
 
 def head_table(
@@ -112,7 +108,12 @@ class Reach(NamedTuple):
 
 
 def reach(table: pd.DataFrame) -> Reach:
-    """Return how far the heads of a table get, and how far their controls do."""
+    """Return how far the heads of a table get, and how far their controls do.
+
+    Raises:
+        Prob3rError: No pair has a control.
+    """
+    require_control(table)
     heads, values = head_matches(table[table["head"] != MEAN])
     theirs, control = head_matches(table[table["head"] != MEAN], "shuffled")
     order = [theirs.index(head) for head in heads]

@@ -1,5 +1,6 @@
 """Statistics over pairs that several studies share."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -52,5 +53,7 @@ def medians(
 
 def said(found: Interval, places: int = 2, sign: str = "+") -> str:
     """Return an interval as findings print it; a change with its sign, a size with `sign` `-`."""
+    if math.isnan(found.value):
+        return "not measurable"
     value, low, high = (f"{number:{sign}.{places}f}" for number in found)
     return f"{value} [{low}, {high}]"

@@ -31,8 +31,10 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median
-from prob3r.models import DUSt3R
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -72,15 +74,15 @@ class Sinks:
     received: Mapping[str, Float[Tensor, "k m"]]
 
     @classmethod
-    def find(cls, model: DUSt3R, pairs: Pairs, count: int, batch: int) -> "Sinks":
-        """Return the sinks over the first pairs.
+    def find(cls, model: Model, pairs: Pairs, count: int, batch: int) -> "Sinks":
+        """Return the sinks over a sample of the pairs.
 
         Raises:
             Prob3rError: There are no pairs, or they are of several sizes, so that places mean
                 nothing.
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
-        for pair in batches(pairs, count, batch):
+        for pair in batches(sample(pairs, count), count, batch):
             run = trace(model, pair.to(device), (_SELF, _CROSS), output=False)
             for name, received in run.items():
                 site, added = name.removesuffix(".received"), received.sum(0)
@@ -122,7 +124,7 @@ class Carriers(NamedTuple):
     view2: Bool[Tensor, "b n"]
 
     @classmethod
-    def of(cls, model: DUSt3R, run: Trace, sinks: Sinks) -> "Carriers":
+    def of(cls, model: Model, run: Trace, sinks: Sinks) -> "Carriers":
         """Return the carriers of a batch, given a run with `READ` recorded.
 
         Raises:
@@ -135,7 +137,7 @@ class Carriers(NamedTuple):
         return cls(view1, view2)
 
 
-def _marked(model: DUSt3R, run: Trace, sinks: Sinks, view: int) -> Bool[Tensor, "b n"]:
+def _marked(model: Model, run: Trace, sinks: Sinks, view: int) -> Bool[Tensor, "b n"]:
     """Return a view's sinks, outliers of norm, and extra tokens."""
     kind, stack = "cross_attn" if view == 1 else "self_attn", f"dec{view}"
     norms = [
@@ -149,7 +151,7 @@ def _marked(model: DUSt3R, run: Trace, sinks: Sinks, view: int) -> Bool[Tensor, 
             if keys.shape[-1] != marked.shape[-1]:
                 raise several_sizes()
             marked |= keys.any(0).to(marked.device)
-    extra = model.extra_tokens(stack)
+    extra = len(trunk(model).layout(view).special)
     marked[:, marked.shape[1] - extra :] = True
     return marked
 

@@ -8,27 +8,35 @@ from prob3r.models.checkpoints import (
     save,
     write_tensors,
 )
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
-from prob3r.models.encoded import EncodedViews, Tokens
-from prob3r.models.hooks import AttentionPlace, Place
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.hooks import AttentionHook, Place
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
 from prob3r.models.posed import PosedDUSt3R
-from prob3r.models.protocol import TwoViewModel
+from prob3r.models.protocol import (
+    Cameras,
+    Model,
+    MultiViewModel,
+    Prediction,
+    Stack,
+    TokenLayout,
+)
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 
 __all__ = [
     "Adapter",
-    "AttentionPlace",
+    "AttentionHook",
+    "Cameras",
     "DUSt3R",
     "DUSt3RConfig",
-    "EncodedViews",
     "Info",
-    "Output",
+    "Model",
+    "MultiViewModel",
     "Place",
     "PosedDUSt3R",
-    "Tokens",
-    "TwoViewModel",
+    "Prediction",
+    "Stack",
+    "TokenLayout",
     "fingerprint",
     "info",
     "load",

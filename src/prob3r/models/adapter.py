@@ -2,20 +2,21 @@
 
 import difflib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models.dust3r import Output
-from prob3r.models.hooks import AttentionPlace, Place, hooked
+from prob3r.models.hooks import AttentionHook, Place, hooked
+from prob3r.models.protocol import Prediction, Stack, TokenLayout
 from prob3r.models.sites import Site, Tap
 
-Run = Callable[[Any, Tensor, Tensor], Output]
+Run = Callable[[Any, Tensor, Tensor], Prediction]
 """From the module and the images of both views, `(b, 3, h, w)` in [-1, 1], to the output."""
 
 TRIAL_PAIRS = 2
@@ -46,7 +47,7 @@ class AdapterConfig:
 
 
 class Adapter(nn.Module):
-    """A `TwoViewModel` out of any module, by a map from sites to submodules.
+    """A `Model` out of any module, by a map from sites to submodules.
 
     Without a tap the module runs as it is. With one, forward hooks show the tap every site of the
     map, and are gone when the run ends, however it ends. What a tap leaves alone goes on bit for
@@ -59,7 +60,7 @@ class Adapter(nn.Module):
     Args:
         module: The model; it is put in eval mode.
         sites: Where each site is: a `Place` for the residual stream after a sublayer, an
-            `AttentionPlace` for its attention, or the path of a submodule alone, whose output is
+            `AttentionHook` for its attention, or the path of a submodule alone, whose output is
             the stream or which is an `nn.MultiheadAttention`.
         run: Calls the module with two batches of images and returns what it says as an `Output`.
         image_size: Height and width that the model was made for, in pixels.
@@ -70,10 +71,12 @@ class Adapter(nn.Module):
         Prob3rError: A site does not hold what its name says; the message names it.
     """
 
+    most_views = 2
+
     def __init__(
         self,
         module: nn.Module,
-        sites: Mapping[str, str | Place | AttentionPlace],
+        sites: Mapping[str, str | Place | AttentionHook],
         run: Run,
         *,
         image_size: tuple[int, int],
@@ -91,37 +94,51 @@ class Adapter(nn.Module):
         self.eval()
         self._widths, self._heads = self.check()
 
-    def forward(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
-        """Return the pointmaps and confidences of a batch of pairs; see `TwoViewModel`."""
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        """Return the pointmaps and confidences of a batch of scenes; see `Model`."""
         if tap is None:
-            return self.run(self.module, images1, images2)
+            return self.run(self.module, *images)
         with hooked(self.module, self.places, tap):
-            return self.run(self.module, images1, images2)
+            return self.run(self.module, *images)
 
-    def sites(self) -> list[str]:
+    def sites(self, views: int = 2) -> list[str]:
         """Return the names of all residual sites, in the order of the map."""
         return [site for site, place in self.places.items() if isinstance(place, Place)]
 
-    def attention_sites(self) -> list[str]:
+    def attention_sites(self, views: int = 2) -> list[str]:
         """Return the names of all attention sites, in the order of the map."""
-        return [site for site, place in self.places.items() if isinstance(place, AttentionPlace)]
+        return [site for site, place in self.places.items() if isinstance(place, AttentionHook)]
 
-    def width(self, site: str) -> int:
-        """Return the width of the residual stream that a site belongs to."""
-        return self._widths[site.removesuffix(".probs")]
+    @cached_property
+    def stacks(self) -> Mapping[str, Stack]:
+        """The stacks of blocks by name, as the map has them."""
+        names = [Site.parse(site) for site in self.sites()]
+        stacks = {}
+        for name in dict.fromkeys(site.stack for site in names):
+            own = [site for site in names if site.stack == name]
+            blocks: dict[int, dict[str, None]] = defaultdict(dict)
+            for site in own:
+                if site.block is not None:
+                    blocks[site.block][site.sublayer] = None
+            heads = [self._heads[str(site.probs)] for site in own if str(site.probs) in self._heads]
+            count = max(blocks, default=-1) + 1
+            stacks[name] = Stack(
+                name,
+                self._widths[str(own[0])],
+                heads[0] if heads else 1,
+                tuple(tuple(blocks.get(block, ())) for block in range(count)),
+                tuple(self._layout(Site(name, view, None, "embed").stream) for view in (1, 2)),
+            )
+        return stacks
 
-    def heads(self, site: str) -> int:
-        """Return the number of heads of a site's sublayer."""
-        return self._heads[f"{site.removesuffix('.probs')}.probs"]
+    def _layout(self, stream: str) -> TokenLayout:
+        extra = self.config.extra_tokens.get(stream, 0)
+        return TokenLayout(after=tuple(f"extra{i}" for i in range(extra)))
 
-    def extra_tokens(self, stack: str) -> int:
-        """Return how many tokens a stack such as `dec2` has after its patches."""
-        return self.config.extra_tokens.get(stack, 0)
-
-    def tokens(self, stack: str) -> int:
-        """Return how many tokens a stack has at `image_size`."""
+    def tokens(self, stream: str) -> int:
+        """Return how many tokens a stream such as `dec2` has at `image_size`."""
         height, width = self.config.image_size
-        return height * width // self.config.patch**2 + self.extra_tokens(stack)
+        return height * width // self.config.patch**2 + len(self._layout(stream).special)
 
     @torch.no_grad()
     def check(self) -> tuple[dict[str, int], dict[str, int]]:
@@ -147,7 +164,7 @@ class Adapter(nn.Module):
                     f"{gap:.1e} of the largest value; it must be deterministic in eval mode."
                 )
         for site, (k, e) in read.heads.items():
-            if k * e != (width := read.widths[site.removesuffix(".probs")]):
+            if k * e != (width := read.widths[str(Site.parse(site).residual)]):
                 raise Prob3rError(
                     f"The {k} heads of '{site}' are {e} wide each; together they must be as wide "
                     f"as its stream, which is {width}."
@@ -173,7 +190,9 @@ class Adapter(nn.Module):
             )
         return read.widths, {site: k for site, (k, _) in read.heads.items()}
 
-    def _trial(self, images: Tensor, tap: Tap, rejoin: bool = False) -> tuple["_Reader", Output]:
+    def _trial(
+        self, images: Tensor, tap: Tap, rejoin: bool = False
+    ) -> tuple["_Reader", Prediction]:
         """Run with a tap, and read at every site what it left there."""
         reader = _Reader(self)
         # Hooks fire in the order in which they came: the reader's after the tap's.
@@ -193,7 +212,7 @@ class Adapter(nn.Module):
 
     def _check_output(self, output: object) -> None:
         size = TRIAL_PAIRS, *self.config.image_size
-        right = isinstance(output, Output) and [t.shape for t in _tensors(output)] == [
+        right = isinstance(output, Prediction) and [t.shape for t in _tensors(output)] == [
             (*size, 3),
             (*size, 3),
             size,
@@ -201,8 +220,8 @@ class Adapter(nn.Module):
         ]
         if not right:
             raise Prob3rError(
-                f"`run` must return an Output with pointmaps of shape {(*size, 3)} and confidences "
-                f"of shape {size} for images of this size."
+                f"`run` must return a Prediction with pointmaps of shape {(*size, 3)} and "
+                f"confidences of shape {size} for images of this size."
             )
 
 
@@ -219,8 +238,10 @@ class _Reader(Tap):
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         self.fired[site] += 1
         shape = tuple(tensor.shape)
-        tokens = self.model.tokens(site[:4])
-        width = next((w for s, w in self.widths.items() if s[:4] == site[:4]), shape[-1])
+        stream = Site.parse(site).stream
+        tokens = self.model.tokens(stream)
+        same = (w for s, w in self.widths.items() if Site.parse(s).stream == stream)
+        width = next(same, shape[-1])
         if shape != (TRIAL_PAIRS, tokens, width):
             raise Prob3rError(
                 f"The stream of '{site}' has shape {shape}; it must be {TRIAL_PAIRS} pairs, "
@@ -232,8 +253,8 @@ class _Reader(Tap):
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         self.fired[site] += 1
         parsed = Site.parse(site)
-        other = 3 - parsed.view if parsed.sublayer == "cross_attn" else parsed.view
-        n, m = (self.model.tokens(f"{parsed.stack}{view}") for view in (parsed.view, other))
+        n = self.model.tokens(parsed.stream)
+        m = sum(self.model.tokens(parsed.of(view).stream) for view in parsed.key_views(2))
         _, k, _, e = queries.shape
         expected = [(TRIAL_PAIRS, k, tokens, e) for tokens in (n, m, m)]
         shapes = [tuple(tensor.shape) for tensor in (queries, keys, values)]
@@ -276,10 +297,10 @@ class _Nudge(Tap):
 
 
 def _place(
-    module: nn.Module, site: str, where: str | Place | AttentionPlace
-) -> Place | AttentionPlace:
+    module: nn.Module, site: str, where: str | Place | AttentionHook
+) -> Place | AttentionHook:
     """Return where a site is; raise Prob3rError if it cannot be there."""
-    kind = AttentionPlace if Site.parse(site).probs else Place
+    kind = AttentionHook if Site.parse(site).reading else Place
     place = kind(where) if isinstance(where, str) else where
     if not isinstance(place, kind):
         raise Prob3rError(
@@ -296,10 +317,10 @@ def _place(
     return place
 
 
-def _check_partners(places: Mapping[str, Place | AttentionPlace]) -> None:
+def _check_partners(places: Mapping[str, Place | AttentionHook]) -> None:
     """Raise Prob3rError if a sublayer's attention has a place and its stream has none."""
     for site in places:
-        sublayer = site.removesuffix(".probs")
+        sublayer = str(Site.parse(site).residual)
         if sublayer not in places:
             raise Prob3rError(
                 f"The map has '{site}' without '{sublayer}'; edits of attention need the stream "
@@ -307,7 +328,7 @@ def _check_partners(places: Mapping[str, Place | AttentionPlace]) -> None:
             )
 
 
-def _tensors(output: Output) -> Iterable[Tensor]:
+def _tensors(output: Prediction) -> Iterable[Tensor]:
     return (*output.points, *output.confidence)
 
 

@@ -5,20 +5,28 @@ transformer of Weinzaepfel et al., "CroCo v2", ICCV 2023.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models.encoded import MOST_BYTES, EncodedViews, Tokens
-from prob3r.models.heads import DPTHead, LinearHead, decode_points
-from prob3r.models.layers import DecoderBlock, EncoderBlock, RoPE2D, layer_norm, patch_positions
-from prob3r.models.sites import Tap
+from prob3r.geometry import patch_grid
+from prob3r.models.heads import DPTHead, LinearHead, decode_points, dpt_states
+from prob3r.models.layers import (
+    DecoderBlock,
+    EncoderBlock,
+    RoPE2D,
+    Tokens,
+    layer_norm,
+    patch_positions,
+)
+from prob3r.models.protocol import MultiViewModel, Prediction, Stack, TokenLayout
+from prob3r.models.sites import Site, Tap
 
 
 @dataclass(frozen=True)
@@ -93,22 +101,12 @@ class DUSt3RConfig:
         return cls(**values | {"image_size": tuple(values["image_size"]), "rope_base": rope_base})
 
 
-class Output(NamedTuple):
-    """What a model says of a batch of pairs, one tensor a view.
-
-    Attributes:
-        points: Pointmaps `(b, h, w, 3)` of views 1 and 2, both in camera 1's frame, up to scale.
-        confidence: Confidences `(b, h, w)`, greater than 1.
-    """
-
-    points: tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]]
-    confidence: tuple[Float[Tensor, "b h1 w1"], Float[Tensor, "b h2 w2"]]
-
-
-class DUSt3R(nn.Module):
+class DUSt3R(MultiViewModel):
     """A shared encoder, twin decoders that look at each other, and a head for each view."""
 
     architecture: ClassVar[str] = "dust3r"
+    most_views = 2
+    encoder_cache: Callable[[Tensor], Tokens] | None = None
 
     def __init__(self, config: DUSt3RConfig):
         super().__init__()
@@ -130,7 +128,6 @@ class DUSt3R(nn.Module):
         self.downstream_head1 = self._head()
         self.downstream_head2 = self._head()
         self.apply(_initialise)
-        self._encoded_views: EncodedViews | None = None
 
     def _head(self) -> nn.Module:
         c = self.config
@@ -138,23 +135,30 @@ class DUSt3R(nn.Module):
             return LinearHead(c.dec_width, c.patch)
         return DPTHead((c.enc_width, c.dec_width, c.dec_width, c.dec_width))
 
-    def forward(
-        self,
-        images1: Float[Tensor, "b 3 h1 w1"],
-        images2: Float[Tensor, "b 3 h2 w2"],
-        tap: Tap | None = None,
-    ) -> Output:
+    def declare(self) -> list[Stack]:
+        """Return the encoder and the two decoders, as one stack of two views."""
+        c = self.config
+        encoder = (("self_attn", "mlp"),) * c.enc_depth
+        decoder = (("self_attn", "cross_attn", "mlp"),) * c.dec_depth
+        return [
+            Stack("enc", c.enc_width, c.enc_heads, encoder),
+            Stack("dec", c.dec_width, c.dec_heads, decoder, self.decoder_layouts),
+        ]
+
+    def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
         """Return the pointmaps and confidences of a batch of pairs.
 
         Args:
-            images1: View 1, the reference, colours in [-1, 1].
-            images2: View 2.
+            images: Views 1 and 2, the reference first, colours in [-1, 1].
             tap: Called at every site, to read or to edit.
 
         Raises:
-            Prob3rError: An image's sides are not multiples of the patch size.
+            Prob3rError: There are not two views, or an image's sides are not multiples of the
+                patch size.
         """
-        encoded1, encoded2 = self.encode_pair(images1, images2, tap)
+        if len(images) != 2:
+            raise Prob3rError(f"A DUSt3R takes 2 views, and there are {len(images)}; give a pair.")
+        encoded1, encoded2 = self.encode_pair(*images, tap=tap)
         states1, states2 = self.decode(encoded1, encoded2, tap)
         return self.read(states1, states2, encoded1.grid, encoded2.grid)
 
@@ -163,36 +167,43 @@ class DUSt3R(nn.Module):
     ) -> tuple[Tokens, Tokens]:
         """Return the encoder's output for both views, which run as one batch where sizes match.
 
-        Within `reusing_views`, a view that was seen before is not encoded again, unless the tap
-        wants to see the encoder at work.
+        With an encoder cache, a view that was seen before is not encoded again, unless the tap
+        wants to see inside the encoder.
         """
-        watched = tap is not None and (tap.wants("enc1") or tap.wants("enc2"))
-        if self._encoded_views and not watched and not torch.is_grad_enabled():
-            return self._encoded_views(images1), self._encoded_views(images2)
-        if images1.shape[2:] != images2.shape[2:]:
-            encoded1 = self.encode(images1, _renamed(tap, "enc1"))
-            return encoded1, self.encode(images2, _renamed(tap, "enc2"))
-        both = self.encode(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
-        stream1, stream2 = both.stream.chunk(2)
-        return Tokens(stream1, both.grid), Tokens(stream2, both.grid)
+        if self.encoder_cache and not self._watched(tap) and not torch.is_grad_enabled():
+            seen = [self.encoder_cache(images) for images in (images1, images2)]
+            last = f"{self.config.enc_depth - 1}.mlp"
+            if tap is not None:
+                named = enumerate(seen, 1)
+                seen = [Tokens(tap(f"enc{v}.{last}", stream), grid) for v, (stream, grid) in named]
+        elif images1.shape[2:] != images2.shape[2:]:
+            each = (("enc1", images1), ("enc2", images2))
+            seen = [self.encoder_stream(images, _renamed(tap, name)) for name, images in each]
+        else:
+            both = self.encoder_stream(torch.cat((images1, images2)), _renamed(tap, "enc1", "enc2"))
+            seen = [Tokens(stream, both.grid) for stream in both.stream.chunk(2)]
+        first, second = (Tokens(self.enc_norm(stream), grid) for stream, grid in seen)
+        return first, second
 
-    @contextmanager
-    def reusing_views(self, most_bytes: int = MOST_BYTES) -> Iterator[EncodedViews]:
-        """Encode each view once for as long as this lasts; the weights must not change.
+    def _watched(self, tap: Tap | None) -> bool:
+        """Return whether a tap wants to see inside the encoder: more than its last stream."""
+        if tap is None:
+            return False
+        last = (self.config.enc_depth - 1, "mlp")
+        sites = self.stacks["enc"].sites(2)
+        return any(tap.wants(str(s)) for s in sites if (s.block, s.sublayer) != last)
 
-        For pairs that share views. Outputs differ from those without by rounding alone.
-
-        Args:
-            most_bytes: How much is kept; the views not asked for longest go first.
-        """
-        before, self._encoded_views = self._encoded_views, EncodedViews(self.encode, most_bytes)
-        try:
-            yield self._encoded_views
-        finally:
-            self._encoded_views = before
-
-    def encode(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
+    def encode(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
         """Return the encoder's output, after its norm, for one batch of images."""
+        stream, grid = self.encoder_stream(images)
+        return Tokens(self.enc_norm(stream), grid)
+
+    def encoder_stream(self, images: Float[Tensor, "b 3 h w"], tap: Tap | None = None) -> Tokens:
+        """Return the stream after the encoder's last block for one batch of images."""
+        known = None if tap is None else tap.known(f"enc.{self.config.enc_depth - 1}.mlp")
+        if known is not None:
+            height, width = images.shape[2:]
+            return Tokens(known, patch_grid(height, width, self.config.patch))
         stream, grid = self.embed(images)
         return Tokens(self.encode_patches(stream, self._positions(grid, stream), tap), grid)
 
@@ -206,31 +217,32 @@ class DUSt3R(nn.Module):
         return Tokens(embedded.flatten(2).transpose(1, 2), tuple(embedded.shape[2:]))
 
     def encode_patches(self, stream: Tensor, positions: Tensor, tap: Tap | None = None) -> Tensor:
-        """Return the encoder's output for embedded patches at given positions `(*b, n, 2)`."""
+        """Return the stream after the encoder's last block for embedded patches.
+
+        Args:
+            stream: The embedded patches.
+            positions: Their rows and columns, `(*b, n, 2)`.
+            tap: Called at every site.
+        """
         tap = Tap() if tap is None else tap
         rope = self._rope(positions, self.config.enc_width // self.config.enc_heads)
-        stream = tap("enc.embed", stream)
+        embedded = stream
+        stream = tap.residual("enc.embed", lambda: embedded)
         for i, block in enumerate(self.enc_blocks):
             stream = block(stream, rope, tap, f"enc.{i}")
-        return self.enc_norm(stream)
+        return stream
 
     def decode(
-        self,
-        encoded1: Tokens,
-        encoded2: Tokens,
-        tap: Tap | None = None,
-        states: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+        self, encoded1: Tokens, encoded2: Tokens, tap: Tap | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return each view's states: the encoder's output, then the stream after every block.
 
         The last state went through the decoders' shared norm; the others are raw.
 
         Args:
-            encoded1: View 1's patches; with `states`, only the grid is used.
+            encoded1: View 1's patches.
             encoded2: View 2's patches.
-            tap: Called at every site of the blocks that run.
-            states: The first states of an earlier run: this one goes on with the blocks that
-                follow. One view may have a state more than the other; its block is not run.
+            tap: Called at every site.
         """
         tap = Tap() if tap is None else tap
         head_width = self.config.dec_width // self.config.dec_heads
@@ -238,27 +250,20 @@ class DUSt3R(nn.Module):
             self._rope(self._decoder_positions(view, tokens), head_width)
             for view, tokens in ((1, encoded1), (2, encoded2))
         )
-        given1, given2 = states or ([encoded1.stream], [encoded2.stream])
-        states1, states2 = list(given1), list(given2)
-        first = min(len(given1), len(given2)) - 1
-        if first:
-            x1, x2 = states1[first], states2[first]
-        else:
-            x1 = tap("dec1.embed", self._embed_for_decoder(1, encoded1.stream))
-            x2 = tap("dec2.embed", self._embed_for_decoder(2, encoded2.stream))
-        twins = list(enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)))
-        for i, (block1, block2) in twins[first:]:
-            before1, before2 = x1, x2
-            if len(states1) == i + 1:
-                states1.append(block1(before1, before2, rope1, rope2, tap, f"dec1.{i}"))
-            if len(states2) == i + 1:
-                states2.append(block2(before2, before1, rope2, rope1, tap, f"dec2.{i}"))
-            x1, x2 = states1[i + 1], states2[i + 1]
-        # A last state that was given went through the norm before.
-        if len(states1) > len(given1):
-            states1[-1] = self.dec_norm(x1)
-        if len(states2) > len(given2):
-            states2[-1] = self.dec_norm(x2)
+        x1, x2 = (
+            tap.residual(f"dec{view}.embed", partial(self._embed_for_decoder, view, tokens.stream))
+            for view, tokens in ((1, encoded1), (2, encoded2))
+        )
+        states1, states2 = [encoded1.stream], [encoded2.stream]
+        for i, (block1, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2, strict=True)):
+            # Both blocks read the other view's stream as it was before either of them.
+            x1, x2 = (
+                block1(x1, x2, rope1, rope2, tap, f"dec1.{i}"),
+                block2(x2, x1, rope2, rope1, tap, f"dec2.{i}"),
+            )
+            states1.append(x1)
+            states2.append(x2)
+        states1[-1], states2[-1] = self.dec_norm(x1), self.dec_norm(x2)
         return states1, states2
 
     def read(
@@ -267,49 +272,38 @@ class DUSt3R(nn.Module):
         states2: Sequence[Tensor],
         grid1: tuple[int, int],
         grid2: tuple[int, int],
-    ) -> Output:
+    ) -> Prediction:
         """Return what the heads read off the decoders' states, in float32 whatever their dtype."""
         with torch.autocast(states1[-1].device.type, enabled=False):
-            points1, confidence1 = decode_points(
-                self.downstream_head1([s.float() for s in states1], grid1)
-            )
-            points2, confidence2 = decode_points(
-                self.downstream_head2([s.float() for s in states2], grid2)
-            )
-        return Output((points1, points2), (confidence1, confidence2))
+            points1, confidence1 = decode_points(self.downstream_head1(self._read(states1), grid1))
+            points2, confidence2 = decode_points(self.downstream_head2(self._read(states2), grid2))
+        return Prediction((points1, points2), (confidence1, confidence2))
 
-    def sites(self) -> list[str]:
+    def _read(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Return the states that a head reads."""
+        last = len(states) - 1
+        chosen = (last,) if self.config.head == "linear" else dpt_states(last)
+        return [states[i].float() for i in chosen]
+
+    def sites(self, views: int = 2) -> list[str]:
         """Return the names of all residual sites, in the order in which they fire."""
-        c = self.config
-        encoder = ["embed", *(f"{i}.{s}" for i in range(c.enc_depth) for s in ("self_attn", "mlp"))]
-        decoder = [
-            f"dec{v}.{i}.{s}"
-            for i in range(c.dec_depth)
-            for v in (1, 2)
-            for s in ("self_attn", "cross_attn", "mlp")
-        ]
-        return [
-            *(f"enc{v}.{s}" for s in encoder for v in (1, 2)),
-            "dec1.embed",
-            "dec2.embed",
-            *decoder,
-        ]
+        encoder, decoder = (stack.sites(views) for stack in self.stacks.values())
+        # A block of decoder 1 runs as a whole before the same block of decoder 2.
+        decoder.sort(key=lambda site: (-1 if site.block is None else site.block, site.view))
+        return [str(site) for site in (*encoder, *decoder)]
 
-    def attention_sites(self) -> list[str]:
-        """Return the names of all attention sites, in the order in which they fire."""
-        return [f"{site}.probs" for site in self.sites() if site.endswith("attn")]
+    def head_sites(self, views: int = 2) -> list[str]:
+        """Return the residual sites that the heads read."""
+        if self.config.head == "linear":
+            return super().head_sites(views)
+        encoder = [Site("enc", 1, self.config.enc_depth - 1, "mlp")]
+        decoder = [Site("dec", 1, n - 1, "mlp") for n in dpt_states(self.config.dec_depth)[1:]]
+        return [str(site.of(view)) for site in (*encoder, *decoder) for view in (1, 2)]
 
-    def width(self, site: str) -> int:
-        """Return the width of the residual stream that a site belongs to."""
-        return self.config.enc_width if site.startswith("enc") else self.config.dec_width
-
-    def heads(self, site: str) -> int:
-        """Return the number of heads of a site's sublayer."""
-        return self.config.enc_heads if site.startswith("enc") else self.config.dec_heads
-
-    def extra_tokens(self, stack: str) -> int:
-        """Return how many tokens a stack such as `dec2` has after its patches."""
-        return 0
+    @property
+    def decoder_layouts(self) -> tuple[TokenLayout, ...]:
+        """Where special tokens stand in the decoders' streams, view by view."""
+        return (TokenLayout(),)
 
     def _embed_for_decoder(self, view: int, encoded: Tensor) -> Tensor:
         """Return the input of a view's decoder."""
@@ -326,28 +320,33 @@ class DUSt3R(nn.Module):
         return RoPE2D(positions, head_width, self.config.rope_base)
 
 
-def _renamed(tap: Tap | None, *stacks: str) -> Tap | None:
-    return None if tap is None else _Renamed(tap, stacks)
+def _renamed(tap: Tap | None, *streams: str) -> Tap | None:
+    return None if tap is None else _Renamed(tap, streams)
 
 
 class _Renamed(Tap):
     """Shows a tap the encoder's sites under the names of the views that share the batch."""
 
-    def __init__(self, tap: Tap, stacks: tuple[str, ...]):
+    def __init__(self, tap: Tap, streams: tuple[str, ...]):
         self.tap = tap
-        self.stacks = stacks
+        self.streams = streams
+
+    def known(self, site: str) -> Tensor | None:
+        parts = [self.tap.known(name) for name in self._names(site)]
+        known = [part for part in parts if part is not None]
+        return torch.cat(known) if len(known) == len(parts) else None
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
-        parts = tensor.chunk(len(self.stacks))
-        names = (site.replace("enc", stack, 1) for stack in self.stacks)
-        return torch.cat([self.tap(name, part) for name, part in zip(names, parts, strict=True)])
+        parts = zip(self._names(site), tensor.chunk(len(self.streams)), strict=True)
+        return torch.cat([self.tap(name, part) for name, part in parts])
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        parts = zip(*(t.chunk(len(self.stacks)) for t in (queries, keys, values)), strict=True)
-        names = (site.replace("enc", stack, 1) for stack in self.stacks)
-        return torch.cat(
-            [self.tap.attend(name, *part) for name, part in zip(names, parts, strict=True)]
-        )
+        parts = zip(*(t.chunk(len(self.streams)) for t in (queries, keys, values)), strict=True)
+        heads = zip(self._names(site), parts, strict=True)
+        return torch.cat([self.tap.attend(name, *part) for name, part in heads])
+
+    def _names(self, site: str) -> list[str]:
+        return [site.replace("enc", stream, 1) for stream in self.streams]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -51,11 +51,14 @@ class DPTHead(nn.Module):
     def forward(
         self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
     ) -> Float[Tensor, "b h w 4"]:
-        """Return the raw output of every pixel."""
-        depth = len(states) - 1
-        chosen = (0, depth // 2, depth * 3 // 4, depth)
-        maps = [states[i].transpose(1, 2).unflatten(2, grid) for i in chosen]
+        """Return the raw output of every pixel, read off the four states of `dpt_states`."""
+        maps = [state.transpose(1, 2).unflatten(2, grid) for state in states]
         return self.dpt(maps).permute(0, 2, 3, 1)
+
+
+def dpt_states(blocks: int) -> tuple[int, int, int, int]:
+    """Return which states a DPT head reads after so many blocks; state 0 is the input."""
+    return 0, blocks // 2, blocks * 3 // 4, blocks
 
 
 class _DPT(nn.Module):

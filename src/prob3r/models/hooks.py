@@ -79,7 +79,7 @@ def split_multihead(module: nn.Module, inputs: Mapping[str, Any]) -> QueriesKeys
     if not isinstance(module, nn.MultiheadAttention):
         raise Prob3rError(
             f"it is a {type(module).__name__} and no nn.MultiheadAttention; give an "
-            "AttentionPlace with a `split` and a `join` for it."
+            "AttentionHook with a `split` and a `join` for it."
         )
     masked = inputs.get("attn_mask") is not None or inputs.get("key_padding_mask") is not None
     if masked or module.bias_k is not None or module.add_zero_attn:
@@ -114,7 +114,7 @@ def join_multihead(module: nn.Module, heads: Tensor, output: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class AttentionPlace:
+class AttentionHook:
     """Where the attention of a site is computed.
 
     Attributes:
@@ -137,7 +137,7 @@ class AttentionPlace:
 @contextmanager
 def hooked(
     module: nn.Module,
-    places: Mapping[str, Place | AttentionPlace],
+    places: Mapping[str, Place | AttentionHook],
     tap: Tap,
     rejoin: bool = False,
 ) -> Iterator[None]:
@@ -149,9 +149,9 @@ def hooked(
         tap: Reads and edits.
         rejoin: Whether attention is put together from its heads even where none was changed.
     """
-    attention: dict[AttentionPlace, dict[int, str]] = {}
+    attention: dict[AttentionHook, dict[int, str]] = {}
     for site, place in places.items():
-        if isinstance(place, AttentionPlace):
+        if isinstance(place, AttentionHook):
             number, of = place.share
             attention.setdefault(replace(place, share=(0, of)), {})[number] = site
     handles: list[RemovableHandle] = []
@@ -220,7 +220,7 @@ class _Attend:
     What the tap left alone is the module's own output, bit for bit.
     """
 
-    def __init__(self, tap: Tap, sites: Mapping[int, str], place: AttentionPlace, rejoin: bool):
+    def __init__(self, tap: Tap, sites: Mapping[int, str], place: AttentionHook, rejoin: bool):
         self.tap, self.sites, self.place, self.rejoin = tap, sites, place, rejoin
         self.calls = _Calls(place.call)
 

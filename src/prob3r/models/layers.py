@@ -4,6 +4,7 @@ Parameter names are those of the official checkpoints, so that these load as the
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,18 @@ def patch_positions(rows: int, columns: int, device: torch.device) -> Int[Tensor
         torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
     )
     return torch.stack(grid, -1).flatten(0, 1)
+
+
+class Tokens(NamedTuple):
+    """The patches of one view.
+
+    Attributes:
+        stream: The residual stream.
+        grid: The rows and columns that the patches came from.
+    """
+
+    stream: Float[Tensor, "b n d"]
+    grid: tuple[int, int]
 
 
 class RoPE2D:
@@ -119,11 +132,12 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, rope: RoPE2D, tap: Tap, name: str) -> Tensor:
         """Return the residual stream `(b, n, d)` after the block called `name`."""
-        x = tap(
-            f"{name}.self_attn",
-            x + self.attn(self.norm1(x), rope, _at(tap, f"{name}.self_attn.probs")),
-        )
-        return tap(f"{name}.mlp", x + self.mlp(self.norm2(x)))
+
+        def self_attn() -> Tensor:
+            return x + self.attn(self.norm1(x), rope, at(tap, f"{name}.self_attn.probs"))
+
+        attended = tap.residual(f"{name}.self_attn", self_attn)
+        return tap.residual(f"{name}.mlp", lambda: attended + self.mlp(self.norm2(attended)))
 
 
 class DecoderBlock(nn.Module):
@@ -146,21 +160,20 @@ class DecoderBlock(nn.Module):
 
         `other` is the other view's stream as it was at the input of this block.
         """
-        x = tap(
-            f"{name}.self_attn",
-            x + self.attn(self.norm1(x), rope, _at(tap, f"{name}.self_attn.probs")),
-        )
-        seen = self.cross_attn(
-            self.norm2(x),
-            self.norm_y(other),
-            rope,
-            rope_other,
-            _at(tap, f"{name}.cross_attn.probs"),
-        )
-        x = tap(f"{name}.cross_attn", x + seen)
-        return tap(f"{name}.mlp", x + self.mlp(self.norm3(x)))
+
+        def self_attn() -> Tensor:
+            return x + self.attn(self.norm1(x), rope, at(tap, f"{name}.self_attn.probs"))
+
+        def cross_attn() -> Tensor:
+            attend = at(tap, f"{name}.cross_attn.probs")
+            queries, keys = self.norm2(attended), self.norm_y(other)
+            return attended + self.cross_attn(queries, keys, rope, rope_other, attend)
+
+        attended = tap.residual(f"{name}.self_attn", self_attn)
+        crossed = tap.residual(f"{name}.cross_attn", cross_attn)
+        return tap.residual(f"{name}.mlp", lambda: crossed + self.mlp(self.norm3(crossed)))
 
 
-def _at(tap: Tap, site: str) -> Attend:
+def at(tap: Tap, site: str) -> Attend:
     """Return the tap's attention, bound to one site."""
     return lambda queries, keys, values: tap.attend(site, queries, keys, values)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig, Output
-from prob3r.models.encoded import Tokens
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.layers import Tokens
+from prob3r.models.protocol import Prediction, TokenLayout
 
 
 class PosedDUSt3R(DUSt3R):
@@ -43,9 +44,10 @@ class PosedDUSt3R(DUSt3R):
         model.downstream_head2.load_state_dict(twin.downstream_head1.state_dict())
         return model
 
-    def extra_tokens(self, stack: str) -> int:
-        """Return how many tokens a stack such as `dec2` has after its patches."""
-        return int(stack == "dec2")
+    @property
+    def decoder_layouts(self) -> tuple[TokenLayout, ...]:
+        """Where special tokens stand in the decoders' streams: view 2 has a camera token."""
+        return TokenLayout(), TokenLayout(after=("camera",))
 
     def pose(
         self, states2: Sequence[Tensor]
@@ -69,12 +71,12 @@ class PosedDUSt3R(DUSt3R):
         states2: Sequence[Tensor],
         grid1: tuple[int, int],
         grid2: tuple[int, int],
-    ) -> Output:
+    ) -> Prediction:
         """Return the pointmaps and confidences, view 2's local one moved by the pose."""
         output, (rotation, translation) = self.read_local(states1, states2, grid1, grid2)
         local = output.points[1]
         moved = torch.einsum("bij,bhwj->bhwi", rotation, local) + translation[:, None, None]
-        return Output((output.points[0], moved), output.confidence)
+        return Prediction((output.points[0], moved), output.confidence)
 
     def read_local(
         self,
@@ -82,7 +84,7 @@ class PosedDUSt3R(DUSt3R):
         states2: Sequence[Tensor],
         grid1: tuple[int, int],
         grid2: tuple[int, int],
-    ) -> tuple[Output, tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]]:
+    ) -> tuple[Prediction, tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]]:
         """Return what the heads read, view 2's pointmap in its own camera's frame, and the pose."""
         patches = [state[:, : grid2[0] * grid2[1]] for state in states2]
         with torch.autocast(states1[-1].device.type, enabled=False):

@@ -1,12 +1,148 @@
-"""What a two-view model must offer for prob3r to look inside it."""
+"""What a multi-view model says of itself, and what it returns: the protocol of all models.
 
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+This file knows no architecture. Traces, edits, sweeps, probes, studies and pages ask nothing more
+of a model than what stands here.
+"""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.models.dust3r import Output
-from prob3r.models.sites import Tap
+from prob3r.errors import Prob3rError
+from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS, Site, Tap
+
+AnyModel = TypeVar("AnyModel", bound="Model")
+
+
+class Cameras(NamedTuple):
+    """The cameras of all views, as a model states them.
+
+    Attributes:
+        cam_to_world: Poses in camera 1's frame, OpenCV axes, in the unit of the points.
+        intrinsics: Pinhole matrices in pixels, pixel centres at integer coordinates.
+    """
+
+    cam_to_world: Float[Tensor, "b v 4 4"]
+    intrinsics: Float[Tensor, "b v 3 3"] | None = None
+
+
+class Prediction(NamedTuple):
+    """What a model says of a batch of scenes: tuples hold one tensor a view.
+
+    Attributes:
+        points: Pointmaps `(b, h, w, 3)` in camera 1's frame, up to scale.
+        confidence: Confidences of the points, `(b, h, w)`.
+        cameras: Where the model predicts cameras.
+        depth: Depth along the camera's z axis, `(b, h, w)`, in the unit of the points.
+        depth_confidence: Confidences of the depth, `(b, h, w)`.
+        local_points: Pointmaps `(b, h, w, 3)` in each view's own camera frame.
+        descriptors: Features for matching, `(b, h, w, c)`.
+        descriptor_confidence: Confidences of the descriptors, `(b, h, w)`.
+    """
+
+    points: tuple[Float[Tensor, "b _h _w 3"], ...]
+    confidence: tuple[Float[Tensor, "b _h _w"], ...]
+    cameras: Cameras | None = None
+    depth: tuple[Tensor, ...] | None = None
+    depth_confidence: tuple[Tensor, ...] | None = None
+    local_points: tuple[Tensor, ...] | None = None
+    descriptors: tuple[Tensor, ...] | None = None
+    descriptor_confidence: tuple[Tensor, ...] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Prediction":
+        """Return a prediction whose every tensor went through `function`."""
+        mapped: dict[str, Any] = {}
+        for name, part in self._asdict().items():
+            tensors = [t if t is None else function(t) for t in part or ()]
+            kind = Cameras._make if name == "cameras" else tuple
+            mapped[name] = None if part is None else kind(tensors)
+        return Prediction(**mapped)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where special tokens stand among the patches of one view.
+
+    Attributes:
+        before: Names of the special tokens before the patches, such as `camera`, in order.
+        after: Names of those after the patches.
+    """
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """The names of all special tokens, in order."""
+        return self.before + self.after
+
+    def patches(self, tokens: int) -> slice:
+        """Return where the patches are among so many tokens."""
+        return slice(len(self.before), tokens - len(self.after))
+
+    def index(self, name: str, tokens: int) -> int:
+        """Return the place of a special token among so many tokens.
+
+        Raises:
+            Prob3rError: There is no special token of this name.
+        """
+        if name in self.before:
+            return self.before.index(name)
+        if name in self.after:
+            return tokens - len(self.after) + self.after.index(name)
+        known = ", ".join(self.special) or "no special tokens"
+        raise Prob3rError(f"There is no token '{name}' here; this stream has {known}.")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of blocks that one residual stream a view runs through.
+
+    Attributes:
+        name: What its sites begin with, such as `dec`.
+        width: Of the residual stream.
+        heads: Of every attention sublayer; they share the width evenly.
+        sublayers: Names of each block's sublayers, in the order in which they run.
+        layouts: Where special tokens are in view 1, 2, …; the last one holds for all further views.
+        views: The views that run through it; all by default.
+    """
+
+    name: str
+    width: int
+    heads: int
+    sublayers: tuple[tuple[str, ...], ...]
+    layouts: tuple[TokenLayout, ...] = (TokenLayout(),)
+    views: tuple[int, ...] | None = None
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return len(self.sublayers)
+
+    def layout(self, view: int) -> TokenLayout:
+        """Return where the special tokens of a view are."""
+        return self.layouts[min(view, len(self.layouts)) - 1]
+
+    def streams(self, views: int) -> list[int]:
+        """Return which of so many views run through this stack."""
+        every = range(1, views + 1)
+        return [view for view in every if self.views is None or view in self.views]
+
+    def sites(self, views: int) -> list[Site]:
+        """Return the residual sites, block by block, sublayer by sublayer, view by view."""
+        shown = self.streams(views)
+        inputs = [Site(self.name, view, None, "embed") for view in shown]
+        return inputs + [
+            Site(self.name, view, block, sublayer)
+            for block, sublayers in enumerate(self.sublayers)
+            for sublayer in sublayers
+            for view in shown
+        ]
 
 
 @runtime_checkable
@@ -26,43 +162,160 @@ class Shape(Protocol):
 
 
 @runtime_checkable
-class TwoViewModel(Protocol):
-    """A model that turns two views into two pointmaps, and shows a tap its sites on the way.
+class Model(Protocol):
+    """A model that turns views into pointmaps, and shows a tap its sites on the way.
 
-    prob3r's own models are of this kind; `Adapter` makes others so. Traces, edits, sweeps and
-    probes ask nothing more of a model.
+    prob3r's own models are of this kind; `Adapter` makes others so.
     """
 
     @property
     def config(self) -> Shape:
         """The model's configuration."""
 
-    def __call__(self, images1: Tensor, images2: Tensor, tap: Tap | None = None) -> Output:
-        """Return the pointmaps and confidences of a batch of pairs.
+    @property
+    def stacks(self) -> Mapping[str, Stack]:
+        """The stacks of blocks by name, in the order in which they run."""
+
+    @property
+    def most_views(self) -> int | None:
+        """The most views that the model takes, or None if it takes any number."""
+
+    def __call__(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        """Return what the model says of a batch of scenes.
 
         Args:
-            images1: View 1, the reference, `(b, 3, h, w)`, colours in [-1, 1].
-            images2: View 2.
+            images: One batch `(b, 3, h, w)` a view, the reference first, colours in [-1, 1].
             tap: Called once at every site, to read or to edit.
         """
 
-    def sites(self) -> list[str]:
-        """Return the names of all residual sites."""
+    def sites(self, views: int = 2) -> list[str]:
+        """Return the names of all residual sites, in the order in which they fire."""
 
-    def attention_sites(self) -> list[str]:
+    def attention_sites(self, views: int = 2) -> list[str]:
         """Return the names of all attention sites, which end in `.probs`."""
 
-    def width(self, site: str) -> int:
-        """Return the width of the residual stream that a site belongs to."""
-
-    def heads(self, site: str) -> int:
-        """Return the number of heads of a site's sublayer; they share its width evenly."""
-
-    def extra_tokens(self, stack: str) -> int:
-        """Return how many tokens a stack such as `dec2` has after its patches."""
+    def to(self: AnyModel, device: str | torch.device) -> AnyModel:
+        """Return the model, with its weights on a device."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the weights, all on one device."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights by name."""
+
+
+@runtime_checkable
+class EncodesViews(Protocol):
+    """A model whose encoder sees one view at a time, so that its result can be kept.
+
+    Attributes:
+        encoder_cache: Gives the result in place of `encoder_stream`, if it is set.
+    """
+
+    encoder_cache: Callable[[Tensor], Any] | None
+
+    def encoder_stream(self, images: Tensor, tap: Tap | None = None) -> Any:
+        """Return the stream after the encoder's last block for one batch of images."""
+
+
+class MultiViewModel(nn.Module):
+    """What prob3r's own models share: sites that follow from the stacks they declare."""
+
+    architecture: ClassVar[str]
+    most_views: int | None = None
+    config: Any
+
+    @cached_property
+    def stacks(self) -> Mapping[str, Stack]:
+        """The stacks of blocks by name, in the order in which they run."""
+        return {stack.name: stack for stack in self.declare()}
+
+    def declare(self) -> Sequence[Stack]:
+        """Return the stacks, in the order in which they run."""
+        raise NotImplementedError
+
+    def sites(self, views: int = 2) -> list[str]:
+        """Return the names of all residual sites, in the order in which they fire."""
+        return [str(site) for stack in self.stacks.values() for site in stack.sites(views)]
+
+    def attention_sites(self, views: int = 2) -> list[str]:
+        """Return the names of all attention sites, in the order in which they fire."""
+        sites = (Site.parse(name) for name in self.sites(views))
+        return [str(site.probs) for site in sites if site.sublayer in ATTENTION]
+
+    def reads(self, site: str, views: int = 2) -> list[str]:
+        """Return the residual sites that a sublayer reads, its own stream's first.
+
+        A rerun with an edit computes only the sublayers that read, directly or not, what the edit
+        changed. By default cross-attention reads the other views' streams as they were at the
+        input of the block, and global attention reads all views' streams as they are.
+        """
+        place = Site.parse(site)
+        if place.block is None:
+            names = list(self.stacks)
+            number = names.index(place.stack)
+            if not number:
+                return []
+            before = self.stacks[names[number - 1]]
+            last = replace(place, stack=before.name, block=before.blocks, sublayer="")
+            return [str(self.before(last))]
+        own = self.before(place)
+        if place.sublayer == "cross_attn":
+            start = replace(place, sublayer=self.stacks[place.stack].sublayers[place.block][0])
+            others = [self.before(start.of(view)) for view in place.key_views(views)]
+        elif place.sublayer == "global_attn":
+            keys = [view for view in place.key_views(views) if view != place.view]
+            others = [self.before(place.of(view)) for view in keys]
+        else:
+            others = []
+        return [str(site) for site in (own, *others)]
+
+    def before(self, site: Site) -> Site:
+        """Return the residual site before another one in the same stream."""
+        assert site.block is not None  # nothing is before a stack's input
+        sublayers = self.stacks[site.stack].sublayers
+        here = sublayers[site.block] if site.block < len(sublayers) else ()
+        place = here.index(site.sublayer) if here else 0
+        if place:
+            return replace(site, sublayer=here[place - 1])
+        if site.block:
+            return replace(site, block=site.block - 1, sublayer=sublayers[site.block - 1][-1])
+        return replace(site, block=None, sublayer="embed")
+
+    def head_sites(self, views: int = 2) -> list[str]:
+        """Return the residual sites that the heads read: by default the last one of each view."""
+        stack = list(self.stacks.values())[-1]
+        end = Site(stack.name, 1, stack.blocks, "")
+        return [str(self.before(end.of(view))) for view in stack.streams(views)]
+
+
+def stack_of(model: Model, site: str | Site) -> Stack:
+    """Return the stack that a site belongs to.
+
+    Raises:
+        Prob3rError: The model has no such stack.
+    """
+    name = (Site.parse(site) if isinstance(site, str) else site).stack
+    if name not in model.stacks:
+        raise Prob3rError(
+            f"'{site}' is in no stack of this model; it has {', '.join(model.stacks)}."
+        )
+    return model.stacks[name]
+
+
+def trunk(model: Model) -> Stack:
+    """Return the stack in which the views meet: the first one with attention between views.
+
+    Raises:
+        Prob3rError: No stack of the model has such attention.
+    """
+    for stack in model.stacks.values():
+        if any(s in BETWEEN_VIEWS for sublayers in stack.sublayers for s in sublayers):
+            return stack
+    raise Prob3rError("No stack of this model has attention between views.")
+
+
+def layout_of(model: Model, site: str | Site) -> TokenLayout:
+    """Return where special tokens stand in the stream that a site belongs to."""
+    site = Site.parse(site) if isinstance(site, str) else site
+    return stack_of(model, site).layout(site.view)

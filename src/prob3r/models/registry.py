@@ -1,5 +1,6 @@
 """Models by name: shipped with prob3r, on disk or on the hub; and random ones to compare with."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -7,15 +8,16 @@ from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
 from prob3r.models.checkpoints import ARCHITECTURES, read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.protocol import TwoViewModel
+from prob3r.models.protocol import AnyModel, Model, MultiViewModel
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
@@ -55,22 +57,50 @@ def shipped() -> list[str]:
     return sorted(_shipped_files())
 
 
-def random(like: DUSt3R | DUSt3RConfig, seed: int = 0) -> DUSt3R:
+@overload
+def random(like: DUSt3RConfig, seed: int = 0) -> DUSt3R: ...
+
+
+@overload
+def random(like: AnyModel, seed: int = 0) -> AnyModel: ...
+
+
+def random(like: Any, seed: int = 0) -> Any:
     """Return a model of the same shape with fresh random weights, on the CPU and in eval mode.
 
-    It shows what a probe, or an architecture, can do without anything learned.
+    It shows what a probe, or an architecture, can do without anything learned. A model of other
+    people is copied, and its weights are drawn as its modules draw them when they are made; weights
+    that belong to no such module are drawn from a normal distribution of the same mean and spread.
+
+    Args:
+        like: A model, or the configuration of a DUSt3R.
+        seed: Of the weights.
     """
-    if isinstance(like, DUSt3R):
-        kind, config = ARCHITECTURES[like.architecture], like.config
-    else:
-        kind, config = DUSt3R, like
     # Modules draw from the global generator only; it is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return kind(config).eval()
+        if isinstance(like, DUSt3RConfig):
+            return DUSt3R(like).eval()
+        if isinstance(like, MultiViewModel):
+            return ARCHITECTURES[like.architecture](like.config).eval()
+        if not isinstance(like, nn.Module):
+            raise Prob3rError(
+                f"A {type(like).__name__} is no torch module, and has no like with random weights."
+            )
+        made = copy.deepcopy(like).cpu().eval()
+        drawn: set[int] = set()
+        for module in made.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+                drawn.update(id(p) for p in module.parameters(recurse=False))
+        with torch.no_grad():
+            for weight in (p for p in made.parameters() if id(p) not in drawn):
+                spread, mean = torch.std_mean(weight, correction=0)
+                weight.normal_(mean.item(), spread.item())
+        return made
 
 
-def fingerprint(model: TwoViewModel) -> str:
+def fingerprint(model: Model) -> str:
     """Return 16 hexadecimal digits that tell this configuration with these weights from any other.
 
     It depends on the values alone, not on the device or on the file they came from.

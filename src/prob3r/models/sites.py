@@ -1,27 +1,36 @@
 """Sites: the places in a model where a tensor can be read or edited.
 
 A residual site is the residual stream of one view after one sublayer, `dec2.3.cross_attn`; an
-attention site is the attention of one sublayer, `dec2.3.cross_attn.probs`. Blocks count from 0.
-Patterns are shell-style: `dec2.*.cross_attn`.
+attention site is the attention of one sublayer, `dec2.3.cross_attn.probs`. Views count from 1,
+blocks from 0. Patterns are shell-style: `dec2.*.cross_attn`. Only `Site` takes a name apart.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import cache
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
 
-SUBLAYERS = ("embed", "self_attn", "cross_attn", "mlp")
+ATTENTION = ("self_attn", "cross_attn", "global_attn")
+BETWEEN_VIEWS = ("cross_attn", "global_attn")
+SUBLAYERS = ("embed", *ATTENTION, "mlp", "global_mlp")
+PROBS = "probs"
+"""The reading of an attention sublayer that is its map."""
+
+HEADS = "heads"
+"""The reading that is the output of every head, before the projection, `(b, k, n, e)`."""
 
 _NAME = re.compile(
-    r"(?P<stack>enc|dec)(?P<view>[12])\."
-    r"(?:embed|(?P<block>0|[1-9]\d*)\.(?P<sublayer>self_attn|cross_attn|mlp)(?P<probs>\.probs)?)"
+    r"(?P<stack>[a-z]+)(?P<view>[1-9]\d*)\."
+    r"(?:embed|(?P<block>0|[1-9]\d*)\.(?P<sublayer>[a-z]+(?:_[a-z]+)*)(?:\.(?P<reading>[a-z_]+))?)"
 )
 
 
@@ -30,56 +39,104 @@ class Site:
     """The parts of a site's name.
 
     Attributes:
-        stack: `enc` for the encoder, `dec` for the decoders.
-        view: 1 or 2.
-        block: The block's number, or None for the stack's input.
+        stack: The stack of blocks: `enc` for an encoder, `dec` for decoders, and so on.
+        view: The view's number, from 1.
+        block: The block's number, from 0, or None for the stack's input.
         sublayer: One of `SUBLAYERS`.
-        probs: Whether this is the sublayer's attention rather than the residual stream after it.
+        reading: What is read of an attention sublayer: `probs`, or another reading such as
+            `argmax` or `heads`. Empty for the residual stream after the sublayer.
     """
 
     stack: str
     view: int
     block: int | None
     sublayer: str
-    probs: bool = False
+    reading: str = ""
 
     @classmethod
     def parse(cls, name: str) -> "Site":
         """Return the parts of `name`; raise Prob3rError if it does not name a site."""
-        found = _NAME.fullmatch(name)
-        sublayer = found["sublayer"] or "embed" if found else ""
-        if (
-            found is None
-            or (found["probs"] and sublayer == "mlp")
-            or (found["stack"] == "enc" and sublayer == "cross_attn")
-        ):
-            raise Prob3rError(
-                f"'{name}' is not a site: write one like dec2.3.cross_attn, dec1.embed, "
-                "enc1.5.mlp or dec2.3.cross_attn.probs."
-            )
-        block = None if found["block"] is None else int(found["block"])
-        return cls(found["stack"], int(found["view"]), block, sublayer, bool(found["probs"]))
+        return _parse(name)
+
+    @property
+    def stream(self) -> str:
+        """The name of the stack of one view, such as `dec2`: all its sites share one stream."""
+        return f"{self.stack}{self.view}"
+
+    @property
+    def residual(self) -> "Site":
+        """The residual stream after this sublayer."""
+        return replace(self, reading="")
+
+    @property
+    def probs(self) -> "Site":
+        """The attention of this sublayer."""
+        return self.read(PROBS)
+
+    def read(self, reading: str) -> "Site":
+        """Return the site of another reading of this sublayer's attention."""
+        return replace(self, reading=reading)
+
+    def of(self, view: int) -> "Site":
+        """Return the same place in another view."""
+        return replace(self, view=view)
+
+    def key_views(self, views: int) -> tuple[int, ...]:
+        """Return the views whose tokens are the keys of this sublayer's attention, in order.
+
+        Args:
+            views: How many views the model runs over.
+        """
+        every = range(1, views + 1)
+        if self.sublayer == "cross_attn":
+            return tuple(view for view in every if view != self.view)
+        return tuple(every) if self.sublayer == "global_attn" else (self.view,)
 
     def __str__(self) -> str:
-        where = f"{self.stack}{self.view}"
         block = "" if self.block is None else f".{self.block}"
-        return f"{where}{block}.{self.sublayer}{'.probs' if self.probs else ''}"
+        reading = f".{self.reading}" if self.reading else ""
+        return f"{self.stream}{block}.{self.sublayer}{reading}"
+
+
+@cache
+def _parse(name: str) -> Site:
+    found = _NAME.fullmatch(name)
+    sublayer = (found["sublayer"] or "embed") if found else ""
+    readable = found is not None and (not found["reading"] or sublayer in ATTENTION)
+    inner = SUBLAYERS if found is None or found["block"] is None else SUBLAYERS[1:]
+    if found is None or sublayer not in inner or not readable:
+        raise Prob3rError(
+            f"'{name}' is not a site: write one like dec2.3.cross_attn, dec1.embed, "
+            "enc1.5.mlp or dec2.3.cross_attn.probs."
+        )
+    block = None if found["block"] is None else int(found["block"])
+    return Site(found["stack"], int(found["view"]), block, sublayer, found["reading"] or "")
 
 
 class Tap:
     """What a model calls at each of its sites; this one changes nothing.
 
     Subclasses read or edit. A model hands every residual site to the tap itself, and the inputs of
-    every attention to `attend`, so that attention which nobody asked for is never built.
+    every attention to `attend` or `attend_views`, so that attention which nobody asked for is never
+    built.
     """
 
-    def wants(self, stack: str) -> bool:
-        """Return whether it has to see a stack such as `enc1`, or a model may leave it out."""
+    def wants(self, site: str) -> bool:
+        """Return whether it has to see the sublayer of a residual site, or may be spared it."""
         return True
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return what the model goes on with at this residual site, `(b, n, d)`."""
         return tensor
+
+    def known(self, site: str) -> Tensor | None:
+        """Return the stream after this sublayer if it need not be computed, else None."""
+        return None
+
+    def residual(self, site: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the stream after a sublayer: computed and shown to the tap, unless it is known."""
+        known = self.known(site)
+        return self(site, compute()) if known is None else known
 
     def attend(
         self,
@@ -90,6 +147,34 @@ class Tap:
     ) -> Float[Tensor, "b k n e"]:
         """Return the output of every head at this attention site, queries and keys after RoPE."""
         return F.scaled_dot_product_attention(queries, keys, values)
+
+    def attend_views(
+        self,
+        sites: Sequence[str],
+        queries: Sequence[Float[Tensor, "b k n e"]],
+        keys: Float[Tensor, "b k m e"],
+        values: Float[Tensor, "b k m e"],
+    ) -> list[Float[Tensor, "b k n e"]]:
+        """Return the outputs of attention sites that share their keys, one for each view.
+
+        In joint attention the queries of every view see the tokens of all views. The keys are the
+        tokens of all views, in order. This is one product for all views; a tap that overrides
+        `attend` is shown the sites one by one.
+        """
+        if type(self).attend is not Tap.attend:
+            each = zip(sites, queries, strict=True)
+            return [self.attend(site, q, keys, values) for site, q in each]
+        return attend_jointly(queries, keys, values)
+
+
+def attend_jointly(
+    queries: Sequence[Float[Tensor, "b k n e"]],
+    keys: Float[Tensor, "b k m e"],
+    values: Float[Tensor, "b k m e"],
+) -> list[Float[Tensor, "b k n e"]]:
+    """Return the outputs of the queries of every view over the same keys, in one product."""
+    joined = F.scaled_dot_product_attention(torch.cat(list(queries), 2), keys, values)
+    return list(joined.split([q.shape[2] for q in queries], 2))
 
 
 def select(patterns: str | Iterable[str], names: Sequence[str]) -> list[str]:

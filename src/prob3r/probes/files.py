@@ -13,8 +13,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, written
 from prob3r.io.hub import download, hub_id
 from prob3r.models import (
-    DUSt3R,
-    TwoViewModel,
+    Model,
     fingerprint,
     random,
     read_tensors,
@@ -104,7 +103,7 @@ def load_probes(
         return _read(path)
 
 
-def check_backbone(bank: SiteReader, model: TwoViewModel) -> str:
+def check_backbone(bank: SiteReader, model: Model) -> str:
     """Return the model's fingerprint; raise Prob3rError if the bank was trained on another."""
     weights = fingerprint(model)
     if bank.backbone not in ("", weights):  # the first is a bank that was not trained
@@ -115,7 +114,7 @@ def check_backbone(bank: SiteReader, model: TwoViewModel) -> str:
     return weights
 
 
-def backbone_of(bank: SiteReader, model: DUSt3R) -> DUSt3R:
+def backbone_of(bank: SiteReader, model: Model) -> Model:
     """Return the model that a bank reads: this one or, for a control, its like with random weights.
 
     Raises:
@@ -134,11 +133,18 @@ def _read(path: Path) -> SiteReader:
     if not isinstance(description, dict):
         raise Prob3rError(f"{path} holds no probe bank.")
     try:
-        bank = _empty(description)
-        bank.load_state_dict({name: t.float() for name, t in tensors.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise Prob3rError(f"The probe bank {path} does not fit its own header: {reason}") from error
+        # Every layer has weights; a damaged depth must not keep us building layers for hours.
+        if description.get("depth", 0) > len(tensors):
+            raise ValueError("it has fewer layers than it says")
+        with torch.device("meta"):  # so that a damaged width takes no memory
+            bank = _empty(description)
+        copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+        bank.load_state_dict(copies, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Prob3rError(
+            f"The probe bank {path} does not fit its own header: {reason}."
+        ) from error
     if not all(parameter.isfinite().all() for parameter in bank.parameters()):
         raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
     return bank
@@ -152,6 +158,7 @@ def _empty(description: Mapping[str, Any]) -> SiteReader:
     config = ProbeConfig(**{f.name: description[f.name] for f in fields(ProbeConfig)})
     bank = ProbeBank(sites, config, backbone)
     bank.random_seed = description.get("random_seed")
-    if not isinstance(bank.random_seed, int | None):
-        raise TypeError(f"random_seed is {bank.random_seed!r}; it must be a whole number.")
+    seed = bank.random_seed
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise TypeError(f"random_seed is {seed!r}; it must be a whole number")
     return bank

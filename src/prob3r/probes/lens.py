@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, TwoViewModel
+from prob3r.models import DUSt3R, Model
 from prob3r.models.heads import LinearHead
 from prob3r.models.layers import layer_norm
 from prob3r.models.sites import Site
@@ -42,7 +42,7 @@ class Lens(SiteReader):
         self.views = [Site.parse(site).view - 1 for site in self.sites]
 
     @classmethod
-    def of(cls, model: TwoViewModel, backbone: str = "") -> "Lens":
+    def of(cls, model: Model, backbone: str = "") -> "Lens":
         """Return the untrained lens of all decoder sites of a model.
 
         Raises:

@@ -56,7 +56,7 @@ class SiteReader(nn.Module, ABC):
 
     def __init__(self, sites: Sequence[str], stream: int, patch: int, backbone: str):
         super().__init__()
-        if not sites or any(Site.parse(site).probs for site in sites):
+        if not sites or any(Site.parse(site).reading for site in sites):
             raise Prob3rError("A probe bank needs at least one site, and residual sites only.")
         self.sites, self.stream, self.patch = tuple(sites), stream, patch
         self.backbone = backbone

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.io.files import plain, written
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.prediction import (
@@ -35,8 +36,9 @@ from prob3r.reliability.prediction import (
     fit_logistic,
 )
 from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
-from prob3r.runs.trace import reusing_views
-from prob3r.scenes.source import Pairs, batches
+from prob3r.runs.encoded import reusing_views
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
 WRONG = 15.0
@@ -46,6 +48,7 @@ FEWEST = FOLDS
 """With fewer wrong outcomes, or fewer right ones, nothing can be told."""
 
 _FILE = "reliability.json"
+_UNREADABLE = (ValueError, OverflowError, RecursionError)
 _COLUMNS = ("mean", "spread", "low", "high", "weights")
 
 
@@ -118,6 +121,7 @@ class Calibration:
         auroc: Of the cross-fitted probabilities, with its 95 % bootstrap interval over pairs.
         confidence_auroc: The same for a fit on the model's own confidence alone.
         bins: Of the cross-fitted probabilities.
+        sample: How the pairs were chosen, in words; empty in files that do not say.
     """
 
     model: str
@@ -131,11 +135,12 @@ class Calibration:
     auroc: Interval
     confidence_auroc: Interval
     bins: list[Bin]
+    sample: str = ""
 
     @classmethod
     def of(
         cls,
-        model: DUSt3R,
+        model: Model,
         bank: SiteReader,
         pairs: Pairs,
         count: int,
@@ -145,7 +150,7 @@ class Calibration:
         batch: int = 16,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Calibration":
-        """Return a calibration on the first `count` pairs.
+        """Return a calibration on a sample of the pairs.
 
         Args:
             model: The model.
@@ -163,15 +168,16 @@ class Calibration:
         """
         backbone = check_backbone(bank, model)
         device = next(model.parameters()).device
+        pairs = sample(pairs, count)
         rows, errors, done = [], [], 0
         with reusing_views(pairs, model):
-            for pair in batches(pairs, count, batch):
+            for pair in batches(pairs, len(pairs), batch):
                 pair = pair.to(device)
                 found, output = read_signals(model, pair, bank)
                 rows.append(features(found).cpu())
                 errors.append(pair.errors_of(output.points).rotation_error.cpu())
                 done += len(pair)
-                report(done, min(count, len(pairs)))
+                report(done, len(pairs))
         known = ~torch.cat(errors).isnan()
         x, failed = torch.cat(rows)[known], torch.cat(errors)[known] > WRONG
         if not measurable(failed):
@@ -193,9 +199,10 @@ class Calibration:
             auroc=auroc_interval(stated["all"], failed),
             confidence_auroc=auroc_interval(stated["confidence"], failed),
             bins=calibration_bins(stated["all"], failed),
+            sample=describe(pairs),
         )
 
-    def check(self, model: DUSt3R, bank: SiteReader) -> None:
+    def check(self, model: Model, bank: SiteReader) -> None:
         """Raise Prob3rError if this is not the calibration of this model with these probes."""
         for what, mine, given in (
             ("model", self.backbone, fingerprint(model)),
@@ -207,7 +214,7 @@ class Calibration:
                     "make one for it with `prob3r train reliability`."
                 )
 
-    def judge(self, model: DUSt3R, pair: Pair, bank: SiteReader) -> Judgement:
+    def judge(self, model: Model, pair: Pair, bank: SiteReader) -> Judgement:
         """Return the chance that a pair's rotation is wrong.
 
         Args:
@@ -271,14 +278,14 @@ class Calibration:
             raise Prob3rError(f"{path} cannot be read as a calibration: {error}.") from error
         try:
             return cls._parsed(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, *_UNREADABLE) as error:
             raise Prob3rError(
                 f"{path} holds no calibration of this version's signals; make one with "
                 "`prob3r train reliability`."
             ) from error
 
     @classmethod
-    def shipped(cls, name: str, model: DUSt3R, bank: SiteReader) -> "Calibration | None":
+    def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
         """Return what is shipped for a model of this name, if it fits it and its probes."""
         path = Path(str(files("prob3r") / "weights" / Path(name).name / _FILE))
         if not path.is_file():
@@ -293,7 +300,7 @@ class Calibration:
         if list(signals) != list(SIGNALS):
             raise KeyError("signals")
         columns = {
-            column: _double([float(signals[name][column]) for name in SIGNALS])
+            column: _double([_finite(signals[name][column]) for name in SIGNALS])
             for column in _COLUMNS
         }
         bins = [
@@ -306,15 +313,18 @@ class Calibration:
             )
             for entry in content["bins"]
         ]
+        if not bins or not (columns["spread"] > 0).all():
+            raise ValueError("nothing can be computed from it")
         return cls(
             **{name: str(content[name]) for name in ("model", "backbone", "bank", "data")},
             pairs=int(content["pairs"]),
             failed=int(content["failed"]),
             degrees=float(content["degrees"]),
-            fit=Logistic(**columns, bias=_double(float(content["bias"]))),
-            auroc=Interval(*content["auroc"]),
-            confidence_auroc=Interval(*content["confidence_auroc"]),
+            fit=Logistic(**columns, bias=_double(_finite(content["bias"]))),
+            auroc=_interval(content["auroc"]),
+            confidence_auroc=_interval(content["confidence_auroc"]),
             bins=bins,
+            sample=str(content.get("sample", "")),
         )
 
     def _readings(
@@ -353,6 +363,18 @@ def by_group(
 def bank_fingerprint(bank: SiteReader) -> str:
     """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
     return digest(bank.header(), bank.state_dict())
+
+
+def _finite(value: float | str) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
+
+
+def _interval(values: Sequence[float]) -> Interval:
+    middle, low, high = map(_finite, values)
+    return Interval(middle, low, high)
 
 
 def _double(values: float | list[float]) -> Tensor:

@@ -19,18 +19,20 @@ from prob3r.geometry import (
     MatchTruth,
     PatchMatches,
     align,
+    central_intrinsics,
     cycle_consistency,
     focal_from_pointmap,
     normalise,
     patch_grid,
     patch_matches,
     pck,
-    pnp_pose,
+    pose_of_pointmap,
     rotation_angle,
 )
 from prob3r.measures.errors import twins
 from prob3r.measures.heads import READ
-from prob3r.models import DUSt3R, Output
+from prob3r.models import Model, Prediction
+from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes import SiteReader
 from prob3r.runs.trace import Trace, trace
@@ -40,10 +42,9 @@ SURFACE = 0.1
 """Relative difference in depth up to which the output's pointmaps show one surface twice."""
 
 PNP_PIXELS = 1024
-PNP_ITERATIONS = 1000
 _SMALLEST = 1e-3  # of what a logarithm is taken of
 
-Points = tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]]
+Points = tuple[Float[Tensor, "b _h _w 3"], ...]
 
 
 def _number(value: float) -> str:
@@ -102,8 +103,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_signals(
-    model: DUSt3R, pair: Pair, bank: SiteReader
-) -> tuple[dict[str, Float[Tensor, " b"]], Output]:
+    model: Model, pair: Pair, bank: SiteReader
+) -> tuple[dict[str, Float[Tensor, " b"]], Prediction]:
     """Return the signals of every pair of a batch, by name, and the output that they are about.
 
     - `confidence1`, `confidence2`: geometric mean of a view's confidence.
@@ -124,7 +125,7 @@ def read_signals(
     Raises:
         Prob3rError: The probes read no late site of both views.
     """
-    depth, patch = model.config.dec_depth, model.config.patch
+    depth, patch = trunk(model).blocks, model.config.patch
     late = range(depth // 2, depth)
     sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
     if not sites:
@@ -188,22 +189,11 @@ def _turning(points: list[Float[Tensor, "b h w 3"]]) -> Float[Tensor, " b"]:
     return torch.stack([rotation_angle(turn) for turn in turns]).sum(0)
 
 
-def _intrinsics(focal: Float[Tensor, " b"], size: tuple[int, int]) -> Float[Tensor, "b 3 3"]:
-    """Return intrinsics with a central principal point, in an image of a height and width.
-
-    Both views are taken to have one focal length, as two photographs from one camera do.
-    """
-    matrix = torch.eye(3).to(focal).repeat(len(focal), 1, 1)
-    matrix[:, 0, 0] = matrix[:, 1, 1] = focal
-    matrix[:, 1, 2], matrix[:, 0, 2] = ((side - 1) / 2 for side in size)
-    return matrix
-
-
-def _seen(output: Output, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
+def _seen(output: Prediction, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
     """Return where view 2's patches lie in view 1, by the output's own pointmaps."""
     first, second = output.points
     finite1, finite2 = (points.isfinite().all(-1) for points in (first, second))
-    matrix = _intrinsics(focal, (first.shape[1], first.shape[2]))
+    matrix = central_intrinsics(focal, (first.shape[1], first.shape[2]))
     return patch_matches(
         MatchTruth(second, finite2, first[..., 2], finite1, matrix), patch, SURFACE
     )
@@ -211,13 +201,10 @@ def _seen(output: Output, focal: Float[Tensor, " b"], patch: int) -> PatchMatche
 
 def _inliers(points2: Float[Tensor, "b h w 3"], focal: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Return the share of view 2's pixels that one camera explains; 0 if PnP finds none."""
-    height, width = points2.shape[1:3]
-    stride = max(1, round((height * width / PNP_PIXELS) ** 0.5))
-    used = torch.zeros(height, width, dtype=torch.bool, device=points2.device)
-    used[::stride, ::stride] = True
     shares = []
-    for points, matrix in zip(points2, _intrinsics(focal, (height, width)), strict=True):
-        found = pnp_pose(points, matrix, used, max_iterations=PNP_ITERATIONS)
+    intrinsics = central_intrinsics(focal, (points2.shape[1], points2.shape[2]))
+    for points, matrix in zip(points2, intrinsics, strict=True):
+        found = pose_of_pointmap(points, matrix, PNP_PIXELS)
         shares.append(0.0 if found is None else found.share)
     return torch.tensor(shares).to(points2)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prob3r.models import DUSt3R, Output
+from prob3r.models import Model, Prediction
 from prob3r.report.attention import Head
 from prob3r.report.reference import Reference
 from prob3r.runs.sweep import sweep_heads
@@ -17,7 +17,7 @@ METRICS = ("rotation_error", "inner_shape_error")
 
 def with_effects(
     heads: list[Head],
-    model: DUSt3R,
+    model: Model,
     pair: Pair,
     reference: Reference,
     report: Callable[[float], None],
@@ -32,7 +32,7 @@ def with_effects(
         report: Called with the share of the work that is done.
     """
 
-    def errors(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:
+    def errors(output: Prediction, pair: Pair, clean: Prediction) -> dict[str, Tensor]:
         rows = range(len(pair))
         found = [reference.errors((output.points[0][[i]], output.points[1][[i]]))[1] for i in rows]
         return {name: torch.cat([getattr(one, name) for one in found]) for name in METRICS}

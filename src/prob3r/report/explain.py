@@ -9,7 +9,8 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models import DUSt3R
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration
 from prob3r.report.attention import NAMES, heads_table, reductions, strongest
@@ -34,7 +35,7 @@ def _silent(what: str, share: float) -> None:
 
 
 def explain(
-    model: DUSt3R,
+    model: Model,
     pair: Pair,
     bank: SiteReader,
     *,
@@ -65,7 +66,7 @@ def explain(
         raise Prob3rError(f"The pair is a batch of {len(pair)}; an explanation is of one pair.")
     sites = decoder_steps(bank.sites)
     weights = check_backbone(bank, model)
-    blocks, patch = model.config.dec_depth, model.config.patch
+    blocks, patch = trunk(model).blocks, model.config.patch
 
     progress("Running the model", 0.0)
     run = _run(model, pair, sites, edits)
@@ -132,11 +133,12 @@ def explain(
     return explanation
 
 
-def _run(model: DUSt3R, pair: Pair, steps: Sequence[Step], edits: Sequence[Edit]) -> Trace:
+def _run(model: Model, pair: Pair, steps: Sequence[Step], edits: Sequence[Edit]) -> Trace:
     """Record the residual stream at every step, and what is kept of the cross-attention."""
     config = model.config
     queries = sum(h * w // config.patch**2 for h, w in (pair.view1.size, pair.view2.size))
-    rows = queries * config.dec_depth * (config.dec_heads + 1)
+    stack = trunk(model)
+    rows = queries * stack.blocks * (stack.heads + 1)
     top = max(1, ATTENTION_KEYS // rows)
     residuals = [step.site(view) for step in steps for view in (1, 2)]
     attention = [f"dec?.*.cross_attn.{name}" for name in NAMES]

@@ -47,7 +47,7 @@ class Explanation:
     pair: Pair
     reference: Reference
     points: list[Points]
-    confidence: tuple[Float[Tensor, "1 h1 w1"], Float[Tensor, "1 h2 w2"]]
+    confidence: tuple[Float[Tensor, "1 _h _w"], ...]
     cameras: Float[Tensor, "steps 4 4"]
     focal: Float[Tensor, "2 2"]
     matches: PatchMatches
@@ -90,4 +90,4 @@ def write_json(explanation: Explanation, path: Path) -> None:
     """
     text = json.dumps(explanation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     with written(path) as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(f"{text}\n", encoding="utf-8", errors="replace")

@@ -10,14 +10,15 @@ from torch import Tensor
 from prob3r.geometry import (
     MatchTruth,
     PatchMatches,
+    intrinsics_from_pointmap,
     invert_rigid,
     patch_grid,
     patch_matches,
     pointmap_error,
+    pose_of_pointmap,
     rotation_angle,
     transform,
 )
-from prob3r.measures.cameras import camera2, intrinsics
 from prob3r.report.attention import chance
 from prob3r.report.measurements import LOW_CONFIDENCE, Final
 from prob3r.report.reference import Points
@@ -37,15 +38,19 @@ class Cameras(NamedTuple):
             found.
     """
 
-    intrinsics: tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]]
+    intrinsics: tuple[Float[Tensor, "3 3"], ...]
     pose: Float[Tensor, "1 4 4"]
     inliers: float | None
 
     @classmethod
     def of(cls, pair: Pair, points: Points, confidence1: Float[Tensor, "1 h w"]) -> "Cameras":
         """Return the cameras of a pair's output."""
-        matrices = intrinsics(pair, points[0], confidence1)
-        found = camera2(points[1], matrices[1])
+        views = pair.view1, pair.view2
+        first, second = intrinsics_from_pointmap(
+            points[0], [view.size for view in views], [v.intrinsics for v in views], confidence1
+        )
+        matrices = first[0], second[0]
+        found = pose_of_pointmap(points[1][0], second[0])
         if found is None:
             return cls(matrices, torch.eye(4).to(points[1])[None], None)
         return cls(matrices, found.cam_to_world[None], found.share)
@@ -75,7 +80,7 @@ class Matches(NamedTuple):
 def reconstruction(
     pair: Pair,
     points: Points,
-    confidence: tuple[Float[Tensor, "1 h1 w1"], Float[Tensor, "1 h2 w2"]],
+    confidence: tuple[Float[Tensor, "1 _h _w"], ...],
     probe2: Float[Tensor, "1 h2 w2 3"],
     cameras: Cameras,
     matches: Matches,

@@ -39,7 +39,7 @@ def write_page(explanation: Explanation, path: Path) -> None:
         Prob3rError: The file cannot be written.
     """
     with written(path) as temporary:
-        temporary.write_text(page(explanation), encoding="utf-8")
+        temporary.write_text(page(explanation), encoding="utf-8", errors="replace")
 
 
 def page(explanation: Explanation) -> str:

@@ -10,15 +10,16 @@ from torch import Tensor
 from prob3r.geometry import (
     PoseAndShape,
     Similarity,
+    intrinsics_from_pointmap,
     invert_rigid,
     norm_factor,
     pose_and_shape,
     pose_from_pointmap,
+    pose_of_pointmap,
     rotation_error,
     transform,
     translation_error,
 )
-from prob3r.measures.cameras import camera2, intrinsics
 from prob3r.scenes import Pair
 
 TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
@@ -30,8 +31,8 @@ METRICS = (
     "pointmap_error",
 )
 
-Points = tuple[Float[Tensor, "1 h1 w1 3"], Float[Tensor, "1 h2 w2 3"]]
-Masks = tuple[Bool[Tensor, "1 h1 w1"], Bool[Tensor, "1 h2 w2"]]
+Points = tuple[Float[Tensor, "1 _h _w 3"], ...]
+Masks = tuple[Bool[Tensor, "1 _h _w"], ...]
 Curves = dict[str, list[float]]
 
 
@@ -60,7 +61,8 @@ class Reference:
             final: The model's output, in any unit.
             pose: Of camera 2 by that output, in its unit.
         """
-        points, valid, kind = final, (_finite(final[0]), _finite(final[1])), FINAL
+        points, kind = final, FINAL
+        valid: Masks = tuple(_finite(points) for points in final)
         if pair.has_truth:
             points, valid, pose, kind = pair.points, pair.valid, pair.view2_to_view1, TRUTH
         raw = cls(points, valid, pose, kind)
@@ -91,8 +93,9 @@ class Reference:
         """
         valid = self._counts(points)
         still = torch.eye(4).to(self.pose)[None]
-        one = pose_and_shape(*points[::-1], *self.points[::-1], *valid[::-1], still)
-        return one, pose_and_shape(*points, *self.points, *valid, self.pose)
+        (found1, found2), (true1, true2), (valid1, valid2) = points, self.points, valid
+        one = pose_and_shape(found2, found1, true2, true1, valid2, valid1, still)
+        return one, pose_and_shape(found1, found2, true1, true2, valid1, valid2, self.pose)
 
     def _counts(self, points: Points) -> Masks:
         return self.valid[0] & _finite(points[0]), self.valid[1] & _finite(points[1])
@@ -143,11 +146,14 @@ def _depth1(pair: Pair) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w"]
 def _poses_by_pnp(pair: Pair, steps: Sequence[Points]) -> Curves:
     true = pair.view2_to_view1
     known = _depth1(pair)
-    # Without any depth there is no telling a short baseline, and every direction counts.
-    depth = true.new_zeros(1) if known is None else known[0][known[1]][:, 2].mean()[None]
+    depth = None if known is None else known[0][known[1]][:, 2].mean()[None]
     curves: Curves = {"rotation_error": [], "translation_error": []}
     for first, second in steps:
-        found = camera2(second, intrinsics(pair, first)[1])
+        views = pair.view1, pair.view2
+        matrices = intrinsics_from_pointmap(
+            first, [view.size for view in views], [view.intrinsics for view in views]
+        )
+        found = pose_of_pointmap(second[0], matrices[1][0])
         pose = torch.full_like(true, torch.nan) if found is None else found.cam_to_world[None]
         direction = translation_error(pose[:, :3, 3], true[:, :3, 3], depth)
         curves["rotation_error"].append(float(rotation_error(pose[:, :3, :3], true[:, :3, :3])))

@@ -1,4 +1,4 @@
-"""Two handheld cameras that orbit a point of interest."""
+"""Two handheld cameras, or more, that orbit a point of interest."""
 
 import math
 from typing import NamedTuple
@@ -18,13 +18,13 @@ MARGIN = 0.3  # metres between a camera and a wall or an object
 
 
 class Cameras(NamedTuple):
-    """Two cameras for each scene: half the image's width at depth 1, and pose."""
+    """The cameras of each scene: half the image's width at depth 1, and pose."""
 
-    slope: Float[Tensor, "b 2"]
-    cam_to_world: Float[Tensor, "b 2 4 4"]
+    slope: Float[Tensor, "b v"]
+    cam_to_world: Float[Tensor, "b v 4 4"]
 
 
-def intrinsics_for(slope: Float[Tensor, "b 2"], size: tuple[int, int]) -> Float[Tensor, "b 2 3 3"]:
+def intrinsics_for(slope: Float[Tensor, "b v"], size: tuple[int, int]) -> Float[Tensor, "b v 3 3"]:
     """Pinhole matrices for images of (height, width) pixels, centred, with square pixels."""
     height, width = size
     matrix = torch.zeros(*slope.shape, 3, 3, dtype=slope.dtype, device=slope.device)
@@ -82,6 +82,41 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     poses = look_at(eye, target, roll)
 
     return Cameras(slope, choose(scene, slope, poses))
+
+
+def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
+    """Add one more camera, the best of several candidates.
+
+    It orbits the point of interest at an angle to camera 1 that is drawn as for a pair. The
+    candidates are chosen among by what camera 1 sees of their views, so that every added view
+    overlaps with one that is there.
+    """
+    c = CANDIDATES
+    fov = 2 * cameras.slope[:, 0].atan() * (180 / math.pi) + draws.between(-2.0, 2.0)
+    slope = (0.5 * fov.clamp(*FOV) * (math.pi / 180)).tan()
+
+    first = cameras.cam_to_world[:, 0]
+    out = first[:, :2, 3] - scene.interest[:, :2]
+    orbit = draws.between(0.0, 1.4) * torch.where(draws.chance(0.5), 1.0, -1.0)
+    azimuth = torch.atan2(out[:, 1], out[:, 0]) + orbit
+    azimuth = azimuth[:, None] + draws.between(-0.2, 0.2, c)
+    radius = draws.between(0.5, 0.85, c) * scene.extent.mean(dim=1)[:, None]
+    away = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1) * radius[..., None]
+    limit = scene.room[:, None, :2] - MARGIN
+    place = (scene.interest[:, None, :2] + away).clamp(-limit, limit)
+    level = draws.between(0.75, 2.25, c)
+    eye = torch.cat([place, level[..., None]], dim=-1)
+    target = scene.interest[:, None] + draws.between(-0.75, 0.75, c, 3)
+    roll = draws.between(-1.0, 1.0, c) * draws.between(0.0, 0.14, c)
+    poses = look_at(eye, target, roll)
+
+    slopes = torch.stack([cameras.slope[:, 0], slope], dim=1)
+    both = torch.stack([first[:, None].expand_as(poses), poses], dim=2)
+    chosen = choose(scene, slopes, both)[:, 1]
+    return Cameras(
+        torch.cat([cameras.slope, slope[:, None]], dim=1),
+        torch.cat([cameras.cam_to_world, chosen[:, None]], dim=1),
+    )
 
 
 def clearance(scene: Scene, eye: Float[Tensor, "b g 3"]) -> Float[Tensor, "b g"]:

@@ -1,22 +1,27 @@
-"""Rooms: as many pairs of rendered views as wanted, each known exactly from its number."""
+"""Rooms: as many scenes of rendered views as wanted, each known exactly from its number."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Generic, cast, overload
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PixelMatches
 from prob3r.rooms.atlas import read_atlas
-from prob3r.rooms.cameras import Cameras, draw_cameras, intrinsics_for
+from prob3r.rooms.cameras import Cameras, add_camera, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.handheld import draw_handheld
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.source import Independent
+from prob3r.scenes.views import Pair, View, Views, views_of
+
+Seen = TypeVar("Seen", bound=Views, default=Pair)
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +29,12 @@ SPLITS = ("train", "validation", "test")
 STYLES = ("staged", "everyday")
 SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
 NUMBERS = 1024  # uniform numbers that decide one pair
+MORE_NUMBERS = 128  # uniform numbers that decide one more camera
 CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
 
 
-class Rooms:
-    """Procedural pairs: furnished rooms and open grounds, seen by two cameras.
+class Rooms(Independent, Generic[Seen]):
+    """Procedural scenes: furnished rooms and open grounds, seen by two cameras or more.
 
     A pair is a pure function of the split and its number: it does not depend on the other
     pairs of a batch, nor, but for rounding, on the machine. There are ``SPAN`` pairs in a
@@ -46,10 +52,41 @@ class Rooms:
         samples: Colour is the mean of samples x samples rays in each pixel.
         style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
             "everyday" has plainer surfaces, and cameras as people hold them.
+        views: Cameras of each scene. The first two are those of the pair with its number, and
+            each further camera sees some of what camera 1 does.
 
     Raises:
-        Prob3rError: The split or the style is unknown, or the folder holds no photographs.
+        Prob3rError: The split or the style is unknown, there is less than two views, or the
+            folder holds no photographs.
     """
+
+    @overload
+    def __init__(
+        self: "Rooms[Pair]",
+        split: str = "train",
+        size: tuple[int, int] = (64, 64),
+        lookalikes: bool = False,
+        photographs: Path | None = None,
+        device: torch.device | str = "cpu",
+        compile: bool = True,
+        samples: int = 1,
+        style: str = "staged",
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: "Rooms[Views]",
+        split: str = "train",
+        size: tuple[int, int] = (64, 64),
+        lookalikes: bool = False,
+        photographs: Path | None = None,
+        device: torch.device | str = "cpu",
+        compile: bool = True,
+        samples: int = 1,
+        style: str = "staged",
+        *,
+        views: int,
+    ) -> None: ...
 
     def __init__(
         self,
@@ -61,7 +98,11 @@ class Rooms:
         compile: bool = True,
         samples: int = 1,
         style: str = "staged",
+        *,
+        views: int = 2,
     ) -> None:
+        if views < 2:
+            raise Prob3rError(f"views is {views}; a scene needs two views or more.")
         if split not in SPLITS:
             raise Prob3rError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
         if style not in STYLES:
@@ -72,6 +113,7 @@ class Rooms:
         self.lookalikes = lookalikes
         self.device = torch.device(device)
         self.samples = samples
+        self.views = views
         self.atlas = None if photographs is None else read_atlas(photographs).to(self.device)
         self.compile = compile
         self.chunk: int | None = None
@@ -79,18 +121,18 @@ class Rooms:
     def __len__(self) -> int:
         return SPAN
 
-    def __getitem__(self, index: int) -> Pair:
-        """One pair, as a batch of 1."""
+    def __getitem__(self, index: int) -> Seen:
+        """One scene, as a batch of 1."""
         return self.batch([index])
 
-    def batch(self, indices: Sequence[int]) -> Pair:
-        """The pairs with these numbers."""
+    def batch(self, indices: Sequence[int]) -> Seen:
+        """The scenes with these numbers: a `Pair` if there are two views, else `Views`."""
         scene, cameras = self._draw(indices)
         intrinsics = intrinsics_for(cameras.slope, self.size).float()
         pose = cameras.cam_to_world.float()
         frame = self._render(scene.single(), intrinsics, pose)
         b, (h, w) = len(indices), self.size
-        views = (
+        views = [
             View(
                 image=frame.image[:, v].reshape(b, 3, h, w),
                 intrinsics=intrinsics[:, v],
@@ -99,15 +141,15 @@ class Rooms:
                 valid=frame.valid[:, v].reshape(b, h, w),
                 labels=frame.labels[:, v].reshape(b, h, w),
             )
-            for v in range(2)
-        )
+            for v in range(self.views)
+        ]
         names = tuple(f"rooms/{self.split}/{i}" for i in indices)
-        return Pair(next(views), next(views), names)
+        return cast(Seen, views_of(views, names).named(scenes=names))
 
     def cameras(
         self, indices: Sequence[int]
-    ) -> tuple[Float[Tensor, "b 2 3 3"], Float[Tensor, "b 2 4 4"]]:
-        """Intrinsics and poses of these pairs, without rendering them."""
+    ) -> tuple[Float[Tensor, "b v 3 3"], Float[Tensor, "b v 4 4"]]:
+        """Intrinsics and poses of these scenes, without rendering them."""
         _, cameras = self._draw(indices)
         return intrinsics_for(cameras.slope, self.size).float(), cameras.cam_to_world.float()
 
@@ -128,7 +170,8 @@ class Rooms:
         """
         scene, cameras = self._draw(indices)
         intrinsics = intrinsics_for(cameras.slope, self.size).float()
-        return sight_lines(scene.single(), intrinsics, cameras.cam_to_world.float(), self.size)
+        pose = cameras.cam_to_world.float()
+        return sight_lines(scene.single(), intrinsics[:, :2], pose[:, :2], self.size)
 
     def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
         """Scenes and cameras, in double precision: a choice must not hang on a rounding."""
@@ -136,20 +179,25 @@ class Rooms:
             raise Prob3rError("indices is empty; it must name at least one pair.")
         offset = SPLITS.index(self.split) * SPAN
         generator = torch.Generator()
-        rows = []
+        rows, more = [], []
         for index in indices:
             if not 0 <= index < SPAN:
                 raise Prob3rError(f"index is {index}; it must be from 0 to {SPAN - 1}.")
             generator.manual_seed(offset + index)
             rows.append(torch.rand(NUMBERS, generator=generator, dtype=torch.float64))
+            # After the numbers of the pair, so that these are the same for any number of views.
+            shape = self.views - 2, MORE_NUMBERS
+            more.append(torch.rand(shape, generator=generator, dtype=torch.float64))
         draws = Draws(torch.stack(rows).to(self.device))
         photographs = 0 if self.atlas is None else len(self.atlas)
         scene = draw_scene(draws, self.lookalikes, photographs, self.everyday)
         cameras = draw_handheld(draws, scene) if self.everyday else draw_cameras(draws, scene)
+        for numbers in torch.stack(more, 1).to(self.device):
+            cameras = add_camera(Draws(numbers), scene, cameras)
         return scene, cameras
 
     def _render(
-        self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
+        self, scene: Scene, intrinsics: Float[Tensor, "b v 3 3"], pose: Float[Tensor, "b v 4 4"]
     ) -> Frame:
         """Render in chunks of one size, so that the compiled renderer is built once."""
         if self.compile:
@@ -162,7 +210,7 @@ class Rooms:
         return render(scene, intrinsics, pose, self.size, self.samples, self.atlas)
 
     def _render_compiled(
-        self, scene: Scene, intrinsics: Float[Tensor, "b 2 3 3"], pose: Float[Tensor, "b 2 4 4"]
+        self, scene: Scene, intrinsics: Float[Tensor, "b v 3 3"], pose: Float[Tensor, "b v 4 4"]
     ) -> Frame:
         count = len(pose)
         self.chunk = self.chunk or min(count, self._most_at_once())
@@ -178,6 +226,8 @@ class Rooms:
         return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
 
     def _most_at_once(self) -> int:
-        """Pairs in a chunk: on a CPU, what one compiled loop wrote is still near for the next."""
+        """Scenes in a chunk: on a CPU, what one compiled loop wrote is still near for the next."""
         height, width = self.size
-        return max(1, CACHED // (2 * height * width)) if self.device.type == "cpu" else SPAN
+        return (
+            max(1, CACHED // (self.views * height * width)) if self.device.type == "cpu" else SPAN
+        )

@@ -32,14 +32,14 @@ class Hit(NamedTuple):
     local: Vector
 
 
-def _slab(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+def _slab(origin: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
     """Where a line enters and leaves the slab between -1 and 1 of one coordinate."""
     inverse = 1 / direction  # infinite along the slab, and then so are the right answers
     low, high = (-1 - origin) * inverse, (1 - origin) * inverse
     return torch.minimum(low, high), torch.maximum(low, high)
 
 
-def _disc(origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _disc(origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Where a line enters and leaves the unit ball of the given coordinates.
 
     From the point of closest approach, which stays accurate far from the ball.

@@ -130,9 +130,7 @@ def shade(
     return torch.stack([2 * colour.clamp(0, 1) - 1 for colour in seen], dim=2)
 
 
-def _pixel_centres(
-    size: tuple[int, int], device: torch.device
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+def _pixel_centres(size: tuple[int, int], device: torch.device) -> tuple[Float[Tensor, " n"], ...]:
     x, y = pixel_grid(*size, device=device).reshape(-1, 2).unbind(1)
     return x, y
 

@@ -1,59 +1,28 @@
-"""Replay: run a model over a pair once, and again with edits from the first block they change."""
+"""Replay: run a model over views once, and again with edits from the first sublayer they change."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from prob3r.models import DUSt3R, Output, Tokens, TwoViewModel
+from prob3r.models.protocol import Model, MultiViewModel, Prediction, stack_of, trunk
 from prob3r.models.sites import Site, Tap
 from prob3r.runs.edits import Edit, Editor, Setting
 from prob3r.runs.trace import Recorder, Trace, resolve
-from prob3r.scenes.views import Pair
-
-
-class Start(NamedTuple):
-    """Where a rerun starts.
-
-    Attributes:
-        block: The first decoder block that is changed, or `ENCODER`.
-        views: Those of which that block is changed; the other's is what it was.
-    """
-
-    block: int
-    views: tuple[int, ...] = (1, 2)
-
-    @classmethod
-    def of(cls, editor: Editor) -> "Start":
-        """Return where the first of an editor's changes is; without any, at the last block.
-
-        A model that is no DUSt3R cannot go on from a block, and starts at the beginning.
-        """
-        model = editor.setting.model
-        if not isinstance(model, DUSt3R):
-            return cls(ENCODER)
-        last = len(model.dec_blocks) - 1
-        places = [_place(site) for site in editor.changes]
-        block = min((place.block for place in places), default=last)
-        views = {view for place in places if place.block == block for view in place.views}
-        return cls(block, tuple(sorted(views)) or (1, 2))
-
-
-ENCODER = -1
-"""The block of a run of which the encoder is changed."""
+from prob3r.scenes.views import Views
 
 
 class Replay:
-    """A clean run over a batch of pairs, and reruns that share all that comes before an edit.
+    """A clean run over a batch of scenes, and reruns that share all that an edit leaves as it is.
 
-    Only a DUSt3R can go on from a block; of other models every rerun is a whole one, which gives
-    the same.
+    A rerun computes only the sublayers that read, directly or not, what the edits change; the
+    streams of all others are those of the clean run. A model that does not say what its sublayers
+    read (from `Adapter`) runs again as a whole, which gives the same.
 
     Args:
         model: What to run; it is left as it was.
-        pair: What to run it over.
+        views: What to run it over.
         record: Patterns of sites, as for `trace`.
 
     Attributes:
@@ -63,21 +32,31 @@ class Replay:
         Prob3rError: A pattern matches no site.
     """
 
-    def __init__(self, model: TwoViewModel, pair: Pair, record: str | Iterable[str] = ()):
-        self.model, self.pair = model, pair
-        self.setting = Setting.of(model, pair)
-        self._wanted = resolve(model, record)
-        recorder = Recorder(self._wanted, Editor((), self.setting))
-        images = pair.view1.image, pair.view2.image
-        self._kept: _Kept | None = None
+    def __init__(self, model: Model, views: Views, record: str | Iterable[str] = ()):
+        self.model, self.views = model, views
+        self.setting = Setting.of(model, views)
+        self._wanted = resolve(model, record, views.count)
+        self._sites = model.sites(views.count)
+        kept = shared_sites(model, self._sites)
+        recorder = Recorder(self._wanted.union(kept), Editor((), self.setting))
         with torch.no_grad():
-            if isinstance(model, DUSt3R):
-                encoded = model.encode_pair(*images, recorder)
-                self._kept = _Kept(model, encoded, model.decode(*encoded, recorder))
-                output = self._kept.read(self._kept.states)
-            else:
-                output = model(*images, recorder)
-        self.clean = recorder.trace(model, pair, output)
+            output = model(*views.images, tap=recorder)
+        every = recorder.trace(model, views, output)
+        self.clean = Trace({site: every[site] for site in every if site in self._wanted}, output)
+        self._streams = {site: recorder.records[site] for site in kept}
+
+    def changed(self, sites: Iterable[str]) -> frozenset[str]:
+        """Return the residual sites whose streams change if these attention or residual sites do.
+
+        All sites, if the model does not say what its sublayers read.
+        """
+        if not isinstance(self.model, MultiViewModel):
+            return frozenset(self._sites)
+        changed = {str(Site.parse(site).residual) for site in sites}
+        for site in self._sites:
+            if not changed.isdisjoint(self.model.reads(site, self.views.count)):
+                changed.add(site)
+        return frozenset(changed)
 
     def run(self, edits: Iterable[Edit]) -> Trace:
         """Return the records and the output of a run with edits.
@@ -86,107 +65,117 @@ class Replay:
             Prob3rError: An edit does not fit, or touches nothing.
         """
         editor = Editor(edits, self.setting)
-        start = Start.of(editor)
-        recorder = Recorder({site for site in self._wanted if _reaches(start, site)}, editor)
-        output = self._rerun(editor, recorder, start, 1)
-        rerun = recorder.trace(self.model, self.pair, output)
-        records = {**self.clean, **rerun}
+        changed = self.changed(editor.changes)
+        wanted = {site for site in self._wanted if str(Site.parse(site).residual) in changed}
+        recorder = Recorder(wanted, editor)
+        output = self._rerun(editor, recorder, changed, 1)
+        records = {**self.clean, **recorder.trace(self.model, self.views, output)}
         return Trace({site: records[site] for site in self.clean}, output)
 
-    def stack(self, variants: Sequence[Sequence[Edit]]) -> Output:
+    def stack(self, variants: Sequence[Sequence[Edit]]) -> Prediction:
         """Return the outputs of many variants that run as one batch.
 
-        Variants that start at the same block go together well: all of them start at the first.
+        Variants that change the same sites go together well: each computes what any of them needs.
 
         Returns:
-            `variants * pairs` pointmaps and confidences, all pairs of the first variant first.
+            `variants * scenes` pointmaps and confidences, all scenes of the first variant first.
 
         Raises:
             Prob3rError: An edit does not fit, or touches nothing.
         """
-        pairs = self.setting.pairs
+        scenes = self.setting.scenes
         moved = [
-            replace(edit, pairs=[i * pairs + row for row in edit.rows(self.setting).tolist()])
+            replace(edit, scenes=[i * scenes + row for row in edit.rows(self.setting).tolist()])
             for i, variant in enumerate(variants)
             for edit in variant
         ]
-        editor = Editor(moved, replace(self.setting, pairs=len(variants) * pairs))
-        return self._rerun(editor, editor, Start.of(editor), len(variants))
+        editor = Editor(moved, replace(self.setting, scenes=len(variants) * scenes))
+        return self._rerun(editor, editor, self.changed(editor.changes), len(variants))
 
     @property
     def bytes_per_variant(self) -> int:
         """About how much memory each variant of a stack takes, beside the model."""
-        tokens = self.setting.pairs * sum(self.setting.patches)
-        if isinstance(self.model, DUSt3R):
-            width, kept = self.model.config.dec_width, self.model.config.dec_depth + 1
-        else:
-            width, kept = max(map(self.model.width, self.model.sites())), 0
+        tokens = self.setting.scenes * sum(self.setting.patches)
+        last = stack_of(self.model, self._sites[-1])
+        kept = last.blocks + 1 if self._streams else 0
         # The states of all blocks are kept, and a block has about 16 streams' worth at once.
-        streams = tokens * width * (kept + 16)
+        streams = tokens * last.width * (kept + 16)
         pixels = tokens * self.model.config.patch**2 * 4 * 4
         return 4 * (streams + pixels)
 
-    def _rerun(self, editor: Editor, tap: Tap, start: Start, copies: int) -> Output:
+    def _rerun(self, editor: Editor, tap: Tap, changed: frozenset[str], copies: int) -> Prediction:
         with torch.no_grad():
-            if self._kept is not None and start.block != ENCODER:
-                return self._kept.go_on(editor, tap, start, copies)
-            images1, images2 = (
-                repeat(view.image, copies) for view in (self.pair.view1, self.pair.view2)
-            )
-            return self.model(images1, images2, tap)
+            if not isinstance(self.model, MultiViewModel):
+                images = [repeat(image, copies) for image in self.views.images]
+                return self.model(*images, tap=tap)
+            count = self.views.count
+            reads = {site: self.model.reads(site, count) for site in changed}
+            needed = {read for sites in reads.values() for read in sites}
+            needed.update(self.model.head_sites(count))
+            # Models may run the views of a place as one batch: all of them are repeated, or none.
+            places = {Site.parse(site).of(1) for site in needed}
+            shared = {s: t for s, t in self._streams.items() if s not in changed}
+            resumed = _Resumed(tap, editor, shared, places, copies)
+            # The encoder runs again as a whole if anything in it changes.
+            kept = self._streams.keys()
+            whole = any(not sites or not kept >= {*sites} for sites in reads.values())
+            fresh = copies if whole else 1
+            return self.model(*(repeat(image, fresh) for image in self.views.images), tap=resumed)
 
 
-class _Kept(NamedTuple):
-    """What a clean run of a DUSt3R leaves for others to go on from.
+@dataclass
+class _Resumed(Tap):
+    """Gives a model the streams of the clean run wherever an edit leaves them as they are.
 
     Attributes:
-        model: What ran.
-        encoded: What its encoder gave.
-        states: Its decoders' states; see `DUSt3R.decode`.
+        tap: Sees the sites that are computed.
+        editor: Has to know the stream before the first of them.
+        shared: The streams of the clean run.
+        places: Where they are needed for every variant, as sites of view 1.
+        copies: How many variants run as one batch.
     """
 
-    model: DUSt3R
-    encoded: tuple[Tokens, Tokens]
-    states: tuple[list[Tensor], list[Tensor]]
+    tap: Tap
+    editor: Editor
+    shared: Mapping[str, Tensor]
+    places: Collection[Site]
+    copies: int
 
-    def go_on(self, editor: Editor, tap: Tap, start: Start, copies: int) -> Output:
-        """Return the output of a run that starts at a decoder block."""
-        # The view whose block is not changed has the state after it already.
-        states1, states2 = (
-            [
-                repeat(state, copies)
-                for state in self.states[view - 1][: start.block + 1 + (view not in start.views)]
-            ]
-            for view in (1, 2)
-        )
-        if start.block:
-            before = states1[start.block], states2[start.block]
-            editor.streams = dict(zip(("dec1", "dec2"), before, strict=True))
-        encoded1, encoded2 = self.encoded
-        tokens = Tokens(states1[0], encoded1.grid), Tokens(states2[0], encoded2.grid)
-        return self.read(self.model.decode(*tokens, tap, (states1, states2)))
+    def wants(self, site: str) -> bool:
+        return self.tap.wants(site)
 
-    def read(self, states: tuple[list[Tensor], list[Tensor]]) -> Output:
-        """Return what the heads make of the decoders' states."""
-        return self.model.read(*states, self.encoded[0].grid, self.encoded[1].grid)
+    def known(self, site: str) -> Tensor | None:
+        if site not in self.shared:
+            return None
+        place, stream = Site.parse(site), self.shared[site]
+        if place.of(1) in self.places:
+            stream = self.editor.streams[place.stream] = repeat(stream, self.copies)
+        return stream
 
+    def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        return self.tap(site, tensor)
 
-def _place(site: str) -> Start:
-    """Return where a run has to start for a change at a site."""
-    parsed = Site.parse(site.rpartition(".")[0] if site.count(".") == 3 else site)
-    if parsed.stack == "enc":
-        return Start(ENCODER)
-    # Both decoders look at both inputs in their first block.
-    return Start(0) if parsed.block is None else Start(parsed.block, (parsed.view,))
+    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return self.tap.attend(site, queries, keys, values)
+
+    def attend_views(
+        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
+    ) -> list[Tensor]:
+        return self.tap.attend_views(sites, queries, keys, values)
 
 
-def _reaches(start: Start, site: str) -> bool:
-    """Return whether a run that starts there comes by a site."""
-    place = _place(site)
-    if place.block != start.block:
-        return place.block > start.block
-    # The decoders' inputs are computed again by every run from the first block.
-    return site.endswith("embed") or set(place.views) <= set(start.views)
+def shared_sites(model: Model, sites: Iterable[str]) -> list[str]:
+    """Return the sites whose streams reruns share: those of the trunk, and what the trunk reads.
+
+    None, if the model does not say what its sublayers read.
+    """
+    if not isinstance(model, MultiViewModel):
+        return []
+    names = list(model.stacks)
+    encoders = names[: names.index(trunk(model).name)]
+    ends = {model.before(Site(name, 1, model.stacks[name].blocks, "")) for name in encoders}
+    places = {site: Site.parse(site) for site in sites}
+    return [s for s, place in places.items() if place.stack not in encoders or place.of(1) in ends]
 
 
 def repeat(tensor: Tensor, copies: int) -> Tensor:

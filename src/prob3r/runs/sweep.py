@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -9,13 +10,12 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import bootstrap_interval, pose_and_shape
-from prob3r.models import Output, TwoViewModel
-from prob3r.models.sites import Site
+from prob3r.models.protocol import Model, Prediction
+from prob3r.models.sites import HEADS, Site
 from prob3r.runs.edits import Edit, Editor, HeadAblation, Means, Setting
-from prob3r.runs.edits.edit import attention_sites
-from prob3r.runs.replay import Replay, Start, repeat
-from prob3r.runs.trace import HEADS, trace
-from prob3r.scenes.views import Pair
+from prob3r.runs.replay import Replay, repeat
+from prob3r.runs.trace import trace
+from prob3r.scenes.views import Views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 Variants = Mapping[Any, Sequence[Edit]]
 """Edits by the variant's name, a string or a tuple of what tells it from the others."""
 
-Metric = Callable[[Output, Pair, Output], Mapping[str, Tensor]]
-"""From an output, its pairs and the output without edits to values by name, one a pair."""
+Metric = Callable[[Prediction, Any, Prediction], Mapping[str, Tensor]]
+"""From an output, its views and the output without edits to values by name, one a scene."""
 
 MEMORY = 2**30  # bytes that the variants of one stack may take by default
 
 
 def sweep(
-    model: TwoViewModel,
-    pairs: Pair | Iterable[Pair],
-    variants: Variants | Callable[[Pair], Variants],
+    model: Model,
+    pairs: Views | Iterable[Views],
+    variants: Variants | Callable[[Any], Variants],
     metrics: Metric | None = None,
     *,
     memory: int = MEMORY,
@@ -40,12 +40,12 @@ def sweep(
 ) -> "pd.DataFrame":
     """Run every variant over every pair and measure what it changes.
 
-    What comes before the first edited block runs once for a pair; variants that start at the same
-    block run as one batch; metrics are reduced as they come.
+    Sublayers that an edit leaves as they are run once for a batch; variants that change the same
+    sublayers run as one batch; metrics are reduced as they come.
 
     Args:
         model: What to run; it is left as it was.
-        pairs: A batch of pairs, or several batches.
+        pairs: A batch of scenes, or several batches.
         variants: What to change, or a function that says it for a batch of pairs.
         metrics: What to measure; `errors_of` by default.
         memory: Bytes that the variants of one stack may take, roughly.
@@ -62,17 +62,21 @@ def sweep(
     import pandas as pd  # takes long, and `import prob3r` should not
 
     measure, tables, first, done = metrics or errors_of, [], 0, 0
-    for pair in [pairs] if isinstance(pairs, Pair) else pairs:
+    for pair in [pairs] if isinstance(pairs, Views) else pairs:
         chosen = variants(pair) if callable(variants) else variants
-        starts = _by_start(chosen, Setting.of(model, pair))
+        setting = Setting.of(model, pair)
+        editors = {name: Editor(edits, setting) for name, edits in chosen.items()}
         replay = Replay(model, pair)
+        groups: dict[frozenset[str], list[Hashable]] = defaultdict(list)
+        for name, editor in editors.items():
+            groups[replay.changed(editor.changes)].append(name)
         size = max(1, memory // replay.bytes_per_variant)
         output = replay.clean.output
         assert output is not None  # a replay always has it
         clean = measure(output, pair, output)
         named = pair.names or range(first, first + len(pair))
         first += len(pair)
-        for names in starts:
+        for names in groups.values():
             for start in range(0, len(names), size):
                 part = names[start : start + size]
                 stack = {name: chosen[name] for name in part}
@@ -93,8 +97,8 @@ class Head(NamedTuple):
 
 
 def sweep_heads(
-    model: TwoViewModel,
-    pairs: Pair | Iterable[Pair],
+    model: Model,
+    pairs: Views | Iterable[Views],
     sites: str = "dec2.*.cross_attn",
     modes: Sequence[str] = ("zero",),
     means: Means | None = None,
@@ -104,7 +108,7 @@ def sweep_heads(
 
     Args:
         model: What to run; it is left as it was.
-        pairs: A batch of pairs, or several batches.
+        pairs: A batch of scenes, or several batches.
         sites: Pattern of attention sublayers.
         modes: Of `HeadAblation`; `resample` takes each pair's outputs from the next of its batch.
         means: For the mode `mean`.
@@ -118,16 +122,22 @@ def sweep_heads(
     """
     import pandas as pd
 
-    names = [site.removesuffix(".probs") for site in attention_sites(model, sites)]
-    heads = [Head(s, k, mode) for mode in modes for s in names for k in range(model.heads(s))]
-
-    def variants(pair: Pair) -> Variants:
+    def variants(pair: Views) -> Variants:
+        setting = Setting.of(model, pair)
+        chosen = setting.attention_sites(sites)
         sources: dict[str, Any] = {"mean": means}
         if "resample" in modes:
             if len(pair) < 2:
-                raise Prob3rError("resample takes heads from another pair; give at least two.")
-            outputs = trace(model, pair, [f"{name}.{HEADS}" for name in names], output=False)
+                raise Prob3rError("resample takes heads from another scene; give at least two.")
+            wanted = [str(site.read(HEADS)) for site in chosen]
+            outputs = trace(model, pair, wanted, output=False)
             sources["resample"] = {site: record.roll(1, 0) for site, record in outputs.items()}
+        heads = [
+            Head(str(site.residual), head, mode)
+            for mode in modes
+            for site in chosen
+            for head in range(setting.heads(site))
+        ]
         return {
             h: [HeadAblation(h.site, mode=h.mode, heads=[h.head], source=sources.get(h.mode))]
             for h in heads
@@ -173,32 +183,38 @@ def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def errors_of(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:
+def errors_of(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:
     """Return every error of `PoseAndShape`, against the truth or else the output without edits.
 
     Without the truth there is no true pose either: the rotation error is how far the edit turned
-    view 2's pointmap, and the translation error is left out.
+    view 2's pointmap, and the translation error is left out. Of more than two views, each further
+    view's errors follow under names such as `rotation_error of view 3`.
     """
+    errors = _pair_errors(output, views, clean, 2)
+    for number in range(3, views.count + 1):
+        found = _pair_errors(output, views, clean, number)
+        errors |= {f"{name} of view {number}": values for name, values in found.items()}
+    return errors
+
+
+def _pair_errors(
+    output: Prediction, views: Views, clean: Prediction, number: int
+) -> dict[str, Tensor]:
+    """Return the errors of view 1 and another view, as of a pair."""
+    pair, points = views.pair(1, number), (output.points[0], output.points[number - 1])
     if pair.has_truth:
-        return pair.errors_of(output.points)._asdict()
-    valid1, valid2 = (points.isfinite().all(-1) for points in clean.points)
-    still = torch.eye(4).to(clean.points[1]).expand(len(pair), 4, 4)
-    errors = pose_and_shape(*output.points, *clean.points, valid1, valid2, still)._asdict()
+        return pair.errors_of(points)._asdict()
+    clean1, clean2 = clean.points[0], clean.points[number - 1]
+    valid1, valid2 = (c.isfinite().all(-1) for c in (clean1, clean2))
+    still = torch.eye(4).to(clean2).expand(len(pair), 4, 4)
+    errors = pose_and_shape(*points, clean1, clean2, valid1, valid2, still)._asdict()
     del errors["translation_error"]
     return errors
 
 
-def _by_start(variants: Variants, setting: Setting) -> list[list[Hashable]]:
-    """Return the variants' names by where they start; raise if an edit does not fit."""
-    starts: dict[Start, list[Hashable]] = defaultdict(list)
-    for name, edits in variants.items():
-        starts[Start.of(Editor(edits, setting))].append(name)
-    return list(starts.values())
-
-
 def _measured(
     replay: Replay,
-    output: Output,
+    output: Prediction,
     clean: Mapping[str, Tensor],
     variants: Variants,
     names: Sequence[Hashable],
@@ -207,11 +223,11 @@ def _measured(
     """Return the rows of variants that run as one batch."""
     import pandas as pd
 
-    pair, count = replay.pair, len(variants)
+    pair, count = replay.views, len(variants)
     edited = measure(
         replay.stack(list(variants.values())),
         pair[[*range(len(pair))] * count],
-        Output(*((repeat(one, count), repeat(two, count)) for one, two in output)),
+        output.map(partial(repeat, copies=count)),
     )
     keys = [(name, row) for name in variants for row in names]
     tables = []

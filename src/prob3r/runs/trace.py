@@ -1,7 +1,7 @@
-"""Run a model over a pair, with or without edits, and keep what was asked for, nothing else."""
+"""Run a model over views, with or without edits, and keep what was asked for, nothing else."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -10,11 +10,10 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy, patch_grid
-from prob3r.models import DUSt3R, Output, TwoViewModel
-from prob3r.models.sites import Tap, select
+from prob3r.models.protocol import Model, Prediction, TokenLayout, layout_of
+from prob3r.models.sites import HEADS, PROBS, Site, Tap, select
 from prob3r.runs.edits import Edit, Editor, Setting
-from prob3r.scenes.source import Pairs, share_views
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Views
 
 CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds the memory
 
@@ -47,9 +46,6 @@ REDUCTIONS: Mapping[str, Reduction] = {
 `(b, k, m)`.
 """
 
-HEADS = "heads"
-"""Asks an attention site for the output of every head, before the projection, `(b, k, n, e)`."""
-
 
 def mass(keys: Tensor) -> Reduction:
     """Return the reduction to each query's attention on chosen keys, `(b, k, q)`.
@@ -68,19 +64,30 @@ class Record(Tensor):
     Attributes:
         site: The name it was asked for by.
         grid: Rows and columns of the patches of the view it belongs to.
+        tokens: Where special tokens stand in the stream it belongs to.
     """
 
     site: str
     grid: tuple[int, int]
+    tokens: TokenLayout
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def of(cls, tensor: Tensor, site: str, grid: tuple[int, int]) -> "Record":
+    def of(cls, tensor: Tensor, site: str, grid: tuple[int, int], tokens: TokenLayout) -> "Record":
         """Return the tensor with its origin written on it."""
         record = tensor.detach().as_subclass(cls)
-        record.site, record.grid = site, grid
+        record.site, record.grid, record.tokens = site, grid, tokens
         return record
+
+    @property
+    def patches(self) -> Float[Tensor, "b n d"]:
+        """The patches of a residual stream, without special tokens."""
+        return self[:, self.tokens.patches(self.shape[1])]
+
+    def token(self, name: str) -> Float[Tensor, "b d"]:
+        """Return a special token of a residual stream; raise Prob3rError if there is none."""
+        return self[:, self.tokens.index(name, self.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Trace(Mapping[str, Record]):
     """
 
     records: Mapping[str, Record]
-    output: Output | None = None
+    output: Prediction | None = None
 
     def __getitem__(self, site: str) -> Record:
         try:
@@ -110,8 +117,8 @@ class Trace(Mapping[str, Record]):
 
 
 def trace(
-    model: TwoViewModel,
-    pair: Pair,
+    model: Model,
+    views: Views,
     record: str | Iterable[str] = (),
     edits: Iterable[Edit] = (),
     *,
@@ -120,11 +127,11 @@ def trace(
     device: torch.device | str | None = None,
     reductions: Mapping[str, Reduction] = REDUCTIONS,
 ) -> Trace:
-    """Run a model over a pair, or a batch of pairs, and record sites.
+    """Run a model over the views of a scene, or a batch of scenes, and record sites.
 
     Args:
         model: What to run; it is left as it was.
-        pair: What to run it over.
+        views: What to run it over.
         record: Patterns of sites. One that ends in the name of a reduction asks for attention
             (`dec2.*.cross_attn.probs`), one that ends in `heads` for the outputs of the heads,
             and any other for the residual stream (`dec2.*`), `(b, n, d)`.
@@ -137,43 +144,37 @@ def trace(
     Raises:
         Prob3rError: A pattern matches no site, a site never fired, or an edit does not fit.
     """
-    editor = Editor(edits, Setting.of(model, pair))
-    wanted = resolve(model, record, reductions)
+    editor = Editor(edits, Setting.of(model, views))
+    wanted = resolve(model, record, views.count, reductions)
     recorder = Recorder(wanted, editor, reductions, dtype, device, stop=not output)
-    result: Output | None = None
+    result: Prediction | None = None
     with torch.no_grad(), suppress(_Done):
-        result = model(pair.view1.image, pair.view2.image, recorder)
-    return recorder.trace(model, pair, result)
-
-
-@contextmanager
-def reusing_views(pairs: Pairs, *models: TwoViewModel) -> Iterator[None]:
-    """Encode each view that several of the pairs share once, for as long as this lasts.
-
-    The models' weights must not change meanwhile. Models that encode views together, or that
-    `Adapter` wraps, run as ever, and so does all where no two pairs share a view.
-    """
-    with ExitStack() as stack:
-        for model in models:
-            if isinstance(model, DUSt3R) and share_views(pairs):
-                stack.enter_context(model.reusing_views())
-        yield
+        result = model(*views.images, tap=recorder)
+    return recorder.trace(model, views, result)
 
 
 def resolve(
-    model: TwoViewModel,
+    model: Model,
     record: str | Iterable[str],
+    views: int = 2,
     reductions: Mapping[str, Reduction] = REDUCTIONS,
 ) -> set[str]:
-    """Return the sites that patterns ask for; raise Prob3rError if one matches nothing."""
+    """Return the sites that patterns ask for; raise Prob3rError if one matches nothing.
+
+    Args:
+        model: Whose sites.
+        record: The patterns.
+        views: How many views the model runs over.
+        reductions: What may be asked of attention sites, by name.
+    """
     found: set[str] = set()
     for pattern in [record] if isinstance(record, str) else record:
         stem, _, last = pattern.rpartition(".")
         if last in reductions or last == HEADS:
-            sites = select(f"{stem}.probs", model.attention_sites())
-            found |= {f"{site.removesuffix('probs')}{last}" for site in sites}
+            sites = select(f"{stem}.{PROBS}", model.attention_sites(views))
+            found |= {str(Site.parse(site).read(last)) for site in sites}
         else:
-            found |= set(select(pattern, model.sites()))
+            found |= set(select(pattern, model.sites(views)))
     return found
 
 
@@ -203,10 +204,10 @@ class Recorder(Tap):
     stop: bool = False
     records: dict[str, Tensor] = field(default_factory=dict)
 
-    def wants(self, stack: str) -> bool:
-        """Return whether anything of a stack is recorded or changed."""
-        recorded = any(site.startswith(stack) for site in self.wanted)
-        return recorded or self.editor.wants(stack)
+    def wants(self, site: str) -> bool:
+        """Return whether anything of a sublayer is recorded or changed."""
+        recorded = any(str(Site.parse(name).residual) == site for name in self.wanted)
+        return recorded or self.editor.wants(site)
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return the stream after the changes at this site."""
@@ -217,27 +218,42 @@ class Recorder(Tap):
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Return the heads' outputs after the changes at this site."""
-        stem = site.removesuffix("probs")
-        for name, reduction in self.reductions.items():
-            if stem + name in self.wanted:
-                self._keep(stem + name, self._reduced(site, reduction, queries, keys))
+        self._keep_attention(site, queries, keys)
         output = self.editor.attend(site, queries, keys, values)
-        if stem + HEADS in self.wanted:
-            self._keep(stem + HEADS, output)
+        self._keep_heads(site, output)
         return output
 
-    def trace(self, model: TwoViewModel, pair: Pair, output: Output | None) -> Trace:
+    def attend_views(
+        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
+    ) -> list[Tensor]:
+        """Return the heads' outputs of joint attention after the changes at these sites."""
+        for site, own in zip(sites, queries, strict=True):
+            self._keep_attention(site, own, keys)
+        outputs = self.editor.attend_views(sites, queries, keys, values)
+        for site, output in zip(sites, outputs, strict=True):
+            self._keep_heads(site, output)
+        return outputs
+
+    def trace(self, model: Model, views: Views, output: Prediction | None) -> Trace:
         """Return what was kept; raise Prob3rError if a wanted site never fired."""
         if silent := self.wanted - self.records.keys():
             raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
-        patch = model.config.patch
-        grids = {
-            view: patch_grid(*v.size, patch) for view, v in (("1", pair.view1), ("2", pair.view2))
-        }
+        grids = [patch_grid(*view.size, model.config.patch) for view in views.views]
         records = {
-            site: Record.of(tensor, site, grids[site[3]]) for site, tensor in self.records.items()
+            site: Record.of(tensor, site, grids[Site.parse(site).view - 1], layout_of(model, site))
+            for site, tensor in self.records.items()
         }
         return Trace(records, output)
+
+    def _keep_attention(self, site: str, queries: Tensor, keys: Tensor) -> None:
+        place = Site.parse(site)
+        for name, reduction in self.reductions.items():
+            if (read := str(place.read(name))) in self.wanted:
+                self._keep(read, self._reduced(site, reduction, queries, keys))
+
+    def _keep_heads(self, site: str, output: Tensor) -> None:
+        if (read := str(Site.parse(site).read(HEADS))) in self.wanted:
+            self._keep(read, output)
 
     def _keep(self, site: str, tensor: Tensor) -> None:
         self.records[site] = tensor.to(self.device or tensor.device)

@@ -2,6 +2,15 @@
 
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.photographs import PIXEL_LIMIT, Photograph, load_photograph
-from prob3r.scenes.views import Pair, View, stack
+from prob3r.scenes.views import Pair, View, Views, stack
 
-__all__ = ["PIXEL_LIMIT", "Framing", "Pair", "Photograph", "View", "load_photograph", "stack"]
+__all__ = [
+    "PIXEL_LIMIT",
+    "Framing",
+    "Pair",
+    "Photograph",
+    "View",
+    "Views",
+    "load_photograph",
+    "stack",
+]

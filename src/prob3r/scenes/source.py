@@ -1,7 +1,8 @@
-"""Sources of pairs: opened by name, sampled, selected, and handed out in batches.
+"""Sources of pairs: opened by name, and handed out in batches.
 
 Whatever has a length and gives batches by number is `Pairs`: procedural rooms, folders of
-photographs, and the data sets of `prob3r.scenes.readers`.
+photographs, and the data sets of `prob3r.scenes.readers`. `prob3r.scenes.sampling` chooses among
+them.
 
     pairs = open_pairs("tum:rgbd_dataset_freiburg1_desk", model)
     pairs = select(sample(pairs, 1000, seed=0), overlap=(0.3, 0.8), rotation=(5, 60))
@@ -9,7 +10,6 @@ photographs, and the data sets of `prob3r.scenes.readers`.
         ...
 """
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -19,18 +19,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import rotation_angle
-from prob3r.rooms.dataset import SPLITS, Rooms
 from prob3r.scenes.framing import FramesImages, Framing
-from prob3r.scenes.readers import READERS, CorruptError, Items, Reader, Tally, kind
+from prob3r.scenes.readers import READERS, CorruptError, Items, Tally, kind
 from prob3r.scenes.views import Pair, stack
 
 T = TypeVar("T")
-
-Bounds = tuple[int | float, int | float]
-"""The least and the greatest value, both included."""
-
-_SELECTABLE = 10_000_000  # pairs, each of which `select` has to look at
 
 
 @runtime_checkable
@@ -42,6 +35,33 @@ class Pairs(Protocol):
 
     def batch(self, indices: Sequence[int]) -> Pair:
         """Return some of them as one batch."""
+
+
+class Independent:
+    """Marks pairs that are independent draws by number, such as procedural rooms.
+
+    No two of them share a view or a scene, so the first N are a fair sample.
+    """
+
+
+class Source(NamedTuple):
+    """What opens pairs by a name, such as `rooms:test`.
+
+    Attributes:
+        open: Takes the name, what the pairs are for, and where to make them; returns None if the
+            name stands for nothing.
+        examples: Names that it knows, for the message that lists them.
+    """
+
+    open: Callable[[str, FramesImages | Framing, torch.device | str], Pairs | None]
+    examples: tuple[str, ...] = ()
+
+
+SOURCES: dict[str, Source] = {}
+"""Sources that are no data sets on disk, by what stands before the colon of their names.
+
+A module that makes pairs adds itself here; `prob3r.rooms` does.
+"""
 
 
 class Folders(Items):
@@ -83,11 +103,13 @@ class Subset:
     Args:
         pairs: The others.
         indices: Their numbers, in the order wanted.
+        words: How they were chosen, for results to say; see `describe`.
     """
 
-    def __init__(self, pairs: Pairs, indices: Sequence[int]):
+    def __init__(self, pairs: Pairs, indices: Sequence[int], words: str = ""):
         self.pairs = pairs
         self.indices = indices
+        self.words = words
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -124,18 +146,17 @@ def open_pairs(
         Prob3rError: The name stands for nothing, or its size is no multiple of the model's patch.
     """
     layout, _, rest = name.partition(":")
-    split, at, side = rest.partition("@")
-    if layout in ("rooms", "lookalikes") and split in SPLITS:
-        size = _asked_size(name, side, model) if at else _room_size(model)
-        alike = layout == "lookalikes"
-        return Rooms(split, size, alike, device=device, compile=False)
+    if layout in SOURCES:
+        opened = SOURCES[layout].open(name, model, device)
+        if opened is not None:
+            return opened
     if layout in READERS:
         return READERS[layout](rest, model, strict=strict)
-    if layout in ("rooms", "lookalikes") or not Path(name).exists():
+    if layout in SOURCES or not Path(name).exists():
+        known = [example for source in SOURCES.values() for example in source.examples]
         raise Prob3rError(
-            f"There are no pairs '{name}': give rooms:train, rooms:validation, rooms:test, the "
-            f"path of a folder with a pair.json, or LAYOUT:PATH with a layout of "
-            f"{', '.join(READERS)}."
+            f"There are no pairs '{name}': give {', '.join(known)}, the path of a folder with a "
+            f"pair.json, or LAYOUT:PATH with a layout of {', '.join(READERS)}."
         )
     recognised = [known for known in READERS.values() if known.found(Path(name))]
     if Folders.found(Path(name)) or not recognised:
@@ -146,69 +167,6 @@ def open_pairs(
             f"which, as in {recognised[0].layout}:{name}."
         )
     return recognised[0](name, model, strict=strict)
-
-
-def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[int, int]:
-    """Return the size of squares that a name asks for; raise Prob3rError if it fits no patches."""
-    patch = Framing.of(model).patch
-    if not side.isdecimal() or int(side) == 0 or int(side) % patch:
-        raise Prob3rError(
-            f"The pairs '{name}' cannot be shown at '{side}' pixels: give a positive multiple of "
-            f"the model's patch, {patch}, such as {name.partition('@')[0]}@{8 * patch}."
-        )
-    return int(side), int(side)
-
-
-def _room_size(model: FramesImages | Framing) -> tuple[int, int]:
-    if isinstance(model, Framing):
-        return model.window((model.size, model.size)).size
-    return model.config.image_size
-
-
-def sample(pairs: Pairs, count: int, seed: int = 0) -> Subset:
-    """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
-
-    The same seed draws the same pairs in the same order.
-    """
-    drawn = random.Random(seed).sample(range(len(pairs)), min(count, len(pairs)))
-    return Subset(pairs, drawn)
-
-
-def select(
-    pairs: Pairs,
-    overlap: Bounds = (0, 1),
-    rotation: Bounds = (0, 180),
-    *,
-    workers: int = 0,
-    report: Callable[[int, int], None] = lambda done, total: None,
-) -> Subset:
-    """Return the pairs whose overlap and rotation lie between two bounds, both included.
-
-    Each pair has to be looked at: of a large data set, take a `sample` first.
-
-    Args:
-        pairs: With the true pointmaps.
-        overlap: Bounds of the share of view 2's valid pixels that view 1 sees.
-        rotation: Bounds of the angle between the two cameras, in degrees.
-        workers: Processes that read; 0 reads in this one.
-        report: Called with the number of pairs looked at and of all.
-
-    Raises:
-        Prob3rError: There are too many pairs, more than 1 % of them are corrupt, or one lacks
-            its truth.
-    """
-    total = len(pairs)
-    if total > _SELECTABLE:
-        raise Prob3rError(f"{total} pairs are too many to look at each; take a sample first.")
-    tally, kept = Tally(total), []
-    looks = _Looks(pairs, overlap, rotation)
-    for index, look in enumerate(_in_order(looks, workers)):
-        if isinstance(look, CorruptError):
-            tally.add(look)
-        elif look:
-            kept.append(index)
-        report(index + 1, total)
-    return Subset(pairs, kept)
 
 
 def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterator[Pair]:
@@ -232,7 +190,7 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
     parts = torch.arange(count).tensor_split(-(-count // size)) if count else ()
     tally = Tally(count)
     waiting: dict[Hashable, list[Pair]] = defaultdict(list)
-    for found, corrupt in _in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
+    for found, corrupt in in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
         for item in corrupt:
             tally.add(item)
         if len({kind(pair) for pair in found}) == 1:
@@ -249,9 +207,16 @@ def batches(pairs: Pairs, count: int, size: int, *, workers: int = 0) -> Iterato
             yield stack([alike[i] for i in numbers.tolist()])
 
 
+def describe(pairs: Pairs) -> str:
+    """Return how pairs were chosen, in words; of pairs that nobody chose from, how many."""
+    return (isinstance(pairs, Subset) and pairs.words) or f"all {len(pairs)} pairs"
+
+
 def share_views(pairs: Pairs) -> bool:
     """Return whether a view can be in several of the pairs; no two rooms have one in common."""
-    return share_views(pairs.pairs) if isinstance(pairs, Subset) else not isinstance(pairs, Rooms)
+    if isinstance(pairs, Subset):
+        return share_views(pairs.pairs)
+    return not isinstance(pairs, Independent)
 
 
 class Read(NamedTuple):
@@ -295,38 +260,7 @@ class _Parts(Dataset[Read]):
         return read_each(self.pairs, self.parts[number])
 
 
-class _Looks(Dataset[bool | CorruptError]):
-    """Whether each pair lies between bounds, found out in a worker process."""
-
-    def __init__(self, pairs: Pairs, overlap: Bounds, rotation: Bounds):
-        self.pairs = pairs
-        self.overlap = overlap
-        self.rotation = rotation
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> bool | CorruptError:
-        try:
-            return self._between(self.pairs, index)
-        except CorruptError as item:
-            return item
-
-    def _between(self, pairs: Pairs, index: int) -> bool:
-        if isinstance(pairs, Subset):
-            return self._between(pairs.pairs, pairs.indices[index])
-        if isinstance(pairs, Reader) and not _inside(pairs.rotation(index), self.rotation):
-            return False  # which takes no image
-        pair = pairs.batch([index])
-        turned = float(rotation_angle(pair.view2_to_view1[:, :3, :3]))
-        return _inside(turned, self.rotation) and _inside(float(pair.overlap()), self.overlap)
-
-
-def _inside(value: float, bounds: Bounds) -> bool:
-    return bounds[0] <= value <= bounds[1]
-
-
-def _in_order(items: Dataset[T], workers: int) -> "DataLoader[T]":
+def in_order(items: Dataset[T], workers: int) -> "DataLoader[T]":
     """Return a loader of items one by one, in order; faults come as values, not as exceptions."""
     return DataLoader(items, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
 

@@ -1,9 +1,9 @@
-"""View and Pair: what a model is run over, with as much of the truth as is known."""
+"""View, Views and Pair: what a model runs over, with as much of the truth as is known."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
@@ -21,9 +21,12 @@ from prob3r.geometry import (
     transform,
     unproject,
 )
+from prob3r.io.files import printable
 from prob3r.scenes.folder import read_folder
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.photographs import load_photograph
+
+Scenes = TypeVar("Scenes", bound="Views")
 
 
 @dataclass(frozen=True)
@@ -98,40 +101,180 @@ class View:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two views of one scene, or a batch of such pairs of one size.
+class Views:
+    """Two or more views of one scene, or a batch of such scenes of one size.
 
     View 1 is the reference: every pointmap is in its camera's frame. Any truth may be absent.
+
+    Attributes:
+        views: The views, the reference first. Each holds its photographs of all scenes.
+        names: What each scene is called, or nothing.
+        scenes: Which scene each is of, if it is known; no two scenes share a name.
     """
 
-    view1: View
-    view2: View
+    views: tuple[View, ...]
     names: tuple[str, ...] = ()
+    scenes: tuple[str, ...] = ()
 
     @classmethod
-    def from_images(
-        cls, image1: str | Path, image2: str | Path, model: Framing | FramesImages
-    ) -> "Pair":
-        """Return two photographs of which nothing else is known, as a batch of one.
+    def from_images(cls, images: Sequence[str | Path], model: Framing | FramesImages) -> "Views":
+        """Return photographs of one scene of which nothing else is known, as a batch of one.
 
         Args:
-            image1: The file of view 1, the reference.
-            image2: The file of view 2.
-            model: The model that the pair is for, which says how photographs are resized and
-                cropped, or a `Framing` that says it outright.
+            images: The files, the reference first.
+            model: The model that they are for, which says how photographs are resized and cropped,
+                or a `Framing` that says it outright.
 
         Raises:
-            Prob3rError: A photograph cannot be used; see `load_photograph`.
+            Prob3rError: There are less than two photographs, or one cannot be used; see
+                `load_photograph`.
         """
-        names = (f"{Path(image1).stem}, {Path(image2).stem}",)
-        return cls(View.from_image(image1, model), View.from_image(image2, model), names)
+        if len(images) < 2:
+            raise Prob3rError(f"There are {len(images)} photographs; give two or more.")
+        names = (printable(", ".join(Path(image).stem for image in images)),)
+        return views_of([View.from_image(image, model) for image in images], names)
+
+    def __len__(self) -> int:
+        """Return the number of scenes in the batch."""
+        return len(self.views[0].image)
+
+    def __getitem__(self: Scenes, index: int | slice | Sequence[int]) -> Scenes:
+        """Return a batch of the chosen scenes; an integer gives a batch of one."""
+        rows = [index] if isinstance(index, int) else index
+        picked = torch.arange(len(self))[rows]
+        names, scenes = (
+            tuple(words[i] for i in picked.tolist()) if words else ()
+            for words in (self.names, self.scenes)
+        )
+        chosen = self.map(lambda t: t[picked.to(t.device)])
+        return chosen._with(chosen.views, names, scenes)
+
+    @property
+    def count(self) -> int:
+        """The number of views."""
+        return len(self.views)
+
+    @property
+    def images(self) -> tuple[Float[Tensor, "b 3 _h _w"], ...]:
+        """The photographs, one batch a view: `model(*views.images)`."""
+        return tuple(view.image for view in self.views)
+
+    def view(self, number: int) -> View:
+        """Return a view by its number, from 1."""
+        if not 1 <= number <= self.count:
+            raise Prob3rError(f"There is no view {number}; views count from 1 to {self.count}.")
+        return self.views[number - 1]
+
+    def pair(self, i: int, j: int) -> "Pair":
+        """Return two views by their numbers, from 1; the first becomes the reference."""
+        return Pair(self.view(i), self.view(j), self.names, self.scenes)
+
+    def named(
+        self: Scenes, names: Sequence[str] | None = None, scenes: Sequence[str] | None = None
+    ) -> Scenes:
+        """Return the same views with other names, or of other scenes."""
+        names = self.names if names is None else tuple(names)
+        return self._with(self.views, names, self.scenes if scenes is None else tuple(scenes))
+
+    @property
+    def has_poses(self) -> bool:
+        """Whether the cameras of all views are known."""
+        return all(view.cam_to_world is not None for view in self.views)
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the true pointmaps of all views are known, in camera 1's frame."""
+        known = (t for view in self.views for t in (view.depth, view.intrinsics))
+        return self.has_poses and all(t is not None for t in known)
+
+    @property
+    def cam_to_world(self) -> Float[Tensor, "b v 4 4"]:
+        """The poses of all cameras in camera 1's frame.
+
+        Raises:
+            Prob3rError: A view has no pose.
+        """
+        poses = [view.cam_to_world for view in self.views]
+        known = [pose for pose in poses if pose is not None]
+        if len(known) < len(poses):
+            raise Prob3rError("These views have no relative pose: all need cam_to_world.")
+        return invert_rigid(known[0])[:, None] @ torch.stack(known, 1)
+
+    @property
+    def points(self) -> tuple[Float[Tensor, "b _h _w 3"], ...]:
+        """The true pointmaps of all views in camera 1's frame, in the scene's unit."""
+        first, *others = self.views
+        poses = self.cam_to_world.unbind(1)[1:]
+        moved = (transform(view.points, pose) for view, pose in zip(others, poses, strict=True))
+        return (first.points, *moved)
+
+    @property
+    def valid(self) -> tuple[Bool[Tensor, "b _h _w"], ...]:
+        """Where the true pointmaps of all views can be trusted."""
+        return tuple(view.known for view in self.views)
+
+    def map(self: Scenes, function: Callable[[Tensor], Tensor]) -> Scenes:
+        """Return views whose every known tensor went through `function`."""
+        views = tuple(view.map(function) for view in self.views)
+        return self._with(views, self.names, self.scenes)
+
+    def to(self: Scenes, device: torch.device | str) -> Scenes:
+        """Return the views with every tensor on `device`."""
+        return self.map(lambda t: t.to(device))
+
+    def _with(
+        self: Scenes, views: tuple[View, ...], names: tuple[str, ...], scenes: tuple[str, ...]
+    ) -> Scenes:
+        return type(self)(views, names, scenes)
+
+
+@dataclass(frozen=True, init=False)
+class Pair(Views):
+    """Two views of one scene, or a batch of such scenes of one size; view 1 is the reference."""
+
+    def __init__(
+        self, view1: View, view2: View, names: Sequence[str] = (), scenes: Sequence[str] = ()
+    ):
+        object.__setattr__(self, "views", (view1, view2))
+        object.__setattr__(self, "names", tuple(names))
+        object.__setattr__(self, "scenes", tuple(scenes))
+
+    def _with(
+        self, views: tuple[View, ...], names: tuple[str, ...], scenes: tuple[str, ...]
+    ) -> "Pair":
+        view1, view2 = views
+        return Pair(view1, view2, names, scenes)
+
+    @property
+    def view1(self) -> View:
+        """The reference."""
+        return self.views[0]
+
+    @property
+    def view2(self) -> View:
+        """The other view."""
+        return self.views[1]
+
+    def with_views(self, view1: View | None = None, view2: View | None = None) -> "Pair":
+        """Return the pair with other views in place of its own."""
+        return Pair(view1 or self.view1, view2 or self.view2, self.names, self.scenes)
+
+    @classmethod
+    def from_images(cls, images: Sequence[str | Path], model: Framing | FramesImages) -> "Pair":
+        """Return two photographs of one scene, as a batch of one; see `Views.from_images`."""
+        if len(images) != 2:
+            raise Prob3rError(f"There are {len(images)} photographs; a pair takes two.")
+        views = Views.from_images(images, model)
+        view1, view2 = views.views
+        return cls(view1, view2, views.names)
 
     @classmethod
     def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Pair":
         """Return the pair of a folder with a `pair.json`, as a batch of one named after it.
 
         Args:
-            folder: Two photographs and what is known of them; see `prob3r.scenes.folder`.
+            folder: Two photographs and what is known of them; see `prob3r.scenes.folder`. It counts
+                as a scene of its own.
             model: As for `from_images`.
 
         Raises:
@@ -140,54 +283,18 @@ class Pair:
         first, second = (
             View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)
         )
-        return cls(first, second, (Path(folder).resolve().name,))
-
-    def __len__(self) -> int:
-        return len(self.view1.image)
-
-    def __getitem__(self, index: int | slice | Sequence[int]) -> "Pair":
-        """Return a batch of the chosen pairs; an integer gives a batch of one."""
-        rows = [index] if isinstance(index, int) else index
-        picked = torch.arange(len(self))[rows]
-        names = tuple(self.names[i] for i in picked.tolist()) if self.names else ()
-        return replace(self.map(lambda t: t[picked.to(t.device)]), names=names)
-
-    @property
-    def has_poses(self) -> bool:
-        """Whether the relative pose of the two cameras is known."""
-        return self.view1.cam_to_world is not None and self.view2.cam_to_world is not None
-
-    @property
-    def has_truth(self) -> bool:
-        """Whether the true pointmaps of both views are known, in camera 1's frame."""
-        known = (self.view1.depth, self.view1.intrinsics, self.view2.depth, self.view2.intrinsics)
-        return self.has_poses and all(t is not None for t in known)
+        home = Path(folder).resolve()
+        return cls(first, second, (printable(home.name),), (str(home),))
 
     @property
     def view2_to_view1(self) -> Float[Tensor, "b 4 4"]:
         """The pose of camera 2 in camera 1's frame; raises Prob3rError where it is unknown."""
-        first, second = self.view1.cam_to_world, self.view2.cam_to_world
-        if first is None or second is None:
-            raise Prob3rError("This pair has no relative pose: both views need cam_to_world.")
-        return invert_rigid(first) @ second
+        return self.cam_to_world[:, 1]
 
-    @property
-    def points(self) -> tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]:
-        """The true pointmaps of both views in camera 1's frame, in the scene's unit."""
-        return self.view1.points, transform(self.view2.points, self.view2_to_view1)
-
-    @property
-    def valid(self) -> tuple[Bool[Tensor, "b h w"], Bool[Tensor, "b h w"]]:
-        """Where the true pointmaps of both views can be trusted."""
-        return self.view1.known, self.view2.known
-
-    def errors_of(
-        self, points: tuple[Float[Tensor, "b h w 3"], Float[Tensor, "b h w 3"]]
-    ) -> PoseAndShape:
-        """Return every error of predicted pointmaps of both views, pair by pair."""
-        return pose_and_shape(
-            points[0], points[1], *self.points, *self.valid, pose2_to_1=self.view2_to_view1
-        )
+    def errors_of(self, points: Sequence[Float[Tensor, "b _h _w 3"]]) -> PoseAndShape:
+        """Return every error of predicted pointmaps of both views, scene by scene."""
+        (found1, found2), (true1, true2), (valid1, valid2) = points, self.points, self.valid
+        return pose_and_shape(found1, found2, true1, true2, valid1, valid2, self.view2_to_view1)
 
     @property
     def match_truth(self) -> MatchTruth:
@@ -207,29 +314,29 @@ class Pair:
         """Return the share of view 2's valid pixels that view 1 sees."""
         return overlap(self.match_truth)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Pair":
-        """Return a pair whose every known tensor went through `function`."""
-        return replace(self, view1=self.view1.map(function), view2=self.view2.map(function))
-
-    def to(self, device: torch.device | str) -> "Pair":
-        """Return the pair with every tensor on `device`."""
-        return self.map(lambda t: t.to(device))
-
     def swap(self) -> "Pair":
         """Return the pair with the views exchanged."""
-        return replace(self, view1=self.view2, view2=self.view1)
+        return Pair(self.view2, self.view1, self.names, self.scenes)
 
 
-def stack(pairs: Sequence[Pair]) -> Pair:
-    """Return one batch of several pairs; a truth that any of them lacks is left out.
+def views_of(views: Sequence[View], names: Sequence[str] = ()) -> Views:
+    """Return views of one scene: a `Pair` if there are two."""
+    return Pair(views[0], views[1], names) if len(views) == 2 else Views(tuple(views), tuple(names))
+
+
+def stack(batches: Sequence[Scenes]) -> Scenes:
+    """Return one batch of several; a truth that any of them lacks is left out.
 
     Raises:
-        Prob3rError: There is no pair, or their sizes differ.
+        Prob3rError: There is no batch, or their sizes differ.
     """
-    if len({(p.view1.size, p.view2.size) for p in pairs}) != 1:
+    if len({tuple(view.size for view in batch.views) for batch in batches}) != 1:
         raise Prob3rError("Pairs of a batch must be at least one and share one image size.")
-    names = tuple(name for p in pairs for name in p.names)
-    return Pair(_stack([p.view1 for p in pairs]), _stack([p.view2 for p in pairs]), names)
+    names = tuple(name for batch in batches for name in batch.names)
+    known = all(batch.scenes for batch in batches)
+    scenes = tuple(scene for batch in batches for scene in batch.scenes) if known else ()
+    columns = zip(*(batch.views for batch in batches), strict=True)
+    return batches[0]._with(tuple(_stack(views) for views in columns), names, scenes)
 
 
 def _stack(views: Sequence[View]) -> View:

@@ -21,7 +21,6 @@ Rules, for medians over pairs with 95 % bootstrap intervals:
   zero; not supported if no block has such an interval; mixed if oracle matches raise it, too.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -30,6 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.errors import site_errors, twins
 from prob3r.measures.heads import (
     MATCHES,
@@ -38,12 +38,13 @@ from prob3r.measures.heads import (
     correspondence_heads,
     head_matches,
     head_table,
-    with_other_view1,
 )
 from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Attention, Edit
 from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
 from prob3r.studies.study import Finding, Study, Subject, Verdict
@@ -73,10 +74,9 @@ class Correspondence(Study):
             errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
             _interventions(subject, pair, matches),
         ]
-        if len(pair) > 1:
-            others = with_other_view1(pair)
-            shuffled = trace(model, others, MATCHES, output=False, reductions=READ)
-            parts.append(head_table(shuffled, pair, matches, patch, "shuffled"))
+        control = shuffled(pair)
+        other = trace(model, control.pair, MATCHES, output=False, reductions=READ)
+        parts.append(control.masked(head_table(other, pair, matches, patch, SHUFFLED)))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -118,12 +118,12 @@ def _interventions(subject: Subject, pair: Pair, matches: PatchMatches) -> pd.Da
     keys = pair.view1.size[0] * pair.view1.size[1] // config.patch**2
     generator = torch.Generator().manual_seed(0)
     variants: dict[tuple[str, int], list[Edit]] = {}
-    for block in range(config.dec_depth):
+    for block in range(trunk(subject.model).blocks):
         site = f"dec2.{block}.cross_attn"
         scrambled = Attention.scrambled(site, matches, keys, generator)
         variants["oracle", block] = [Attention.oracle(site, matches, keys)]
         variants["scrambled", block] = [scrambled]
-    numbered = replace(pair, names=())
+    numbered = pair.named(())
     effects = sweep(subject.model, numbered, variants)
     chosen = effects[effects.metric.isin(("rotation_error", "pointmap_error2"))]
     return pd.DataFrame(

@@ -1,8 +1,9 @@
 """Evaluation: every error of a model, and of what reads its sites, beside telling references.
 
-Three references are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean
-pose of the training rooms; `shuffled` shows the model the view 1 of another pair; `random` is the
-same architecture with random weights.
+References are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean pose of
+the training rooms, `identity_pose` puts camera 2 where camera 1 is, which points nowhere and is
+wrong by 180 degrees of translation; `shuffled` shows the model another view 1 (see
+`prob3r.measures.controls`); `random` is the same architecture with random weights.
 
 The source of a row says who spoke: `model` is the model's own output and, at its sites, the MLP
 probes; any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
@@ -10,7 +11,7 @@ probes; any other reader is a source of its own, by its kind (`linear`, `tuned`,
 """
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -24,12 +25,15 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import (
+    PoseAndShape,
     auc,
     bootstrap_interval,
+    intrinsics_from_pointmap,
     median,
     normalise,
     pointmap_error,
     pose_error,
+    pose_of_pointmap,
     relative_pose,
     rotation_angle,
     rotation_error,
@@ -37,13 +41,19 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.io.files import plain, written
-from prob3r.measures.cameras import camera2, intrinsics
+from prob3r.measures.controls import (
+    SHUFFLED,
+    describe_controls,
+)
 from prob3r.measures.errors import twins
-from prob3r.models import DUSt3R, random
+from prob3r.models import Model, random
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
-from prob3r.runs.trace import reusing_views, trace
-from prob3r.scenes.source import Pairs, batches
+from prob3r.runs.encoded import reusing_views
+from prob3r.runs.trace import trace
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.shuffled import shuffled
+from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
 HEAD = "head"
@@ -54,6 +64,16 @@ HARD = "overlap under 0.3 or rotation over 60 degrees"
 """The strata; pairs in neither count in `all` alone."""
 
 AUC_DEGREES = (5, 15, 30)
+
+NEED_DEPTH = {
+    "pointmap_error of view 1": ("pointmap_error", 1),
+    "pointmap_error of view 2": ("pointmap_error", 2),
+    "scale_error": ("scale_error", 2),
+    "inner_shape_error": ("inner_shape_error", 2),
+    "auc": (f"auc@{AUC_DEGREES[0]}", 2),
+}
+"""What is not measured of pairs without depth, by metric and view."""
+
 MEAN_POSE_PAIRS = 2048
 
 _VIEWLESS = {"pointmap_error1": "pointmap_error", "pointmap_error2": "pointmap_error"}
@@ -66,11 +86,15 @@ class _Measured:
     Attributes:
         values: Of each batch; `easy` and `hard` hold the rows of those pairs whose stratum is
             known, and every batch is in `all`.
+        controls: How many pairs have which shuffled control.
+        without_depth: How many pairs lack the depth of a view.
     """
 
     values: dict[tuple[str, str, str, str], list[Tensor]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    controls: Counter[str] = field(default_factory=Counter)
+    without_depth: int = 0
 
     def add(
         self, source: str, site: str, errors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
@@ -82,7 +106,7 @@ class _Measured:
 
 
 def evaluate(
-    model: DUSt3R,
+    model: Model,
     pairs: Pairs,
     count: int = 512,
     readers: SiteReader | Sequence[SiteReader] = (),
@@ -91,23 +115,24 @@ def evaluate(
     seed: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> pd.DataFrame:
-    """Return every metric of `claims.md` for a model on pairs, with 95 % bootstrap intervals.
+    """Return every metric (docs/definitions.md) of a model on pairs, with 95 % bootstrap intervals.
 
     Args:
         model: What is measured.
-        pairs: With the truth, or photographs with cameras and the depth of view 1, for which the
-            pose is found by PnP and view 2's pointmap error is not known.
-        count: How many pairs to use.
+        pairs: With the truth. Of pairs with cameras but without the depth of both views, the pose
+            is found by PnP from the predicted pointmaps, and errors that need depth are absent.
+        count: How many pairs to use: a sample of them, see `prob3r.scenes.sampling.sample`.
         readers: Probe banks and lenses whose sites are measured beside the model's output, each
             of another kind.
         batch: Pairs at a time.
-        seed: Of the random reference and of the bootstrap.
+        seed: Of the sample, of the random reference and of the bootstrap.
         report: Called with the number of pairs done and the number to do.
 
     Returns:
-        A row for each source (`model`, `mean_pose`, `shuffled`, `random`, and kinds of readers),
-        stratum, site, view and metric: the median (for `auc@...` the area), its interval, and the
-        number of pairs.
+        A row for each source (`model`, `mean_pose`, `identity_pose`, `shuffled`, `random`, and
+        kinds of readers), stratum, site, view and metric: the median (for `auc@...` the area), its
+        interval, and the number of pairs. `attrs` says how the pairs were chosen (`sample`), where
+        the other views 1 came from (`shuffled`), and what is absent without depth (`no depth`).
 
     Raises:
         Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
@@ -117,20 +142,25 @@ def evaluate(
     device = next(model.parameters()).device
     untrained = random(model, seed).to(device)
     sources = _sources(model, [readers] if isinstance(readers, SiteReader) else readers)
-    total, done = min(count, len(pairs)), 0
+    pairs, done = sample(pairs, count, seed), 0
     backbones = (backbone for backbone, _ in sources.values())
     with torch.no_grad(), reusing_views(pairs, model, untrained, *backbones):
-        for pair in batches(pairs, count, batch):
+        for pair in batches(pairs, len(pairs), batch):
             _measure(measured, model, untrained, pair.to(device), sources)
             done += len(pair)
-            report(done, total)
-    return _table(measured, torch.Generator().manual_seed(seed))
+            report(done, len(pairs))
+    table = _table(measured, torch.Generator().manual_seed(seed))
+    table.attrs["sample"] = describe(pairs)
+    if measured.without_depth:
+        table.attrs["no depth"] = _without_depth(table, measured.without_depth)
+    table.attrs[SHUFFLED] = describe_controls(measured.controls)
+    return table
 
 
-_Sources = Mapping[str, tuple[DUSt3R, SiteReader]]
+_Sources = Mapping[str, tuple[Model, SiteReader]]
 
 
-def _sources(model: DUSt3R, readers: Sequence[SiteReader]) -> _Sources:
+def _sources(model: Model, readers: Sequence[SiteReader]) -> _Sources:
     """Return each reader and the model that it reads, by the source that its rows will have."""
     names = ["model" if reader.kind == "mlp" else reader.kind for reader in readers]
     for name, reader in zip(names, readers, strict=True):
@@ -149,18 +179,19 @@ def strata(pair: Pair) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
 
 def _measure(
     measured: _Measured,
-    model: DUSt3R,
-    untrained: DUSt3R,
+    model: Model,
+    untrained: Model,
     pair: Pair,
     sources: _Sources,
 ) -> None:
-    if not pair.has_poses or pair.view1.depth is None:
+    if not pair.has_poses:
         raise Prob3rError(
             f"{', '.join(pair.names)}: there is nothing to measure against; evaluate needs the "
-            "cameras of both views and the depth of view 1 at least."
+            "cameras of both views at least."
         )
     images1, images2 = pair.view1.image, pair.view2.image
-    errors = _errors if pair.has_truth else _errors_without_depth2
+    errors = _errors if pair.has_truth else _errors_by_pnp
+    measured.without_depth += 0 if pair.has_truth else len(pair)
     own = [reader for backbone, reader in sources.values() if backbone is model]
     recorded = trace(model, pair, [site for reader in own for site in reader.sites])
     assert recorded.output is not None
@@ -168,14 +199,19 @@ def _measure(
     rows = dict(zip(("easy", "hard"), strata(pair), strict=True)) if pair.has_truth else {}
     measured.add("model", HEAD, errors(recorded.output.points, pair), rows)
     measured.add("random", HEAD, errors(untrained(images1, images2).points, pair), rows)
-    if len(pair) > 1:
-        shuffled = model(images1.roll(1, 0), images2)
-        measured.add("shuffled", HEAD, errors(shuffled.points, pair), rows)
+    control = shuffled(pair)
+    measured.controls.update(control.counts)
+    if control.known.any():
+        other = errors(model(control.pair.view1.image, images2).points, pair)
+        with_control = {name: values[control.known] for name, values in other.items()}
+        strata_of = {name: mask[control.known] for name, mask in rows.items()}
+        measured.add(SHUFFLED, HEAD, with_control, strata_of)
     if not pair.has_truth:
         return
     mean_pose = _mean_pose(MEAN_POSE_PAIRS).to(images1.device).expand(len(pair), 4, 4)
     placed = transform(pair.view2.points, mean_pose)
     measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair), rows)
+    measured.add("identity_pose", HEAD, _identity_errors(pair), rows)
     for source, (backbone, reader) in sources.items():
         run = recorded if reader in own else trace(backbone, pair, reader.sites, output=False)
         for site1, site2 in twins(reader.sites):
@@ -183,22 +219,49 @@ def _measure(
             measured.add(source, site2, errors(points, pair), rows)
 
 
-def _errors(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
+def _without_depth(table: pd.DataFrame, pairs: int) -> str:
+    """Return in words what is not known of pairs without the depth of both views."""
+    known = set(zip(table.metric, table.view, strict=True))
+    absent = [words for words, measured in NEED_DEPTH.items() if measured not in known]
+    lacking = f"; {', '.join(absent)} need it and are absent" if absent else ""
+    return f"{pairs} pairs lack the depth of a view, so their poses are found by PnP{lacking}"
+
+
+def _errors(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
     """Return every metric of predicted pointmaps against the full truth."""
-    errors = pair.errors_of(points)
+    return _with_areas(pair.errors_of(points))
+
+
+def _with_areas(errors: PoseAndShape) -> dict[str, Tensor]:
+    """Return errors by name, and beside them what the areas under the recall curve are taken of."""
     worst = pose_error(errors.rotation_error, errors.translation_error)
     return errors._asdict() | {f"auc@{degrees}": worst for degrees in AUC_DEGREES}
 
 
-def _errors_without_depth2(points: tuple[Tensor, Tensor], pair: Pair) -> dict[str, Tensor]:
-    """Return what can be known where view 2 has no depth: view 1's error, and the pose by PnP."""
-    true, known = pair.view2_to_view1, pair.view1.known
-    (predicted1,) = normalise(points[:1], [known])
-    (true1,) = normalise([pair.view1.points], [known])
+def _identity_errors(pair: Pair) -> dict[str, Tensor]:
+    """Return every metric of view 2's true shape with camera 2 where camera 1 is."""
+    errors = pair.errors_of((pair.view1.points, pair.view2.points))
+    # The fitted translation is zero but for rounding, and its direction means nothing.
+    heading = errors.translation_error
+    heading = heading.where(heading.isnan(), 180.0)
+    return _with_areas(errors._replace(translation_error=heading))
+
+
+def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
+    """Return what can be known without the depth of view 2, or of both views.
+
+    The pose is found by PnP from the predicted pointmaps. View 1's pointmap error takes its depth.
+    """
+    true = pair.view2_to_view1
     found = torch.stack([_pose(points, pair, row) for row in range(len(pair))])
-    mean_depth = (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
-    return {
-        "pointmap_error1": pointmap_error(predicted1, true1, known),
+    errors, mean_depth = {}, None
+    if pair.view1.depth is not None and pair.view1.intrinsics is not None:
+        known = pair.view1.known
+        (predicted1,) = normalise(points[:1], [known])
+        (true1,) = normalise([pair.view1.points], [known])
+        mean_depth = (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
+        errors["pointmap_error1"] = pointmap_error(predicted1, true1, known)
+    return errors | {
         "rotation_error": rotation_error(found[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0),
         # Zero, which points nowhere, is wrong by 180 degrees too; a short baseline stays NaN.
         "translation_error": translation_error(
@@ -207,11 +270,13 @@ def _errors_without_depth2(points: tuple[Tensor, Tensor], pair: Pair) -> dict[st
     }
 
 
-def _pose(points: tuple[Tensor, Tensor], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
+def _pose(points: tuple[Tensor, ...], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
     """Return camera 2's pose by PnP from predicted pointmaps; NaN where there is none."""
-    one = pair[row]
-    _, intrinsics2 = intrinsics(one, points[0][row : row + 1])
-    pose = camera2(points[1][row : row + 1], intrinsics2)
+    views = pair[row].view1, pair[row].view2
+    matrices = intrinsics_from_pointmap(
+        points[0][row : row + 1], [view.size for view in views], [v.intrinsics for v in views]
+    )
+    pose = pose_of_pointmap(points[1][row], matrices[1][0])
     return points[1].new_full((4, 4), torch.nan) if pose is None else pose.cam_to_world
 
 
@@ -252,10 +317,12 @@ def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as a JSON list of its rows, whole or not at all.
+    """Write a table as JSON, whole or not at all: its attributes by name, and a list of its `rows`.
 
     Raises:
         Prob3rError: The file cannot be written.
     """
     with written(path) as temporary:
-        temporary.write_text(json.dumps(plain(table.to_dict("records")), indent=1))
+        temporary.write_text(
+            json.dumps(plain({**table.attrs, "rows": table.to_dict("records")}), indent=1)
+        )

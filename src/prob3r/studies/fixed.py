@@ -3,11 +3,11 @@
 The classical pipeline (`classical.py`: SIFT, mutual matches by the ratio test, essential matrix by
 LO-RANSAC, triangulation) is put to the pairs that the model sees. Both are asked for the pose of
 camera 2 with known intrinsics and nothing else of the truth: `classical` from its matches, `model`
-from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with the view 1 of
-another pair, which tells nothing, and `aligned` the model's pose as other studies measure it, by
-alignment with the true shape. Rooms of few pixels are unfair to keypoints. They are rendered again
-with four times the pixels along each side, for `classical, 4x` alone. The model has seen rooms in
-its training, and SIFT nothing.
+from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with another
+view 1 (see `prob3r.measures.controls`), which tells nothing, and `aligned` the model's pose as
+other studies measure it, by alignment with the true shape. Rooms of few pixels are unfair to
+keypoints. They are rendered again with four times the pixels along each side, for `classical, 4x`
+alone. The model has seen rooms in its training, and SIFT nothing.
 
 A pose is *found* with at least 15 inliers (12 by PnP). One that is not found counts as wrong by 180
 degrees, and the points that would be triangulated with it as infinitely far. A match is *right*
@@ -46,11 +46,12 @@ from prob3r.geometry import (
     median,
     norm_factor,
     percentiles,
-    pnp_pose,
     pose_error,
+    pose_of_pointmap,
     rotation_error,
     translation_error,
 )
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import interval, median_interval, resampled, said, wide
 from prob3r.reliability.classical import (
     greyscale,
@@ -61,6 +62,7 @@ from prob3r.reliability.classical import (
     true_points,
 )
 from prob3r.rooms import Rooms
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, Subset
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
@@ -76,7 +78,6 @@ OVERLAPS = (0.3, 0.5)
 ENLARGED = 4
 SMALL = 256  # pixels along the longer side, from which on views are large enough for keypoints
 PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all take
-PNP_ITERATIONS = 1000
 
 _POSE = ("rotation_error", "translation_error")
 CLASSICAL, LARGER = "classical", f"classical, {ENLARGED}x"
@@ -84,7 +85,7 @@ STYLES = {
     "model": (COLOURS["all"], "-", "model"),
     LARGER: (COLOURS["classical"], "-", "classical, views 4x as large"),
     CLASSICAL: (COLOURS["classical"], "--", "classical"),
-    "shuffled": (COLOURS["control"], ":", "model, view 1 shuffled"),
+    SHUFFLED: (COLOURS["control"], ":", "model, view 1 shuffled"),
 }
 ROOM = (-0.04, 1.04)  # for shares, with all of a marker at either end
 LABELS = {
@@ -120,9 +121,12 @@ class FixedCorrespondences(Study):
             "model": _of_pointmaps(points, pair),
             "aligned": {name: getattr(aligned, name) for name in _POSE},
         }
-        if len(pair) > 1:
-            shuffled = subject.model(first.roll(1, 0), second)
-            found["shuffled"] = _of_pointmaps(shuffled.points, pair)
+        control = shuffled(pair)
+        other = _of_pointmaps(subject.model(control.pair.view1.image, second).points, pair)
+        found[SHUFFLED] = {
+            metric: values.double().where(control.known, torch.nan)
+            for metric, values in other.items()
+        }
         found[CLASSICAL] = _of_matches((pair[i] for i in range(len(pair))), pair)
         if self.larger is not None:
             numbers = [int(name.rpartition("/")[2]) for name in pair.names]
@@ -172,20 +176,12 @@ def texture(view: View) -> Float[Tensor, " b"]:
     return torch.hypot(down, right).mean((1, 2))
 
 
-def _of_pointmaps(
-    points: tuple[Float[Tensor, "b h1 w1 3"], Float[Tensor, "b h2 w2 3"]], pair: Pair
-) -> dict[str, Tensor]:
+def _of_pointmaps(points: tuple[Float[Tensor, "b _h _w 3"], ...], pair: Pair) -> dict[str, Tensor]:
     """Return the errors of the pose by PnP, and of the points."""
-    height, width = points[1].shape[1:3]
-    stride = max(1, round((height * width / PNP_PIXELS) ** 0.5))
-    used = torch.zeros(height, width, dtype=torch.bool, device=points[1].device)
-    used[::stride, ::stride] = True
     found, off = [], []
     units = norm_factor(pair.points, pair.valid)
     for i in range(len(pair)):
-        pose = pnp_pose(
-            points[1][i], intrinsics_of(pair[i].view2), used, max_iterations=PNP_ITERATIONS
-        )
+        pose = pose_of_pointmap(points[1][i], intrinsics_of(pair[i].view2), PNP_PIXELS)
         found.append(None if pose is None else pose.cam_to_world)
         seen, true = (
             torch.cat([view[i][valid[i]] for view, valid in zip(views, pair.valid, strict=True)])

@@ -5,7 +5,7 @@ What a scope means, and which mode it comes in, is defined in `pose.py`.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pandas as pd
@@ -22,11 +22,12 @@ from prob3r.measures.tokens import (
     received_by,
     with_controls,
 )
-from prob3r.models import DUSt3R, Output
-from prob3r.models.sites import Site
+from prob3r.models import Model, Prediction
+from prob3r.models.sites import HEADS, Site
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.sweep import errors_of, sweep
-from prob3r.runs.trace import HEADS, Trace, trace
+from prob3r.runs.trace import Trace, trace
+from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -75,8 +76,8 @@ class Known:
     means: Means | None
 
     @classmethod
-    def of(cls, model: DUSt3R, pairs: Pairs, count: int, batch: int, each: bool) -> "Known":
-        """Return what is known from the first pairs.
+    def of(cls, model: Model, pairs: Pairs, count: int, batch: int, each: bool) -> "Known":
+        """Return what is known from a sample of the pairs.
 
         Args:
             model: Which is to be cut.
@@ -86,7 +87,7 @@ class Known:
             each: Whether heads and blocks are to be cut one by one.
         """
         device = next(model.parameters()).device
-        few = (pair.to(device) for pair in batches(pairs, count, batch))
+        few = (pair.to(device) for pair in batches(sample(pairs, count), count, batch))
         means = head_means(model, few) if each else None
         return cls(Sinks.find(model, pairs, count, batch), means)
 
@@ -106,7 +107,7 @@ class Cut:
     mass: Float[Tensor, " b"]
 
 
-def knock_out(model: DUSt3R, pair: Pair, known: Known) -> pd.DataFrame:
+def knock_out(model: Model, pair: Pair, known: Known) -> pd.DataFrame:
     """Return what every variant does to every error, one row for each pair, variant and error.
 
     The columns are those of `Variant`; `sinks`, whether what is cut are sinks rather than keys that
@@ -122,7 +123,7 @@ def knock_out(model: DUSt3R, pair: Pair, known: Known) -> pd.DataFrame:
     if known.means:
         cuts |= _outputs(run, known.means)
     variants = {variant: cut.edits for variant, cut in cuts.items()}
-    table = sweep(model, replace(pair, names=()), variants, _kept)
+    table = sweep(model, pair.named(()), variants, _kept)
     chosen = table.pop("variant").tolist()
     what = pd.DataFrame(chosen, columns=Variant._fields).assign(sinks=bool(known.sinks))
     for column in ("tokens", "mass"):
@@ -268,7 +269,7 @@ def _outputs(run: Trace, means: Means) -> dict[Variant, Cut]:
     return cuts
 
 
-def _kept(output: Output, pair: Pair, clean: Output) -> dict[str, Tensor]:
+def _kept(output: Prediction, pair: Pair, clean: Prediction) -> dict[str, Tensor]:
     """Return the errors of view 2 that the study reports."""
     errors = errors_of(output, pair, clean)
     return {name.rstrip("2"): errors[name] for name in ERRORS}

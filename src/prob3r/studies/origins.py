@@ -40,6 +40,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, median
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.heads import (
     MATCHES,
     MEAN,
@@ -48,11 +49,11 @@ from prob3r.measures.heads import (
     head_matches,
     head_table,
     reach,
-    with_other_view1,
 )
 from prob3r.measures.statistics import interval, medians, resampled, said, wide
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.runs.trace import trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.along import counted_from, onset, pairs_seen
@@ -127,7 +128,7 @@ class Origins(Study):
         return {"origins": drawn}
 
 
-def comparable(subject: Subject) -> dict[str, DUSt3R]:
+def comparable(subject: Subject) -> dict[str, Model]:
     """Return the relatives of the subject's own architecture and shape."""
     own = subject.model
     return {
@@ -137,19 +138,20 @@ def comparable(subject: Subject) -> dict[str, DUSt3R]:
     }
 
 
-def _measured(model: DUSt3R, pair: Pair) -> pd.DataFrame:
+def _measured(model: Model, pair: Pair) -> pd.DataFrame:
     """Return what one model does with the pairs and with the control."""
     patch = model.config.patch
     matches = pair.patch_matches(patch)
-    shown = {"model": pair} | ({"shuffled": with_other_view1(pair)} if len(pair) > 1 else {})
+    control = shuffled(pair)
     parts = []
-    for source, seen in shown.items():
+    for source, seen in (("model", pair), (SHUFFLED, control.pair)):
         run = trace(model, seen, MATCHES, reductions=READ)
         assert run.output is not None
         heads = head_table(run, pair, matches, patch, source)
         rotation = pair.errors_of(run.output.points).rotation_error.cpu().numpy()
         rows = {"pair": range(len(pair)), "source": source, "metric": "rotation_error"}
-        parts += [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]
+        found = [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]
+        parts += found if seen is pair else [control.masked(part) for part in found]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -3,11 +3,13 @@
 import json
 import math
 import os
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import written
+from prob3r.studies.study import Finding
 
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
 
@@ -60,16 +62,37 @@ def write_findings(folder: Path, order: list[str], page: Path | None = None) -> 
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
+    damaged = Prob3rError(f"{path} is damaged; delete it and run the study again.")
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Prob3rError(f"{path} is damaged; delete it and run the study again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged from error
+    texts = ("title", "model", "weights", "data")
+    if not (
+        isinstance(result, dict)
+        and all(isinstance(result.get(key), str) for key in texts)
+        and "pairs" in result
+        and isinstance(result.get("findings"), list)
+        and all(map(_is_finding, result["findings"]))
+    ):
+        raise damaged
     return result
+
+
+def _is_finding(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() >= {field.name for field in fields(Finding)}
+        and value["verdict"] in list(_MARKS)
+        and all(isinstance(value[key], float | int | None) for key in ("effect", "low", "high"))
+    )
 
 
 def _section(folder: Path, name: str, result: dict[str, Any], page: Path) -> list[str]:
     """Return what one study came to, with its figures."""
-    lines = [f"## {result['title']}", "", f"On {result['pairs']} pairs of `{result['data']}`.", ""]
+    sample = f" ({result['sample']})" if "sample" in result else ""
+    on = f"On {result['pairs']} pairs of `{result['data']}`{sample}."
+    lines = [f"## {result['title']}", "", on, ""]
     for finding in result["findings"]:
         lines += [
             f"- *{finding['statement']}*: {_MARKS[finding['verdict']]}. {_effect(finding)} "

@@ -50,7 +50,7 @@ import torch
 from prob3r.geometry import Interval
 from prob3r.measures.statistics import median_interval, said
 from prob3r.measures.tokens import CHOSEN, SINK
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE, Contrast, by_cut, contrast, rows_of
@@ -103,7 +103,7 @@ class Pose(Study):
         return {"cuts": draw_cuts(table), "heads": draw_heads(table), "blocks": draw_blocks(table)}
 
 
-def _models(subject: Subject) -> dict[str, DUSt3R]:
+def _models(subject: Subject) -> dict[str, Model]:
     """Return the models that are cut."""
     twin = subject.relatives.get(POSITIVE)
     return {MODEL: subject.model} | ({} if twin is None else {POSITIVE: twin})

@@ -14,10 +14,10 @@ loss on the rooms held out is least). They are fitted to `FITTED` rooms of the t
 pairs' size, with `HELD_OUT` more held out, whatever the pairs are: of other data sets than rooms
 there is nothing to fit to.
 
-Controls: the mean pose of the rooms; the same probes shown the view 1 of another pair
-(`shuffled`); the same probes of a backbone with random weights (`random`); and the decoder's input,
-which is what view 2 alone tells. The positive control is the camera token of `mini-pose`. The
-model's own output is measured beside them.
+Controls: the mean pose of the rooms; the identity pose; the same probes shown another view 1
+(`shuffled`, see `prob3r.measures.controls`); the same probes of a backbone with random weights
+(`random`); and the decoder's input, which is what view 2 alone tells. The positive control is the
+camera token of `mini-pose`. The model's own output is measured beside them.
 
 Rules, for rotation errors at the last site, medians over pairs with 95 % bootstrap intervals; of a
 linear probe and an MLP the one with the lower median counts, of several tokens the best:
@@ -43,12 +43,14 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, patch_grid, rotation_error, translation_error
-from prob3r.measures.heads import with_other_view1
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.measures.tokens import Sinks, several_sizes
-from prob3r.models import DUSt3R
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE
@@ -73,9 +75,9 @@ if TYPE_CHECKING:
 SINK_ROOMS = 64
 MARGIN = 2.0  # degrees by which a single token has to be worse
 
-RANDOM, SHUFFLED = "random", "shuffled"
+RANDOM = "random"
 CAMERA = "camera"
-AVERAGE, OUTPUT = "mean pose", "output"
+AVERAGE, IDENTITY, OUTPUT = "mean pose", "identity pose", "output"
 """What stands beside the probes: what they say without features, and the model's own pose."""
 
 PATCHES = (BEST, "sink", "centre", "corner")
@@ -128,11 +130,11 @@ class PoseProbes(Study):
                 )
         average = self.readers[MODEL].average.expand(len(pair), -1)
         mean_pose = _frame(_errors(average, pair), probe=[AVERAGE], site=[""], token=[""])
-        parts.append(mean_pose.assign(source=MODEL))
-        if len(pair) > 1:
-            others = with_other_view1(pair)
-            rows = _measured(subject.model, self.readers[MODEL], others, pair)
-            parts.append(rows.assign(source=SHUFFLED))
+        identity = _frame(_identity_errors(pair), probe=[IDENTITY], site=[""], token=[""])
+        parts += [mean_pose.assign(source=MODEL), identity.assign(source=MODEL)]
+        control = shuffled(pair)
+        rows = _measured(subject.model, self.readers[MODEL], control.pair, pair)
+        parts.append(control.masked(rows).assign(source=SHUFFLED))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -145,12 +147,12 @@ class PoseProbes(Study):
         return {"blocks": _draw_blocks(table), "tokens": _draw_tokens(table)}
 
 
-def sites_of(model: DUSt3R) -> list[str]:
+def sites_of(model: Model) -> list[str]:
     """Return view 2's decoder input and the ends of its blocks."""
-    return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(model.config.dec_depth))]
+    return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(trunk(model).blocks))]
 
 
-def _backbones(subject: Subject) -> dict[str, DUSt3R]:
+def _backbones(subject: Subject) -> dict[str, Model]:
     """Return the models whose tokens are read."""
     found = {
         MODEL: subject.model,
@@ -160,7 +162,7 @@ def _backbones(subject: Subject) -> dict[str, DUSt3R]:
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _singles(model: DUSt3R, rooms: Rooms, grid: tuple[int, int], batch: int) -> dict[str, int]:
+def _singles(model: Model, rooms: Rooms, grid: tuple[int, int], batch: int) -> dict[str, int]:
     """Return the single tokens to be read, but for the best patch."""
     rows, columns = grid
     received = Sinks.find(model, rooms, SINK_ROOMS, batch).received
@@ -170,10 +172,10 @@ def _singles(model: DUSt3R, rooms: Rooms, grid: tuple[int, int], batch: int) -> 
         "centre": rows // 2 * columns + columns // 2,
         "corner": 0,
     }
-    return singles | ({CAMERA: rows * columns} if model.extra_tokens("dec2") else {})
+    return singles | ({CAMERA: rows * columns} if trunk(model).layout(2).special else {})
 
 
-def _measured(model: DUSt3R, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
+def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
     """Return the errors of a reader's poses for pairs as they are shown to the model."""
     sites = sites_of(model)
     run = trace(model, shown, sites, output=False)
@@ -198,6 +200,12 @@ def _errors(numbers: Float[Tensor, "*d b 12"], pair: Pair) -> dict[str, Float[Te
         "translation_error": translation_error(found.direction, true[:, :3, 3], mean_depth),
     }
     return {metric: values.unflatten(0, numbers.shape[:-1]) for metric, values in errors.items()}
+
+
+def _identity_errors(pair: Pair) -> dict[str, Float[Tensor, " b"]]:
+    """Return the errors of camera 2 put where camera 1 is, in degrees: its direction is none."""
+    numbers = torch.cat((torch.eye(3).flatten(), torch.zeros(3))).to(pair.view2_to_view1)
+    return _errors(numbers.expand(len(pair), -1), pair)
 
 
 def _frame(errors: dict[str, Float[Tensor, "*d b"]], **axes: Sequence[str]) -> pd.DataFrame:
@@ -236,6 +244,13 @@ def _beside(table: pd.DataFrame, probe: str, source: str = MODEL) -> Float[Tenso
     return wide(rows, "probe")[1][:, 0]
 
 
+def _identity(table: pd.DataFrame) -> str:
+    """Return what the identity pose does, in words; tables of older runs do not hold it."""
+    if not (table.probe == IDENTITY).any():
+        return ""
+    return f"; {IDENTITY} {_level(_beside(table, IDENTITY))}"
+
+
 def _level(errors: Float[Tensor, " n"]) -> str:
     return said(median_interval(errors), sign="-")
 
@@ -259,7 +274,7 @@ def _camera(table: pd.DataFrame) -> Finding:
         unit="degrees of rotation error, camera token less best patch",
         control=f"camera token ({camera.what}) {_level(camera.errors)}; best patch "
         f"({patch.what}) {_level(patch.errors)}; pooled "
-        f"{_level(pooled.errors)}; mean pose {_level(average)}; the "
+        f"{_level(pooled.errors)}; mean pose {_level(average)}{_identity(table)}; the "
         f"twin's output {_level(_beside(table, OUTPUT, POSITIVE))}",
         pairs=len(camera.errors),
     )
@@ -280,7 +295,10 @@ def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
         for source in (SHUFFLED, RANDOM)
         if (table.source == source).any()
     }
-    controls |= {AVERAGE: average, "the model's output": _beside(table, OUTPUT)}
+    controls[AVERAGE] = average
+    if (table.probe == IDENTITY).any():
+        controls[IDENTITY] = _beside(table, IDENTITY)
+    controls["the model's output"] = _beside(table, OUTPUT)
     more = "; ".join(f"{name} {_level(v)}" for name, v in controls.items())
     if twin is None:
         more += f"; there is no {POSITIVE} to show that probes find a pose where there is one"

@@ -192,7 +192,7 @@ def _squared_error(
 
 def _moments(
     features: Float[Tensor, "p b d"],
-) -> tuple[Float[Tensor, "p d"], Float[Tensor, "p d"]]:
+) -> tuple[Float[Tensor, "p d"], ...]:
     """Return mean and standard deviation; 1 for a feature that does not vary."""
     scale = features.std(1)
     return features.mean(1), scale.where(scale > _SMALLEST, 1)

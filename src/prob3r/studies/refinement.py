@@ -118,7 +118,7 @@ def _blocks(sites: list[str]) -> Int[Tensor, " s"]:
     return torch.tensor([-1 if block is None else block for block in blocks])
 
 
-def _reached(table: pd.DataFrame, metric: str, of: str, kind: str) -> tuple[Tensor, Tensor]:
+def _reached(table: pd.DataFrame, metric: str, of: str, kind: str) -> tuple[Tensor, ...]:
     """Return the block at which a stratum's median curve gets there, and its resampled twins."""
     sites, values = curves(table, metric, of)
     blocks = _blocks(sites)

@@ -24,7 +24,6 @@ Rules, for the median over pairs with 95 % bootstrap intervals:
   that of one of them so; else mixed.
 """
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -32,10 +31,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import median_interval, medians, said, wide
 from prob3r.models.sites import Site
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
@@ -80,7 +82,7 @@ class Roles(Study):
 
     def prepare(self, subject: Subject, pairs: Pairs) -> None:
         """Find the pair to show as arrows: the first hard one of a few, or else the first."""
-        few = next(batches(pairs, EXAMPLE_AMONG, EXAMPLE_AMONG))
+        few = next(batches(sample(pairs, EXAMPLE_AMONG), EXAMPLE_AMONG, EXAMPLE_AMONG))
         _, hard = strata(few)
         pair = few[int(hard.int().argmax())].to(next(subject.model.parameters()).device)
         patch = subject.model.config.patch
@@ -97,10 +99,9 @@ class Roles(Study):
         patch = subject.model.config.patch
         points = decode_sites(subject.model, subject.bank(), pair)
         parts = [_effects(site_errors(points, pair)), _fields(points, pair, patch, "model")]
-        if len(pair) > 1:
-            others = replace(pair, view1=replace(pair.view1, image=pair.view1.image.roll(1, 0)))
-            shuffled = decode_sites(subject.model, subject.bank(), others)
-            parts.append(_fields(shuffled, pair, patch, "shuffled"))
+        control = shuffled(pair)
+        others = decode_sites(subject.model, subject.bank(), control.pair)
+        parts.append(control.masked(_fields(others, pair, patch, SHUFFLED)))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -237,8 +238,8 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
     metric = "alignment, co-visible"
     true = per_pair(table, metric, "cross_attn")
     effect = median_interval(true)
-    shuffled = per_pair(table, metric, "cross_attn", "shuffled")
-    more = median_interval(true - shuffled)
+    control = per_pair(table, metric, "cross_attn", SHUFFLED)
+    more = median_interval(true - control)
     verdict: Verdict = "mixed"
     if effect.low > 0 and more.low > 0:
         verdict = "supported"
@@ -254,7 +255,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="cosine with the direction to the truth, co-visible patches",
-        control=f"view 1 shuffled {said(median_interval(shuffled), 3)}; {others}",
+        control=f"view 1 shuffled {said(median_interval(control), 3)}; {others}",
         pairs=len(true),
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id, upload
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import Model, fingerprint
 
 # Without the parts of a table, which only a study that goes on needs.
 _FILES = (
@@ -55,7 +55,7 @@ def push_results(
 
 def fetch_results(
     repo_id: str,
-    model: DUSt3R | None = None,
+    model: Model | None = None,
     *,
     revision: str | None = None,
     token: str | None = None,

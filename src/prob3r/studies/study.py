@@ -17,12 +17,14 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, plain, written
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
-from prob3r.runs.trace import reusing_views
-from prob3r.scenes.source import Pairs, batches
+from prob3r.runs.encoded import reusing_views
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
+from prob3r.studies.parts import read_part, write_part
 from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:
@@ -44,11 +46,11 @@ class Subject:
             carries an explicit pose; variants; and its own weights along training.
     """
 
-    model: DUSt3R
+    model: Model
     name: str
     banks: Mapping[str, SiteReader] = field(default_factory=dict)
-    untrained: DUSt3R | None = None
-    relatives: Mapping[str, DUSt3R] = field(default_factory=dict)
+    untrained: Model | None = None
+    relatives: Mapping[str, Model] = field(default_factory=dict)
 
     def bank(self, kind: str = "mlp") -> SiteReader:
         """Return the probes of a kind; raise Prob3rError if there are none."""
@@ -124,7 +126,12 @@ class Study(ABC):
     most: ClassVar[int | None] = None
 
     def prepare(self, subject: Subject, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
-        """Find out what has to be known before the first batch; the same for the same pairs."""
+        """Find out what has to be known before the first batch; the same for the same pairs.
+
+        Args:
+            subject: What the study looks into.
+            pairs: All that the sample is drawn from.
+        """
 
     @abstractmethod
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
@@ -165,7 +172,7 @@ def conduct(
         study: The question.
         subject: What to put it to.
         pairs: Over what; with the full truth.
-        count: How many of the pairs.
+        count: How many of the pairs: a sample of them, see `prob3r.scenes.sampling.sample`.
         folder: Gets `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
         data: The pairs' name.
         report: Called with the number of pairs done and the number to do.
@@ -178,45 +185,53 @@ def conduct(
     home = folder / study.name
     parts = home / "parts"
     make_folder(parts)
-    count = min(count, study.most or count)
-    total = min(count, len(pairs))
+    drawn = sample(pairs, min(count, study.most or count))
     about = {
         "study": study.name,
         "model": subject.name,
         "weights": fingerprint(subject.model),
         "data": data,
-        "pairs": total,
+        "pairs": len(drawn),
+        "sample": describe(drawn),
         "batch": study.batch,
         "relatives": {name: fingerprint(model) for name, model in subject.relatives.items()},
     }
-    _claim(home / "study.json", about)
+    # Folders from before samples were named hold the first pairs: of rooms, the same ones.
+    _claim(home / "study.json", about, optional=() if share_views(drawn) else ("sample",))
     study.prepare(subject, pairs)
     paths, done = [], 0
     backbones = [subject.model] if subject.untrained is None else [subject.model, subject.untrained]
-    with reusing_views(pairs, *backbones):
-        for number, pair in enumerate(batches(pairs, count, study.batch)):
+    with reusing_views(drawn, *backbones):
+        for number, pair in enumerate(batches(drawn, len(drawn), study.batch)):
             paths.append(parts / f"{number:05d}.parquet")
             if number % processes.count == processes.rank and not paths[-1].exists():
                 part = _measured(study, subject, pair, done)
-                with written(paths[-1]) as temporary:
-                    part.to_parquet(temporary)
+                write_part(part, paths[-1])
             done += len(pair)
-            report(done, total)
+            report(done, len(drawn))
     processes.wait()
-    table = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    table = pd.concat([read_part(path) for path in paths], ignore_index=True)
     result = Result(study.name, subject.name, data, study.findings(table), table)
     if processes.first:
         _write(result, study, home, about)
     return result
 
 
-def _claim(path: Path, about: dict[str, object]) -> None:
-    """Write what a folder is about, or raise Prob3rError if it is about something else."""
+def _claim(path: Path, about: dict[str, object], optional: tuple[str, ...] = ()) -> None:
+    """Write what a folder is about, or raise Prob3rError if it is about something else.
+
+    Args:
+        path: The file that says it.
+        about: What is to be written.
+        optional: What an older file may leave out.
+    """
     if path.exists():
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise Prob3rError(f"{path} is damaged; delete it or give a new folder.") from error
+        if isinstance(found, dict):
+            found = {key: about[key] for key in optional} | found
         if found != about:
             known = found.keys() if isinstance(found, dict) else ()
             differs = next((k for k in about if k not in known or found[k] != about[k]), "study")

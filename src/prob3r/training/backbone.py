@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, PosedDUSt3R, load, save
-from prob3r.models.encoded import Tokens
+from prob3r.models.layers import Tokens
 from prob3r.models.sites import Tap
 from prob3r.scenes.views import Pair
 from prob3r.training.attention import DirectAttention
@@ -146,12 +146,16 @@ class _BackboneTask(Task):
         one, two = pair.view1.image, pair.view2.image
         if self.stage.symmetric:  # the second half is the first with its views exchanged
             half = len(pair) // 2
-            both = self.model.encode(torch.cat((one[:half], two[:half])), self.tap)
+            both = self._encoded(torch.cat((one[:half], two[:half])))
             exchanged = torch.cat(both.stream.chunk(2)[::-1])
             return both, Tokens(exchanged, both.grid)
-        both = self.model.encode(torch.cat((one, two)), self.tap)
+        both = self._encoded(torch.cat((one, two)))
         first, second = both.stream.chunk(2)
         return Tokens(first, both.grid), Tokens(second, both.grid)
+
+    def _encoded(self, images: Tensor) -> Tokens:
+        stream, grid = self.model.encoder_stream(images, self.tap)
+        return Tokens(self.model.enc_norm(stream), grid)
 
     def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)

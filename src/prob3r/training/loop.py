@@ -3,8 +3,10 @@
 import json
 import math
 import time
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import make_folder, written
+from prob3r.io.files import alone_in, make_folder, written
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0
 STRETCH = 1024  # pairs between two words of progress
+
+_KEYS = {"identity", "stage", "step", "best", "log", "model", "optimizers"}
 
 
 @dataclass(frozen=True)
@@ -112,18 +116,19 @@ def run(
         report: Called after every stretch of steps.
 
     Raises:
-        Prob3rError: The folder cannot be made, or holds another task's state or a damaged one;
-            or the loss is not finite.
+        Prob3rError: The folder cannot be made or written to, another process trains in it, or it
+            holds another task's state or a damaged one; or the loss is not finite.
     """
     make_folder(folder)
-    loop = _Loop(task, folder)
-    started = time.monotonic()
-    for progress in loop.stretches():
-        report(progress)
-        if task.processes.any(time.monotonic() - started > seconds):
-            loop.checkpoint()
-            break
-    task.processes.wait()
+    with alone_in(folder) if task.processes.first else nullcontext():
+        loop = _Loop(task, folder)
+        started = time.monotonic()
+        for progress in loop.stretches():
+            report(progress)
+            if task.processes.any(time.monotonic() - started > seconds):
+                loop.checkpoint()
+                break
+        task.processes.wait()
 
 
 class _Loop:
@@ -227,8 +232,13 @@ class _Loop:
             "model": self.task.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.task.optimizers],
         }
-        with written(self.folder / "state.pt") as path:
-            torch.save(state, path)
+        with written(self.folder / "state.pt") as path, path.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch hides what the system said, such as a full disk
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
     def _restore(self) -> None:
         path = self.folder / "state.pt"
@@ -242,9 +252,12 @@ class _Loop:
             )
         self.stage, self.step, self.best = state["stage"], state["step"], state["best"]
         self.log = state["log"]
-        self.task.module.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            self.task.module.load_state_dict(state["model"])
+            for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise Prob3rError(_damaged(path)) from error
 
 
 def _in_stretches(pairs: int, batch: int, stretch: int) -> int:
@@ -255,10 +268,19 @@ def _in_stretches(pairs: int, batch: int, stretch: int) -> int:
 def _read(path: Path) -> dict[str, Any]:
     """Return what `checkpoint` wrote; raise Prob3rError if it is damaged."""
     try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the checksums
+            if damaged := file.testzip():
+                raise ValueError(f"{damaged} has another checksum")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        raise Prob3rError(
-            f"{path} is damaged and the run cannot go on from it; delete it to start again, or "
-            "give a new folder."
-        ) from error
+        if not (isinstance(state, dict) and state.keys() >= _KEYS):
+            raise ValueError("it lacks keys")
+    except Exception as error:  # a damaged file can raise anything
+        raise Prob3rError(_damaged(path)) from error
     return state
+
+
+def _damaged(path: Path) -> str:
+    return (
+        f"{path} is damaged and the run cannot go on from it; delete it to start again, or give a "
+        "new folder."
+    )

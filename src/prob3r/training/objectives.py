@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from prob3r.geometry import norm_factor, normalise
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.models.layers import RoPE2D, patch_positions
 from prob3r.models.sites import Tap
 from prob3r.scenes.views import Pair
@@ -40,15 +40,15 @@ class CrossViewCompletion(nn.Module):
         order = torch.rand(b, n, generator=generator).argsort(1).to(images.device)
         shown = order[:, : max(1, round(self.visible * n))].unsqueeze(-1)
         positions = patch_positions(*grid, images.device)
-        seen = model.encode_patches(
-            stream.take_along_dim(shown, 1),
-            positions.expand(b, n, 2).take_along_dim(shown, 1),
-            self.tap,
+        places = positions.expand(b, n, 2).take_along_dim(shown, 1)
+        seen = model.enc_norm(
+            model.encode_patches(stream.take_along_dim(shown, 1), places, self.tap)
         )
         embedded = model.decoder_embed(seen)
         tokens = self.mask_token.to(embedded).expand(b, n, -1)
         tokens = tokens.scatter(1, shown.expand(-1, -1, c.dec_width), embedded)
-        memory = model.decoder_embed(model.encode(pair.view2.image, self.tap).stream)
+        other = model.encoder_stream(pair.view2.image, self.tap).stream
+        memory = model.decoder_embed(model.enc_norm(other))
         rope = RoPE2D(positions, c.dec_width // c.dec_heads, c.rope_base)
         for i, block in enumerate(model.dec_blocks):
             tokens = block(tokens, memory, rope, rope, self.tap, f"dec1.{i}")
@@ -59,7 +59,7 @@ class CrossViewCompletion(nn.Module):
         return ((predicted - target).square().mean(-1, keepdim=True) * hidden).sum() / hidden.sum()
 
 
-def pointmap_loss(output: Output, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:
+def pointmap_loss(output: Prediction, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:
     """Return DUSt3R's confidence-weighted regression loss (Wang et al. 2024, eq. 4), both views.
 
     Predicted and true pointmaps are each normalised over both views together.
@@ -71,7 +71,7 @@ def pointmap_loss(output: Output, pair: Pair, alpha: float = ALPHA) -> Float[Ten
 
 
 def posed_loss(
-    output: Output,
+    output: Prediction,
     pose: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]],
     pair: Pair,
     alpha: float = ALPHA,

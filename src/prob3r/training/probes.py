@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,15 +15,17 @@ from torch.autograd.function import once_differentiable
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import normalise, patchify
-from prob3r.models import DUSt3R, TwoViewModel, fingerprint, random
+from prob3r.models import Model, fingerprint, random
 from prob3r.models.heads import decode_points
+from prob3r.models.protocol import AnyModel, stack_of
 from prob3r.models.sites import Site
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.files import KINDS, save_probes
 from prob3r.probes.lens import Lens
 from prob3r.probes.reader import SiteReader
 from prob3r.rooms import Rooms
-from prob3r.runs.trace import reusing_views, trace
+from prob3r.runs.encoded import reusing_views
+from prob3r.runs.trace import trace
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.training.loop import Progress, Task, run
@@ -34,8 +36,6 @@ from prob3r.training.shares import Drawn, Rendered, Shares
 from prob3r.training.stream import Stream
 
 CLIP = 1.0  # largest norm of one probe's gradient
-
-Model = TypeVar("Model", bound=TwoViewModel)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ProbeTraining:
     workers: int = 0
 
 
-def default_training(model: TwoViewModel, pairs: int, seed: int = 0) -> ProbeTraining:
+def default_training(model: Model, pairs: int, seed: int = 0) -> ProbeTraining:
     """Return how the shipped banks were trained, for as many pairs as wanted."""
     size = model.config.image_size[0]
     # Many small steps: probes need few pairs, and a step costs the same for each of them.
@@ -70,7 +70,7 @@ def default_training(model: TwoViewModel, pairs: int, seed: int = 0) -> ProbeTra
     return ProbeTraining(stage, seed, validate_every=1024)
 
 
-def bank_for(model: Model, kind: str, seed: int = 0) -> tuple[Model, SiteReader]:
+def bank_for(model: AnyModel, kind: str, seed: int = 0) -> tuple[AnyModel, SiteReader]:
     """Return what is to be trained as one of `KINDS`, and the backbone to train it on.
 
     Raises:
@@ -86,23 +86,17 @@ def bank_for(model: Model, kind: str, seed: int = 0) -> tuple[Model, SiteReader]
         sites = [s for v in (1, 2) for s in [s for s in sites if Site.parse(s).view == v][-1:]]
     if not sites:
         raise Prob3rError(f"This model has no '{stack}' sites for '{kind}' probes to read.")
-    device, width = next(model.parameters()).device, model.width(sites[0])
+    device, width = next(model.parameters()).device, stack_of(model, sites[0]).width
     depth = 1 if kind == "linear" else 5
     config = ProbeConfig(width, model.config.patch, depth, width)
     bank = ProbeBank(sites, config, seed=seed).to(device)
     if kind == "random":
-        if not isinstance(model, DUSt3R):
-            raise Prob3rError(
-                "'random' probes are of a DUSt3R with random weights, and this is none; make a "
-                "random model yourself and train 'mlp' probes of it."
-            )
-        # Of the same class, which `random` does not tell the type checker.
-        model, bank.random_seed = cast(Model, random(model, seed).to(device)), seed
+        model, bank.random_seed = random(model, seed).to(device), seed
     return model, bank
 
 
 def train_probes(
-    model: TwoViewModel,
+    model: Model,
     bank: SiteReader,
     training: ProbeTraining,
     folder: Path,
@@ -141,7 +135,7 @@ def train_probes(
     return task.path
 
 
-def record_streams(model: TwoViewModel, reader: SiteReader, pair: Pair) -> Float[Tensor, "s t d"]:
+def record_streams(model: Model, reader: SiteReader, pair: Pair) -> Float[Tensor, "s t d"]:
     """Return the patches of a batch at every site of a reader, from one forward of the backbone."""
     records = trace(model, pair, reader.sites, output=False)
     patches = (records[site][:, : math.prod(records[site].grid)] for site in reader.sites)
@@ -312,7 +306,7 @@ def _at_once(streams: Float[Tensor, "s t d"]) -> int:
 class _BankTask(Task):
     def __init__(
         self,
-        model: TwoViewModel,
+        model: Model,
         bank: SiteReader,
         training: ProbeTraining,
         folder: Path,

@@ -21,7 +21,7 @@ class Stage:
 
     Attributes:
         objective: `completion` (cross-view completion, CroCo), `matching` (contrastive matching of
-            the encoder's patches; not faithful) or `pointmaps` (DUSt3R).
+            the encoder's patches; not faithful) or `pointmaps` (Model).
         size: Side of the square images, in pixels.
         pairs: Pairs to see; the stage's length.
         batch: Pairs a step; even, since every pair comes both ways round.
@@ -145,7 +145,7 @@ class Recipe:
             values["stages"] = tuple(_build(Stage, s) for s in stages)
             values["model"] = DUSt3RConfig.from_dict(model)
             return _build(cls, values)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             reason = str(error).rstrip(".")
             raise Prob3rError(f"The recipe {path} cannot be read: {reason}.") from error
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PoseAndShape, median, pnp_pose, rotation_angle, rotation_error
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.rooms import Rooms
 from prob3r.scenes.framing import Framing
+from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.training.photometry import photographed
 
@@ -65,7 +66,7 @@ class Validation:
             ]
         self.real = [] if real is None else _read(real, size, device)
 
-    def measure(self, model: DUSt3R) -> dict[str, float]:
+    def measure(self, model: Model) -> dict[str, float]:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
         # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
@@ -99,28 +100,27 @@ def _read(folder: Path, size: int, device: torch.device | str) -> list[Pair]:
     return [way for pair in found for way in (pair, pair.swap())]
 
 
-def _measure(model: DUSt3R, batches: list[Pair]) -> dict[str, float]:
+def _measure(model: Model, batches: list[Pair]) -> dict[str, float]:
     true = [_errors(model, pair.view1.image, pair) for pair in batches]
     errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
-    shuffled = torch.cat(
-        [_errors(model, p.view1.image.roll(1, 0), p).rotation_error for p in batches]
-    )
+    others = [(shuffled(pair).pair.view1.image, pair) for pair in batches]
+    control = torch.cat([_errors(model, *other).rotation_error for other in others])
     return {
         "pointmap_error1": median(errors.pointmap_error1).item(),
         "pointmap_error2": median(errors.pointmap_error2).item(),
         "rotation_error": median(errors.rotation_error).item(),
         "translation_error": median(errors.translation_error).item(),
-        "shuffled_rotation_error": median(shuffled).item(),
+        "shuffled_rotation_error": median(control).item(),
     }
 
 
-def _errors(model: DUSt3R, images1: Tensor, pair: Pair) -> PoseAndShape:
+def _errors(model: Model, images1: Tensor, pair: Pair) -> PoseAndShape:
     """Return all errors of a batch, with whatever is given in place of its view 1."""
     output = model(images1, pair.view2.image)
     return pair.errors_of(output.points)
 
 
-def _measure_real(model: DUSt3R, pairs: Sequence[Pair]) -> dict[str, float]:
+def _measure_real(model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
     """Return medians of the rotation error of camera 2, found by PnP in its pointmap.
 
     The control takes view 1 from another scene, the other half of the list away. The last number
@@ -140,7 +140,7 @@ def _measure_real(model: DUSt3R, pairs: Sequence[Pair]) -> dict[str, float]:
     }
 
 
-def _rotation_error(model: DUSt3R, images1: Tensor, pair: Pair) -> Float[Tensor, " 1"]:
+def _rotation_error(model: Model, images1: Tensor, pair: Pair) -> Float[Tensor, " 1"]:
     """Return camera 2's error in degrees; 180 where no camera sees the pointmap."""
     points = model(images1, pair.view2.image).points[1][0]
     assert pair.view2.intrinsics is not None

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models import DUSt3R
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.report.attention import Strongest, reductions, strongest
 from prob3r.report.explain import ATTENTION_KEYS
@@ -44,7 +45,7 @@ class Subject:
     """
 
     name: str
-    model: DUSt3R
+    model: Model
     bank: SiteReader
     probes: str = "mlp"
 
@@ -131,8 +132,8 @@ class Experiment:
 
     def attention(self, edits: Sequence[Edit] = ()) -> tuple[Strongest, Strongest]:
         """Return where view 1's and view 2's patches look in every block, the mean head last."""
-        config = self.subject.model.config
-        rows = sum(r * c for r, c in self.grids) * config.dec_depth * (config.dec_heads + 1)
+        stack = trunk(self.subject.model)
+        rows = sum(r * c for r, c in self.grids) * stack.blocks * (stack.heads + 1)
         with self._lock:
             run = trace(
                 self.subject.model,
@@ -142,7 +143,7 @@ class Experiment:
                 output=False,
                 reductions=reductions(max(1, ATTENTION_KEYS // rows)),
             )
-        first, second = (strongest(run, view, config.dec_depth) for view in (1, 2))
+        first, second = (strongest(run, view, stack.blocks) for view in (1, 2))
         return first, second
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.report.attention import SINK_FACTOR
 from prob3r.report.steps import SUBLAYER_WORDS
 from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
@@ -81,7 +81,7 @@ class Cut:
         views = (1, 2) if self.view == BOTH else (self.view,)
         return [f"dec{view}.{self.block}.{last}" for view in views]
 
-    def edits(self, model: DUSt3R, pair: Pair) -> list[Edit]:
+    def edits(self, model: Model, pair: Pair) -> list[Edit]:
         """Return the edits that make this cut.
 
         Raises:
@@ -93,7 +93,7 @@ class Cut:
         """Return the same edits as Python, where `model` and `pair` stand for what they say."""
         return [self._python(site) for site in self.sites]
 
-    def _edit(self, site: str, model: DUSt3R, pair: Pair) -> Edit:
+    def _edit(self, site: str, model: Model, pair: Pair) -> Edit:
         if self.kind in (SUBLAYER, BLOCK):
             return Skip(site)
         if self.kind == SINKS:
@@ -107,7 +107,7 @@ class Cut:
                 )
             return Knockout(site, mode="mask" if self.mode == "mask" else "zero", keys=sinks)
         if self.mode == "uniform":
-            keys = Setting.of(model, pair).keys(f"{site}.probs")
+            keys = len(Setting.of(model, pair).keys(site))
             return Attention.uniform(site, keys, heads=[self.head])
         if self.mode == "mean":
             means = head_means(model, [pair])
@@ -120,7 +120,7 @@ class Cut:
         if self.kind == SINKS:
             return f'Knockout("{site}", mode="{self.mode}", keys=sinks("{site}"))'
         if self.mode == "uniform":
-            keys = f'Setting.of(model, pair).keys("{site}.probs")'
+            keys = f'len(Setting.of(model, pair).keys("{site}"))'
             return f'Attention.uniform("{site}", {keys}, heads=[{self.head}])'
         source = ", source=head_means(model, [pair])" if self.mode == "mean" else ""
         return f'HeadAblation("{site}", mode="{self.mode}", heads=[{self.head}]{source})'

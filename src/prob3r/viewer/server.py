@@ -5,13 +5,14 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import rich
 import viser
 
 from prob3r.errors import Prob3rError
 from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.gate import Gate, gated
 from prob3r.viewer.panels import Panel
 from prob3r.viewer.scene import UP
 from prob3r.viewer.session import Session
@@ -30,6 +31,7 @@ class Viewer:
         others: What can be compared with, by name; each is read when it is first asked for.
         host: The address to bind to; of another than the own machine, others can come in.
         port: The port, or 0 for any that is free.
+        names: Further names that browsers may call the address by; see `Gate`.
 
     Raises:
         Prob3rError: The pair cannot be read, or the address cannot be bound to.
@@ -43,14 +45,21 @@ class Viewer:
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
+        names: Sequence[str] = (),
     ):
         check_free(host, port)
+        gate = Gate(host, names)
         self.subject, self.source, self.others = subject, source, dict(others or {})
         self.experiment = Experiment(subject, source.pair(subject.model))
         self.visits: dict[int, Visit] = {}
         # viser reports every stop on the console; ours is the only voice there.
         rich.get_console().quiet = True
-        self._server = viser.ViserServer(host, port, verbose=False)
+        try:
+            with gated(gate):
+                self._server = viser.ViserServer(host, port, verbose=False)
+        except Prob3rError:  # it runs, but without the gate
+            self._server.stop()
+            raise
         self._server.scene.set_up_direction(UP)
         self._server.on_client_connect(self._welcome)
         self._server.on_client_disconnect(self._farewell)

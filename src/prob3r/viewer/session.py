@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from prob3r.errors import Prob3rError
+from prob3r.models.protocol import trunk
 from prob3r.report.attention import Strongest
 from prob3r.runs.edits import Edit
 from prob3r.viewer import colours
@@ -122,7 +123,7 @@ class Session:
         self._other: Pane | None = None
         self._attention: tuple[Strongest, Strongest] | None = None
         self.pins: list[Pin] = []
-        self.block = self.subject.model.config.dec_depth // 2
+        self.block = trunk(self.subject.model).blocks // 2
         self.head: int | None = None
         last = len(self.experiment.steps) - 1
         self.glide = Glide(last, float(last), last)
@@ -199,10 +200,10 @@ class Session:
 
     def watch(self, block: int, head: int | None) -> None:
         """Choose the head whose attention is shown; None is the mean of the block's heads."""
-        config = self.subject.model.config
-        if not 0 <= block < config.dec_depth or not (head is None or 0 <= head < config.dec_heads):
+        stack = trunk(self.subject.model)
+        if not 0 <= block < stack.blocks or not (head is None or 0 <= head < stack.heads):
             raise Prob3rError(
-                f"Blocks go from 0 to {config.dec_depth - 1}, heads to {config.dec_heads - 1}."
+                f"Blocks go from 0 to {stack.blocks - 1}, heads to {stack.heads - 1}."
             )
         self.block, self.head = block, head
 

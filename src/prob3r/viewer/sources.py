@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from prob3r.models import DUSt3R
+from prob3r.models import Model
 from prob3r.scenes import Pair
 
 
@@ -16,7 +16,7 @@ class Source(Protocol):
     def python(self) -> str:
         """The statements that read it as `pair`, where `model` stands for the model."""
 
-    def pair(self, model: DUSt3R) -> Pair:
+    def pair(self, model: Model) -> Pair:
         """Return the pair as this model expects it; raise Prob3rError if it cannot be used."""
 
 
@@ -37,11 +37,11 @@ class Photographs:
     def python(self) -> str:
         """The statements that read it."""
         first, second = self.names or (str(self.first), str(self.second))
-        return f"pair = prob3r.Pair.from_images({first!r}, {second!r}, model)"
+        return f"pair = prob3r.Pair.from_images([{first!r}, {second!r}], model)"
 
-    def pair(self, model: DUSt3R) -> Pair:
+    def pair(self, model: Model) -> Pair:
         """Return the photographs; see `Pair.from_images`."""
-        pair = Pair.from_images(self.first, self.second, model)
+        pair = Pair.from_images([self.first, self.second], model)
         if self.names is None:
             return pair
         first, second = (Path(name).stem for name in self.names)
@@ -59,7 +59,7 @@ class Folder:
         """The statements that read it."""
         return f"pair = prob3r.Pair.from_folder({str(self.path)!r}, model)"
 
-    def pair(self, model: DUSt3R) -> Pair:
+    def pair(self, model: Model) -> Pair:
         """Return the pair; see `Pair.from_folder`."""
         return Pair.from_folder(self.path, model)
 
@@ -76,7 +76,7 @@ class Room:
         room = f'Rooms("test", model.config.image_size, compile=False)[{self.number}]'
         return f"from prob3r.rooms import Rooms\n\npair = {room}"
 
-    def pair(self, model: DUSt3R) -> Pair:
+    def pair(self, model: Model) -> Pair:
         """Return the room as this model sees it."""
         from prob3r.rooms import Rooms  # here, since it brings a renderer that few need
 

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from prob3r.errors import Prob3rError
+from prob3r.models.protocol import trunk
 from prob3r.viewer import colours, pictures, saving, tables
 from prob3r.viewer.pictures import chosen
 from prob3r.viewer.scissors import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYERS, Cut
@@ -99,7 +100,7 @@ class AttentionTab(Tab):
 
     def build(self) -> None:
         """Add the controls."""
-        config = self.session.subject.model.config
+        stack = trunk(self.session.subject.model)
         self.note(
             "Click a patch below, or a point in 3D: the other photograph shows where it looks."
         )
@@ -108,8 +109,8 @@ class AttentionTab(Tab):
         self.choice = self.gui.add_text(
             "Chosen", "", hint="Or type: view 2, row 5, column 3; block 3, head 1; block 3, mean."
         )
-        blocks = tuple(str(i) for i in range(config.dec_depth))
-        heads = (MEAN, *(f"head {i}" for i in range(config.dec_heads)))
+        blocks = tuple(str(i) for i in range(stack.blocks))
+        heads = (MEAN, *(f"head {i}" for i in range(stack.heads)))
         self.block = self.gui.add_dropdown("Block", blocks, initial_value=str(self.session.block))
         self.head = self.gui.add_dropdown("Head", heads, initial_value=MEAN)
         self.unpin = self.gui.add_button("Let go of all patches", color="gray")
@@ -182,9 +183,9 @@ class ScissorsTab(Tab):
 
     def build(self) -> None:
         """Add the controls."""
-        gui, config = self.gui, self.session.subject.model.config
-        blocks = tuple(str(i) for i in range(config.dec_depth))
-        heads = tuple(str(i) for i in range(config.dec_heads))
+        gui, stack = self.gui, trunk(self.session.subject.model)
+        blocks = tuple(str(i) for i in range(stack.blocks))
+        heads = tuple(str(i) for i in range(stack.heads))
         self.kind = gui.add_dropdown("Cut", tuple(MODES))
         self.mode = gui.add_dropdown("Mode", tuple(MODES[HEAD]))
         self.meaning = gui.add_html("")

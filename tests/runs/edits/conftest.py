@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.models import DUSt3R, DUSt3RConfig, Output, random
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.models.sites import Tap
 from prob3r.scenes import Pair, View
 
@@ -45,16 +45,16 @@ def at(site: str, change: Callable[[Tensor], Tensor]) -> Change:
     return lambda name, tensor: change(tensor) if name == site else tensor
 
 
-def flat(output: Output | None) -> tuple[Tensor, ...]:
+def flat(output: Prediction | None) -> tuple[Tensor, ...]:
     assert output is not None
     return (*output.points, *output.confidence)
 
 
-def close(one: Output | None, other: Output | None) -> None:
+def close(one: Prediction | None, other: Prediction | None) -> None:
     torch.testing.assert_close(flat(one), flat(other), rtol=1e-5, atol=1e-5)
 
 
-def identical(one: Output | None, other: Output | None) -> bool:
+def identical(one: Prediction | None, other: Prediction | None) -> bool:
     return all(torch.equal(a, b) for a, b in zip(flat(one), flat(other), strict=True))
 
 
@@ -81,17 +81,17 @@ def other(pair: Pair) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def clean(model: DUSt3R, pair: Pair) -> Output:
+def clean(model: DUSt3R, pair: Pair) -> Prediction:
     with torch.no_grad():
-        output: Output = model(pair.view1.image, pair.view2.image)
+        output: Prediction = model(pair.view1.image, pair.view2.image)
     return output
 
 
 @pytest.fixture(scope="session")
-def reference(model: DUSt3R, pair: Pair) -> Callable[[Tap], Output]:
-    def run(tap: Tap) -> Output:
+def reference(model: DUSt3R, pair: Pair) -> Callable[[Tap], Prediction]:
+    def run(tap: Tap) -> Prediction:
         with torch.no_grad():
-            output: Output = model(pair.view1.image, pair.view2.image, tap)
+            output: Prediction = model(*pair.images, tap=tap)
         return output
 
     return run

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PatchMatches
-from prob3r.models import DUSt3R, Output, random
+from prob3r.models import DUSt3R, Prediction, random
 from prob3r.models.sites import Tap
 from prob3r.runs.edits import Attention, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from tests.runs.edits.conftest import CONFIG, Explicit, at, close, identical
 
-Run = Callable[[Tap], Output]
+Run = Callable[[Tap], Prediction]
 SITE = "dec2.0.cross_attn"
 
 
@@ -54,13 +54,13 @@ def test_resampled_heads_come_from_the_other_pair(
         return heads
 
     one = {site: record[:1] for site, record in source.items()}
-    edit = HeadAblation(SITE, mode="resample", heads=[1], pairs=[1], source=one)
+    edit = HeadAblation(SITE, mode="resample", heads=[1], scenes=[1], source=one)
     expected = reference(Explicit(heads=at(f"{SITE}.probs", swapped)))
     close(trace(model, pair, edits=[edit]).output, expected)
 
 
 def test_a_head_resampled_from_its_own_run_changes_nothing(
-    model: DUSt3R, pair: Pair, clean: Output
+    model: DUSt3R, pair: Pair, clean: Prediction
 ) -> None:
     own = trace(model, pair, ["dec?.*_attn.heads", "enc?.*.heads"])
     edits = [
@@ -82,7 +82,7 @@ def test_means_survive_a_file_and_belong_to_one_model(
     stranger = random(CONFIG, seed=2)
     with pytest.raises(Prob3rError, match="give the means of this model"):
         trace(stranger, pair, edits=[HeadAblation(SITE, mode="mean", source=read)])
-    with pytest.raises(Prob3rError, match="no pairs"):
+    with pytest.raises(Prob3rError, match="no scenes"):
         head_means(model, [])
     (tmp_path / "not.safetensors").write_bytes(b"means")
     with pytest.raises(Prob3rError):
@@ -104,7 +104,7 @@ def test_a_given_map_is_what_the_values_are_weighed_by(
     torch.testing.assert_close(run[f"{SITE}.probs"][0, 1, 5], given[0, 0, 5])
 
 
-def test_the_models_own_map_changes_nothing(model: DUSt3R, pair: Pair, clean: Output) -> None:
+def test_the_models_own_map_changes_nothing(model: DUSt3R, pair: Pair, clean: Prediction) -> None:
     own = trace(model, pair, [f"{SITE}.probs"])[f"{SITE}.probs"]
     run = trace(model, pair, edits=[Attention(SITE, own.as_subclass(Tensor))])
     assert identical(run.output, clean)
@@ -165,7 +165,7 @@ EMPTY: Mapping[str, Tensor] = {}
         (HeadAblation(SITE, mode="resample", source=EMPTY), "record it there"),
         (
             HeadAblation(SITE, mode="resample", source={f"{SITE}.heads": torch.zeros(3, 2, 6, 12)}),
-            "source of 3 pairs for 2",
+            "source of 3 scenes for 2",
         ),
         (
             HeadAblation(SITE, mode="resample", source={f"{SITE}.heads": torch.zeros(1, 2, 9, 12)}),

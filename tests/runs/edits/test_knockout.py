@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Site, Tap
 from prob3r.runs.edits import Knockout
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from tests.runs.edits.conftest import Explicit, at, close, flat, identical
 
-Run = Callable[[Tap], Output]
+Run = Callable[[Tap], Prediction]
 SITES = ("enc1.0.self_attn", "dec1.0.cross_attn", "dec2.0.self_attn", "dec2.1.cross_attn")
 PATCHES = {1: 16, 2: 6}
 
@@ -65,7 +65,7 @@ def test_knockouts_equal_explicit_attention(
 
     change = at(f"{site}.probs", masked)
     expected = reference(Explicit(logits=change) if mode == "mask" else Explicit(probs=change))
-    edit = Knockout(site, mode=mode, heads=heads, queries=queries, keys=keys, pairs=pairs)
+    edit = Knockout(site, mode=mode, heads=heads, queries=queries, keys=keys, scenes=pairs)
     close(trace(model, pair, edits=[edit]).output, expected)
 
 
@@ -89,7 +89,7 @@ def test_each_pair_and_head_may_have_keys_of_its_own(model: DUSt3R, pair: Pair) 
     keys[0, 0, 3] = keys[0, 1, 4] = keys[1, 0, 5] = keys[1, 1, 6] = True
     together = trace(model, pair, edits=[Knockout("dec2.0.cross_attn", keys=keys)]).output
     single = [
-        Knockout("dec2.0.cross_attn", keys=[3 + 2 * b + h], heads=[h], pairs=[b])
+        Knockout("dec2.0.cross_attn", keys=[3 + 2 * b + h], heads=[h], scenes=[b])
         for b in range(2)
         for h in range(2)
     ]
@@ -134,7 +134,7 @@ def test_a_query_that_keeps_no_key_gets_nothing_from_that_head(
 def test_where_no_head_keeps_a_key_the_sublayer_adds_nothing(
     model: DUSt3R, pair: Pair, earlier: str, site: str
 ) -> None:
-    cut = trace(model, pair, [site, earlier], [Knockout(site, queries=[1, 3], pairs=[1])])
+    cut = trace(model, pair, [site, earlier], [Knockout(site, queries=[1, 3], scenes=[1])])
     assert all(t.isfinite().all() for t in flat(cut.output))
     assert torch.equal(cut[site][1, [1, 3]], cut[earlier][1, [1, 3]])
     assert not torch.equal(cut[site][1, 2], cut[earlier][1, 2])
@@ -151,9 +151,9 @@ def test_two_knockouts_of_one_head_add_up(model: DUSt3R, pair: Pair) -> None:
 
 
 def test_pairs_that_no_edit_concerns_are_left_to_the_bit(
-    model: DUSt3R, pair: Pair, clean: Output
+    model: DUSt3R, pair: Pair, clean: Prediction
 ) -> None:
-    run = trace(model, pair, edits=[Knockout("dec?.*", keys=[0], pairs=[1])]).output
+    run = trace(model, pair, edits=[Knockout("dec?.*", keys=[0], scenes=[1])]).output
     for cut, plain in zip(flat(run), flat(clean), strict=True):
         assert torch.equal(cut[0], plain[0])
         assert not torch.equal(cut[1], plain[1])
@@ -165,11 +165,11 @@ def test_pairs_that_no_edit_concerns_are_left_to_the_bit(
         (Knockout("dec2.*.cross_attn", heads=[2]), "names head 2; they count from 0 to 1"),
         (Knockout("dec2.0.cross_attn", heads=[]), "names no head, and touches nothing"),
         (Knockout("dec2.0.cross_attn", heads=[0, 0]), "names a head twice"),
-        (Knockout("dec2.0.cross_attn", keys=[16]), "names patch 16; they count from 0 to 15"),
+        (Knockout("dec2.0.cross_attn", keys=[16]), "names token 16; they count from 0 to 15"),
         (Knockout("dec2.0.cross_attn", keys=[]), "touches nothing"),
-        (Knockout("dec2.0.cross_attn", queries=[6]), "names patch 6"),
-        (Knockout("dec2.0.cross_attn", pairs=[2]), "names pair 2"),
-        (Knockout("dec2.0.cross_attn", pairs=[-1]), "names pair -1"),
+        (Knockout("dec2.0.cross_attn", queries=[6]), "names token 6"),
+        (Knockout("dec2.0.cross_attn", scenes=[2]), "names scene 2"),
+        (Knockout("dec2.0.cross_attn", scenes=[-1]), "names scene -1"),
         (Knockout("dec2.0.cross_attn", keys=torch.zeros(16, dtype=torch.bool)), "touches nothing"),
         (Knockout("dec2.0.cross_attn", keys=torch.ones(6, dtype=torch.bool)), "does not fit"),
         (Knockout("dec2.0.cross_attn", keys=torch.ones(2, 16, dtype=torch.bool)), "does not fit"),

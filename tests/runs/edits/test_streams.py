@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, Output
+from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Tap
-from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Patch, Skip
+from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Skip, Transplant
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes import Pair
 from tests.runs.edits.conftest import Explicit, at, close, flat, identical
 
-Run = Callable[[Tap], Output]
+Run = Callable[[Tap], Prediction]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def foreign(model: DUSt3R, other: Pair) -> Trace:
 
 @pytest.mark.parametrize("pattern", ["enc1.*", "dec2.*", "*.heads", "*.probs", "dec1.embed"])
 def test_a_transplant_from_the_same_run_changes_nothing(
-    model: DUSt3R, pair: Pair, clean: Output, own: Trace, pattern: str
+    model: DUSt3R, pair: Pair, clean: Prediction, own: Trace, pattern: str
 ) -> None:
-    assert identical(trace(model, pair, edits=[Patch(pattern, own)]).output, clean)
+    assert identical(trace(model, pair, edits=[Transplant(pattern, own)]).output, clean)
 
 
 def test_a_stream_transplanted_at_some_patches(
@@ -44,7 +44,7 @@ def test_a_stream_transplanted_at_some_patches(
         return stream
 
     source = {site: foreign[site][1:]}
-    edit = Patch(site, source, patches=[1, 4], pairs=[0])
+    edit = Transplant(site, source, patches=[1, 4], scenes=[0])
     close(trace(model, pair, edits=[edit]).output, reference(Explicit(stream=at(site, swapped))))
 
 
@@ -52,7 +52,7 @@ def test_the_whole_of_a_late_stream_gives_the_other_pairs_view(
     model: DUSt3R, pair: Pair, other: Pair, foreign: Trace
 ) -> None:
     expected = trace(model, other).output
-    run = trace(model, pair, edits=[Patch("dec2.1.mlp", foreign)]).output
+    run = trace(model, pair, edits=[Transplant("dec2.1.mlp", foreign)]).output
     assert expected is not None
     assert run is not None
     assert torch.equal(run.points[1], expected.points[1])
@@ -73,8 +73,8 @@ def test_heads_and_maps_transplanted(
         return chart
 
     edits = [
-        Patch(f"{site}.heads", foreign, heads=[0], patches=[2, 3]),
-        Patch(f"{site}.probs", foreign, heads=[1]),
+        Transplant(f"{site}.heads", foreign, heads=[0], patches=[2, 3]),
+        Transplant(f"{site}.probs", foreign, heads=[1]),
     ]
     name = f"{site}.probs"
     expected = reference(Explicit(heads=at(name, heads), probs=at(name, probs)))
@@ -98,7 +98,7 @@ def test_a_skipped_sublayer_is_one_whose_last_layer_is_zero(
 def test_a_sublayer_skipped_at_some_patches(model: DUSt3R, pair: Pair) -> None:
     sites = ["dec2.0.cross_attn", "dec2.0.mlp"]
     plain = trace(model, pair, sites)
-    run = trace(model, pair, sites, [Skip("dec2.0.mlp", patches=[0, 5], pairs=[0])])
+    run = trace(model, pair, sites, [Skip("dec2.0.mlp", patches=[0, 5], scenes=[0])])
     kept = [0, 5]
     assert torch.equal(run[sites[1]][0, kept], plain[sites[0]][0, kept])
     assert torch.equal(run[sites[1]][0, 1:5], plain[sites[1]][0, 1:5])
@@ -111,14 +111,14 @@ def edits_at_one_block(foreign: Trace) -> list[Edit]:
         Skip("dec2.0.self_attn", patches=[1]),
         Knockout(site, keys=[3], heads=[0]),
         Knockout(site, keys=[4], mode="zero"),
-        HeadAblation(site, heads=[1], pairs=[0]),
-        Attention.uniform(site, 16, heads=[0], pairs=[1]),
-        Patch("dec2.0.mlp", foreign, patches=[2]),
+        HeadAblation(site, heads=[1], scenes=[0]),
+        Attention.uniform(site, 16, heads=[0], scenes=[1]),
+        Transplant("dec2.0.mlp", foreign, patches=[2]),
     ]
 
 
 def test_edits_apply_in_the_order_of_the_model_whatever_theirs_is(
-    model: DUSt3R, pair: Pair, foreign: Trace, clean: Output
+    model: DUSt3R, pair: Pair, foreign: Trace, clean: Prediction
 ) -> None:
     edits = edits_at_one_block(foreign)
     together = trace(model, pair, edits=edits).output
@@ -132,7 +132,7 @@ def test_edits_apply_in_the_order_of_the_model_whatever_theirs_is(
 
 
 def test_edits_leave_nothing_behind(
-    model: DUSt3R, pair: Pair, foreign: Trace, clean: Output
+    model: DUSt3R, pair: Pair, foreign: Trace, clean: Prediction
 ) -> None:
     before = deepcopy(model.state_dict())
     source = {site: record.clone() for site, record in foreign.items()}
@@ -145,9 +145,9 @@ def test_edits_leave_nothing_behind(
 
 def test_a_batch_of_edits_is_a_batch_of_runs(model: DUSt3R, pair: Pair, foreign: Trace) -> None:
     edits = [
-        Knockout("dec?.*.cross_attn", keys=[1], pairs=[0]),
-        Skip("dec2.1.mlp", pairs=[1]),
-        Patch("dec1.0.mlp", {"dec1.0.mlp": foreign["dec1.0.mlp"][:1]}, pairs=[1]),
+        Knockout("dec?.*.cross_attn", keys=[1], scenes=[0]),
+        Skip("dec2.1.mlp", scenes=[1]),
+        Transplant("dec1.0.mlp", {"dec1.0.mlp": foreign["dec1.0.mlp"][:1]}, scenes=[1]),
     ]
     together = trace(model, pair, edits=edits).output
     first = trace(model, pair[0], edits=[Knockout("dec?.*.cross_attn", keys=[1])]).output
@@ -156,7 +156,7 @@ def test_a_batch_of_edits_is_a_batch_of_runs(model: DUSt3R, pair: Pair, foreign:
         pair[1],
         edits=[
             Skip("dec2.1.mlp"),
-            Patch("dec1.0.mlp", {"dec1.0.mlp": foreign["dec1.0.mlp"][:1]}),
+            Transplant("dec1.0.mlp", {"dec1.0.mlp": foreign["dec1.0.mlp"][:1]}),
         ],
     ).output
     for both, one, two in zip(flat(together), flat(first), flat(second), strict=True):
@@ -167,28 +167,36 @@ def test_two_edits_cannot_put_different_things_in_one_place(
     model: DUSt3R, pair: Pair, own: Trace, foreign: Trace
 ) -> None:
     for one, two in (
-        (Patch("dec2.0.mlp", own), Patch("dec2.0.mlp", foreign, patches=[1])),
+        (Transplant("dec2.0.mlp", own), Transplant("dec2.0.mlp", foreign, patches=[1])),
         (HeadAblation("dec2.0.cross_attn"), HeadAblation("dec2.*.cross_attn", heads=[1])),
-        (Attention.uniform("dec2.0.cross_attn", 16), Patch("dec2.0.cross_attn.probs", own)),
+        (Attention.uniform("dec2.0.cross_attn", 16), Transplant("dec2.0.cross_attn.probs", own)),
     ):
         with pytest.raises(Prob3rError, match="put something in the same place"):
             trace(model, pair, edits=[one, two])
-    apart = [Patch("dec2.0.mlp", own, patches=[0]), Patch("dec2.0.mlp", foreign, patches=[1])]
+    apart = [
+        Transplant("dec2.0.mlp", own, patches=[0]),
+        Transplant("dec2.0.mlp", foreign, patches=[1]),
+    ]
     trace(model, pair, edits=apart)
 
 
 def test_what_does_not_fit_is_one_sentence(model: DUSt3R, pair: Pair, own: Trace) -> None:
     wrong: list[tuple[Edit, str]] = [
         (Skip("dec2.embed"), "which is the input and no sublayer"),
-        (Skip("dec2.0.mlp", patches=[6]), "names patch 6"),
+        (Skip("dec2.0.mlp", patches=[6]), "names token 6"),
         (Skip("dec2.0.mpl"), "near matches are"),
-        (Patch("dec2.0.mlp", {}), "record it there"),
-        (Patch("dec2.0.mlp", own, heads=[0]), "a residual stream has none"),
-        (Patch("dec2.0.mlp", {"dec2.0.mlp": torch.zeros(2, 6, 23)}), "(2, 6, 23)"),
-        (Patch("dec2.0.mlp", {"dec2.0.mlp": torch.zeros(2, 9, 24)}), "(2, 9, 24)"),
-        (Patch("dec2.0.self_attn.heads", {"dec2.0.self_attn.heads": torch.zeros(1, 2)}), "(1, 2)"),
+        (Transplant("dec2.0.mlp", {}), "record it there"),
+        (Transplant("dec2.0.mlp", own, heads=[0]), "a residual stream has none"),
+        (Transplant("dec2.0.mlp", {"dec2.0.mlp": torch.zeros(2, 6, 23)}), "(2, 6, 23)"),
+        (Transplant("dec2.0.mlp", {"dec2.0.mlp": torch.zeros(2, 9, 24)}), "(2, 9, 24)"),
         (
-            Patch("dec2.0.self_attn.probs", {"dec2.0.self_attn.probs": torch.zeros(1, 3, 6, 6)}),
+            Transplant("dec2.0.self_attn.heads", {"dec2.0.self_attn.heads": torch.zeros(1, 2)}),
+            "(1, 2)",
+        ),
+        (
+            Transplant(
+                "dec2.0.self_attn.probs", {"dec2.0.self_attn.probs": torch.zeros(1, 3, 6, 6)}
+            ),
             "does not fit",
         ),
     ]

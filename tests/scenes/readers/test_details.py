@@ -1,6 +1,7 @@
 """What is particular to one layout, and to the search for pairs."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.readers import READERS, Camera, CorruptError, Listing, Reader, covisible
+from prob3r.scenes.readers.colmap_binary import check_lengths
 from prob3r.scenes.readers.conventions import from_corner, from_opengl, pinhole, rigid
 from prob3r.scenes.readers.files import read_arrays
 from prob3r.scenes.readers.tum import _nearest, _rotation
@@ -422,3 +424,28 @@ def test_images_are_framed_as_the_model_wants(write: Write) -> None:
     pair = READERS["megadepth"](write("megadepth").root, Framing(32, "square", 16))[0]
     assert pair.view1.size == pair.view2.size == (32, 32)
     assert pair.overlap() > 0.4
+
+
+@pytest.fixture(scope="module")
+def rigs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with several cameras in a rig, and points with tracks."""
+    options = pycolmap.SyntheticDatasetOptions()
+    options.num_rigs, options.num_cameras_per_rig, options.num_points3D = 2, 3, 20
+    folder = tmp_path_factory.mktemp("rigs")
+    pycolmap.synthesize_dataset(options).write_binary(str(folder))
+    check_lengths(folder, pycolmap)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["cameras", "images", "points3D", "rigs", "frames"])
+def test_a_colmap_file_of_another_length_is_refused(rigs: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(rigs, tmp_path / "model")
+    file = tmp_path / "model" / f"{name}.bin"
+    whole = file.read_bytes()
+    cuts = [whole[:end] for end in range(0, len(whole), len(whole) // 30)]
+    for content in (*cuts, whole + b"\0", b"\xff" * 8 + whole[8:], b"\xff" * len(whole)):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"."):
+            check_lengths(tmp_path / "model", pycolmap)
+    file.write_bytes(whole)
+    check_lengths(tmp_path / "model", pycolmap)

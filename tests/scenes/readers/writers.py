@@ -40,10 +40,15 @@ def exr(path: Path, depth: np.ndarray, dtype: type = np.float32) -> None:
         file.write(str(path))
 
 
-def kinect(fx: float, fy: float, cx: float, cy: float) -> tuple[float, float, float, float]:
-    """The intrinsics of a camera of 640x480 pixels, at the size of the shots."""
+def kinect_at(fx: float, fy: float, cx: float, cy: float, size: tuple[int, int]) -> torch.Tensor:
+    """The intrinsics of a camera of 640x480 pixels, at another size."""
     k = torch.tensor([[[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]]])
-    k = resize_intrinsics(k, (480, 640), SIZE)[0]
+    return resize_intrinsics(k, (480, 640), size)[0]
+
+
+def kinect(fx: float, fy: float, cx: float, cy: float) -> tuple[float, float, float, float]:
+    """The same at the size of the shots, as fx, fy, cx and cy."""
+    k = kinect_at(fx, fy, cx, cy, SIZE)
     return k[0, 0].item(), k[1, 1].item(), k[0, 2].item(), k[1, 2].item()
 
 

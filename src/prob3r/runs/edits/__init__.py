@@ -4,17 +4,23 @@ from prob3r.runs.edits.edit import Edit, Setting
 from prob3r.runs.edits.editor import Editor
 from prob3r.runs.edits.heads import Attention, HeadAblation, Knockout
 from prob3r.runs.edits.means import Means, head_means
-from prob3r.runs.edits.streams import Patch, Skip
+from prob3r.runs.edits.selection import OWN_VIEW, PATCHES, Selection, token, view
+from prob3r.runs.edits.streams import Skip, Transplant
 
 __all__ = [
+    "OWN_VIEW",
+    "PATCHES",
     "Attention",
     "Edit",
     "Editor",
     "HeadAblation",
     "Knockout",
     "Means",
-    "Patch",
+    "Selection",
     "Setting",
     "Skip",
+    "Transplant",
     "head_means",
+    "token",
+    "view",
 ]

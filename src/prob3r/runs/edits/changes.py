@@ -1,6 +1,6 @@
 """Changes: what edits come down to at one site, once they have been held against a model.
 
-A change concerns some pairs of the batch (`p` of them) and, at an attention site, some heads
+A change concerns some scenes of the batch (`p` of them) and, at an attention site, some heads
 (`j`). At one site they apply by rank: a given map, masked edges, zeroed edges, heads' outputs; and
 at a residual site, a sublayer skipped, then a stream transplanted.
 """
@@ -19,7 +19,7 @@ class Change:
 
     Attributes:
         site: Its name; that of an attention site ends in `.probs`.
-        rows: The pairs concerned.
+        rows: The scenes concerned.
     """
 
     site: str

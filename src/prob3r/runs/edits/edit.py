@@ -1,4 +1,4 @@
-"""What every edit shares: where it acts, on which pairs, and the check before anything runs."""
+"""What every edit shares: where it acts, on which scenes, and the check before anything runs."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models import TwoViewModel
-from prob3r.models.sites import Site, select
+from prob3r.models.protocol import Model, stack_of
+from prob3r.models.sites import PROBS, Site, select
 from prob3r.runs.edits.changes import Change
-from prob3r.scenes.views import Pair
+from prob3r.runs.edits.selection import Selection, TokenAxis
+from prob3r.scenes.views import Views
 
-Patches = Sequence[int] | Tensor
-"""A choice of patches: indices, a mask `(n,)`, or a mask `(1 or pairs, 1 or heads, n)`."""
+Tokens = Sequence[int] | Tensor | Selection
+"""A choice of tokens: a `Selection`, indices, a mask `(n,)`, or `(1 or scenes, 1 or heads, n)`."""
 
 
 @dataclass(frozen=True)
@@ -26,39 +27,62 @@ class Setting:
 
     Attributes:
         model: The model they change.
-        pairs: How many pairs the batch has.
-        patches: How many patches view 1 and view 2 have.
+        scenes: How many scenes the batch has.
+        patches: How many patches each view has.
     """
 
-    model: TwoViewModel
-    pairs: int
-    patches: tuple[int, int]
+    model: Model
+    scenes: int
+    patches: tuple[int, ...]
 
     @classmethod
-    def of(cls, model: TwoViewModel, pair: Pair) -> "Setting":
+    def of(cls, model: Model, views: Views) -> "Setting":
         """Return the setting of a model that runs over a batch."""
         patch = model.config.patch
-        grids = [patch_grid(*view.size, patch) for view in (pair.view1, pair.view2)]
-        return cls(model, len(pair), (math.prod(grids[0]), math.prod(grids[1])))
+        counts = (math.prod(patch_grid(*view.size, patch)) for view in views.views)
+        return cls(model, len(views), tuple(counts))
+
+    @property
+    def views(self) -> int:
+        """How many views there are."""
+        return len(self.patches)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def queries(self, site: str) -> int:
-        """Return how many tokens the stream of a site has: its patches, then any others."""
-        parsed = Site.parse(site)
-        return self._tokens(parsed.stack, parsed.view)
+    def sites(self, pattern: str) -> list[Site]:
+        """Return the residual sites that match a pattern; raise Prob3rError if none does."""
+        return [Site.parse(name) for name in select(pattern, self.model.sites(self.views))]
 
-    def keys(self, site: str) -> int:
-        """Return how many tokens an attention site looks at."""
-        parsed = Site.parse(site)
-        crossed = parsed.sublayer == "cross_attn"
-        return self._tokens(parsed.stack, 3 - parsed.view if crossed else parsed.view)
+    def attention_sites(self, pattern: str) -> list[Site]:
+        """Return the attention sites that match a pattern, with or without `.probs` at its end."""
+        names = self.model.attention_sites(self.views)
+        stem = pattern.removesuffix(f".{PROBS}")
+        return [Site.parse(name) for name in select(f"{stem}.{PROBS}", names)]
 
-    def _tokens(self, stack: str, view: int) -> int:
-        return self.patches[view - 1] + self.model.extra_tokens(f"{stack}{view}")
+    def width(self, site: Site) -> int:
+        """Return the width of the stream that a site belongs to."""
+        return stack_of(self.model, site).width
+
+    def heads(self, site: Site) -> int:
+        """Return the number of heads of a site's sublayer."""
+        return stack_of(self.model, site).heads
+
+    def queries(self, site: Site) -> TokenAxis:
+        """Return the tokens of the stream that a site belongs to."""
+        return self._axis(site, (site.view,))
+
+    def keys(self, site: Site | str) -> TokenAxis:
+        """Return the tokens that an attention site looks at."""
+        site = Site.parse(site) if isinstance(site, str) else site
+        return self._axis(site, site.key_views(self.views))
+
+    def _axis(self, site: Site, views: Sequence[int]) -> TokenAxis:
+        stack = stack_of(self.model, site)
+        parts = ((view, self.patches[view - 1], stack.layout(view)) for view in views)
+        return TokenAxis(site.view, tuple(parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +91,11 @@ class Edit(ABC):
 
     Attributes:
         site: The name of a site, or a shell-style pattern of several.
-        pairs: The pairs of the batch that it concerns, by their number; all by default.
+        scenes: The scenes of the batch that it concerns, by their number; all by default.
     """
 
     site: str
-    pairs: Sequence[int] | None = field(default=None, kw_only=True)
+    scenes: Sequence[int] | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def bind(self, setting: Setting) -> list[Change]:
@@ -82,14 +106,14 @@ class Edit(ABC):
         """
 
     def rows(self, setting: Setting) -> Int[Tensor, " p"]:
-        """Return the pairs that the edit concerns."""
-        return self.chosen("pair", self.pairs, setting.pairs, setting)
+        """Return the scenes that the edit concerns."""
+        return self.chosen("scene", self.scenes, setting.scenes, setting)
 
     def heads_of(
-        self, site: str, heads: Sequence[int] | None, setting: Setting
+        self, site: Site, heads: Sequence[int] | None, setting: Setting
     ) -> Int[Tensor, " j"]:
         """Return the chosen heads of an attention site."""
-        return self.chosen("head", heads, setting.model.heads(site), setting)
+        return self.chosen("head", heads, setting.heads(site), setting)
 
     def chosen(
         self, what: str, indices: Sequence[int] | None, count: int, setting: Setting
@@ -105,20 +129,29 @@ class Edit(ABC):
         return torch.tensor(chosen, device=setting.device)
 
     def mask(
-        self, patches: Patches | None, count: int, rows: Tensor, heads: Tensor, setting: Setting
+        self, tokens: Tokens | None, axis: TokenAxis, rows: Tensor, heads: Tensor, setting: Setting
     ) -> Bool[Tensor, "p j n"]:
-        """Return a choice of patches as a mask; axes of size 1 stand for all pairs or heads."""
-        if not isinstance(patches, Tensor) or patches.dtype != torch.bool:
-            listed = patches.tolist() if isinstance(patches, Tensor) else patches
-            mask = torch.zeros(count, dtype=torch.bool, device=setting.device)
-            mask[self.chosen("patch", listed, count, setting)] = True
+        """Return a choice of tokens as a mask; axes of size 1 stand for all scenes or heads."""
+        count = len(axis)
+        if isinstance(tokens, Selection):
+            mask = axis.mask(tokens.test).to(setting.device)
+        elif isinstance(tokens, Tensor) and tokens.dtype == torch.bool:
+            mask = tokens.to(setting.device)
         else:
-            mask = patches.to(setting.device)
+            listed = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+            mask = torch.zeros(count, dtype=torch.bool, device=setting.device)
+            mask[self.chosen("token", listed, count, setting)] = True
         mask = mask.reshape(1, 1, -1) if mask.ndim == 1 else mask
-        self.fits("mask of patches", mask, (len(rows), len(heads), count))
-        if not mask.any():
-            raise self.error("has a mask without a patch, and touches nothing")
+        self.fits("mask of tokens", mask, (len(rows), len(heads), count))
+        if not mask.any() and not isinstance(tokens, Selection):
+            raise self.error("has a mask without a token, and touches nothing")
         return mask
+
+    def touching(self, changes: list[Change]) -> list[Change]:
+        """Return changes; raise Prob3rError if there are none, since selections chose nothing."""
+        if not changes:
+            raise self.error("selects no token at any of its sites, and touches nothing")
+        return changes
 
     def fits(self, what: str, tensor: Tensor, shape: Sequence[int]) -> None:
         """Raise Prob3rError unless a tensor has a shape, or 1 where it may stand for all."""
@@ -131,8 +164,3 @@ class Edit(ABC):
     def error(self, reason: str) -> Prob3rError:
         """Return an error that names the edit."""
         return Prob3rError(f"{type(self).__name__} at '{self.site}' {reason}.")
-
-
-def attention_sites(model: TwoViewModel, pattern: str) -> list[str]:
-    """Return the attention sites of sublayers whose name matches, with or without `.probs`."""
-    return select(f"{pattern.removesuffix('.probs')}.probs", model.attention_sites())

@@ -1,7 +1,7 @@
 """The editor: a tap that makes changes while a model runs."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models.sites import Tap
+from prob3r.models.sites import Site, Tap, attend_jointly
 from prob3r.runs.edits.changes import (
     Change,
     GivenMap,
@@ -33,7 +33,7 @@ class Editor(Tap):
     Attributes:
         changes: What is done, by site.
         streams: Each stack's stream so far, by names such as `dec2`. A run that does not start at
-            the beginning has to be told.
+            the beginning sets them.
 
     Raises:
         Prob3rError: An edit does not fit, or two would put different things in one place.
@@ -49,24 +49,29 @@ class Editor(Tap):
             changes.sort(key=lambda change: change.rank)
             _check_collisions(site, changes, setting)
         self.changes: Mapping[str, list[Change]] = by_site
-        self._heads = {site: _Heads(c, setting) for site, c in by_site.items() if "probs" in site}
+        self._heads = {
+            site: _Heads(made, setting)
+            for site, made in by_site.items()
+            if Site.parse(site).reading
+        }
         self.streams: dict[str, Float[Tensor, "b n d"]] = {}
         self._silent: dict[str, Bool[Tensor, "b n"]] = {}
 
-    def wants(self, stack: str) -> bool:
-        """Return whether anything of a stack is changed."""
-        return any(site.startswith(stack) for site in self.changes)
+    def wants(self, site: str) -> bool:
+        """Return whether anything of a sublayer is changed."""
+        return any(str(Site.parse(name).residual) == site for name in self.changes)
 
     def __call__(self, site: str, tensor: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the stream after the changes at this site."""
-        before = self.streams.get(site[:4], tensor)  # at a stack's input there is nothing before
+        stream = Site.parse(site).stream
+        before = self.streams.get(stream, tensor)  # at a stack's input there is nothing before
         if site in self._silent:
             tensor = before.where(self._silent.pop(site)[..., None], tensor)
         for change in self.changes.get(site, ()):
             assert isinstance(change, StreamChange)
             rows = change.rows
             tensor = tensor.index_put((rows,), change.apply(tensor[rows], before[rows]))
-        self.streams[site[:4]] = tensor
+        self.streams[stream] = tensor
         return tensor
 
     def attend(
@@ -77,13 +82,29 @@ class Editor(Tap):
         values: Float[Tensor, "b k m e"],
     ) -> Float[Tensor, "b k n e"]:
         """Return the heads' outputs after the changes at this site."""
-        output = super().attend(site, queries, keys, values)
+        return self._changed(
+            site, super().attend(site, queries, keys, values), queries, keys, values
+        )
+
+    def attend_views(
+        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
+    ) -> list[Tensor]:
+        """Return the heads' outputs of joint attention after the changes at these sites."""
+        plain = attend_jointly(queries, keys, values)
+        return [
+            self._changed(site, output, q, keys, values)
+            for site, output, q in zip(sites, plain, queries, strict=True)
+        ]
+
+    def _changed(
+        self, site: str, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
         heads = self._heads.get(site)
         if heads is None:
             return output
         output, silent = heads.attend(output, queries, keys, values)
         if silent is not None:
-            self._silent[site.removesuffix(".probs")] = silent
+            self._silent[str(Site.parse(site).residual)] = silent
         return output
 
     def attention_map(
@@ -103,14 +124,14 @@ class _Heads:
     """The changes at one attention site.
 
     Those of the map work on the heads concerned alone, gathered from the batch: head `heads[s]` of
-    pair `rows[s]` is slot `s`.
+    scene `rows[s]` is slot `s`.
     """
 
     def __init__(self, changes: list[Change], setting: Setting):
         self.maps = [c for c in changes if isinstance(c, MapChange)]
         self.outputs = [c for c in changes if isinstance(c, GivenOutput)]
-        count = setting.model.heads(changes[0].site)
-        touched = torch.zeros(setting.pairs, count, dtype=torch.bool, device=setting.device)
+        count = setting.heads(Site.parse(changes[0].site))
+        touched = torch.zeros(setting.scenes, count, dtype=torch.bool, device=setting.device)
         for change in self.maps:
             touched[_block(change)] = True
         self.rows, self.heads = touched.nonzero(as_tuple=True)
@@ -174,7 +195,7 @@ def attention_map(
     return (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
 
 
-def _block(change: HeadChange) -> tuple[Tensor, Tensor]:
+def _block(change: HeadChange) -> tuple[Tensor, ...]:
     """Return the index of a change's heads in a batch of heads."""
     return change.rows[:, None], change.heads
 
@@ -184,10 +205,11 @@ def _check_collisions(site: str, changes: list[Change], setting: Setting) -> Non
 
     Cuts add up in any order; what is put in a place must be put there once.
     """
-    heads = setting.model.heads(site) if site.endswith(".probs") else 1
-    patches = setting.queries(site)
+    place = Site.parse(site)
+    heads = setting.heads(place) if place.reading else 1
+    patches = len(setting.queries(place))
     for kind in (GivenMap, GivenOutput, GivenStream):
-        taken = torch.zeros(setting.pairs, heads, patches, dtype=torch.int, device=setting.device)
+        taken = torch.zeros(setting.scenes, heads, patches, dtype=torch.int, device=setting.device)
         for change in changes:
             if isinstance(change, kind):
                 index = _block(change) if isinstance(change, HeadChange) else (change.rows,)
@@ -195,6 +217,6 @@ def _check_collisions(site: str, changes: list[Change], setting: Setting) -> Non
                 taken[index] += where if isinstance(change, HeadChange) else where[:, None]
         if (taken > 1).any():
             raise Prob3rError(
-                f"Two edits at '{site.removesuffix('.probs')}' put something in the same place; "
+                f"Two edits at '{place.residual}' put something in the same place; "
                 "keep one of them."
             )

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import TwoViewModel, fingerprint, read_tensors, write_tensors
-from prob3r.models.sites import Tap
-from prob3r.scenes.views import Pair
+from prob3r.models import Model, fingerprint, read_tensors, write_tensors
+from prob3r.models.sites import Site, Tap
+from prob3r.scenes.views import Views
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Means:
     def __getitem__(self, sublayer: str) -> Float[Tensor, "k e"]:
         return self.values[sublayer]
 
-    def check(self, model: TwoViewModel) -> None:
+    def check(self, model: Model) -> None:
         """Raise Prob3rError unless these are the means of this very model."""
         if self.model != fingerprint(model):
             raise Prob3rError(
@@ -56,28 +56,28 @@ class Means:
 
 
 def head_means(
-    model: TwoViewModel, pairs: Iterable[Pair], report: Callable[[int], None] = lambda done: None
+    model: Model, scenes: Iterable[Views], report: Callable[[int], None] = lambda done: None
 ) -> Means:
     """Return the mean output of every head of a model.
 
     Args:
         model: Whose heads.
-        pairs: Batches of a data set.
-        report: Called with the number of pairs done.
+        scenes: Batches of a data set.
+        report: Called with the number of scenes done.
 
     Raises:
-        Prob3rError: There is no pair.
+        Prob3rError: There is no scene.
     """
     sums, count = _Sums(), 0
     with torch.no_grad():
-        for pair in pairs:
-            model(pair.view1.image, pair.view2.image, sums)
-            count += len(pair)
+        for views in scenes:
+            model(*views.images, tap=sums)
+            count += len(views)
             report(count)
     if not count:
-        raise Prob3rError("There are no pairs to take the means over; give at least one.")
+        raise Prob3rError("There are no scenes to take the means over; give at least one.")
     values = {
-        site.removesuffix(".probs"): total / sums.patches[site]
+        str(Site.parse(site).residual): total / sums.patches[site]
         for site, total in sums.totals.items()
     }
     return Means(values, fingerprint(model), count)

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from prob3r.geometry import patch_of_pixels, pixel_matches
-from prob3r.rooms.sheet import RAMP
 from prob3r.scenes.check.survey import Look, Survey, colours_in_1
+from prob3r.scenes.contact_sheet import RAMP
 from prob3r.scenes.source import Pairs, read_each
 from prob3r.scenes.views import Pair, View
 

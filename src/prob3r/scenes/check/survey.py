@@ -13,7 +13,8 @@ from torch import Tensor
 from prob3r.geometry import PixelMatches, pixel_matches, rotation_angle
 from prob3r.scenes.readers import CorruptError, Reader
 from prob3r.scenes.readers.corrupt import LIMIT
-from prob3r.scenes.source import Pairs, read_each, sample
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs, read_each
 from prob3r.scenes.views import Pair
 
 OUT_OF_RANGE = "depth out of range"

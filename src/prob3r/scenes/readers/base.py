@@ -8,18 +8,16 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float
-from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import relative_pose, rotation_angle
-from prob3r.scenes.framing import FramesImages, Framing, Window
-from prob3r.scenes.readers.conventions import Camera
+from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.corrupt import CorruptError, Tally
 from prob3r.scenes.readers.covisible import neighbours, pairs_by_overlap
-from prob3r.scenes.readers.files import image_size, read_depth, reading
+from prob3r.scenes.readers.files import reason_of
+from prob3r.scenes.readers.frames import Frames
 from prob3r.scenes.readers.items import Items
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.views import Pair
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class Listing(NamedTuple):
     pairs: npt.NDArray[Any] | None = None
 
 
-class Reader(Items):
+class Reader(Frames, Items):
     """The pairs of a data set on disk, in one layout.
 
     A subclass names its layout, `class Mine(Reader, layout="mine")`, and defines `marker`,
@@ -65,15 +63,8 @@ class Reader(Items):
         Prob3rError: The folder is not in this layout, or holds no pair.
     """
 
-    layout: ClassVar[str]
     marker: ClassVar[str]
     """Glob pattern of what shows the layout, in the data set's folder or one below."""
-    depth_unit: ClassVar[float] = 1.0
-    """The scene's unit of length for each step of a depth file."""
-    depth_range: ClassVar[tuple[float, float]] = (1e-3, 1e3)
-    """The nearest and farthest depth that make sense."""
-    frames_per_scene: ClassVar[int] = 100
-    """Of how many frames, evenly spaced, pairs are sought if the data set does not list them."""
 
     def __init_subclass__(cls, layout: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -96,7 +87,14 @@ class Reader(Items):
             )
         self.root = path if path.is_dir() and path not in found else path.parent
         self.framing = Framing.of(model)
-        self.names, self.scenes, pairs = self.listing(found)
+        try:
+            self.names, self.scenes, pairs = self.listing(found)
+        except Prob3rError:
+            raise
+        except Exception as error:  # a damaged list fails in many ways
+            raise Prob3rError(
+                f"{path} cannot be read in the {self.layout} layout ({reason_of(error)})."
+            ) from error
         self.corrupt: list[CorruptError] = []
         if pairs is None:
             pairs, looked_at, self.corrupt = pairs_by_overlap(self)
@@ -132,72 +130,21 @@ class Reader(Items):
             found: What `marker` matches.
         """
 
-    @abstractmethod
-    def image(self, frame: int) -> Path:
-        """Return the image file of a frame."""
-
-    @abstractmethod
-    def depth_file(self, frame: int) -> Path:
-        """Return the depth file of a frame."""
-
-    @abstractmethod
-    def camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it cannot be read."""
-
-    def depth(self, frame: int) -> Float[Tensor, "h w"]:
-        """Return z in the scene's unit of length, 0 where unknown.
-
-        Raises:
-            CorruptError: It cannot be read.
-        """
-        return read_depth(self.depth_file(frame), self.depth_unit)
-
-    def checked_camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it makes no sense."""
-        camera = self.camera(frame)
-        camera.check(self.names[frame])
-        return camera
-
-    def view(self, frame: int) -> View:
-        """Return a frame as the model expects it, with intrinsics and depth to match.
-
-        Raises:
-            CorruptError: The frame cannot be used.
-        """
-        path, name = self.image(frame), self.names[frame]
-        camera, depth = self.checked_camera(frame), self.depth(frame)
-        size = image_size(path)
-        for what, other in (("depth", tuple(depth.shape)), ("camera", camera.size or size)):
-            if abs(other[0] * size[1] / size[0] - other[1]) > 1:
-                raise CorruptError(
-                    f"{name}: the image is {size[1]}x{size[0]} pixels but its {what} is for "
-                    f"{other[1]}x{other[0]}; they must be of one shape.",
-                    "bad depth" if what == "depth" else "bad camera",
-                )
-        if depth.shape != size:  # coarser sensors than the camera are common
-            depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
-        with reading(path):
-            view = View.from_image(
-                path,
-                self.framing,
-                intrinsics=camera.intrinsics_at(size),
-                cam_to_world=camera.cam_to_world,
-                depth=depth,
-            )
-        if not view.known.any():
-            raise CorruptError(f"{name} has no pixel whose depth is known.", "bad depth")
-        return view
-
     def __len__(self) -> int:
         return len(self.pairs)
 
     def read(self, index: int) -> Pair:
         """Read one pair, as a batch of one named after its frames."""
-        first, second = self.pairs[index].tolist()
+        first, second = self.frames_of(index)
         names = (f"{self.names[first]}, {self.names[second]}",)
-        return Pair(self.view(first), self.view(second), names)
+        return Pair(self.view(first), self.view(second), names, (self.scenes[first],))
+
+    def frames_of(self, index: int) -> tuple[int, int]:
+        """Return the numbers of a pair's frames."""
+        first, second = self.pairs[index].tolist()
+        return first, second
 
     def rotation(self, index: int) -> float:
         """Return the angle between a pair's cameras, in degrees, without reading its images."""
-        poses = (self.checked_camera(frame).cam_to_world for frame in self.pairs[index].tolist())
+        poses = (self.checked_camera(frame).cam_to_world for frame in self.frames_of(index))
         return float(rotation_angle(relative_pose(*poses)[:, :3, :3]))

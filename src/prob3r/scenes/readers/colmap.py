@@ -17,6 +17,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.scenes.readers.base import Listing, Reader
+from prob3r.scenes.readers.colmap_binary import check_lengths
 from prob3r.scenes.readers.conventions import Camera, from_corner
 from prob3r.scenes.readers.files import optional, read_depth
 
@@ -74,8 +75,9 @@ def _cameras(sparse: Path) -> dict[str, Camera]:
     pycolmap = optional("pycolmap", "colmap")
     folder = sparse / "0" if (sparse / "0").is_dir() else sparse
     try:
+        check_lengths(folder, pycolmap)
         model = pycolmap.Reconstruction(str(folder))
-    except (ValueError, RuntimeError, IndexError) as error:
+    except (OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise Prob3rError(f"{folder} cannot be read as a COLMAP model ({reason}).") from error
     cameras = {}

@@ -12,29 +12,25 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import MatchTruth, invert_rigid, overlap, transform, unproject
+from prob3r.geometry import CoarseView, seen_share
 from prob3r.io.files import make_folder, written
 from prob3r.scenes.readers.corrupt import CorruptError
-
-if TYPE_CHECKING:
-    from prob3r.scenes.readers.base import Reader
+from prob3r.scenes.readers.frames import Frames
 
 logger = logging.getLogger(__name__)
 
 LEAST = 0.1
 """The share of each frame's surface that the other must see."""
 
-_LONGEST = 96  # pixels along a coarse depth map, in which points are looked up
-_GRID = (24, 32)  # points looked up, along the height and the width
 _VERSION = 1  # of the rule; a new one makes old caches void
 
 
@@ -52,17 +48,7 @@ class Found(NamedTuple):
     corrupt: list[CorruptError]
 
 
-class _Coarse(NamedTuple):
-    """A frame at the few pixels that overlap is computed from."""
-
-    depth: Float[Tensor, "1 h w"]
-    intrinsics: Float[Tensor, "1 3 3"]
-    world_to_cam: Float[Tensor, "1 4 4"]
-    points: Float[Tensor, "1 rows columns 3"]
-    known: Bool[Tensor, "1 rows columns"]
-
-
-def pairs_by_overlap(reader: "Reader") -> Found:
+def pairs_by_overlap(reader: Frames) -> Found:
     """Return the pairs of frames that see the same surfaces.
 
     Args:
@@ -105,9 +91,9 @@ def _spread(frames: Sequence[int], count: int) -> list[int]:
 
 
 def _pairs_of_scene(
-    reader: "Reader", frames: Sequence[int]
+    reader: Frames, frames: Sequence[int]
 ) -> tuple[npt.NDArray[np.int32], list[CorruptError]]:
-    seen: dict[int, _Coarse] = {}
+    seen: dict[int, CoarseView] = {}
     corrupt = []
     for frame in frames:
         try:
@@ -116,62 +102,50 @@ def _pairs_of_scene(
             corrupt.append(item)
     if not seen:
         return np.empty((0, 2), dtype=np.int32), corrupt
-    points = torch.cat([frame.points for frame in seen.values()])
-    known = torch.cat([frame.known for frame in seen.values()])
-    shares = torch.stack([_shares(frame, points, known) for frame in seen.values()])
+    shares = torch.stack([_shares(frame, list(seen.values())) for frame in seen.values()])
     mutual = torch.minimum(shares, shares.T).triu(diagonal=1)
     rows = (mutual >= LEAST).nonzero().numpy()
     return np.array(list(seen), dtype=np.int32)[rows], corrupt
 
 
-def _coarse(reader: "Reader", frame: int) -> _Coarse:
+def _coarse(reader: Frames, frame: int) -> CoarseView:
     camera, depth = reader.checked_camera(frame), reader.depth(frame)[None]
-    height, width = depth.shape[1:]
-    known = depth > 0
-    if not known.any():
+    if not (depth > 0).any():
         raise CorruptError(f"{reader.names[frame]} has no pixel whose depth is known.", "bad depth")
-    intrinsics = camera.intrinsics_at((height, width))
-    rows, columns = (
-        torch.linspace(0, side - 1, steps).round().long()
-        for side, steps in zip((height, width), _GRID, strict=True)
-    )
-    world = transform(unproject(depth, intrinsics), camera.cam_to_world)
-    stride = -(-max(height, width) // _LONGEST)
-    # Pixel x of the coarse map is pixel x * stride of the whole one, exactly.
-    scale = torch.tensor([1 / stride, 1 / stride, 1])[:, None]
-    return _Coarse(
-        depth=depth[:, ::stride, ::stride],
-        intrinsics=intrinsics * scale,
-        world_to_cam=invert_rigid(camera.cam_to_world),
-        points=world[:, rows[:, None], columns],
-        known=known[:, rows[:, None], columns],
-    )
+    size = depth.shape[1], depth.shape[2]
+    return CoarseView.of(depth, camera.intrinsics_at(size), camera.cam_to_world)
 
 
-def _shares(
-    view: _Coarse,
-    points: Float[Tensor, "n rows columns 3"],
-    known: Bool[Tensor, "n rows columns"],
-) -> Float[Tensor, " n"]:
-    """Return the share of each frame's points, in the world's frame, that a view sees."""
-    count = len(points)
-    depth = view.depth.expand(count, -1, -1)
-    local = transform(points, view.world_to_cam.expand(count, 4, 4))
-    intrinsics = view.intrinsics.expand(count, 3, 3)
-    return overlap(MatchTruth(local, known, depth, depth > 0, intrinsics))
+def _shares(viewer: CoarseView, frames: list[CoarseView]) -> Float[Tensor, " n"]:
+    """Return the share of each frame's points that a view sees; frames may differ in size."""
+    points = torch.cat([frame.points for frame in frames])
+    known = torch.cat([frame.known for frame in frames])
+    many = viewer.take(torch.zeros(len(frames), dtype=torch.int64))
+    return seen_share(many, many._replace(points=points, known=known))
 
 
-def _cache(reader: "Reader", frames: Sequence[int]) -> Path:
+def _cache(reader: Frames, frames: Sequence[int]) -> Path:
     """Return where the pairs of these frames are kept."""
     key = hashlib.sha256(f"{_VERSION} {reader.layout} {LEAST}".encode())
     for frame in frames:
-        file = reader.depth_file(frame)
-        with suppress(OSError):
-            status = file.stat()
-            key.update(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
-        with suppress(CorruptError):
-            camera = reader.camera(frame)
-            key.update(camera.intrinsics.numpy().tobytes() + camera.cam_to_world.numpy().tobytes())
-        key.update(f"{frame} {reader.names[frame]}\n".encode())
+        key.update(signature(reader, frame))
+    return cache_folder() / f"{key.hexdigest()}.npz"
+
+
+def signature(reader: Frames, frame: int) -> bytes:
+    """Return what changes whenever a frame's depth file, camera or name does."""
+    parts, file = [b""], reader.depth_file(frame)
+    with suppress(OSError, ValueError):  # the second for what is no path at all
+        status = file.stat()
+        parts.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+    with suppress(CorruptError):
+        camera = reader.camera(frame)
+        parts += [camera.intrinsics.numpy().tobytes(), camera.cam_to_world.numpy().tobytes()]
+    parts.append(f"{frame} {reader.names[frame]}\n".encode())
+    return b"".join(parts)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's cache where what is found of pairs is kept."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "prob3r" / "pairs" / f"{key.hexdigest()}.npz"
+    return home / "prob3r" / "pairs"

@@ -51,8 +51,12 @@ def reading(path: Path) -> Iterator[None]:
     except Prob3rError as error:  # already a sentence that names the file
         raise CorruptError(str(error)) from error
     except Exception as error:  # decoders raise many classes for a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptError(f"{path} cannot be read ({reason}).") from error
+        raise CorruptError(f"{path} cannot be read ({reason_of(error)}).") from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of a decoder says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_arrays(path: Path, *keys: str) -> list[Array]:

@@ -83,9 +83,14 @@ def _stream(file: Path) -> tuple[Array, list[list[str]]]:
     """Return the times of a list, and what stands beside each."""
     lines = read_table(file)
     try:
-        return np.array([float(line[0]) for line in lines]), [line[1:] for line in lines]
+        times = np.array([float(line[0]) for line in lines])
+        if short := [line for line in lines if len(line) < 2]:
+            raise ValueError(f"'{short[0][0]}' stands alone")
+        return times, [line[1:] for line in lines]
     except ValueError as error:
-        raise Prob3rError(f"{file} must have a time first in every line ({error}).") from error
+        raise Prob3rError(
+            f"{file} must have a time and what it is of in every line ({error})."
+        ) from error
 
 
 def _nearest(times: Array, others: Array) -> tuple[Array, Array]:

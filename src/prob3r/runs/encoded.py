@@ -1,37 +1,34 @@
-"""Encoded views, and a memory of them: a view that several pairs share is encoded once."""
+"""A cache of encoded views: a view that several pairs share is encoded once."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from prob3r.models.layers import Tokens
+from prob3r.models.protocol import EncodesViews, Model
+from prob3r.scenes.source import Pairs, share_views
+
 MOST_BYTES = 2**30  # some 1,300 views of DUSt3R-Large at 224 pixels
 
 
-class Tokens(NamedTuple):
-    """One view's patches: the stream `(b, n, d)` and the grid `(rows, columns)` it came from."""
-
-    stream: Float[Tensor, "b n d"]
-    grid: tuple[int, int]
-
-
 class EncodedViews:
-    """What an encoder made of the views it saw last, found again by their pixels.
+    """A cache in front of an encoder. Views are found again by their pixels.
 
-    On a CPU views are encoded one by one, so that what comes out is the same to the bit whatever
-    else is in the batch and whatever was seen before; on a GPU, those of a batch at once.
+    On a CPU each view is encoded alone. The result then does not depend on the rest of the batch
+    or on the state of the cache, to the bit. On a GPU all new views of a batch go at once.
 
     Args:
-        encode: The encoder, whose weights must not change.
-        most_bytes: How much is kept; what was not asked for longest goes first.
+        encode: The encoder. Its weights must not change.
+        most_bytes: Cache size in bytes. The least recently used entries are evicted first.
 
     Attributes:
-        encoded: How many views went through the encoder.
-        reused: How many did not have to.
+        encoded: The number of views that went through the encoder.
+        reused: The number of views that were found in the cache.
     """
 
     def __init__(self, encode: Callable[[Tensor], Tokens], most_bytes: int = MOST_BYTES):
@@ -40,7 +37,7 @@ class EncodedViews:
         self._kept: OrderedDict[Hashable, Tokens] = OrderedDict()
 
     def __call__(self, images: Float[Tensor, "b 3 h w"]) -> Tokens:
-        """Return the patches of a batch of views; the encoder sees those alone that are new."""
+        """Return the patches of a batch of views. Only new views go through the encoder."""
         keys = _keys(images)
         new = {key: row for row, key in enumerate(keys) if key not in self._kept}
         if new:
@@ -50,7 +47,7 @@ class EncodedViews:
         for key in keys:
             self._kept.move_to_end(key)
         views = [self._kept[key] for key in keys]
-        self._forget()
+        self._evict()
         return Tokens(torch.cat([view.stream for view in views]), views[0].grid)
 
     def _encoded(self, images: Tensor) -> list[Tokens]:
@@ -58,11 +55,43 @@ class EncodedViews:
         batches = map(self.encode, images.split(len(images) if images.is_cuda else 1))
         return [Tokens(view.clone(), grid) for stream, grid in batches for view in stream.split(1)]
 
-    def _forget(self) -> None:
-        """Keep as much as there is room for."""
+    def _evict(self) -> None:
+        """Evict the least recently used views until the cache fits its size."""
         held = sum(tokens.stream.nbytes for tokens in self._kept.values())
         while held > self.most_bytes:
             held -= self._kept.popitem(last=False)[1].stream.nbytes
+
+
+@contextmanager
+def encoding_once(model: EncodesViews, most_bytes: int = MOST_BYTES) -> Iterator[EncodedViews]:
+    """Encode each view once for as long as this lasts. The weights must not change meanwhile.
+
+    Outputs differ from those without the cache by rounding alone.
+
+    Args:
+        model: A model whose encoder sees one view at a time.
+        most_bytes: Cache size in bytes.
+    """
+    before, cache = model.encoder_cache, EncodedViews(model.encoder_stream, most_bytes)
+    model.encoder_cache = cache
+    try:
+        yield cache
+    finally:
+        model.encoder_cache = before
+
+
+@contextmanager
+def reusing_views(pairs: Pairs, *models: Model) -> Iterator[None]:
+    """Encode each view that several pairs share once, for as long as this lasts.
+
+    The models' weights must not change meanwhile. Models without an encoder of single views run
+    as usual. So do all models if no two pairs share a view.
+    """
+    with ExitStack() as stack:
+        for model in models:
+            if isinstance(model, EncodesViews) and share_views(pairs):
+                stack.enter_context(encoding_once(model))
+        yield
 
 
 def _keys(images: Float[Tensor, "b 3 h w"]) -> list[Hashable]:

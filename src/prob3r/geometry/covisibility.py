@@ -1,0 +1,81 @@
+"""Covisibility at low resolution: which share of one view's surface another view sees.
+
+Full resolution costs more than it adds where many pairs of frames have to be compared.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from prob3r.geometry.matches import MatchTruth, overlap
+from prob3r.geometry.pointmaps import invert_rigid, transform, unproject
+
+LONGEST = 96
+"""Pixels along the longer side of a coarse depth map, at most."""
+
+GRID = (24, 32)
+"""Points that are looked up along the height and the width, at most."""
+
+
+class CoarseView(NamedTuple):
+    """Views at the few pixels that covisibility is computed from.
+
+    Attributes:
+        depth: At every few pixels; 0 where unknown.
+        intrinsics: Of that depth map.
+        world_to_cam: The inverse of the cameras' poses.
+        points: Points on a grid of pixels, in the world's frame.
+        known: Whether the depth of those pixels is known.
+    """
+
+    depth: Float[Tensor, "b h w"]
+    intrinsics: Float[Tensor, "b 3 3"]
+    world_to_cam: Float[Tensor, "b 4 4"]
+    points: Float[Tensor, "b rows columns 3"]
+    known: Bool[Tensor, "b rows columns"]
+
+    @classmethod
+    def of(
+        cls,
+        depth: Float[Tensor, "b h w"],
+        intrinsics: Float[Tensor, "b 3 3"],
+        cam_to_world: Float[Tensor, "b 4 4"],
+        grid: tuple[int, int] = GRID,
+    ) -> "CoarseView":
+        """Return views at low resolution.
+
+        Args:
+            depth: z; 0 where unknown.
+            intrinsics: In pixels of `depth`.
+            cam_to_world: Poses in a frame that all views share.
+            grid: How many points to look up along the height and the width, at most.
+        """
+        height, width = depth.shape[1:]
+        rows, columns = (
+            torch.linspace(0, side - 1, min(side, steps), device=depth.device).round().long()
+            for side, steps in zip((height, width), grid, strict=True)
+        )
+        world = transform(unproject(depth, intrinsics), cam_to_world)
+        stride = -(-max(height, width) // LONGEST)
+        # Pixel x of the coarse map is pixel x * stride of the whole one, exactly.
+        scale = intrinsics.new_tensor([1 / stride, 1 / stride, 1])[:, None]
+        return cls(
+            depth=depth[:, ::stride, ::stride],
+            intrinsics=intrinsics * scale,
+            world_to_cam=invert_rigid(cam_to_world),
+            points=world[:, rows[:, None], columns],
+            known=(depth > 0)[:, rows[:, None], columns],
+        )
+
+    def take(self, rows: Int[Tensor, " n"]) -> "CoarseView":
+        """Return the views with these numbers, as a batch."""
+        return CoarseView(*(t[rows] for t in self))
+
+
+def seen_share(viewer: CoarseView, shown: CoarseView) -> Float[Tensor, " b"]:
+    """Return the share of each view's points that the viewer of the same number sees."""
+    local = transform(shown.points, viewer.world_to_cam)
+    truth = MatchTruth(local, shown.known, viewer.depth, viewer.depth > 0, viewer.intrinsics)
+    return overlap(truth)

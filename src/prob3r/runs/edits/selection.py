@@ -1,0 +1,75 @@
+"""Selections: which tokens an edit concerns, by view and by name instead of by number."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from prob3r.models.protocol import TokenLayout
+
+Test = Callable[[int, str, int], bool]
+"""From a token's view, its name (empty for a patch) and the site's view to whether it counts."""
+
+
+@dataclass(frozen=True)
+class TokenAxis:
+    """The tokens along one axis of a stream or of an attention map, view after view.
+
+    Attributes:
+        own: The view that the site belongs to.
+        parts: For each view on the axis: its number, how many patches it has, and its layout.
+    """
+
+    own: int
+    parts: tuple[tuple[int, int, TokenLayout], ...]
+
+    def __len__(self) -> int:
+        return sum(patches + len(layout.special) for _, patches, layout in self.parts)
+
+    def mask(self, test: Test) -> Bool[Tensor, " n"]:
+        """Return which tokens a test chooses."""
+        chosen: list[bool] = []
+        for view, patches, layout in self.parts:
+            chosen += [test(view, name, self.own) for name in layout.before]
+            chosen += [test(view, "", self.own)] * patches
+            chosen += [test(view, name, self.own) for name in layout.after]
+        return torch.tensor(chosen)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice of tokens that holds for any number of views and patches.
+
+    Selections combine with `&`, `|` and `~`: `view(1) & ~token("camera")`.
+    """
+
+    test: Test
+
+    def __and__(self, other: "Selection") -> "Selection":
+        return Selection(lambda *about: self.test(*about) and other.test(*about))
+
+    def __or__(self, other: "Selection") -> "Selection":
+        return Selection(lambda *about: self.test(*about) or other.test(*about))
+
+    def __invert__(self) -> "Selection":
+        return Selection(lambda *about: not self.test(*about))
+
+
+def view(number: int) -> Selection:
+    """Return the selection of all tokens of a view."""
+    return Selection(lambda view, name, own: view == number)
+
+
+def token(pattern: str) -> Selection:
+    """Return the selection of special tokens by name, such as `camera` or `register*`."""
+    return Selection(lambda view, name, own: bool(name) and fnmatchcase(name, pattern))
+
+
+PATCHES = Selection(lambda view, name, own: not name)
+"""All patches, and no special token."""
+
+OWN_VIEW = Selection(lambda view, name, own: view == own)
+"""All tokens of the view that a site belongs to."""

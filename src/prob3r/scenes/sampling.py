@@ -1,0 +1,205 @@
+"""Choosing among pairs: a seeded sample, and those whose overlap and rotation lie in bounds.
+
+A `Subset` that is chosen here says in words how, and a result that rests on it repeats that.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+from torch.utils.data import Dataset
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import rotation_angle
+from prob3r.scenes.readers import CorruptError, Reader, Tally
+from prob3r.scenes.readers.overlaps import Overlaps
+from prob3r.scenes.source import Pairs, Subset, describe, in_order, share_views
+
+Bounds = tuple[int | float, int | float]
+"""The least and the greatest value, both included."""
+
+ANY_OVERLAP: Bounds = (0, 1)
+ANY_ROTATION: Bounds = (0, 180)
+
+_CHUNK = 64  # pairs looked at together
+_SELECTABLE = 10_000_000  # pairs, each of which `select` has to look at
+
+
+def sample(pairs: Pairs, count: int, seed: int = 0) -> Subset:
+    """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
+
+    The same seed draws the same pairs in the same order. Pairs that are independent draws by
+    number, such as procedural rooms, are a sample as they stand: a sample of N is the first N of
+    them, whatever the seed.
+    """
+    total, words, spread = len(pairs), describe(pairs), share_views(pairs)
+    if count < total:
+        how = f"drawn with seed {seed}" if spread else "the first, which are independent draws"
+        words = f"{count} of {words.removeprefix('all ')}, {how}"
+    count = min(count, total)
+    numbers = random.Random(seed).sample(range(total), count) if spread else range(count)
+    return Subset(pairs, numbers, words)
+
+
+def select(
+    pairs: Pairs,
+    overlap: Bounds = ANY_OVERLAP,
+    rotation: Bounds = ANY_ROTATION,
+    *,
+    count: int | None = None,
+    workers: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Subset:
+    """Return the pairs whose overlap and rotation lie between two bounds, both included.
+
+    The pairs are looked at in their order: of a large data set, take a `sample` first. Of a data
+    set on disk cameras and, if these do not decide, depth at low resolution are read; overlaps are
+    kept in the user's cache.
+
+    Args:
+        pairs: With the true pointmaps.
+        overlap: Bounds of the share of view 2's valid pixels that view 1 sees.
+        rotation: Bounds of the angle between the two cameras, in degrees.
+        count: Stop looking when so many are found; by default all pairs are looked at.
+        workers: Threads that read a data set on disk, or processes that read other pairs; 0 reads
+            in this one.
+        report: Called with the number of pairs looked at and of all; with `count`, with the number
+            found and wanted.
+
+    Raises:
+        Prob3rError: There are too many pairs, more than 1 % of them are corrupt, or one lacks
+            its truth.
+    """
+    total = len(pairs)
+    if total > _SELECTABLE:
+        raise Prob3rError(f"{total} pairs are too many to look at each; take a sample first.")
+    tally, kept, looked = Tally(total), list[int](), 0
+    for look in _looks(pairs, overlap, rotation, workers):
+        if isinstance(look, CorruptError):
+            tally.add(look)
+        elif look:
+            kept.append(looked)
+        looked += 1
+        report(*((looked, total) if count is None else (len(kept), count)))
+        if len(kept) == count:
+            break
+    bounds = [
+        f"{name} {low:g} to {high:g}{unit}"
+        for name, (low, high), usual, unit in (
+            ("overlap", overlap, ANY_OVERLAP, ""),
+            ("rotation", rotation, ANY_ROTATION, " degrees"),
+        )
+        if (low, high) != usual
+    ]
+    words = f"{len(kept)} pairs with {' and '.join(bounds)}" if bounds else f"{len(kept)} pairs"
+    among = describe(pairs) if looked == total else f"the first {looked} of {describe(pairs)}"
+    return Subset(pairs, kept, f"{words} among {among}")
+
+
+def choose(
+    pairs: Pairs,
+    count: int,
+    overlap: Bounds | None = None,
+    rotation: Bounds | None = None,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Subset:
+    """Return a sample of the pairs, or of those whose overlap and rotation lie in bounds.
+
+    Args:
+        pairs: To choose from; with the true pointmaps if there are bounds.
+        count: How many to choose, if there are as many.
+        overlap: As for `select`; None for any.
+        rotation: As for `select`; None for any.
+        seed: Of the sample.
+        workers: Threads that read a data set on disk.
+        report: Called with the number of pairs found and wanted.
+
+    Raises:
+        Prob3rError: No pair lies within the bounds, or as for `select`.
+    """
+    if overlap is None and rotation is None:
+        return sample(pairs, count, seed)
+    drawn = sample(pairs, min(len(pairs), _SELECTABLE), seed)
+    order = f" in an order drawn with seed {seed}" if share_views(pairs) else ""
+    drawn.words = describe(pairs) + order
+    found = select(
+        drawn,
+        overlap or ANY_OVERLAP,
+        rotation or ANY_ROTATION,
+        count=count,
+        workers=workers if isinstance(pairs, Reader) else 0,
+        report=report,
+    )
+    if not len(found):
+        raise Prob3rError(f"There are {found.words}; give wider bounds.")
+    return found
+
+
+def _looks(
+    pairs: Pairs, overlap: Bounds, rotation: Bounds, workers: int
+) -> Iterator[bool | CorruptError]:
+    """Yield whether each pair lies between bounds, or what is wrong with it."""
+    whole: Pairs = pairs
+    numbers: Sequence[int] = range(len(pairs))
+    while isinstance(whole, Subset):
+        indices, whole = whole.indices, whole.pairs
+        numbers = [indices[i] for i in numbers]
+    if isinstance(whole, Reader):
+        return _looks_at_frames(whole, numbers, overlap, rotation, workers)
+    return iter(in_order(_Looks(pairs, overlap, rotation), workers))
+
+
+def _looks_at_frames(
+    reader: Reader, numbers: Sequence[int], overlap: Bounds, rotation: Bounds, workers: int
+) -> Iterator[bool | CorruptError]:
+    """Yield the same of a data set on disk, from cameras and depth: images are not read."""
+    overlaps = Overlaps(reader, workers)
+    try:
+        for first in range(0, len(numbers), _CHUNK):
+            yield from _chunk(reader, numbers[first : first + _CHUNK], overlaps, overlap, rotation)
+    finally:
+        overlaps.save()
+
+
+def _chunk(
+    reader: Reader, numbers: Sequence[int], overlaps: Overlaps, overlap: Bounds, rotation: Bounds
+) -> list[bool | CorruptError]:
+    turned: list[bool | CorruptError] = []
+    for number in numbers:
+        try:
+            turned.append(_inside(reader.rotation(number), rotation))
+        except CorruptError as item:
+            turned.append(item)
+    if overlap == ANY_OVERLAP:
+        return turned
+    left = [place for place, look in enumerate(turned) if look is True]
+    shares = overlaps.of([reader.frames_of(numbers[place]) for place in left])
+    for place, share in zip(left, shares, strict=True):
+        turned[place] = share if isinstance(share, CorruptError) else _inside(share, overlap)
+    return turned
+
+
+class _Looks(Dataset[bool | CorruptError]):
+    """Whether each pair lies between bounds, found out in a worker process."""
+
+    def __init__(self, pairs: Pairs, overlap: Bounds, rotation: Bounds):
+        self.pairs = pairs
+        self.overlap = overlap
+        self.rotation = rotation
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> bool | CorruptError:
+        try:
+            pair = self.pairs.batch([index])
+        except CorruptError as item:
+            return item
+        turned = float(rotation_angle(pair.view2_to_view1[:, :3, :3]))
+        return _inside(turned, self.rotation) and _inside(float(pair.overlap()), self.overlap)
+
+
+def _inside(value: float, bounds: Bounds) -> bool:
+    return bounds[0] <= value <= bounds[1]
