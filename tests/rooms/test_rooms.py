@@ -17,6 +17,8 @@ from prob3r.rooms import render as render_module
 from prob3r.rooms.atlas import EDGE, read_atlas, read_texel
 from prob3r.rooms.cameras import FOV, MARGIN, clearance, look_at
 from prob3r.rooms.draws import Draws
+from prob3r.rooms.handheld import FOV as LENSES
+from prob3r.rooms.handheld import MARGIN as CLOSEST
 from prob3r.rooms.rays import (
     FAR,
     intersect_ball,
@@ -31,6 +33,11 @@ from tests.checks import every
 
 SIZE = (32, 32)
 COUNT = 256
+# Means of the first four pairs: of view 1's colours, and of view 2's depths.
+STAGED = (
+    (0.01944, -0.22846, -0.21063, -0.24423),
+    (2.84025, 3.80371, 2.54448, 3.34631),
+)
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +270,69 @@ def test_pairs_are_hard_but_not_hopeless(rooms, pairs):
         assert (values < 0.1).float().mean() < 0.03
 
 
+@pytest.fixture(scope="module")
+def everyday() -> Rooms:
+    return Rooms("test", SIZE, compile=False, style="everyday")
+
+
+def test_the_staged_style_is_the_default(pairs):
+    """Shipped findings depend on it: these numbers may change only with the findings."""
+    staged = Rooms("test", SIZE, compile=False, style="staged").batch(range(4))
+    assert torch.equal(staged.view2.image, pairs.view2.image[:4])
+    expected = torch.tensor(STAGED)
+    torch.testing.assert_close(
+        pairs.view1.image[:4].mean(dim=(1, 2, 3)), expected[0], atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        pairs.view2.depth[:4].mean(dim=(1, 2)), expected[1], atol=1e-3, rtol=0
+    )
+
+
+def test_everyday_cameras_are_clear_of_everything(everyday):
+    scene, cameras = everyday._draw(range(COUNT))
+    eye = cameras.cam_to_world[..., :3, 3]
+    assert (clearance(scene, eye) < CLOSEST).float().mean() < 0.01
+    assert (scene.room[:, None, :2] - eye[..., :2].abs()).min() >= CLOSEST - 1e-9
+    assert eye[..., 2].min() >= CLOSEST - 1e-9
+    assert (2 * scene.room[:, None, 2] - eye[..., 2]).min() >= CLOSEST - 1e-9
+
+
+def test_everyday_cameras_move_as_people_do(everyday):
+    """Small motions are as common as large ones, lenses are mostly shared, some are turned."""
+    intrinsics, poses = everyday.cameras(range(COUNT))
+    fov = torch.rad2deg(2 * torch.atan(0.5 * SIZE[1] / intrinsics[..., 0, 0]))
+    assert fov.min() >= LENSES[0] - 1e-3
+    assert fov.max() <= LENSES[1] + 1e-3
+    assert 0.7 < (fov[:, 0] == fov[:, 1]).float().mean() < 0.95
+    rotation = rotation_between(poses[:, 0], poses[:, 1])
+    assert 15 < rotation.median() < 40
+    assert (rotation < 15).float().mean() > 0.2
+    assert (rotation > 60).float().mean() > 0.1
+    baseline = (poses[:, 0, :3, 3] - poses[:, 1, :3, 3]).norm(dim=-1)
+    assert baseline.min() < 0.15
+    assert baseline.max() > 2
+    aslant = poses[:, 0, 2, 0].abs()  # sine of the roll, for a level camera
+    assert 0.05 < (aslant > 0.7).float().mean() < 0.25
+    assert everyday.batch(range(64)).overlap().median() > 0.35
+
+
+def test_everyday_surfaces_are_paler_and_plainer(everyday, pairs):
+    plain = everyday.batch(range(64))
+
+    def colourfulness(image):
+        return (image.amax(dim=1) - image.amin(dim=1)).mean()
+
+    assert colourfulness(plain.view1.image) < 0.75 * colourfulness(pairs.view1.image[:64])
+
+
+def test_everyday_lookalikes_share_their_texture():
+    rooms = Rooms("test", SIZE, lookalikes=True, compile=False, style="everyday")
+    scene, _ = rooms._draw(range(8))
+    for b, slot in scene.alike.nonzero().tolist():
+        row = 6 + int(scene.prototype[b, slot])
+        assert torch.equal(scene.textures[b, 6 + slot], scene.textures[b, row])
+
+
 def test_lookalikes_share_shape_and_texture_and_stand_apart():
     rooms = Rooms("test", SIZE, lookalikes=True, compile=False)
     scene, _ = rooms._draw(range(64))
@@ -340,6 +410,8 @@ def test_a_photograph_is_read_where_and_as_finely_as_asked(tmp_path: Path):
 def test_mistakes_are_named(tmp_path, pairs):
     with pytest.raises(Prob3rError, match="must be one of train, validation, test"):
         Rooms("holdout", SIZE)
+    with pytest.raises(Prob3rError, match="must be one of staged, everyday"):
+        Rooms("test", SIZE, style="weekend")
     with pytest.raises(Prob3rError, match="must name at least one pair"):
         Rooms("test", SIZE).batch([])
     with pytest.raises(Prob3rError, match="holds no photograph"):

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, PosedDUSt3R, load, metadata, save
+from prob3r.models.sites import Tap
 from prob3r.training import Progress, Recipe, Stage, train_backbone
+from prob3r.training.attention import DirectAttention
+from prob3r.training.backbone import _BackboneTask
 from prob3r.training.stream import Stream
 from tests.training.conftest import CONFIG
 
@@ -59,6 +63,51 @@ def test_a_stopped_run_ends_where_an_unbroken_one_ends(tmp_path: Path, optimizer
     train_backbone(recipe, tmp_path / "stopped")
     assert same(state(tmp_path / "stopped"), state(tmp_path / "unbroken"))
     assert same(best(tmp_path / "stopped"), best(tmp_path / "unbroken"))
+
+
+def test_photographs_symmetric_steps_in_parts_and_bfloat16_go_together(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    Image.new("RGB", (40, 30), (200, 90, 10)).save(tmp_path / "photographs" / "a.png")
+    how = {"batch": 8, "parts": 2, "everyday": 0.5, "symmetric": True}
+    stages = tuple(replace(stage, **how) for stage in RECIPE.stages)
+    recipe = replace(RECIPE, stages=stages, bf16=True, optimizer="muon")
+    train_backbone(recipe, tmp_path / "run", photographs=tmp_path / "photographs")
+    weights = state(tmp_path / "run")
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert (
+        "everyday_rotation_error" in metadata(tmp_path / "run" / "small.safetensors")["validation"]
+    )
+
+
+def test_the_parts_of_a_batch_add_up_to_it() -> None:
+    """Both ways round of a pair are in one part, and each pair is in one part."""
+    stage = replace(POINTMAPS, batch=8, symmetric=True)
+    whole = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), torch.device("cpu"))
+    split = replace(RECIPE, stages=(replace(stage, parts=2),))
+    parts = _BackboneTask(split, Path(), torch.device("cpu"))
+    losses = []
+    for task in (whole, parts):
+        task.begin(0)
+        losses.append([loss.item() for loss in task.losses(0)])
+    assert [len(found) for found in losses] == [1, 2]
+    assert sum(losses[1]) == pytest.approx(losses[0][0], rel=0.05)
+
+
+def test_a_symmetric_step_encodes_as_an_ordinary_one() -> None:
+    stage = replace(POINTMAPS, batch=8, symmetric=True)
+    task = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), torch.device("cpu"))
+    task.begin(0)
+    pair = task.stream.batch(0)
+    found = task._encode(pair)
+    for tokens, view in zip(found, (pair.view1, pair.view2), strict=True):
+        torch.testing.assert_close(tokens.stream, task.model.encode(view.image).stream)
+
+
+def test_attention_written_out_is_attention() -> None:
+    queries, keys, values = torch.randn(3, 2, 4, 5, 8).unbind()
+    wanted = Tap().attend("", queries, keys, values)
+    torch.testing.assert_close(DirectAttention().attend("", queries, keys, values), wanted)
 
 
 def test_the_seed_decides_the_run(tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def test_a_matrix_of_zeros_stays_finite() -> None:
     assert orthogonalise(torch.zeros(2, 3, 4)).eq(0).all()
 
 
+def test_orthogonalisation_tolerates_bfloat16() -> None:
+    matrices = torch.randn(2, 8, 6)
+    result = orthogonalise(matrices, dtype=torch.bfloat16)
+    assert result.dtype == torch.float32
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+
+
 def test_muon_steps_by_hand() -> None:
     """Nesterov momentum, decoupled decay, and the update scaled as an AdamW step is."""
     weight, first, second = torch.randn(3, 4, 6).unbind()

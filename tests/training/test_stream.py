@@ -1,10 +1,14 @@
-from dataclasses import fields
+import json
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from prob3r.geometry import rotation_between
+from prob3r.errors import Prob3rError
+from prob3r.geometry import pixel_grid, rotation_between
 from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Tap
 from prob3r.scenes import Pair, View
@@ -33,7 +37,10 @@ def rotations(pair: Pair) -> Tensor:
     return rotation_between(first, second)
 
 
-@pytest.mark.parametrize("stage", [STAGE, CURRICULUM])
+EVERYDAY = replace(CURRICULUM, everyday=0.5, symmetric=True)
+
+
+@pytest.mark.parametrize("stage", [STAGE, CURRICULUM, EVERYDAY, replace(EVERYDAY, symmetric=False)])
 def test_a_batch_is_a_function_of_its_step_alone(stage: Stage) -> None:
     through = stream(stage)
     in_order = [through.batch(step) for step in range(6)]
@@ -99,6 +106,32 @@ def test_images_are_varied_and_the_truth_is_not() -> None:
     assert pair.view1.image.abs().max() <= 1
 
 
+def test_a_symmetric_batch_holds_each_pair_and_then_its_exchange() -> None:
+    """Both ways share their pictures, so that a model encodes each picture once."""
+    through = stream(EVERYDAY)
+    names = []
+    for step in range(4):
+        pair = through.batch(step)
+        assert len(pair) == 4
+        assert pair.names[:2] == pair.names[2:]
+        assert torch.equal(pair.view1.image[:2], pair.view2.image[2:])
+        assert torch.equal(pair.view2.points[:2], pair.view1.points[2:])
+        names += pair.names[:2]
+    assert len(set(names)) == 8
+
+
+def test_everyday_rooms_are_the_share_that_was_asked_for() -> None:
+    """A quarter of the rooms have the geometry and the cameras of everyday ones."""
+    stage = replace(STAGE, pairs=64, batch=16, everyday=0.25, symmetric=True)
+    through = Stream(stage, 0, "cpu", chunk=16)
+    pair = through.batch(0)[:8]
+    numbers = [int(name.rpartition("/")[2]) for name in pair.names]
+    assert through.everyday is not None
+    styles = [through.rooms.batch(numbers), through.everyday.batch(numbers)]
+    apart = torch.stack([(s.points[0] - pair.points[0]).abs().amax((1, 2, 3)) for s in styles])
+    assert (apart < 1e-3).sum(dim=1).tolist() == [6, 2]
+
+
 def test_a_long_batch_is_a_chunk_of_its_own() -> None:
     assert len(Stream(Stage("pointmaps", 16, 48, 12, 1e-3), 0, "cpu", chunk=8).batch(1)) == 12
 
@@ -129,3 +162,71 @@ def test_validation_measures_medians_and_the_shuffled_control() -> None:
     rotation = torch.cat([rotations(pair) for pair in validation.batches])
     assert shuffled == pytest.approx(rotation.sort().values[2:4].mean().item(), abs=0.5)
     assert oracle.training
+
+
+def photograph(path: Path, seed: int) -> None:
+    noise = torch.rand(6, 8, 3, generator=torch.Generator().manual_seed(seed))
+    Image.fromarray((255 * noise).byte().numpy()).resize((64, 48)).save(path)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Path:
+    """Two pairs, the second camera turned by 90 degrees, without depth."""
+    eye = torch.eye(4)
+    turned = torch.tensor([[0.0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for view in (1, 2):
+            photograph(tmp_path / name / f"{view}.png", ord(name) + view)
+        views = [
+            {
+                "image": f"{view}.png",
+                "intrinsics": [[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]],
+                "cam_to_world": pose.tolist(),
+            }
+            for view, pose in ((1, eye), (2, turned))
+        ]
+        (tmp_path / name / "pair.json").write_text(json.dumps({"views": views}))
+    return tmp_path
+
+
+class Still(DUSt3R):
+    """Gives both views one plane before camera 1, as if the camera had not moved."""
+
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        b, _, h, w = images[0].shape
+        pixels = pixel_grid(h, w).expand(b, -1, -1, -1)
+        focal = 50 * h / 48
+        rays = (pixels - (h - 1) / 2) / focal
+        points = torch.cat([rays, torch.ones(b, h, w, 1)], dim=-1)
+        points = points * (1 + torch.rand(h, w, 1, generator=torch.Generator().manual_seed(0)))
+        return Prediction((points, points), (torch.ones(b, h, w),) * 2)
+
+
+def test_real_pairs_are_measured_without_their_depth(real: Path) -> None:
+    validation = Validation(16, 2, "cpu", real=real)
+    measured = validation.measure(Still(CONFIG))
+    assert len(validation.real) == 4
+    for name in ("", "_shuffled", "_still"):
+        assert measured[f"real{name}_rotation_error"] == pytest.approx(90, abs=1)
+
+
+def test_real_pairs_without_cameras_are_refused(tmp_path: Path, real: Path) -> None:
+    content = json.loads((real / "b" / "pair.json").read_text())
+    del content["views"][1]["cam_to_world"]
+    (real / "b" / "pair.json").write_text(json.dumps(content))
+    with pytest.raises(Prob3rError, match="b lacks cameras"):
+        Validation(16, 2, "cpu", real=real)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Prob3rError, match="holds no pair"):
+        Validation(16, 2, "cpu", real=tmp_path / "empty")
+
+
+def test_everyday_rooms_are_measured_beside_the_staged_ones() -> None:
+    validation = Validation(16, 4, "cpu", everyday=True)
+    again = Validation(16, 4, "cpu", everyday=True)
+    assert torch.equal(validation.everyday[0].view1.image, again.everyday[0].view1.image)
+    measured = validation.measure(DUSt3R(CONFIG))
+    assert {name for name in measured if name.startswith("everyday_")} == {
+        f"everyday_{name}" for name in measured if not name.startswith("everyday_")
+    }

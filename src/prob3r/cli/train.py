@@ -43,13 +43,21 @@ def backbone(
     ] = "mini",
     out: Out = Path("out/backbone"),
     minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
+    photographs: Annotated[
+        Path | None, typer.Option(help="Photographs for the surfaces of everyday rooms.")
+    ] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="Folders of real pairs with poses, to validate on too.")
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Train a backbone; the same command goes on with a run that was stopped."""
     from prob3r.training import Recipe, train_backbone
 
     with _progress() as report:
-        best = train_backbone(Recipe.read(recipe), out, device, _seconds(minutes), report)
+        best = train_backbone(
+            Recipe.read(recipe), out, device, _seconds(minutes), report, photographs, real
+        )
     console.print(Text(f"The best weights so far are {best}"), soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
@@ -16,11 +16,12 @@ LEVELS = 7  # the coarsest has 4 texels along a side
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def read_atlas(folder: Path) -> Float[Tensor, "p 3 t"]:
+def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
     """Read the photographs of a folder (JPEG, PNG or WebP), in the order of their names.
 
     Returns:
-        The pyramids of their central squares, level after level, as colours in [0, 1].
+        The pyramids of their central squares, level after level, as colours from 0 to 255. A
+        photograph takes 0.25 MiB.
 
     Raises:
         Prob3rError: The folder holds no photograph, or one that cannot be read.
@@ -29,13 +30,18 @@ def read_atlas(folder: Path) -> Float[Tensor, "p 3 t"]:
     if not paths:
         raise Prob3rError(f"{folder} holds no photograph; give a folder of JPEG or PNG files.")
     framing = Framing(EDGE, "square")
-    colours = torch.cat([load_photograph(p, framing).image for p in paths]) / 2 + 0.5
+    return torch.cat([_pyramid(load_photograph(p, framing).image) for p in paths])
+
+
+def _pyramid(image: Float[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 t"]:
+    """All levels of one image with colours in [-1, 1], one after the other."""
+    colours = 127.5 * image + 127.5
     levels = [F.avg_pool2d(colours, 2**level).flatten(2) for level in range(LEVELS)]
-    return torch.cat(levels, dim=2)
+    return torch.cat(levels, dim=2).round().clamp(0, 255).to(torch.uint8)
 
 
 def read_texel(
-    atlas: Float[Tensor, "p 3 t"],
+    atlas: UInt8[Tensor, "p 3 t"],
     number: Int[Tensor, "*n"],
     u: Float[Tensor, "*n"],
     v: Float[Tensor, "*n"],
@@ -65,7 +71,11 @@ def read_texel(
     channels = []
     for channel in range(3):
         plane = atlas[:, channel]
-        high = torch.lerp(plane[number, upper + left], plane[number, upper + right], a)
-        low = torch.lerp(plane[number, lower + left], plane[number, lower + right], a)
-        channels.append(torch.lerp(high, low, b))
+        corners = [
+            plane[number, row + column].float()
+            for row in (upper, lower)
+            for column in (left, right)
+        ]
+        high, low = torch.lerp(corners[0], corners[1], a), torch.lerp(corners[2], corners[3], a)
+        channels.append(torch.lerp(high, low, b) * (1 / 255))
     return channels[0], channels[1], channels[2]

@@ -60,7 +60,7 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     candidates, so that the choice among them does not favour small angles. The cameras do not
     depend on the size of the images.
     """
-    b, c = len(scene.room), CANDIDATES
+    c = CANDIDATES
     fov = draws.between(*FOV, 1) + draws.between(-2.0, 2.0, 2)
     slope = (0.5 * fov.clamp(*FOV) * (math.pi / 180)).tan()
 
@@ -81,9 +81,7 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     roll = draws.between(-1.0, 1.0, c, 2) * draws.between(0.0, 0.14, c, 2)
     poses = look_at(eye, target, roll)
 
-    best = _score(scene, slope, poses).argmax(dim=1)
-    chosen = poses[torch.arange(b, device=best.device), best]
-    return Cameras(slope, chosen)
+    return Cameras(slope, choose(scene, slope, poses))
 
 
 def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
@@ -93,7 +91,7 @@ def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
     candidates are chosen among by what camera 1 sees of their views, so that every added view
     overlaps with one that is there.
     """
-    b, c = len(scene.room), CANDIDATES
+    c = CANDIDATES
     fov = 2 * cameras.slope[:, 0].atan() * (180 / math.pi) + draws.between(-2.0, 2.0)
     slope = (0.5 * fov.clamp(*FOV) * (math.pi / 180)).tan()
 
@@ -114,8 +112,7 @@ def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
 
     slopes = torch.stack([cameras.slope[:, 0], slope], dim=1)
     both = torch.stack([first[:, None].expand_as(poses), poses], dim=2)
-    best = _score(scene, slopes, both).argmax(dim=1)
-    chosen = poses[torch.arange(b, device=best.device), best]
+    chosen = choose(scene, slopes, both)[:, 1]
     return Cameras(
         torch.cat([cameras.slope, slope[:, None]], dim=1),
         torch.cat([cameras.cam_to_world, chosen[:, None]], dim=1),
@@ -142,8 +139,32 @@ def _grid(slope: Float[Tensor, "b 2"], poses: Float[Tensor, "b c 2 4 4"], view: 
     return a, b, c
 
 
+def choose(
+    scene: Scene,
+    slope: Float[Tensor, "b 2"],
+    poses: Float[Tensor, "b c 2 4 4"],
+    overlap: float = 0.12,
+    margin: float = MARGIN,
+) -> Float[Tensor, "b 2 4 4"]:
+    """The best of each scene's candidate pairs of poses.
+
+    Args:
+        scene: The scenes.
+        slope: Half the image's width at depth 1.
+        poses: The candidates.
+        overlap: Share of view 2 that view 1 should see; more does not count as better.
+        margin: Metres that should be free around a camera.
+    """
+    best = _score(scene, slope, poses, overlap, margin).argmax(dim=1)
+    return poses[torch.arange(len(poses), device=best.device), best]
+
+
 def _score(
-    scene: Scene, slope: Float[Tensor, "b 2"], poses: Float[Tensor, "b c 2 4 4"]
+    scene: Scene,
+    slope: Float[Tensor, "b 2"],
+    poses: Float[Tensor, "b c 2 4 4"],
+    enough: float,
+    margin: float,
 ) -> Float[Tensor, "b c"]:
     """How well suited each candidate is.
 
@@ -164,9 +185,11 @@ def _score(
     overlap = seen.to(point).mean(dim=-1)
     shared = (seen & (surface >= WALLS)).to(point).mean(dim=-1)
     free = clearance(scene, eye.flatten(1, 2)).reshape(eye.shape[:3]).amin(dim=-1)
-    crowded = (distance < 2 * MARGIN).to(point).mean(dim=-1)
-    collision = (free < MARGIN).to(point)
+    crowded = (distance < 2 * margin).to(point).mean(dim=-1)
+    collision = (free < margin).to(point)
     slots = WALLS + torch.arange(OBJECTS, device=surface.device)
     shown = (seen[..., None] & (surface[..., None] == slots)).any(dim=2)
     alike = (shown & scene.alike[:, None]).sum(dim=-1).clamp(max=2).to(point)
-    return overlap.clamp(max=0.12) + shared.clamp(max=0.1) + 0.1 * alike - crowded - 10 * collision
+    return (
+        overlap.clamp(max=enough) + shared.clamp(max=0.1) + 0.1 * alike - crowded - 10 * collision
+    )

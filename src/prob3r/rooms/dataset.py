@@ -14,6 +14,7 @@ from prob3r.geometry import PixelMatches
 from prob3r.rooms.atlas import read_atlas
 from prob3r.rooms.cameras import Cameras, add_camera, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
+from prob3r.rooms.handheld import draw_handheld
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
 from prob3r.scenes.readers.items import Seen
@@ -23,6 +24,7 @@ from prob3r.scenes.views import Pair, View, Views, views_of
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+STYLES = ("staged", "everyday")
 SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
 NUMBERS = 1024  # uniform numbers that decide one pair
 MORE_NUMBERS = 128  # uniform numbers that decide one more camera
@@ -46,12 +48,14 @@ class Rooms(Independent, Generic[Seen]):
             of the first batch but no more than suit the machine; larger batches are cut, and
             the last part is padded.
         samples: Colour is the mean of samples x samples rays in each pixel.
+        style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
+            "everyday" has plainer surfaces, and cameras as people hold them.
         views: Cameras of each scene. The first two are those of the pair with its number, and
             each further camera sees some of what camera 1 does.
 
     Raises:
-        Prob3rError: The split is unknown, there is less than two views, or the folder holds no
-            photographs.
+        Prob3rError: The split or the style is unknown, there is less than two views, or the
+            folder holds no photographs.
     """
 
     @overload
@@ -64,6 +68,7 @@ class Rooms(Independent, Generic[Seen]):
         device: torch.device | str = "cpu",
         compile: bool = True,
         samples: int = 1,
+        style: str = "staged",
     ) -> None: ...
 
     @overload
@@ -76,6 +81,7 @@ class Rooms(Independent, Generic[Seen]):
         device: torch.device | str = "cpu",
         compile: bool = True,
         samples: int = 1,
+        style: str = "staged",
         *,
         views: int,
     ) -> None: ...
@@ -89,6 +95,7 @@ class Rooms(Independent, Generic[Seen]):
         device: torch.device | str = "cpu",
         compile: bool = True,
         samples: int = 1,
+        style: str = "staged",
         *,
         views: int = 2,
     ) -> None:
@@ -96,7 +103,10 @@ class Rooms(Independent, Generic[Seen]):
             raise Prob3rError(f"views is {views}; a scene needs two views or more.")
         if split not in SPLITS:
             raise Prob3rError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+        if style not in STYLES:
+            raise Prob3rError(f"style is {style!r}; it must be one of {', '.join(STYLES)}.")
         self.split = split
+        self.everyday = style == "everyday"
         self.size = size
         self.lookalikes = lookalikes
         self.device = torch.device(device)
@@ -178,8 +188,8 @@ class Rooms(Independent, Generic[Seen]):
             more.append(torch.rand(shape, generator=generator, dtype=torch.float64))
         draws = Draws(torch.stack(rows).to(self.device))
         photographs = 0 if self.atlas is None else len(self.atlas)
-        scene = draw_scene(draws, self.lookalikes, photographs)
-        cameras = draw_cameras(draws, scene)
+        scene = draw_scene(draws, self.lookalikes, photographs, self.everyday)
+        cameras = draw_handheld(draws, scene) if self.everyday else draw_cameras(draws, scene)
         for numbers in torch.stack(more, 1).to(self.device):
             cameras = add_camera(Draws(numbers), scene, cameras)
         return scene, cameras

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int32, UInt8
 from torch import Tensor
 
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, project
@@ -93,7 +93,7 @@ def shade(
     direction: Vector,
     hit: Hit,
     pixel: Float[Tensor, "b g"],
-    atlas: Float[Tensor, "p 3 t"] | None,
+    atlas: UInt8[Tensor, "p 3 t"] | None,
 ) -> Float[Tensor, "b g 3 n"]:
     """Red, green and blue in [-1, 1] where rays ended.
 
@@ -172,7 +172,7 @@ def render(
     cam_to_world: Float[Tensor, "b g 4 4"],
     size: tuple[int, int],
     samples: int = 1,
-    atlas: Float[Tensor, "p 3 t"] | None = None,
+    atlas: UInt8[Tensor, "p 3 t"] | None = None,
     compiled: bool = False,
 ) -> Frame:
     """Render g views of each scene.

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prob3r.rooms.draws import Draws
-from prob3r.rooms.textures import draw_textures
+from prob3r.rooms.textures import draw_textures, soften_textures
 
 BOXES = range(0, 4)  # the last one is a thin panel
 ELLIPSOIDS = range(4, 6)
@@ -72,13 +72,14 @@ class Scene(NamedTuple):
         return Scene(*(t.float() if t.is_floating_point() else t for t in self))
 
 
-def draw_scene(draws: Draws, lookalikes: bool, photographs: int) -> Scene:
+def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool = False) -> Scene:
     """Build a batch of scenes.
 
     Args:
         draws: The numbers that decide everything.
         lookalikes: Whether two or three objects of each scene are copies of one.
         photographs: How many photographs there are to cover surfaces with.
+        everyday: Whether surfaces are as plain and pale as those of a home.
     """
     extent = draws.between(2.0, 4.0, 2)
     height = draws.between(2.4, 3.2)
@@ -100,6 +101,8 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int) -> Scene:
     centre = torch.where(present[..., None], centre, PARKED)
 
     textures = draw_textures(draws, WALLS, OBJECTS, photographs)
+    if everyday:
+        textures = soften_textures(draws, textures)
     rows = torch.arange(WALLS, device=room.device).expand(len(room), -1)
     rows = torch.cat([rows, WALLS + prototype], dim=1)
     lights, power, reach, ambient = _draw_lights(draws, room, outdoors)

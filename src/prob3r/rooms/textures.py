@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from prob3r.rooms.atlas import read_texel
@@ -110,6 +110,29 @@ def draw_textures(
     return torch.cat([table, colours.flatten(-2)], dim=-1)
 
 
+def soften_textures(draws: Draws, textures: Float[Tensor, "b s c"]) -> Float[Tensor, "b s c"]:
+    """Paler, plainer and differently sized patterns, as on the surfaces of a home.
+
+    A quarter of the surfaces are almost of one colour; photographs keep their colours.
+    """
+    count = textures.shape[1]
+    plain = draws.chance(0.25, count)
+    strength = draws.between(0.0, 1.0, count)
+    strength = torch.where(plain, 0.25 * strength, 0.3 + 0.7 * strength)
+    colourful = draws.between(0.0, 1.0, count)[..., None, None]
+    scale = draws.between(-0.7, 0.7, count).exp()
+
+    colours = textures[..., 9:].unflatten(-1, (3, 3))
+    colours = torch.lerp(colours.mean(dim=-1, keepdim=True), colours, colourful)
+    middle = colours.mean(dim=-2, keepdim=True)
+    colours = torch.lerp(middle, colours, strength[..., None, None])
+    softened = textures.clone()
+    softened[..., 2] *= scale
+    softened[..., 8] *= strength
+    softened[..., 9:] = colours.flatten(-2)
+    return softened
+
+
 def hash_cells(
     x: Int32[Tensor, "*n"], y: Int32[Tensor, "*n"], seed: Int32[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
@@ -161,7 +184,7 @@ def paint(
     v: Float[Tensor, "*n"],
     face: Int32[Tensor, "*n"],
     footprint: Float[Tensor, "*n"],
-    atlas: Float[Tensor, "p 3 t"] | None,
+    atlas: UInt8[Tensor, "p 3 t"] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The colour of a surface.
 

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, PosedDUSt3R, load, save
+from prob3r.models.layers import Tokens
+from prob3r.models.sites import Tap
+from prob3r.scenes.views import Pair
+from prob3r.training.attention import DirectAttention
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss, posed_loss
 from prob3r.training.optim import optimizers
@@ -27,6 +31,8 @@ def train_backbone(
     device: torch.device | str = "cpu",
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
+    photographs: Path | None = None,
+    real: Path | None = None,
 ) -> Path:
     """Train a backbone by a recipe, or go on with a run that was stopped at any moment.
 
@@ -38,6 +44,8 @@ def train_backbone(
         device: Where to train; on a GPU the products are in bfloat16.
         seconds: Stop, with the state saved, after this long.
         report: Called after every stretch of steps.
+        photographs: A folder of photographs for the surfaces of everyday rooms.
+        real: A folder of folders with real pairs whose poses are known, to validate on too.
 
     Returns:
         The path of the best weights.
@@ -45,14 +53,24 @@ def train_backbone(
     Raises:
         Prob3rError: The folder holds another run's state, or the loss is not finite.
     """
-    task = _BackboneTask(recipe, folder, torch.device(device))
+    task = _BackboneTask(recipe, folder, torch.device(device), photographs, real)
     run(task, folder, seconds, report)
     return task.path
 
 
 class _BackboneTask(Task):
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        device: torch.device,
+        photographs: Path | None = None,
+        real: Path | None = None,
+    ):
         self.recipe, self.device = recipe, device
+        self.photographs, self.real = photographs, real
+        self.bf16 = recipe.bf16 or device.type == "cuda"
+        self.tap = DirectAttention() if self.bf16 and device.type == "cpu" else Tap()
         self.processes = Processes(device=device)
         self.path = folder / f"{recipe.name}.safetensors"
         self.identity = f"{recipe.name}, seed {recipe.seed}, {recipe.model}"
@@ -63,7 +81,7 @@ class _BackboneTask(Task):
         self.model = _fresh(recipe).to(device)
         if recipe.tied_start:
             _tie(self.model)
-        self.module: CrossViewCompletion = CrossViewCompletion(self.model).to(device)
+        self.module: CrossViewCompletion = CrossViewCompletion(self.model, tap=self.tap).to(device)
         self.optimizers = optimizers(self.module, recipe)
         blocks = (*self.model.enc_blocks, *self.model.dec_blocks, *self.model.dec_blocks2)
         # Each block is compiled for each of its shapes, and they share one limit.
@@ -74,26 +92,44 @@ class _BackboneTask(Task):
 
     def begin(self, number: int) -> None:
         self.number, self.stage = number, self.stages[number]
-        self.stream = Stream(self.stage, self.recipe.seed * len(self.stages) + number, self.device)
+        seed = self.recipe.seed * len(self.stages) + number
+        self.stream = Stream(self.stage, seed, self.device, photographs=self.photographs)
         self.validation: Validation | None = None
         if self.stage.objective == "pointmaps":
             pairs = self.recipe.validation_pairs
-            self.validation = Validation(self.stage.size, pairs, self.device)
+            self.validation = Validation(
+                self.stage.size,
+                pairs,
+                self.device,
+                photographs=self.photographs,
+                everyday=self.stage.everyday > 0,
+                real=self.real,
+            )
 
     def losses(self, step: int) -> Iterator[Tensor]:
-        yield self._loss(step)
+        pair, parts = self.stream.batch(step), self.stage.parts
+        for i in range(parts):
+            # In a symmetric stage a part takes the same pairs from both halves.
+            part = pair if parts == 1 else pair[self._rows(i, len(pair) // parts)]
+            yield self._loss(part, step * parts + i) / parts
 
-    def _loss(self, step: int) -> Tensor:
-        pair = self.stream.batch(step)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+    def _rows(self, part: int, count: int) -> list[int]:
+        if not self.stage.symmetric:
+            return list(range(part * count, (part + 1) * count))
+        first, half = part * count // 2, self.stage.batch // 2
+        rows = list(range(first, first + count // 2))
+        return rows + [half + row for row in rows]
+
+    def _loss(self, pair: Pair, seed: int) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             if self.stage.objective == "completion":
-                generator = torch.Generator().manual_seed(self.recipe.seed * 2**26 + step)
+                generator = torch.Generator().manual_seed(self.recipe.seed * 2**26 + seed)
                 return self.module(pair, generator)
             model, stage = self.model, self.stage
-            encoded1, encoded2 = model.encode_pair(pair.view1.image, pair.view2.image)
+            encoded1, encoded2 = self._encode(pair)
             loss = torch.zeros((), device=self.device)
             if stage.objective == "pointmaps":
-                states1, states2 = model.decode(encoded1, encoded2)
+                states1, states2 = model.decode(encoded1, encoded2, self.tap)
                 output = model.read(states1, states2, encoded1.grid, encoded2.grid)
                 if isinstance(model, PosedDUSt3R):
                     loss = posed_loss(output, model.pose(states2), pair)
@@ -104,6 +140,22 @@ class _BackboneTask(Task):
                 patch = model.config.patch
                 loss = loss + weight * matching_loss(encoded1.stream, encoded2.stream, pair, patch)
             return loss
+
+    def _encode(self, pair: Pair) -> tuple[Tokens, Tokens]:
+        """Return the encoder's output for both views; each picture of a batch is encoded once."""
+        one, two = pair.view1.image, pair.view2.image
+        if self.stage.symmetric:  # the second half is the first with its views exchanged
+            half = len(pair) // 2
+            both = self._encoded(torch.cat((one[:half], two[:half])))
+            exchanged = torch.cat(both.stream.chunk(2)[::-1])
+            return both, Tokens(exchanged, both.grid)
+        both = self._encoded(torch.cat((one, two)))
+        first, second = both.stream.chunk(2)
+        return Tokens(first, both.grid), Tokens(second, both.grid)
+
+    def _encoded(self, images: Tensor) -> Tokens:
+        stream, grid = self.model.encoder_stream(images, self.tap)
+        return Tokens(self.model.enc_norm(stream), grid)
 
     def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)

@@ -22,11 +22,12 @@ class CrossViewCompletion(nn.Module):
     fills in mask tokens while it looks at view 2's encoding; a linear layer gives pixels.
     """
 
-    def __init__(self, backbone: DUSt3R, visible: float = 0.15):
+    def __init__(self, backbone: DUSt3R, visible: float = 0.15, tap: Tap | None = None):
         super().__init__()
         c = backbone.config
         self.backbone = backbone
         self.visible = visible
+        self.tap = tap or Tap()
         self.mask_token = nn.Parameter(0.02 * torch.randn(c.dec_width))
         self.prediction_head = nn.Linear(c.dec_width, 3 * c.patch * c.patch)
 
@@ -40,14 +41,17 @@ class CrossViewCompletion(nn.Module):
         shown = order[:, : max(1, round(self.visible * n))].unsqueeze(-1)
         positions = patch_positions(*grid, images.device)
         places = positions.expand(b, n, 2).take_along_dim(shown, 1)
-        seen = model.enc_norm(model.encode_patches(stream.take_along_dim(shown, 1), places))
-        tokens = self.mask_token.expand(b, n, -1).scatter(
-            1, shown.expand(-1, -1, c.dec_width), model.decoder_embed(seen)
+        seen = model.enc_norm(
+            model.encode_patches(stream.take_along_dim(shown, 1), places, self.tap)
         )
-        memory = model.decoder_embed(model.encode(pair.view2.image).stream)
+        embedded = model.decoder_embed(seen)
+        tokens = self.mask_token.to(embedded).expand(b, n, -1)
+        tokens = tokens.scatter(1, shown.expand(-1, -1, c.dec_width), embedded)
+        other = model.encoder_stream(pair.view2.image, self.tap).stream
+        memory = model.decoder_embed(model.enc_norm(other))
         rope = RoPE2D(positions, c.dec_width // c.dec_heads, c.rope_base)
         for i, block in enumerate(model.dec_blocks):
-            tokens = block(tokens, memory, rope, rope, Tap(), f"dec1.{i}")
+            tokens = block(tokens, memory, rope, rope, self.tap, f"dec1.{i}")
         predicted = self.prediction_head(model.dec_norm(tokens))
         target = F.pixel_unshuffle(images, c.patch).flatten(2).transpose(1, 2)
         target = F.layer_norm(target, target.shape[-1:])

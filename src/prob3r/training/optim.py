@@ -20,9 +20,15 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -40,24 +46,27 @@ class Muon(torch.optim.Optimizer):
                     by_shape[tuple(weight.shape)].append((weight, part))
             for (rows, columns), members in by_shape.items():
                 weights, updates = zip(*members, strict=True)
-                step = orthogonalise(torch.stack(updates))
+                step = orthogonalise(torch.stack(updates), dtype=self.dtype)
                 scale = 0.2 * max(rows, columns) ** 0.5
                 for weight, part in zip(weights, step.unbind(), strict=True):
                     weight.sub_(part, alpha=group["lr"] * scale)
 
 
-def orthogonalise(matrices: Float[Tensor, "k m n"], steps: int = 5) -> Float[Tensor, "k m n"]:
+def orthogonalise(
+    matrices: Float[Tensor, "k m n"], steps: int = 5, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "k m n"]:
     """Return matrices with the same singular vectors and singular values near 1.
 
     Newton-Schulz iterations with Jordan's quintic, which settles between about 0.7 and 1.2.
+    They tolerate products in bfloat16.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if matrices.shape[1] <= matrices.shape[2] else x.mT
+    return (x if matrices.shape[1] <= matrices.shape[2] else x.mT).to(matrices)
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -67,7 +76,8 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     hidden = [p for n, p in model.named_parameters() if "_blocks" in n and p.ndim == 2]
     muon: list[torch.optim.Optimizer] = []
     if recipe.optimizer == "muon":
-        muon = [Muon(hidden, lr=0.0, weight_decay=recipe.weight_decay)]
+        dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+        muon = [Muon(hidden, lr=0.0, weight_decay=recipe.weight_decay, dtype=dtype)]
         chosen = {id(p) for p in hidden}
         matrices = [p for p in matrices if id(p) not in chosen]
     adamw = torch.optim.AdamW(

@@ -31,6 +31,11 @@ class Stage:
         pool_start: Share of candidate pairs, those of least rotation, that the stage starts with.
         pool_open: Share of the stage after which all candidates are used.
         matching: Weight of the matching loss beside the pointmaps' own; 0 in a faithful run.
+        everyday: Share of rooms of the everyday style, seen as a hand's photographs; the others
+            are staged.
+        symmetric: Whether the two ways round of a pair share a step, which saves half of the
+            encoder's work; else they come at random.
+        parts: Parts of a batch that go through the model one after the other.
     """
 
     objective: Literal["completion", "matching", "pointmaps"]
@@ -43,18 +48,22 @@ class Stage:
     pool_start: float = 1.0
     pool_open: float = 0.0
     matching: float = 0.0
+    everyday: float = 0.0
+    symmetric: bool = False
+    parts: int = 1
 
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such stage can be trained."""
         for name in ("size", "pairs", "batch", "lr", "pool_start"):
             if not 0 < getattr(self, name) < math.inf:
                 raise Prob3rError(f"{name} is {getattr(self, name)}; it must be positive.")
-        for name in ("decay", "pool_start", "pool_open"):
+        for name in ("decay", "pool_start", "pool_open", "everyday"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Prob3rError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
-        if self.batch % 2:
+        if self.parts < 1 or self.batch % (2 * self.parts):
             raise Prob3rError(
-                f"batch is {self.batch}; it must be even, since every pair comes both ways round."
+                f"batch is {self.batch} in {self.parts} parts; each part must be even, since every "
+                "pair comes both ways round."
             )
 
     @property
@@ -91,6 +100,7 @@ class Recipe:
         tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
         start: Name or path of the model whose weights it starts from; fresh ones by default.
         posed: Whether it is a `PosedDUSt3R`, which carries an explicit pose.
+        bf16: Whether products are in bfloat16 on a CPU too, as they are on a GPU.
         validate_every: Pairs between validations.
         validation_pairs: How many pairs a validation uses.
         keep_every: Pairs between weights that are kept for good, to look back on the training;
@@ -106,6 +116,7 @@ class Recipe:
     tied_start: bool = False
     start: str = ""
     posed: bool = False
+    bf16: bool = False
     validate_every: int = 8192
     validation_pairs: int = 256
     keep_every: int = 0

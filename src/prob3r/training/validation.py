@@ -1,49 +1,152 @@
-"""How a backbone does on held-out rooms while it trains."""
+"""How a backbone does on held-out rooms, and on real photographs, while it trains."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import PoseAndShape, median
+from prob3r.errors import Prob3rError
+from prob3r.geometry import PoseAndShape, median, pnp_pose, rotation_angle, rotation_error
 from prob3r.models import Model
 from prob3r.rooms import Rooms
+from prob3r.scenes.framing import Framing
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
+from prob3r.training.photometry import photographed
+
+_SEED = 2**20  # of the photometry, which is the same at every validation
 
 
 class Validation:
-    """Held-out rooms, and what is watched on them.
+    """Held-out rooms, real pairs, and what is watched on them.
 
     The shuffled control is watched from the start: a model that ignores view 1 scores alike on
     true and on shuffled pairs, and no training loss shows it.
+
+    Args:
+        size: Side of the square images in pixels.
+        pairs: How many staged rooms.
+        device: Where to render and to run.
+        batch: Pairs at once.
+        photographs: A folder of photographs for the surfaces of everyday rooms.
+        everyday: Whether to measure on everyday rooms too, half as many.
+        real: A folder of folders with real pairs whose poses are known.
+
+    Raises:
+        Prob3rError: A real pair cannot be read, its pose is unknown, or there is none.
     """
 
-    def __init__(self, size: int, pairs: int, device: torch.device | str, batch: int = 64):
-        rooms = Rooms("validation", size=(size, size), device=device, compile=False)
-        self.batches = [
-            rooms.batch(range(start, min(start + batch, pairs))) for start in range(0, pairs, batch)
-        ]
+    def __init__(
+        self,
+        size: int,
+        pairs: int,
+        device: torch.device | str,
+        batch: int = 64,
+        photographs: Path | None = None,
+        everyday: bool = False,
+        real: Path | None = None,
+    ):
+        rooms = Rooms("validation", (size, size), device=device, compile=False)
+        self.batches = _rendered(rooms, pairs, batch)
+        self.everyday: list[Pair] = []
+        if everyday:
+            rooms = Rooms(
+                "validation",
+                (size, size),
+                photographs=photographs,
+                device=device,
+                compile=False,
+                style="everyday",
+            )
+            generator = torch.Generator().manual_seed(_SEED)
+            self.everyday = [
+                photographed(pair, generator) for pair in _rendered(rooms, pairs // 2, batch)
+            ]
+        self.real = [] if real is None else _read(real, size, device)
 
     def measure(self, model: Model) -> dict[str, float]:
         """Return medians over pairs of view 2's errors, and the rotation error of the control."""
         # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-            return self._measure(model)
+            measured = _measure(model, self.batches)
+            if self.everyday:
+                found = _measure(model, self.everyday)
+                measured |= {f"everyday_{name}": value for name, value in found.items()}
+            if self.real:
+                measured |= _measure_real(model, self.real)
+            return measured
 
-    def _measure(self, model: Model) -> dict[str, float]:
-        true = [_errors(model, pair.view1.image, pair) for pair in self.batches]
-        errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
-        others = [(shuffled(pair).pair.view1.image, pair) for pair in self.batches]
-        control = torch.cat([_errors(model, *other).rotation_error for other in others])
-        return {
-            "pointmap_error1": median(errors.pointmap_error1).item(),
-            "pointmap_error2": median(errors.pointmap_error2).item(),
-            "rotation_error": median(errors.rotation_error).item(),
-            "translation_error": median(errors.translation_error).item(),
-            "shuffled_rotation_error": median(control).item(),
-        }
+
+def _rendered(rooms: Rooms, pairs: int, batch: int) -> list[Pair]:
+    return [rooms.batch(range(i, min(i + batch, pairs))) for i in range(0, pairs, batch)]
+
+
+def _read(folder: Path, size: int, device: torch.device | str) -> list[Pair]:
+    """Read all pairs of a folder, each both ways round."""
+    framing = Framing(size, "square", patch=1)
+    found = [
+        Pair.from_folder(path.parent, framing).to(device)
+        for path in sorted(folder.glob("*/pair.json"))
+    ]
+    if not found:
+        raise Prob3rError(f"{folder} holds no pair; give a folder of folders with a pair.json.")
+    for pair in found:
+        if not pair.has_poses or pair.view1.intrinsics is None or pair.view2.intrinsics is None:
+            raise Prob3rError(
+                f"{folder / pair.names[0]} lacks cameras; validation needs intrinsics and poses."
+            )
+    return [way for pair in found for way in (pair, pair.swap())]
+
+
+def _measure(model: Model, batches: list[Pair]) -> dict[str, float]:
+    true = [_errors(model, pair.view1.image, pair) for pair in batches]
+    errors = PoseAndShape(*(torch.cat(column) for column in zip(*true, strict=True)))
+    others = [(shuffled(pair).pair.view1.image, pair) for pair in batches]
+    control = torch.cat([_errors(model, *other).rotation_error for other in others])
+    return {
+        "pointmap_error1": median(errors.pointmap_error1).item(),
+        "pointmap_error2": median(errors.pointmap_error2).item(),
+        "rotation_error": median(errors.rotation_error).item(),
+        "translation_error": median(errors.translation_error).item(),
+        "shuffled_rotation_error": median(control).item(),
+    }
 
 
 def _errors(model: Model, images1: Tensor, pair: Pair) -> PoseAndShape:
     """Return all errors of a batch, with whatever is given in place of its view 1."""
     output = model(images1, pair.view2.image)
     return pair.errors_of(output.points)
+
+
+def _measure_real(model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
+    """Return medians of the rotation error of camera 2, found by PnP in its pointmap.
+
+    The control takes view 1 from another scene, the other half of the list away. The last number
+    is the error of a model that leaves camera 2 where camera 1 is.
+    """
+    others = [pairs[(i + len(pairs) // 2) % len(pairs)] for i in range(len(pairs))]
+    still = [rotation_angle(pair.view2_to_view1[:, :3, :3]) for pair in pairs]
+    true = [_rotation_error(model, pair.view1.image, pair) for pair in pairs]
+    control = [
+        _rotation_error(model, other.view1.image, pair)
+        for pair, other in zip(pairs, others, strict=True)
+    ]
+    return {
+        "real_rotation_error": median(torch.cat(true)).item(),
+        "real_shuffled_rotation_error": median(torch.cat(control)).item(),
+        "real_still_rotation_error": median(torch.cat(still)).item(),
+    }
+
+
+def _rotation_error(model: Model, images1: Tensor, pair: Pair) -> Float[Tensor, " 1"]:
+    """Return camera 2's error in degrees; 180 where no camera sees the pointmap."""
+    points = model(images1, pair.view2.image).points[1][0]
+    assert pair.view2.intrinsics is not None
+    every = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)
+    pose = pnp_pose(points, pair.view2.intrinsics[0], every)
+    if pose is None:
+        return torch.full((1,), 180.0)
+    rotation = pose.cam_to_world[None, :3, :3].to(pair.view2_to_view1)
+    return rotation_error(rotation, pair.view2_to_view1[:, :3, :3]).cpu()
