@@ -9,7 +9,7 @@ from prob3r.models.checkpoints import (
     write_tensors,
 )
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.hooks import AttentionHook, Place
+from prob3r.models.hooks import AttentionHookPoint, HookPoint
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
 from prob3r.models.posed import PosedDUSt3R
@@ -27,14 +27,14 @@ from prob3r.models.vggt import VGGT, VGGTConfig
 __all__ = [
     "VGGT",
     "Adapter",
-    "AttentionHook",
+    "AttentionHookPoint",
     "Cameras",
     "DUSt3R",
     "DUSt3RConfig",
+    "HookPoint",
     "Info",
     "Model",
     "MultiViewModel",
-    "Place",
     "PosedDUSt3R",
     "Prediction",
     "Stack",
