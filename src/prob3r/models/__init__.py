@@ -1,6 +1,7 @@
 """The transformers, one architecture a file, and how their weights are found."""
 
 from prob3r.models.adapter import Adapter
+from prob3r.models.architectures import ARCHITECTURES, Published, register
 from prob3r.models.checkpoints import (
     open_checkpoint,
     read,
@@ -23,8 +24,10 @@ from prob3r.models.protocol import (
 )
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 from prob3r.models.vggt import VGGT, VGGTConfig
+from prob3r.models.vggt_files import VGGTFiles
 
 __all__ = [
+    "ARCHITECTURES",
     "VGGT",
     "Adapter",
     "AttentionHookPoint",
@@ -37,9 +40,11 @@ __all__ = [
     "MultiViewModel",
     "PosedDUSt3R",
     "Prediction",
+    "Published",
     "Stack",
     "TokenLayout",
     "VGGTConfig",
+    "VGGTFiles",
     "fingerprint",
     "info",
     "load",
@@ -49,6 +54,7 @@ __all__ = [
     "random",
     "read",
     "read_tensors",
+    "register",
     "save",
     "shipped",
     "write_tensors",
