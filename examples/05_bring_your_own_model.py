@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r import trace
-from prob3r.models import Adapter, Place, Prediction
+from prob3r.models import Adapter, HookPoint, Prediction
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Knockout
@@ -87,21 +87,21 @@ def run(model: TwoViews, images1: Tensor, images2: Tensor) -> Prediction:
     )
 
 
-def site_map() -> dict[str, str | Place]:
+def site_map() -> dict[str, str | HookPoint]:
     """Return where every site is."""
-    sites: dict[str, str | Place] = {}
+    sites: dict[str, str | HookPoint] = {}
     for view in (1, 2):
         # The embedding runs once, and each view is one half of its batch.
-        sites[f"dec{view}.embed"] = Place("embed", share=(view - 1, 2))
+        sites[f"dec{view}.embed"] = HookPoint("embed", packed="view-major")
         for i in range(BLOCKS):
             site, block = f"dec{view}.{i}", f"decoder{view}.{i}"
             sites |= {
                 f"{site}.self_attn.probs": f"{block}.self_attn",
                 # No submodule gives the stream between two sublayers: it is what enters the norm
                 # and what the sublayer adds onto it.
-                f"{site}.self_attn": Place(f"{block}.self_attn", onto=f"{block}.norm1"),
+                f"{site}.self_attn": HookPoint(f"{block}.self_attn", onto=f"{block}.norm1"),
                 f"{site}.cross_attn.probs": f"{block}.cross_attn",
-                f"{site}.cross_attn": Place(f"{block}.cross_attn", onto=f"{block}.norm2"),
+                f"{site}.cross_attn": HookPoint(f"{block}.cross_attn", onto=f"{block}.norm2"),
                 f"{site}.mlp": block,
             }
     return sites

@@ -15,12 +15,13 @@ from prob3r import sweep, trace
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     Adapter,
-    AttentionHook,
     Model,
-    Place,
     Prediction,
+    TokenLayout,
     fingerprint,
 )
+from prob3r.models.hooks import AttentionHookPoint as Heads
+from prob3r.models.hooks import HookPoint as Stream
 from prob3r.models.hooks import join_multihead, split_multihead
 from prob3r.models.sites import Tap
 from prob3r.rooms import Rooms
@@ -32,7 +33,7 @@ from prob3r.training.probes import bank_for, record_streams
 from tests.checks import every
 from tests.runs.edits.conftest import close, flat, identical
 
-Sites = dict[str, str | Place | AttentionHook]
+Sites = dict[str, str | Stream | Heads]
 ATTENTION = [f"dec{v}.{i}.{s}" for i in (0, 1) for v in (1, 2) for s in ("self_attn", "cross_attn")]
 
 
@@ -230,7 +231,7 @@ def test_probes_read_it(model: Adapter) -> None:
             bank_for(model, kind)
 
 
-def _rebuilt(changes: Mapping[str, str | Place | AttentionHook | None], **others: Any) -> Adapter:
+def _rebuilt(changes: Mapping[str, str | Stream | Heads | None], **others: Any) -> Adapter:
     sites = {k: v for k, v in (EXAMPLE.site_map() | dict(changes)).items() if v is not None}
     what: dict[str, Any] = {"run": EXAMPLE.run, "image_size": (64, 64), "patch": 16} | others
     return Adapter(EXAMPLE.TwoViews(), sites, **what)
@@ -263,24 +264,39 @@ CROSS = "decoder2.1.cross_attn"
     [
         ({"dec1.0.norm": "head"}, r"'dec1\.0\.norm' is not a site"),
         ({MLP: "decoder1.7"}, r"'dec1\.0\.mlp' is mapped to 'decoder1\.7'.*decoder1"),
-        ({MLP: Place("decoder1.0", onto="norm9")}, r"'dec1\.0\.mlp' is mapped to 'norm9'"),
-        ({MLP: AttentionHook("decoder1.0")}, r"'dec1\.0\.mlp' has a AttentionHook; give a Place"),
+        ({MLP: Stream("decoder1.0", onto="norm9")}, r"'dec1\.0\.mlp' is mapped to 'norm9'"),
+        (
+            {MLP: Heads("decoder1.0")},
+            r"'dec1\.0\.mlp' .* AttentionHookPoint; give a HookPoint",
+        ),
         ({STREAM: None}, r"'dec2\.1\.cross_attn\.probs' without 'dec2\.1\.cross_attn'"),
         ({PROBS: "decoder2.1"}, r"'dec2\.1\.cross_attn\.probs' cannot read .* is a Block"),
-        ({MLP: Place("decoder1.0", call=1)}, r"'dec1\.0\.mlp' fires 0 times"),
-        ({PROBS: AttentionHook(CROSS, call=3)}, r"'dec2\.1\.cross_attn\.probs' fires 0 times"),
+        ({MLP: Stream("decoder1.0", call=1)}, r"'dec1\.0\.mlp' fires 0 times"),
+        ({PROBS: Heads(CROSS, call=3)}, r"'dec2\.1\.cross_attn\.probs' fires 0 times"),
         ({"dec1.embed": "embed"}, r"'dec1\.embed' has shape \(4, 16, 32\)"),
         ({"dec1.0.mlp": "decoder1.0.mlp.0"}, r"'dec1\.0\.mlp' has shape \(2, 16, 128\)"),
-        ({PROBS: AttentionHook(CROSS, split=_swapped)}, r"values of 'dec2\.1\.cross_attn\.probs'"),
-        ({PROBS: AttentionHook(CROSS, split=_endless)}, r"'dec2\.1\.cross_attn\.probs' don't sum"),
-        ({PROBS: AttentionHook(CROSS, split=_scaled)}, r"heads of 'dec2\.1\.cross_attn\.probs'"),
         (
-            {MLP: Place("decoder1.0", _same, lambda _, x: 2 * x)},
+            {PROBS: Heads(CROSS, split=_swapped)},
+            r"values of 'dec2\.1\.cross_attn\.probs'",
+        ),
+        (
+            {PROBS: Heads(CROSS, split=_endless)},
+            r"'dec2\.1\.cross_attn\.probs' don't sum",
+        ),
+        (
+            {PROBS: Heads(CROSS, split=_scaled)},
+            r"heads of 'dec2\.1\.cross_attn\.probs'",
+        ),
+        (
+            {MLP: Stream("decoder1.0", _same, lambda _, x: 2 * x)},
             r"'dec1\.0\.mlp', put back as it was",
         ),
-        ({MLP: Place("decoder1.0", _same, lambda out, _: out)}, r"edit of 'dec1\.0\.mlp' does not"),
         (
-            {STREAM: Place("decoder2.1.norm2", onto="decoder2.1.norm3")},
+            {MLP: Stream("decoder1.0", _same, lambda out, _: out)},
+            r"edit of 'dec1\.0\.mlp' does not",
+        ),
+        (
+            {STREAM: Stream("decoder2.1.norm2", onto="decoder2.1.norm3")},
             r"'dec2\.1\.cross_attn' adds onto the input of 'decoder2\.1\.norm3'",
         ),
     ],
@@ -297,9 +313,9 @@ def test_broken_runs_are_refused() -> None:
     with pytest.raises(Prob3rError, match="differ by"):
         _rebuilt({}, run=lambda module, *images: EXAMPLE.run(module, *map(_shaken, images)))
     with pytest.raises(Prob3rError, match=r"'dec1\.embed' has shape"):
-        _rebuilt({}, extra_tokens={"dec1": 1})
-    with pytest.raises(Prob3rError, match="one of `get` and `put` alone"):
-        Place("embed", get=_same)
+        _rebuilt({}, tokens={"dec": TokenLayout(after=("camera",))})
+    with pytest.raises(Prob3rError, match="only one of `get` and `put`"):
+        Stream("embed", get=_same)
 
 
 def _shaken(images: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ from prob3r import trace
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     Adapter,
-    AttentionHook,
     DUSt3R,
     DUSt3RConfig,
-    Place,
     PosedDUSt3R,
     Prediction,
     random,
 )
+from prob3r.models.hooks import AttentionHookPoint as Heads
+from prob3r.models.hooks import HookPoint as Stream
 from prob3r.models.hooks import put_first
 from prob3r.models.protocol import stack_of
 from prob3r.probes import ProbeBank, ProbeConfig
@@ -58,11 +58,11 @@ def test_torchs_own_layers_called_once_for_each_view(pair: Pair) -> None:
     for view in (1, 2):
         for i in range(2):
             site, layer, call = f"enc{view}.{i}", f"encoder.layers.{i}", view - 1
-            added = Place(f"{layer}.dropout1", onto=f"{layer}.norm1", call=call)
+            added = Stream(f"{layer}.dropout1", onto=f"{layer}.norm1", call=call)
             sites |= {
-                f"{site}.self_attn.probs": AttentionHook(f"{layer}.self_attn", call=call),
+                f"{site}.self_attn.probs": Heads(f"{layer}.self_attn", call=call),
                 f"{site}.self_attn": added,
-                f"{site}.mlp": Place(layer, call=call),
+                f"{site}.mlp": Stream(layer, call=call),
             }
     with pytest.raises(Prob3rError, match=r"'enc1\.0\.mlp' fires 2 times"):
         Adapter(Layers(), {"enc1.0.mlp": "encoder.layers.0"}, run, image_size=(64, 64), patch=16)
@@ -111,23 +111,23 @@ def _dust3r_sites(model: DUSt3R) -> Sites:
 
     sites: Sites = {}
     for view in (1, 2):
-        half = (view - 1, 2)
-        sites[f"enc{view}.embed"] = Place("patch_embed.proj", get, put, share=half)
+        half = "view-major"
+        sites[f"enc{view}.embed"] = Stream("patch_embed.proj", get, put, packed=half)
         for i in range(model.config.enc_depth):
             site, block = f"enc{view}.{i}", f"enc_blocks.{i}"
-            attention = AttentionHook(f"{block}.attn", split_self, join, share=half)
+            attention = Heads(f"{block}.attn", split_self, join, packed=half)
             sites[f"{site}.self_attn.probs"] = attention
-            sites[f"{site}.self_attn"] = Place(f"{block}.attn", onto=f"{block}.norm1", share=half)
-            sites[f"{site}.mlp"] = Place(block, share=half)
+            sites[f"{site}.self_attn"] = Stream(f"{block}.attn", onto=f"{block}.norm1", packed=half)
+            sites[f"{site}.mlp"] = Stream(block, packed=half)
         if not model.stacks["dec"].layout(view).special:  # else no submodule has them at its output
-            sites[f"dec{view}.embed"] = Place("decoder_embed", call=view - 1)
+            sites[f"dec{view}.embed"] = Stream("decoder_embed", call=view - 1)
         for i in range(model.config.dec_depth):
             site, block = f"dec{view}.{i}", f"dec_blocks{'2' if view == 2 else ''}.{i}"
             sites |= {
-                f"{site}.self_attn.probs": AttentionHook(f"{block}.attn", split_self, join),
-                f"{site}.self_attn": Place(f"{block}.attn", onto=f"{block}.norm1"),
-                f"{site}.cross_attn.probs": AttentionHook(f"{block}.cross_attn", split_cross, join),
-                f"{site}.cross_attn": Place(f"{block}.cross_attn", onto=f"{block}.norm2"),
+                f"{site}.self_attn.probs": Heads(f"{block}.attn", split_self, join),
+                f"{site}.self_attn": Stream(f"{block}.attn", onto=f"{block}.norm1"),
+                f"{site}.cross_attn.probs": Heads(f"{block}.cross_attn", split_cross, join),
+                f"{site}.cross_attn": Stream(f"{block}.cross_attn", onto=f"{block}.norm2"),
                 f"{site}.mlp": block,
             }
     return sites
@@ -142,7 +142,7 @@ def test_a_dust3r_through_hooks_is_the_one_through_taps(kind: type[DUSt3R], pair
         lambda module, one, two: module(one, two),
         image_size=(32, 32),
         patch=8,
-        extra_tokens={"dec2": len(own.stacks["dec"].layout(2).special)},
+        tokens={"dec": own.stacks["dec"].layouts},
     )
     small = pair.map(lambda t: t[..., :32, :32])
     record = ["enc*", "dec*.mlp", "dec*_attn", "*.probs", "*.heads"]

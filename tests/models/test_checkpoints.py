@@ -258,7 +258,7 @@ class TestOwn:
     @pytest.mark.parametrize(
         ("header", "named"),
         [
-            ({"architecture": "vggt"}, "architecture 'vggt'"),
+            ({"architecture": "nerf"}, "architecture 'nerf'"),
             ({}, "architecture None"),
             ({"architecture": "dust3r"}, "no configuration"),
             ({"architecture": "dust3r", "config": 3}, "no configuration"),

@@ -13,7 +13,8 @@ def test_it_says_what_reading_the_model_would_show(model: DUSt3R, tmp_path: Path
     path = tmp_path / "model.safetensors"
     save(model, path, {"licence": "Apache-2.0", "name": "small"}, torch.float16)
     found = info(path)
-    assert found.config == SMALL
+    assert (found.architecture, found.config) == ("dust3r", SMALL)
+    assert [stack.name for stack in found.stacks] == ["enc", "dec"]
     read = load(path)
     assert found.parameters == sum(p.numel() for p in read.parameters())
     assert found.memory == sum(p.numel() * p.element_size() for p in read.parameters())

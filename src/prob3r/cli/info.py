@@ -16,15 +16,20 @@ def info(
     from prob3r.models import info as describe
 
     found = describe(model)
-    c = found.config
-    height, width = c.image_size
+    height, width = found.config.image_size
     table = Table(show_header=False, title=model)
-    table.add_row("architecture", f"Model with a {c.head} head")
-    table.add_row("images", f"{width}x{height} pixels, patches of {c.patch}")
-    table.add_row("encoder", f"{c.enc_depth} blocks, width {c.enc_width}, {c.enc_heads} heads")
-    table.add_row(
-        "two decoders", f"{c.dec_depth} blocks each, width {c.dec_width}, {c.dec_heads} heads"
-    )
+    table.add_row("architecture", found.architecture)
+    table.add_row("images", f"{width}x{height} pixels, patches of {found.config.patch}")
+    for stack in found.stacks:
+        special = (
+            f", {len(stack.layouts[-1].special)} special tokens"
+            if stack.layouts[-1].special
+            else ""
+        )
+        table.add_row(
+            stack.name,
+            f"{stack.blocks} blocks, width {stack.width}, {stack.heads} heads{special}",
+        )
     table.add_row("parameters", f"{found.parameters:,}")
     table.add_row("memory", f"{found.memory / 2**20:,.0f} MiB in float32")
     table.add_row(

@@ -18,7 +18,7 @@ import torch
 from prob3r.cost.dry_run import Rehearsal, held, operations
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, metadata
-from prob3r.models.checkpoints import ARCHITECTURES
+from prob3r.models.architectures import ARCHITECTURES
 from prob3r.models.protocol import stack_of
 from prob3r.models.sites import select
 from prob3r.runs.edits import HeadAblation
@@ -267,7 +267,10 @@ def _described(source: Source) -> tuple[type[DUSt3R], DUSt3RConfig]:
     if name in PUBLISHED:
         return DUSt3R, PUBLISHED[name]
     card = metadata(source)
-    return ARCHITECTURES[card["architecture"]], DUSt3RConfig.from_dict(card["config"])
+    kind = ARCHITECTURES[card["architecture"]]
+    if not issubclass(kind, DUSt3R):
+        raise Prob3rError(f"'{source}' is a {kind.architecture}; plan takes a DUSt3R.")
+    return kind, DUSt3RConfig.from_dict(card["config"])
 
 
 def _pair(batch: int, height: int, width: int) -> Pair:

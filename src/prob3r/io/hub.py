@@ -18,7 +18,7 @@ Kind = Literal["model", "dataset"]
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(\S+))?", re.ASCII)
 
 # A name that ends like a file of weights is a path, even if nothing is there.
-_FILES = (".safetensors", ".pth")
+_FILES = (".safetensors", ".pth", ".pt")
 
 
 class HubId(NamedTuple):

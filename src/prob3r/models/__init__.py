@@ -1,6 +1,7 @@
 """The transformers, one architecture a file, and how their weights are found."""
 
 from prob3r.models.adapter import Adapter
+from prob3r.models.architectures import ARCHITECTURES, Published, register
 from prob3r.models.checkpoints import (
     open_checkpoint,
     read,
@@ -9,7 +10,7 @@ from prob3r.models.checkpoints import (
     write_tensors,
 )
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.hooks import AttentionHook, Place
+from prob3r.models.hooks import AttentionHookPoint, HookPoint
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
 from prob3r.models.posed import PosedDUSt3R
@@ -23,23 +24,27 @@ from prob3r.models.protocol import (
 )
 from prob3r.models.registry import fingerprint, load, metadata, random, shipped
 from prob3r.models.vggt import VGGT, VGGTConfig
+from prob3r.models.vggt_files import VGGTFiles
 
 __all__ = [
+    "ARCHITECTURES",
     "VGGT",
     "Adapter",
-    "AttentionHook",
+    "AttentionHookPoint",
     "Cameras",
     "DUSt3R",
     "DUSt3RConfig",
+    "HookPoint",
     "Info",
     "Model",
     "MultiViewModel",
-    "Place",
     "PosedDUSt3R",
     "Prediction",
+    "Published",
     "Stack",
     "TokenLayout",
     "VGGTConfig",
+    "VGGTFiles",
     "fingerprint",
     "info",
     "load",
@@ -49,6 +54,7 @@ __all__ = [
     "random",
     "read",
     "read_tensors",
+    "register",
     "save",
     "shipped",
     "write_tensors",

@@ -6,7 +6,6 @@ are those of the official checkpoints.
 
 from collections.abc import Callable, Sequence
 
-import roma
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -33,6 +32,8 @@ def cameras_of(encoding: Float[Tensor, "b v 9"], size: tuple[int, int]) -> Camer
         encoding: Of each view.
         size: Height and width of the images, in pixels.
     """
+    import roma  # takes long, and `import prob3r` should not
+
     translation, quaternion, angles = encoding.split((3, 4, 2), -1)
     rotation = roma.unitquat_to_rotmat(quaternion / quaternion.norm(dim=-1, keepdim=True))
     bottom = encoding.new_tensor((0.0, 0, 0, 1)).expand(*encoding.shape[:2], 1, 4)
@@ -57,6 +58,8 @@ def encoding_of(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "b v 9
         cameras: With intrinsics.
         size: Height and width of the images, in pixels.
     """
+    import roma  # takes long, and `import prob3r` should not
+
     assert cameras.intrinsics is not None
     poses = cameras.cam_to_world
     world_to_cam = invert_rigid(poses.flatten(0, 1)).unflatten(0, poses.shape[:2])

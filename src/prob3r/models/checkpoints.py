@@ -1,10 +1,10 @@
-"""Weights on disk: prob3r's own files, and the two layouts in which DUSt3R is published.
+"""Weights on disk: prob3r's own files, and the layouts in which architectures are published.
 
 | layout | what it is |
 |---|---|
 | prob3r | a `.safetensors` file; its header holds architecture and configuration as JSON |
-| hub | a folder with `config.json` and `model.safetensors` |
-| official | a `.pth` file; weights under `model`, the Python source of a model under `args.model` |
+| hub | a folder with `config.json` and `model.safetensors`, or the latter alone |
+| official | a `.pth` or `.pt` file; what it holds, its architecture knows |
 
 Tensors are mapped from the file, not copied, and become the model's parameters as they are: a file
 must not be changed in place while its model lives, and `save` puts a new one in its stead. No file
@@ -13,11 +13,11 @@ is ever executed: pickles go through torch's restricted unpickler, model strings
 
 import argparse
 import json
-import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,23 +26,12 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import written
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.official import config_from_keywords, parse_model_string
-from prob3r.models.posed import PosedDUSt3R
+from prob3r.models.architectures import ARCHITECTURES, PUBLISHED
+from prob3r.models.protocol import MultiViewModel
 
 _HEADER = "prob3r"
 
-ARCHITECTURES = {kind.architecture: kind for kind in (DUSt3R, PosedDUSt3R)}
-
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-# Left over from pretraining by completion; no part of a DUSt3R.
-_UNUSED = re.compile(r"mask_token|prediction_head\..*")
-
-# The official DPT head registers these modules under two names.
-_ALIASES = {f".act_{i + 1}_postprocess.": f".act_postprocess.{i}." for i in range(4)} | {
-    f".scratch.layer{i + 1}_rn.": f".scratch.layer_rn.{i}." for i in range(4)
-}
 
 
 class Checkpoint(NamedTuple):
@@ -58,33 +47,34 @@ class Checkpoint(NamedTuple):
     card: dict[str, Any]
     weights: dict[str, Tensor]
 
-    def build(self) -> DUSt3R:
+    def build(self) -> MultiViewModel:
         """Return the model, float32 and in eval mode.
 
         Raises:
             Prob3rError: The weights are not those of the configuration, or not finite.
         """
-        config = _config_of(self.card, self.path)
+        config = config_of(self.card, self.path)
         # Every block has weights; a damaged depth must not keep us building blocks for hours.
-        if (blocks := config.enc_depth + config.dec_depth) > len(self.weights):
+        if config.blocks > len(self.weights):
             raise Prob3rError(
-                f"{self.path} has {len(self.weights)} weights, too few for the {blocks} blocks "
-                "of its configuration."
+                f"{self.path} has {len(self.weights)} weights, too few for the {config.blocks} "
+                "blocks of its configuration."
             )
+        name = self.card["architecture"]
         with torch.device("meta"):
-            model = ARCHITECTURES[self.card["architecture"]](config)
-        weights = _renamed(self.weights)
+            model = ARCHITECTURES[name](config)
+        weights = PUBLISHED[name].renamed(self.weights)
         _check(self.path, weights, model.state_dict())
         single = {name: tensor.float() for name, tensor in weights.items()}
         model.load_state_dict(single, assign=True)
         return model.eval()
 
 
-def read(path: Path) -> DUSt3R:
+def read(path: Path) -> MultiViewModel:
     """Return the model that a file or folder of any known layout holds, float32 and in eval mode.
 
     Raises:
-        Prob3rError: It is not there, is damaged, or does not hold a DUSt3R that fits its own
+        Prob3rError: It is not there, is damaged, or does not hold a model that fits its own
             configuration; the message names the keys.
     """
     return open_checkpoint(path).build()
@@ -112,11 +102,11 @@ def read_card(path: Path) -> dict[str, Any]:
         Prob3rError: It is not there, is damaged, or is no checkpoint.
     """
     listing = path / "config.json"
-    return _listed(listing) if listing.is_file() else open_checkpoint(path).card
+    return _listed(listing, None) if listing.is_file() else open_checkpoint(path).card
 
 
 def save(
-    model: DUSt3R,
+    model: MultiViewModel,
     path: Path,
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -178,28 +168,36 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 def _open_own(path: Path) -> Checkpoint:
     weights, card = read_tensors(path)
-    if card is None:
-        raise Prob3rError(
-            f"{path} has no prob3r header; "
-            "if it came from a hub, give the folder that holds it and its config.json."
-        )
-    return Checkpoint(path, card, weights)
+    if card is not None:
+        return Checkpoint(path, card, weights)
+    with _told_of(path):
+        for name, published in PUBLISHED.items():
+            if (config := published.of_weights(weights)) is not None:
+                return Checkpoint(path, _card(name, config), weights)
+    raise Prob3rError(
+        f"{path} has no prob3r header; "
+        "if it came from a hub, give the folder that holds it and its config.json."
+    )
 
 
 def _open_hub(folder: Path) -> Checkpoint:
     listing, file = folder / "config.json", folder / "model.safetensors"
     if not (listing.is_file() and file.is_file()):
         raise Prob3rError(f"The folder {folder} must hold config.json and model.safetensors.")
-    return Checkpoint(file, _listed(listing), read_tensors(file)[0])
+    weights = read_tensors(file)[0]
+    return Checkpoint(file, _listed(listing, weights), weights)
 
 
-def _listed(listing: Path) -> dict[str, Any]:
+def _listed(listing: Path, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
     """Return what the `config.json` of a hub folder says."""
     values = _json_object(listing.read_text(encoding="utf-8", errors="replace"), listing)
     keywords = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
-    return _card(config_from_keywords(keywords, str(listing)))
+    for name, published in PUBLISHED.items():
+        if (config := published.of_hub(keywords, weights, str(listing))) is not None:
+            return _card(name, config)
+    raise Prob3rError(f"{listing} is not of an architecture that is known ({_known()}).")
 
 
 def _open_official(path: Path) -> Checkpoint:
@@ -207,7 +205,7 @@ def _open_official(path: Path) -> Checkpoint:
         size = path.stat().st_size
         raise Prob3rError(
             f"{path} is not a checkpoint, or only the beginning of one ({size} bytes); "
-            "give a .safetensors of prob3r, an official .pth, or a hub folder."
+            "give a .safetensors of prob3r, an official .pth or .pt, or a hub folder."
         )
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -217,58 +215,49 @@ def _open_official(path: Path) -> Checkpoint:
             f"{path} is damaged, or holds objects other than tensors and an argparse.Namespace, "
             "which are not loaded because that can run code."
         ) from error
-    arguments = content.get("args") if isinstance(content, dict) else None
-    text = getattr(arguments, "model", None)
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not (isinstance(text, str) and _are_tensors(weights)):
-        raise Prob3rError(
-            f"{path} is not laid out as an official checkpoint: "
-            "a model string must be in args.model and named tensors under model."
-        )
+    with _told_of(path):
+        for name, published in PUBLISHED.items():
+            if (found := published.of_pickle(content)) is not None:
+                return Checkpoint(path, _card(name, found[0]), found[1])
+    raise Prob3rError(
+        f"{path} is not laid out as an official checkpoint of an architecture that is known "
+        f"({_known()})."
+    )
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Put a file's name before what is wrong with what it holds."""
     try:
-        return Checkpoint(path, _card(parse_model_string(text)), weights)
+        yield
     except Prob3rError as error:
         raise Prob3rError(f"{path}: {error}") from error
 
 
-def _card(config: DUSt3RConfig) -> dict[str, Any]:
-    return {"architecture": DUSt3R.architecture, "config": config.to_dict()}
+def _card(architecture: str, config: Any) -> dict[str, Any]:
+    return {"architecture": architecture, "config": config.to_dict()}
 
 
-def _config_of(card: Mapping[str, Any], path: Path) -> DUSt3RConfig:
+def _known() -> str:
+    return " or ".join(map(repr, ARCHITECTURES))
+
+
+def config_of(card: Mapping[str, Any], path: Path | str) -> Any:
+    """Return the configuration that a card holds.
+
+    Raises:
+        Prob3rError: It has none, or one that no model can be built from; `path` begins the message.
+    """
     found = card.get("architecture")
     if not (isinstance(found, str) and found in ARCHITECTURES):
-        known = " or ".join(map(repr, ARCHITECTURES))
-        raise Prob3rError(f"{path} holds the architecture {found!r}; it must be {known}.")
+        raise Prob3rError(f"{path} holds the architecture {found!r}; it must be {_known()}.")
     values = card.get("config")
     if not isinstance(values, dict):
         raise Prob3rError(f"{path} has no configuration in its header.")
     try:
-        return DUSt3RConfig.from_dict(values)
+        return ARCHITECTURES[found].config_type.from_dict(values)
     except Prob3rError as error:
         raise Prob3rError(f"{path} has an unusable configuration: {error}") from error
-
-
-def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a checkpoint's weights under our names, aliases merged and decoder 2 filled in."""
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        if _UNUSED.fullmatch(name):
-            continue
-        ours = name
-        for alias, spelling in _ALIASES.items():
-            ours = ours.replace(alias, spelling)
-        # With both spellings there, the official loader copies the list's last, so it stands.
-        if ours == name or ours not in weights:
-            renamed[ours] = tensor
-    if not any(name.startswith("dec_blocks2.") for name in renamed):
-        twins = {
-            name.replace("dec_blocks.", "dec_blocks2.", 1): tensor.clone()
-            for name, tensor in renamed.items()
-            if name.startswith("dec_blocks.")
-        }
-        renamed |= twins
-    return renamed
 
 
 def _check(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -295,12 +284,6 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
     broken = [name for name in suspect if not weights[name].isfinite().all()]
     if broken:
         raise Prob3rError(f"{path} has weights that are not finite: {_few(broken)}.")
-
-
-def _are_tensors(weights: object) -> TypeGuard[dict[str, Tensor]]:
-    return isinstance(weights, dict) and all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    )
 
 
 def _json_object(text: str, path: Path) -> dict[str, Any]:

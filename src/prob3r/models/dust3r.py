@@ -71,6 +71,11 @@ class DUSt3RConfig:
         if not 0 < self.rope_base < math.inf:
             raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks the encoder and a decoder have."""
+        return self.enc_depth + self.dec_depth
+
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON can hold it."""
         return asdict(self) | {"image_size": list(self.image_size)}
@@ -105,12 +110,13 @@ class DUSt3R(MultiViewModel):
     """A shared encoder, twin decoders that look at each other, and a head for each view."""
 
     architecture: ClassVar[str] = "dust3r"
+    config_type = DUSt3RConfig
     most_views = 2
     encoder_cache: Callable[[Tensor], Tokens] | None = None
 
     def __init__(self, config: DUSt3RConfig):
-        super().__init__()
-        self.config = c = config
+        super().__init__(config)
+        c = config
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(3, c.enc_width, c.patch, stride=c.patch)
         self.enc_blocks = nn.ModuleList(

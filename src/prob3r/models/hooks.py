@@ -1,9 +1,9 @@
-"""Places: where in a foreign module the sites are, and how hooks reach them."""
+"""Hook points: where in a foreign module the sites are, and how forward hooks reach them."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from prob3r.errors import Prob3rError
-from prob3r.models.sites import Tap
+from prob3r.models.sites import Site, Tap
 
 QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 
@@ -27,19 +27,29 @@ def put_first(output: Any, stream: Tensor) -> Any:
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
 
+PACKINGS = "view-major", "scene-major", "tokens"
+"""How one tensor holds several views of equal size.
+
+`view-major`: along the batch, all scenes of view 1 first. `scene-major`: along the batch, all views
+of scene 1 first. `tokens`: along the tokens, `(b, v * n, d)`, all tokens of view 1 first.
+"""
+
+
 @dataclass(frozen=True)
-class Place:
-    """Where the residual stream of a site is to be had.
+class HookPoint:
+    """Where the residual stream of a site is found.
 
     Attributes:
         path: The submodule whose output it is, such as `decoder.3`.
-        get: From the output to the stream, `(b, n, d)`, any extra tokens after the patches.
+        get: From the output to the stream, `(b, n, d)`.
         put: From the output and a stream to the output with that stream in it.
-        onto: A submodule that is given the stream before, most often the sublayer's norm. The
-            output is then what the sublayer adds, and `get` also reads the stream before off that
-            submodule's first argument.
-        call: Which call of the submodule in a run, counted from 0; None if there is but one.
-        share: `(1, 2)` is the second of two equal parts of the batch, for views that run as one.
+        onto: A submodule that takes the stream before the sublayer, most often the sublayer's norm.
+            The output is then what the sublayer adds, and `get` also reads the stream before from
+            that submodule's first argument.
+        call: Which call of the submodule in a run, counted from 0; None if there is one call.
+        packed: How the stream holds several views, if it does: one of `PACKINGS`. The site's name
+            says which of them is meant.
+        among: The views that it holds, in order; all views of the run by default.
     """
 
     path: str
@@ -47,27 +57,42 @@ class Place:
     put: Callable[[Any, Tensor], Any] = put_first
     onto: str | None = None
     call: int | None = None
-    share: tuple[int, int] = (0, 1)
+    packed: str | None = None
+    among: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.get is first) != (self.put is put_first):
             raise Prob3rError(
-                f"The place '{self.path}' has one of `get` and `put` alone; give both or none."
+                f"The hook point '{self.path}' has only one of `get` and `put`; give both or none."
             )
+        _check_packing(self)
 
-    def read(self, output: Any, before: Tensor | None) -> Tensor:
-        """Return the stream, given what was before if the output is added to it."""
-        whole = self.get(output) if before is None else before + self.get(output)
-        number, of = self.share
-        return whole.chunk(of)[number]
 
-    def write(self, output: Any, stream: Tensor, edited: Tensor) -> Any:
-        """Return the output that makes of a stream that was read the edited one."""
-        number, of = self.share
-        parts = list(self.get(output).chunk(of))
-        # As a difference, so that a stream put in its own place leaves the output as it is.
-        parts[number] = edited if self.onto is None else parts[number] + (edited - stream)
-        return self.put(output, torch.cat(parts))
+def unpack(tensor: Tensor, packed: str | None, views: int) -> list[Tensor]:
+    """Return the part of each view of a stream `(b, n, d)` or of heads `(b, k, n, e)`.
+
+    Raises:
+        Prob3rError: The parts cannot be equal.
+    """
+    if packed is None:
+        return [tensor]
+    axis, what = (-2, "tokens") if packed == "tokens" else (0, "rows of the batch")
+    if tensor.shape[axis] % views:
+        raise Prob3rError(
+            f"it has {tensor.shape[axis]} {what}, which cannot be split evenly over {views} views"
+        )
+    if packed == "scene-major":
+        return list(tensor.unflatten(0, (-1, views)).unbind(1))
+    return list(tensor.chunk(views, axis))
+
+
+def pack(parts: Sequence[Tensor], packed: str | None) -> Tensor:
+    """Return the tensor that `unpack` took apart."""
+    if packed is None:
+        return parts[0]
+    if packed == "scene-major":
+        return torch.stack(list(parts), 1).flatten(0, 1)
+    return torch.cat(list(parts), -2 if packed == "tokens" else 0)
 
 
 def split_multihead(module: nn.Module, inputs: Mapping[str, Any]) -> QueriesKeysValues:
@@ -79,7 +104,7 @@ def split_multihead(module: nn.Module, inputs: Mapping[str, Any]) -> QueriesKeys
     if not isinstance(module, nn.MultiheadAttention):
         raise Prob3rError(
             f"it is a {type(module).__name__} and no nn.MultiheadAttention; give an "
-            "AttentionHook with a `split` and a `join` for it."
+            "AttentionHookPoint with a `split` and a `join` for it."
         )
     masked = inputs.get("attn_mask") is not None or inputs.get("key_padding_mask") is not None
     if masked or module.bias_k is not None or module.add_zero_attn:
@@ -114,60 +139,103 @@ def join_multihead(module: nn.Module, heads: Tensor, output: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class AttentionHook:
+class AttentionHookPoint:
     """Where the attention of a site is computed.
 
     Attributes:
-        path: The submodule that computes it and nothing else.
+        path: The submodule that computes this attention and nothing else.
         split: From the submodule and its arguments by name to the queries `(b, k, n, e)`, keys and
             values `(b, k, m, e)`, after any rotary embedding; logits are divided by sqrt(e).
         join: From the submodule, the outputs `(b, k, n, e)` of its heads, and its own output to
             the output that it would have had with them.
-        call: As for `Place`.
-        share: As for `Place`.
+        call: As for `HookPoint`.
+        packed: As for `HookPoint`. With `tokens`, the attention is joint: the queries of every view
+            see the keys of all views, and the sites are of the sublayer `global_attn`.
+        among: As for `HookPoint`.
     """
 
     path: str
     split: Callable[[nn.Module, Mapping[str, Any]], QueriesKeysValues] = split_multihead
     join: Callable[[nn.Module, Tensor, Any], Any] = join_multihead
     call: int | None = None
-    share: tuple[int, int] = (0, 1)
+    packed: str | None = None
+    among: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_packing(self)
+
+
+AnyHookPoint = HookPoint | AttentionHookPoint
+
+
+def _check_packing(point: AnyHookPoint) -> None:
+    if point.packed not in (None, *PACKINGS):
+        raise Prob3rError(
+            f"The hook point '{point.path}' has packed '{point.packed}'; it must be one of "
+            f"{', '.join(PACKINGS)}, or None."
+        )
+    if point.among is not None and point.packed is None:
+        raise Prob3rError(
+            f"The hook point '{point.path}' says `among` which views it is, and not how they are "
+            "`packed`; give both or none."
+        )
+
+
+def members(point: AnyHookPoint, site: Site, views: int) -> tuple[int, ...]:
+    """Return the views that a site's tensor holds, in order.
+
+    Raises:
+        Prob3rError: The site's own view is not among them.
+    """
+    if point.packed is None:
+        return (site.view,)
+    among = tuple(range(1, views + 1)) if point.among is None else point.among
+    if site.view not in among:
+        raise Prob3rError(
+            f"The site '{site}' is of view {site.view}, and its hook point holds the views "
+            f"{', '.join(map(str, among))}; put its view among them."
+        )
+    return among
 
 
 @contextmanager
 def hooked(
     module: nn.Module,
-    places: Mapping[str, Place | AttentionHook],
+    points: Mapping[str, AnyHookPoint],
     tap: Tap,
+    views: int,
     rejoin: bool = False,
 ) -> Iterator[None]:
     """Show a tap the sites of every run within; afterwards no hook is left.
 
     Args:
         module: What runs.
-        places: Where its sites are.
+        points: Where its sites are.
         tap: Reads and edits.
+        views: How many views it runs over.
         rejoin: Whether attention is put together from its heads even where none was changed.
     """
-    attention: dict[AttentionHook, dict[int, str]] = {}
-    for site, place in places.items():
-        if isinstance(place, AttentionHook):
-            number, of = place.share
-            attention.setdefault(replace(place, share=(0, of)), {})[number] = site
+    attention: dict[tuple[AttentionHookPoint, tuple[int, ...]], dict[int, str]] = {}
+    for site, point in points.items():
+        if isinstance(point, AttentionHookPoint):
+            parsed = Site.parse(site)
+            among = members(point, parsed, views)
+            sites = attention.setdefault((point, among), {})
+            sites[among.index(parsed.view)] = site
     handles: list[RemovableHandle] = []
     try:
         # Attention first: a stream is read after its heads were edited.
-        for key, sites in attention.items():
-            attend = _Attend(tap, sites, key, rejoin)
-            submodule = module.get_submodule(key.path)
+        for (point, among), sites in attention.items():
+            attend = _Attend(tap, sites, point, len(among), rejoin)
+            submodule = module.get_submodule(point.path)
             handles.append(submodule.register_forward_hook(attend, with_kwargs=True))
-        for site, place in places.items():
-            if isinstance(place, Place):
-                show = _Show(tap, site, place)
-                if place.onto is not None:
-                    norm = module.get_submodule(place.onto)
+        for site, point in points.items():
+            if isinstance(point, HookPoint):
+                show = _Show(tap, site, point, members(point, Site.parse(site), views))
+                if point.onto is not None:
+                    norm = module.get_submodule(point.onto)
                     handles.append(norm.register_forward_pre_hook(show.catch, with_kwargs=True))
-                submodule = module.get_submodule(place.path)
+                submodule = module.get_submodule(point.path)
                 handles.append(submodule.register_forward_hook(show))
         yield
     finally:
@@ -189,40 +257,62 @@ class _Calls:
 class _Show:
     """Shows a tap one residual site."""
 
-    def __init__(self, tap: Tap, site: str, place: Place):
-        self.tap, self.site, self.place = tap, site, place
-        self.calls = _Calls(place.call)
+    def __init__(self, tap: Tap, site: str, point: HookPoint, among: tuple[int, ...]):
+        self.tap, self.site, self.point = tap, site, point
+        self.views, self.number = len(among), among.index(Site.parse(site).view)
+        self.calls = _Calls(point.call)
         self.before: Tensor | None = None
 
     def catch(self, norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the stream before the sublayer, from the first argument of its norm."""
-        self.before = self.place.get(next(iter((*args, *kwargs.values()))))
+        self.before = self.point.get(next(iter((*args, *kwargs.values()))))
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if not self.calls.meant():
             return output
-        if self.place.onto is not None and self.before is None:
+        if self.point.onto is not None and self.before is None:
             raise Prob3rError(
-                f"The site '{self.site}' adds onto the input of '{self.place.onto}', which does "
-                f"not run before '{self.place.path}'; name the submodule that is given the stream "
-                "before."
+                f"The site '{self.site}' adds onto the input of '{self.point.onto}', which does "
+                f"not run before '{self.point.path}'; name the submodule that takes the stream "
+                "before the sublayer."
             )
-        stream = self.place.read(output, self.before)
-        # The module may go on in place; what the tap keeps shall not change with it.
+        added = self.point.get(output)
+        stream = self._parts(added if self.before is None else self.before + added)[self.number]
+        # The module may go on in place; what the tap keeps must not change with it.
         shown = stream.clone()
         edited = self.tap(self.site, shown)
-        return output if edited is shown else self.place.write(output, stream, edited)
+        if edited is shown:
+            return output
+        parts = self._parts(added)
+        # As a difference, so that a stream put in its own place leaves the output as it is.
+        new = edited if self.before is None else parts[self.number] + (edited - stream)
+        parts[self.number] = new
+        return self.point.put(output, pack(parts, self.point.packed))
+
+    def _parts(self, whole: Tensor) -> list[Tensor]:
+        try:
+            return unpack(whole, self.point.packed, self.views)
+        except Prob3rError as error:
+            raise Prob3rError(f"'{self.site}' cannot read '{self.point.path}': {error}.") from error
 
 
 class _Attend:
-    """Shows a tap the attention of one submodule, which is one site for each share of the batch.
+    """Shows a tap the attention of one submodule, which is one site for each view that it holds.
 
     What the tap left alone is the module's own output, bit for bit.
     """
 
-    def __init__(self, tap: Tap, sites: Mapping[int, str], place: AttentionHook, rejoin: bool):
-        self.tap, self.sites, self.place, self.rejoin = tap, sites, place, rejoin
-        self.calls = _Calls(place.call)
+    def __init__(
+        self,
+        tap: Tap,
+        sites: Mapping[int, str],
+        point: AttentionHookPoint,
+        views: int,
+        rejoin: bool,
+    ):
+        self.tap, self.sites, self.point, self.rejoin = tap, sites, point, rejoin
+        self.views = views
+        self.calls = _Calls(point.call)
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -231,16 +321,32 @@ class _Attend:
             return output
         inputs = inspect.signature(module.forward).bind(*args, **kwargs).arguments
         try:
-            split = self.place.split(module, inputs)
+            queries, keys, values = self.point.split(module, inputs)
+            asked = unpack(queries, self.point.packed, self.views)
+            joint = self.point.packed == "tokens"
+            seen = [
+                [t] * self.views if joint else unpack(t, self.point.packed, self.views)
+                for t in (keys, values)
+            ]
         except Prob3rError as error:
             site = next(iter(self.sites.values()))
-            raise Prob3rError(f"'{site}' cannot read '{self.place.path}': {error}") from error
-        plain, own, heads = Tap(), [], []
-        shares = zip(*(tensor.chunk(self.place.share[1]) for tensor in split), strict=True)
-        for number, (queries, keys, values) in enumerate(shares):
-            site = self.sites.get(number, "")
-            heads.append((self.tap if site else plain).attend(site, queries, keys, values))
-            own.append(plain.attend(site, queries, keys, values))
-        if not self.rejoin and all(map(torch.equal, own, heads)):
+            reason = str(error).rstrip(".")
+            raise Prob3rError(f"'{site}' cannot read '{self.point.path}': {reason}.") from error
+        views = sorted(self.sites)
+        names = [self.sites[i] for i in views]
+        shown = [asked[i] for i in views]
+        parts = list(zip(names, shown, *([part[i] for i in views] for part in seen), strict=True))
+        plain = Tap()
+        # As a tap of joint attention may compute it: one view at a time, or all in one product.
+        own = [[plain.attend(*part) for part in parts]]
+        if joint:
+            own.append(plain.attend_views(names, shown, keys, values))
+            edited = self.tap.attend_views(names, shown, keys, values)
+        else:
+            edited = [self.tap.attend(*part) for part in parts]
+        if not self.rejoin and any(all(map(torch.equal, edited, heads)) for heads in own):
             return output
-        return self.place.join(module, torch.cat(heads), output)
+        mapped = dict(zip(views, edited, strict=True))
+        every = enumerate(zip(asked, *seen, strict=True))
+        heads = [mapped[i] if i in mapped else plain.attend("", *part) for i, part in every]
+        return self.point.join(module, pack(heads, self.point.packed), output)

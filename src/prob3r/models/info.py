@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from prob3r.models.checkpoints import ARCHITECTURES, read_card
-from prob3r.models.dust3r import DUSt3RConfig
+from prob3r.models.architectures import ARCHITECTURES
+from prob3r.models.checkpoints import config_of, read_card
+from prob3r.models.protocol import Shape, Stack
 from prob3r.models.registry import path_of
 
 _BYTES = 4  # weights are float32 once they are read
@@ -19,16 +20,20 @@ class Info:
     """What a model's file says of it, and what follows from its configuration.
 
     Attributes:
+        architecture: Its name.
         config: Its shape.
+        stacks: Its stacks of blocks, in the order in which they run.
         parameters: How many weights it has.
         memory: Bytes that they take once they are read.
-        sites: Names of its residual sites.
-        attention_sites: Names of its attention sites.
+        sites: Names of its residual sites, with two views.
+        attention_sites: Names of its attention sites, with two views.
         licence: Of the weights, where the file or the folder states one.
         card: Whatever else the file says.
     """
 
-    config: DUSt3RConfig
+    architecture: str
+    config: Shape
+    stacks: tuple[Stack, ...]
     parameters: int
     memory: int
     sites: list[str]
@@ -49,13 +54,14 @@ def info(source: str | Path) -> Info:
     with path_of(source, weights=False) as path:
         card = read_card(path)
         licence = card.get("licence") or _licence_beside(path)
-    config = DUSt3RConfig.from_dict(card["config"])
+    config, architecture = config_of(card, str(source)), card["architecture"]
     with torch.device("meta"):
-        model = ARCHITECTURES[card["architecture"]](config)
+        model = ARCHITECTURES[architecture](config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rest = {k: v for k, v in card.items() if k not in ("architecture", "config", "licence")}
     sites, attention = model.sites(), model.attention_sites()
-    return Info(config, parameters, _BYTES * parameters, sites, attention, licence, rest)
+    stacks, memory = tuple(model.stacks.values()), _BYTES * parameters
+    return Info(architecture, config, stacks, parameters, memory, sites, attention, licence, rest)
 
 
 def _licence_beside(path: Path) -> str | None:

@@ -10,8 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from prob3r.errors import Prob3rError
-from prob3r.models.dust3r import DUSt3RConfig
+from prob3r.models.architectures import Published, are_tensors, register
+from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 
 _BUILDER = "AsymmetricCroCo3DStereo"
 
@@ -36,6 +39,57 @@ _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "landscape_only": (False, True),
     "freeze": ("none", "mask", "encoder"),
 }
+
+# Keywords by which a configuration of this architecture is known.
+_OWN = {"pos_embed", "enc_embed_dim", "dec_embed_dim"}
+
+# Left over from pretraining by completion; no part of a DUSt3R.
+_UNUSED = re.compile(r"mask_token|prediction_head\..*")
+
+# The official DPT head registers these modules under two names.
+_ALIASES = {f".act_{i + 1}_postprocess.": f".act_postprocess.{i}." for i in range(4)} | {
+    f".scratch.layer{i + 1}_rn.": f".scratch.layer_rn.{i}." for i in range(4)
+}
+
+
+class DUSt3RFiles(Published):
+    """Reads what the authors of DUSt3R publish."""
+
+    def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
+        """Return what a file says that has a model string under `args.model`."""
+        arguments = content.get("args") if isinstance(content, dict) else None
+        text = getattr(arguments, "model", None)
+        weights = content.get("model") if isinstance(content, dict) else None
+        if not (isinstance(text, str) and are_tensors(weights)):
+            return None
+        return parse_model_string(text), weights
+
+    def of_hub(
+        self, values: Mapping[str, Any], weights: Mapping[str, Tensor] | None, origin: str
+    ) -> DUSt3RConfig | None:
+        """Return the configuration that the arguments of the official constructor ask for."""
+        return config_from_keywords(values, origin) if _OWN & values.keys() else None
+
+    def renamed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights with aliases merged and decoder 2 filled in."""
+        renamed: dict[str, Tensor] = {}
+        for name, tensor in weights.items():
+            if _UNUSED.fullmatch(name):
+                continue
+            ours = name
+            for alias, spelling in _ALIASES.items():
+                ours = ours.replace(alias, spelling)
+            # With both spellings there, the official loader copies the list's last, so it stands.
+            if ours == name or ours not in weights:
+                renamed[ours] = tensor
+        if not any(name.startswith("dec_blocks2.") for name in renamed):
+            twins = {
+                name.replace("dec_blocks.", "dec_blocks2.", 1): tensor.clone()
+                for name, tensor in renamed.items()
+                if name.startswith("dec_blocks.")
+            }
+            renamed |= twins
+        return renamed
 
 
 def parse_model_string(text: str) -> DUSt3RConfig:
@@ -117,3 +171,6 @@ def _literal(node: ast.expr, name: str) -> Any:
 def _short(value: object, most: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+register(DUSt3R, DUSt3RFiles())

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.models.architectures import register
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.layers import Tokens
 from prob3r.models.protocol import Prediction, TokenLayout
@@ -100,3 +101,6 @@ class PosedDUSt3R(DUSt3R):
         positions = super()._decoder_positions(view, encoded)
         # The camera token is at the origin: its queries and keys are not turned.
         return F.pad(positions, (0, 0, 0, 1)) if view == 2 else positions
+
+
+register(PosedDUSt3R)

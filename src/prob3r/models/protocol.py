@@ -224,8 +224,13 @@ class MultiViewModel(nn.Module):
     """What prob3r's own models share: sites that follow from the stacks they declare."""
 
     architecture: ClassVar[str]
+    config_type: ClassVar[type[Any]]
     most_views: int | None = None
     config: Any
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self.config = config
 
     @cached_property
     def stacks(self) -> Mapping[str, Stack]:

@@ -15,18 +15,21 @@ from torch import nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
-from prob3r.models.checkpoints import ARCHITECTURES, read, read_card
+from prob3r.models.architectures import architecture_of
+from prob3r.models.checkpoints import read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
-from prob3r.models.protocol import AnyModel, Model, MultiViewModel
+from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
+from prob3r.models.vggt import VGGT, VGGTConfig
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> DUSt3R:
+def load(source: str | Path, device: str | torch.device = "cpu") -> MultiViewModel:
     """Return a model, float32 and in eval mode.
 
     Args:
-        source: The name of a shipped model; the path of a prob3r `.safetensors`, an official
-            `.pth`, or a hub folder; or a hub id, `owner/name` or `owner/name@revision`, of a
-            repository that is laid out like a hub folder. A path that exists goes before a hub id.
+        source: The name of a shipped model; the path of a prob3r `.safetensors`, of official
+            weights (`.pth`, `.pt`, `.safetensors`), or of a hub folder; or a hub id, `owner/name`
+            or `owner/name@revision`, of a repository that is laid out like a hub folder. A path
+            that exists goes before a hub id.
         device: Where the weights shall be.
 
     Raises:
@@ -62,6 +65,10 @@ def random(like: DUSt3RConfig, seed: int = 0) -> DUSt3R: ...
 
 
 @overload
+def random(like: VGGTConfig, seed: int = 0) -> VGGT: ...
+
+
+@overload
 def random(like: AnyModel, seed: int = 0) -> AnyModel: ...
 
 
@@ -73,16 +80,16 @@ def random(like: Any, seed: int = 0) -> Any:
     that belong to no such module are drawn from a normal distribution of the same mean and spread.
 
     Args:
-        like: A model, or the configuration of a DUSt3R.
+        like: A model, or the configuration of one of prob3r's architectures.
         seed: Of the weights.
     """
     # Modules draw from the global generator only; it is put back as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(like, DUSt3RConfig):
-            return DUSt3R(like).eval()
         if isinstance(like, MultiViewModel):
-            return ARCHITECTURES[like.architecture](like.config).eval()
+            return type(like)(like.config).eval()
+        if isinstance(like, Shape) and not isinstance(like, nn.Module):
+            return architecture_of(like)(like).eval()
         if not isinstance(like, nn.Module):
             raise Prob3rError(
                 f"A {type(like).__name__} is no torch module, and has no like with random weights."

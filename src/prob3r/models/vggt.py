@@ -158,10 +158,11 @@ class VGGT(MultiViewModel):
     """
 
     architecture: ClassVar[str] = "vggt"
+    config_type = VGGTConfig
 
     def __init__(self, config: VGGTConfig):
-        super().__init__()
-        self.config = c = config
+        super().__init__(config)
+        c = config
         side = c.image_size[0] // c.patch
         self.aggregator = Alternating(
             DINOv2(c.width, c.enc_depth, c.enc_heads, c.patch, side, c.enc_registers)

@@ -94,22 +94,38 @@ class SiteReader(nn.Module, ABC):
         """
         return self.read([stack[rows] for stack in self.stacks()], streams)
 
+    def probe_for(self, site: str) -> str:
+        """Return the site whose probe reads a site: its own, or view 2's for a further view.
+
+        Models of many views tell the reference, view 1, from the others, and treat the others
+        alike. So a bank that was fitted on pairs reads `dec5.3.mlp` with the probe of `dec2.3.mlp`,
+        unless it has a probe of view 5's own.
+
+        Raises:
+            Prob3rError: There is no such probe.
+        """
+        if site in self.sites:
+            return site
+        place = Site.parse(site)
+        if place.view > 2 and (twin := str(place.of(2))) in self.sites:
+            return twin
+        raise Prob3rError(f"This bank has no probe for '{site}'; see `bank.sites`.")
+
     def decode(self, record: Record) -> Decoded:
         """Return the pointmap and confidence that are read off a record.
 
         Raises:
-            Prob3rError: The record's site is none of `sites`, or the widths differ.
+            Prob3rError: No probe reads the record's site (see `probe_for`), or the widths differ.
         """
-        if record.site not in self.sites:
-            raise Prob3rError(f"This bank has no probe for '{record.site}'; see `bank.sites`.")
+        site = self.probe_for(record.site)
         if record.shape[-1] != self.stream:
             raise Prob3rError(
                 f"'{record.site}' is {record.shape[-1]} wide here, and this bank's probes read "
                 f"{self.stream}; it was trained on another model."
             )
-        row = self.sites.index(record.site)
+        row = self.sites.index(site)
         rows, columns = record.grid
-        patches = record[:, : rows * columns]  # tokens beside them have no pixels
+        patches = record.patches  # special tokens have no pixels
         b, n, d = patches.shape
         with torch.no_grad():
             raw = self(patches.float().reshape(1, b * n, d), slice(row, row + 1))

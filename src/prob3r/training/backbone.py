@@ -193,7 +193,7 @@ def _fresh(recipe: Recipe) -> DUSt3R:
     if not recipe.start:
         return model
     start = load(recipe.start)
-    if start.config != recipe.model:
+    if not isinstance(start, DUSt3R) or start.config != recipe.model:
         raise Prob3rError(
             f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
             "both the same [model]."

@@ -17,7 +17,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import normalise, patchify
 from prob3r.models import Model, fingerprint, random
 from prob3r.models.heads import decode_points
-from prob3r.models.protocol import AnyModel, stack_of
+from prob3r.models.protocol import AnyModel, stack_of, trunk
 from prob3r.models.sites import Site
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.files import KINDS, save_probes
@@ -80,7 +80,7 @@ def bank_for(model: AnyModel, kind: str, seed: int = 0) -> tuple[AnyModel, SiteR
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
     if kind == "tuned":
         return model, Lens.of(model)
-    stack = "enc" if kind == "encoder" else "dec"
+    stack = "enc" if kind == "encoder" else trunk(model).name
     sites = [site for site in model.sites() if Site.parse(site).stack == stack]
     if kind == "encoder":
         sites = [s for v in (1, 2) for s in [s for s in sites if Site.parse(s).view == v][-1:]]
@@ -138,8 +138,7 @@ def train_probes(
 def record_streams(model: Model, reader: SiteReader, pair: Pair) -> Float[Tensor, "s t d"]:
     """Return the patches of a batch at every site of a reader, from one forward of the backbone."""
     records = trace(model, pair, reader.sites, output=False)
-    patches = (records[site][:, : math.prod(records[site].grid)] for site in reader.sites)
-    return torch.stack([tokens.flatten(0, 1) for tokens in patches])
+    return torch.stack([records[site].patches.flatten(0, 1) for site in reader.sites])
 
 
 class Group(NamedTuple):

@@ -1,0 +1,123 @@
+"""How official VGGT files are read: weights alone, from which the sizes follow.
+
+A `.pt` file holds the state dict, sometimes under `model`. A hub folder adds a `config.json` with
+three of the sizes.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models.architectures import Published, are_tensors, register
+from prob3r.models.dinov2 import HEAD_WIDTH
+from prob3r.models.vggt import VGGT, VGGTConfig
+
+# The tracker, and a token of DINOv2's pretraining; prob3r has no use for either.
+_UNUSED = re.compile(r"track_head\..*|aggregator\.patch_embed\.mask_token")
+
+_DINOV2 = "aggregator.patch_embed.patch_embed.proj.weight"
+_CONVOLUTION = "aggregator.patch_embed.proj.weight"
+
+# What the official constructor's keyword is called here.
+_STATED = {"img_size": "image_size", "patch_size": "patch", "embed_dim": "width"}
+_SWITCHES = ("enable_camera", "enable_point", "enable_depth", "enable_track")
+
+
+class VGGTFiles(Published):
+    """Reads what the authors of VGGT publish."""
+
+    def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
+        """Return the configuration and the weights of a state dict."""
+        inner = content.get("model", content) if isinstance(content, dict) else None
+        if not are_tensors(inner):
+            return None
+        config = self.of_weights(inner)
+        return None if config is None else (config, inner)
+
+    def of_weights(self, weights: Mapping[str, Tensor]) -> VGGTConfig | None:
+        """Return the configuration that the shapes of weights tell."""
+        if not any(name.startswith("aggregator.") for name in weights):
+            return None
+        return _sizes(weights)
+
+    def of_hub(
+        self, values: Mapping[str, Any], weights: Mapping[str, Tensor] | None, origin: str
+    ) -> VGGTConfig | None:
+        """Return the configuration of a hub folder; that of VGGT-1B if there are no weights."""
+        if "embed_dim" not in values:
+            return None
+        if unknown := sorted(values.keys() - {*_STATED, *_SWITCHES}):
+            raise Prob3rError(f"{origin} has arguments that are not known: {', '.join(unknown)}.")
+        stated = {ours: values[name] for name, ours in _STATED.items() if name in values}
+        if isinstance(side := stated.get("image_size"), int):
+            stated["image_size"] = (side, side)
+        config = None if weights is None else self.of_weights(weights)
+        if config is None:
+            config = VGGTConfig()
+        elif not config.enc_depth:
+            # Weights without a position embedding do not tell the size of the images.
+            config = VGGTConfig.from_dict(
+                config.to_dict() | {k: v for k, v in stated.items() if k == "image_size"}
+            )
+        for name, value in stated.items():
+            if value != (found := getattr(config, name)):
+                whose = (
+                    "VGGT-1B, the only one known without its weights,"
+                    if weights is None
+                    else ("its weights")
+                )
+                raise Prob3rError(f"{origin} states {name} {value!r}; {whose} have {found!r}.")
+        return config
+
+    def renamed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights without the tracker's."""
+        return {name: tensor for name, tensor in weights.items() if not _UNUSED.fullmatch(name)}
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> VGGTConfig:
+    """Return the sizes that the shapes of official weights tell.
+
+    What they do not tell is as in the official code: the heads of DINOv2 are 64 wide, the camera
+    head has 16 heads and 4 iterations, and the dense heads read blocks 4, 11, 17 and 23.
+    """
+
+    def size(name: str, axis: int) -> int:
+        if name not in weights or weights[name].ndim <= axis:
+            raise Prob3rError(f"The weights look like those of a VGGT, and lack a whole {name}.")
+        return weights[name].shape[axis]
+
+    def count(prefix: str) -> int:
+        numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in weights)
+        return len({found[1] for found in numbers if found})
+
+    width, official = size("aggregator.camera_token", 3), VGGTConfig()
+    values: dict[str, Any] = {
+        "width": width,
+        "depth": count("aggregator.frame_blocks"),
+        "heads": width // max(size("aggregator.frame_blocks.0.attn.q_norm.weight", 0), 1),
+        "registers": size("aggregator.register_token", 2),
+        "features": size("point_head.scratch.layer1_rn.weight", 0),
+        "channels": tuple(size(f"point_head.projects.{i}.weight", 0) for i in range(4)),
+        "cam_depth": count("camera_head.trunk"),
+    }
+    if _CONVOLUTION in weights:
+        patch = size(_CONVOLUTION, 2)
+        side = official.image_size[0] // max(patch, 1)
+        values |= {"patch": patch, "enc_depth": 0}
+    else:
+        patch = size(_DINOV2, 2)
+        side = math.isqrt(max(size("aggregator.patch_embed.pos_embed", 1) - 1, 0))
+        values |= {
+            "patch": patch,
+            "enc_depth": count("aggregator.patch_embed.blocks"),
+            "enc_heads": width // HEAD_WIDTH,
+            "enc_registers": size("aggregator.patch_embed.register_tokens", 1),
+        }
+    return VGGTConfig(image_size=(side * patch, side * patch), **values)
+
+
+register(VGGT, VGGTFiles())
