@@ -112,35 +112,40 @@ def adapted(model: TwoViews) -> Adapter:
     return Adapter(model, site_map(), run, image_size=(SIZE, SIZE), patch=PATCH)
 
 
+def model() -> Adapter:
+    """Return the model with random weights: `--model 05_bring_your_own_model:model`."""
+    torch.manual_seed(0)
+    return adapted(TwoViews())
+
+
 # ---- What prob3r does with it ----
 
 
 def main() -> None:
     """Trace the model, cut it, and train probes on it."""
-    torch.manual_seed(0)
-    model = adapted(TwoViews())
+    network = model()
     rooms = Rooms("train", size=(SIZE, SIZE), compile=False)
 
     pair = rooms.batch(range(2))
-    clean = trace(model, pair, ["dec2.*.mlp", "dec2.*.cross_attn.argmax"])
+    clean = trace(network, pair, ["dec2.*.mlp", "dec2.*.cross_attn.argmax"])
     print("sites recorded:", ", ".join(clean))
     print("view 1's patch that each patch of view 2 looks at (block 1, head 0):")
     print(clean["dec2.1.cross_attn.argmax"][0, 0].unflatten(0, clean["dec2.1.mlp"].grid))
 
-    cut = trace(model, pair, edits=[Knockout("dec2.*.cross_attn")])
+    cut = trace(network, pair, edits=[Knockout("dec2.*.cross_attn")])
     assert clean.output is not None
     assert cut.output is not None
     for view in (0, 1):
         moved = (cut.output.points[view] - clean.output.points[view]).norm(dim=-1).mean()
         print(f"without view 2's cross-attention, view {view + 1}'s points move {moved:.3f}")
 
-    sites = [site for site in model.sites() if site.endswith(("embed", "mlp"))]
+    sites = [site for site in network.sites() if site.endswith(("embed", "mlp"))]
     bank = ProbeBank(sites, ProbeConfig(WIDTH, PATCH, depth=2))
     optimizer = torch.optim.Adam(bank.parameters(), lr=3e-3)
     batches = [rooms.batch(range(start, start + 8)) for start in (0, 8, 16, 24)]
     for step in range(40):
         pairs = batches[step % 4]
-        losses = site_losses(bank, record_streams(model, bank, pairs), pairs)
+        losses = site_losses(bank, record_streams(network, bank, pairs), pairs)
         optimizer.zero_grad()
         losses.sum().backward()
         optimizer.step()

@@ -128,7 +128,7 @@ def adapted(model: Joint) -> Adapter:
 
 
 def model() -> Adapter:
-    """Return the model with random weights: `--model FILE:model` on the command line."""
+    """Return the model with random weights: `--model 06_many_views:model`."""
     torch.manual_seed(0)
     return adapted(Joint())
 

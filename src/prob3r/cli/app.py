@@ -33,7 +33,13 @@ TABLE_WIDTH = 140
 console = Console()
 errors = Console(stderr=True)
 
-ModelName = Annotated[str, typer.Option(help="A shipped model's name, a path, or a hub id.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        help="A shipped or installed model's name, a path, a hub id, or package.module:factory, "
+        "whose code then runs."
+    ),
+]
 Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Overlap = Annotated[

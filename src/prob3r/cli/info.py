@@ -10,16 +10,24 @@ from prob3r.cli.app import app, console
 
 @app.command()
 def info(
-    model: Annotated[str, typer.Argument(help="A shipped model's name, a path, or a hub id.")],
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A shipped or installed model's name, a path, a hub id, or a factory."),
+    ] = None,
 ) -> None:
-    """Say what a model is, without reading its weights."""
+    """Say what a model is, without reading its weights; without a model, which there are."""
     from prob3r.models import info as describe
 
+    if model is None:
+        _list()
+        return
     found = describe(model)
     height, width = found.config.image_size
     table = Table(show_header=False, title=model)
+    most = found.most_views
     table.add_row("architecture", found.architecture)
     table.add_row("images", f"{width}x{height} pixels, patches of {found.config.patch}")
+    table.add_row("views", "any number" if most is None else "2" if most == 2 else f"2 to {most}")
     for stack in found.stacks:
         special = (
             f", {len(stack.layouts[-1].special)} special tokens"
@@ -40,6 +48,20 @@ def info(
     table.add_row("licence", found.licence or "not stated")
     for name, value in sorted(found.card.items()):
         table.add_row(name, _said(value))
+    console.print(table)
+
+
+def _list() -> None:
+    """Print the names that --model takes."""
+    from prob3r.models import shipped
+    from prob3r.models.architectures import ARCHITECTURES
+    from prob3r.models.factories import installed
+
+    table = Table(show_header=False, title="models")
+    table.add_row("shipped", ", ".join(shipped()) or "none")
+    table.add_row("architectures of files", ", ".join(ARCHITECTURES))
+    offered = "\n".join(f"{name} ({factory})" for name, factory in installed().items())
+    table.add_row("from installed packages", offered or "none")
     console.print(table)
 
 

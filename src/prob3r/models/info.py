@@ -9,8 +9,8 @@ import torch
 
 from prob3r.models.architectures import ARCHITECTURES
 from prob3r.models.checkpoints import config_of, read_card
-from prob3r.models.protocol import Shape, Stack
-from prob3r.models.registry import path_of
+from prob3r.models.protocol import Model, Shape, Stack
+from prob3r.models.registry import from_code, path_of
 
 _BYTES = 4  # weights are float32 once they are read
 
@@ -23,6 +23,7 @@ class Info:
         architecture: Its name.
         config: Its shape.
         stacks: Its stacks of blocks, in the order in which they run.
+        most_views: The most views that it takes, or None if it takes any number.
         parameters: How many weights it has.
         memory: Bytes that they take once they are read.
         sites: Names of its residual sites, with two views.
@@ -34,6 +35,7 @@ class Info:
     architecture: str
     config: Shape
     stacks: tuple[Stack, ...]
+    most_views: int | None
     parameters: int
     memory: int
     sites: list[str]
@@ -45,23 +47,38 @@ class Info:
 def info(source: str | Path) -> Info:
     """Return what there is to know of a model, without reading its weights or fetching them.
 
+    A model that code makes (`package.module:factory`) is made.
+
     Args:
         source: As for `load`.
 
     Raises:
         Prob3rError: As `load` does, but for the weights.
     """
-    with path_of(source, weights=False) as path:
-        card = read_card(path)
-        licence = card.get("licence") or _licence_beside(path)
-    config, architecture = config_of(card, str(source)), card["architecture"]
-    with torch.device("meta"):
-        model = ARCHITECTURES[architecture](config)
+    model: Model | None = from_code(source)
+    card: dict[str, Any] = {}
+    licence = None
+    if model is None:
+        with path_of(source, weights=False) as path:
+            card = read_card(path)
+            licence = card.get("licence") or _licence_beside(path)
+        config = config_of(card, str(source))
+        with torch.device("meta"):
+            model = ARCHITECTURES[card["architecture"]](config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rest = {k: v for k, v in card.items() if k not in ("architecture", "config", "licence")}
-    sites, attention = model.sites(), model.attention_sites()
-    stacks, memory = tuple(model.stacks.values()), _BYTES * parameters
-    return Info(architecture, config, stacks, parameters, memory, sites, attention, licence, rest)
+    return Info(
+        card.get("architecture", type(model).__name__),
+        model.config,
+        tuple(model.stacks.values()),
+        model.most_views,
+        parameters,
+        _BYTES * parameters,
+        model.sites(),
+        model.attention_sites(),
+        licence,
+        rest,
+    )
 
 
 def _licence_beside(path: Path) -> str | None:

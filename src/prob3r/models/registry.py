@@ -18,18 +18,21 @@ from prob3r.io.hub import download, hub_id
 from prob3r.models.architectures import architecture_of
 from prob3r.models.checkpoints import read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.factories import installed, is_factory, make, make_installed
 from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
 from prob3r.models.vggt import VGGT, VGGTConfig
 
 
-def load(source: str | Path, device: str | torch.device = "cpu") -> MultiViewModel:
+def load(source: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return a model, float32 and in eval mode.
 
     Args:
         source: The name of a shipped model; the path of a prob3r `.safetensors`, of official
             weights (`.pth`, `.pt`, `.safetensors`), or of a hub folder; or a hub id, `owner/name`
-            or `owner/name@revision`, of a repository that is laid out like a hub folder. A path
-            that exists goes before a hub id.
+            or `owner/name@revision`, of a repository that is laid out like a hub folder; the name
+            that an installed package gave its model (see `prob3r.models.factories`); or
+            `package.module:factory`, whose code then runs. A path that exists goes before the
+            others.
         device: Where the weights shall be.
 
     Raises:
@@ -41,8 +44,24 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> MultiViewMod
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise Prob3rError(f"The device '{device}' cannot be used: {reason}") from error
+    made = from_code(source)
+    if made is not None:
+        return made.to(device)
     with path_of(source) as path:
         return read(path).to(device)
+
+
+def from_code(source: str | Path) -> Model | None:
+    """Return a new model if a source is a factory or an installed name, else None.
+
+    Raises:
+        Prob3rError: The model cannot be made; see `prob3r.models.factories.make`.
+    """
+    if not isinstance(source, str) or source in _shipped_files() or Path(source).exists():
+        return None
+    if is_factory(source):
+        return make(source)
+    return make_installed(source) if source in installed() else None
 
 
 def metadata(source: str | Path) -> dict[str, Any]:
@@ -149,7 +168,8 @@ def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
         names = ", ".join(files) or "none here"
         raise Prob3rError(
             f"There is no model '{source}': give the name of a shipped one ({names}), the path of "
-            "a prob3r .safetensors, an official .pth or a hub folder, or a hub id, owner/name."
+            "a prob3r .safetensors, an official .pth or a hub folder, a hub id, owner/name, or "
+            "package.module:factory."
         )
 
 
