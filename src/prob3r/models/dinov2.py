@@ -77,8 +77,10 @@ class DINOv2(nn.Module):
 
     def forward(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], tap: Tap, names: Sequence[str]
-    ) -> list[Float[Tensor, "b n d"]]:
+    ) -> list[Float[Tensor, "_ n d"]]:
         """Return the patch tokens of every view after the last norm.
+
+        The tap may know streams of another batch than the images are.
 
         Args:
             images: One batch a view, all of one size, normalised.

@@ -80,7 +80,7 @@ class VGGTConfig:
                     f"{name} is {value}; it must be a multiple of {factor} ({reason})."
                 )
         blocks = self.head_blocks
-        if list(blocks) != sorted({*blocks}) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
+        if list(blocks) != sorted(blocks) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
             raise Prob3rError(
                 f"head_blocks is {blocks}; it must name four blocks in order, from 0 to "
                 f"{self.depth - 1}."
