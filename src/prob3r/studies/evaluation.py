@@ -211,12 +211,13 @@ def _measure(
     mean_pose = _mean_pose(MEAN_POSE_PAIRS).to(images1.device).expand(len(pair), 4, 4)
     placed = transform(pair.view2.points, mean_pose)
     measured.add("mean_pose", HEAD, errors((pair.view1.points, placed), pair), rows)
-    measured.add("identity_pose", HEAD, _identity_errors(pair), rows)
     for source, (backbone, reader) in sources.items():
         run = recorded if reader in own else trace(backbone, pair, reader.sites, output=False)
         for site1, site2 in twins(reader.sites):
             points = reader.decode(run[site1]).points, reader.decode(run[site2]).points
             measured.add(source, site2, errors(points, pair), rows)
+    # Last, so that the intervals of all others are drawn as they were without it.
+    measured.add("identity_pose", HEAD, _identity_errors(pair), rows)
 
 
 def _without_depth(table: pd.DataFrame, pairs: int) -> str:
