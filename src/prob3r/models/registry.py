@@ -15,7 +15,7 @@ from torch import nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
-from prob3r.models.architectures import architecture_of
+from prob3r.models.architectures import ARCHITECTURES, architecture_of
 from prob3r.models.checkpoints import read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.factories import installed, is_factory, make, make_installed
@@ -106,7 +106,8 @@ def random(like: Any, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(like, MultiViewModel):
-            return type(like)(like.config).eval()
+            kinds = (kind for kind in type(like).__mro__ if kind in ARCHITECTURES.values())
+            return next(kinds, type(like))(like.config).eval()
         if isinstance(like, Shape) and not isinstance(like, nn.Module):
             return architecture_of(like)(like).eval()
         if not isinstance(like, nn.Module):
