@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import torch
 
+from prob3r.measures.curves import blocks_of, half_way, settled
 from prob3r.measures.errors import METRICS
-from prob3r.studies.refinement import Refinement, reached
+from prob3r.studies.refinement import Refinement
 
 SITES = ["dec2.embed"] + [
     f"dec2.{block}.{sublayer}"
@@ -53,8 +54,8 @@ def made(
 def test_the_block_at_which_a_curve_gets_there(
     curve: Sequence[float], kind: str, block: int
 ) -> None:
-    blocks = torch.tensor([-1, *(b for b in range(4) for _ in range(3))])
-    assert reached(torch.tensor(curve), blocks, kind).item() == block
+    place = {"half": half_way, "settled": settled}[kind](torch.tensor(curve))
+    assert blocks_of(SITES)[place].item() == block
 
 
 def test_a_model_that_refines_is_found_to() -> None:
@@ -62,12 +63,13 @@ def test_a_model_that_refines_is_found_to() -> None:
         "easy": {"translation_error": LATER, "scale_error": LATER},
         "hard": {"rotation_error": LATER},
     }
-    iterative, first, longer = Refinement().findings(made(curves))
+    iterative, first, longer, *others = Refinement().findings(made(curves))
     assert [f.verdict for f in (iterative, first, longer)] == ["supported"] * 3
     assert "over 2 of 4 blocks" in iterative.statement
     assert iterative.effect == pytest.approx(-0.9, abs=0.05)
     assert first.effect == longer.effect == 2
     assert (iterative.pairs, first.pairs, longer.pairs) == (60, 30, 30)
+    assert [f.verdict for f in others] == ["supported", "mixed"]  # all are under all tolerances
 
 
 def test_a_model_that_does_not_is_found_not_to() -> None:
@@ -76,7 +78,7 @@ def test_a_model_that_does_not_is_found_not_to() -> None:
         "easy": flat | {"rotation_error": LATER, "translation_error": SETTLES},
         "hard": flat | {"rotation_error": SETTLES},
     }
-    iterative, first, longer = Refinement().findings(made(curves))
+    iterative, first, longer, *_ = Refinement().findings(made(curves))
     assert [f.verdict for f in (iterative, first, longer)] == ["not supported"] * 3
 
 

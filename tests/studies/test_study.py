@@ -10,8 +10,10 @@ from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.scenes.sampling import sample
+from prob3r.studies import STUDIES
 from prob3r.studies.figures import figure
-from prob3r.studies.study import Finding, Study, Subject, conduct
+from prob3r.studies.study import Study, Subject, conduct, load_study
+from prob3r.studies.verdict import Finding
 from tests.held import Held
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
@@ -149,3 +151,36 @@ def test_a_folder_from_before_samples_were_named_goes_on(
     assert again.measured == []
     with pytest.raises(Prob3rError, match="differs in its sample"):
         conduct(Depths(), subject, held, 3, tmp_path / "held", "data")
+
+
+OWN = """
+import pandas as pd
+from prob3r.studies import Study
+
+class Own(Study):
+    name, title = "{name}", "A study of one's own"
+    def measure(self, subject, pair): return pd.DataFrame()
+    def findings(self, table): return []
+    def figures(self, table): return {{}}
+"""
+
+
+def test_a_study_of_ones_own_is_a_file_that_nothing_else_lists(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN.format(name="own-of-a-file"))
+    assert load_study(tmp_path / "own.py").title == "A study of one's own"
+    assert "own-of-a-file" not in STUDIES
+
+
+def test_a_file_without_a_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Prob3rError, match="There is no file"):
+        load_study(tmp_path / "none.py")
+    (tmp_path / "empty.py").write_text("x = 1")
+    with pytest.raises(Prob3rError, match="defines 0 studies"):
+        load_study(tmp_path / "empty.py")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with pytest.raises(Prob3rError, match="cannot be run: ZeroDivisionError"):
+        load_study(tmp_path / "broken.py")
+
+
+def test_studies_are_reported_in_their_places() -> None:
+    assert [study.place for study in STUDIES.values()] == list(range(1, 10))

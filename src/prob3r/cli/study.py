@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def study(
-    name: Annotated[str, typer.Argument(help="A study's name, or all.")] = "all",
+    name: Annotated[
+        str, typer.Argument(help="A study's name, a Python file that defines one, or all.")
+    ] = "all",
     model: ModelName = DEFAULT_MODEL,
     data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
@@ -44,14 +46,21 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.scenes.source import Pairs, open_pairs
-    from prob3r.studies import STUDIES, conduct, write_findings
+    from prob3r.studies import STUDIES, conduct, load_study, write_findings
     from prob3r.training.processes import launched
 
-    if name != "all" and name not in STUDIES:
-        raise Prob3rError(f"There is no study '{name}'; give all or one of {', '.join(STUDIES)}.")
+    studies = dict(STUDIES)
+    if name.endswith(".py"):
+        own = load_study(Path(name))
+        studies[own.name] = own
+        name = own.name
+    if name != "all" and name not in studies:
+        raise Prob3rError(
+            f"There is no study '{name}'; give all, a Python file, or one of {', '.join(STUDIES)}."
+        )
     processes = launched(device)
     subject = _subject(model, along, processes.device)
-    for each in STUDIES.values() if name == "all" else [STUDIES[name]]:
+    for each in studies.values() if name == "all" else [studies[name]]:
         asked = each.data or data
         source: Pairs = open_pairs(asked, subject.model, processes.device)
         if overlap is not None or rotation is not None:
@@ -71,7 +80,7 @@ def study(
             _print(result, each.title)
             console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
     if processes.first:
-        console.print(Text(f"Wrote {write_findings(out, list(STUDIES))}"), soft_wrap=True)
+        console.print(Text(f"Wrote {write_findings(out, list(studies))}"), soft_wrap=True)
 
 
 @app.command()

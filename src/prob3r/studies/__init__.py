@@ -1,36 +1,27 @@
-"""Studies: measurements over many pairs, each with its controls and a verdict."""
+"""Studies: measurements over many pairs, each with its controls and a verdict.
+
+A study is a class with a `name` in any file of this folder: it is found without being listed.
+"""
 
 from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 
-from prob3r.studies.correspondence import Correspondence
 from prob3r.studies.evaluation import evaluate
-from prob3r.studies.fixed import FixedCorrespondences
-from prob3r.studies.lookalikes import LookAlikes
-from prob3r.studies.origins import Origins
 from prob3r.studies.page import write_findings
-from prob3r.studies.pose import Pose
-from prob3r.studies.pose_probes import PoseProbes
-from prob3r.studies.refinement import Refinement
-from prob3r.studies.reliability import Reliability
-from prob3r.studies.roles import Roles
 from prob3r.studies.sharing import fetch_results, push_results
-from prob3r.studies.study import Finding, Result, Study, Subject, conduct
+from prob3r.studies.study import Result, Study, Subject, conduct, load_study
+from prob3r.studies.verdict import Finding
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 STUDIES: Mapping[str, type[Study]] = {
     study.name: study
-    for study in (
-        Refinement,
-        Roles,
-        Pose,
-        PoseProbes,
-        Correspondence,
-        LookAlikes,
-        Origins,
-        FixedCorrespondences,
-        Reliability,
-    )
+    for study in sorted(Study.registry.values(), key=lambda study: (study.place, study.name))
+    if study.__module__.startswith(f"{__name__}.")
 }
-"""Every study by its name, in the order in which they are reported."""
+"""Every study of this folder by its name, in the order in which they are reported."""
 
 __all__ = [
     "STUDIES",
@@ -41,6 +32,7 @@ __all__ = [
     "conduct",
     "evaluate",
     "fetch_results",
+    "load_study",
     "push_results",
     "write_findings",
 ]

@@ -47,7 +47,8 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +60,7 @@ class Correspondence(Study):
 
     name = "correspondence"
     title = "Geometry rests on correspondences"
+    place = 5
 
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
         """Return matches of every head, nearest neighbours of every site, and interventions."""
@@ -142,11 +144,7 @@ def _aligned(table: pd.DataFrame) -> Finding:
     found = correspondence_heads(table)
     blocks = {block for block, _ in heads}
     with_some = {block for block, _ in found}
-    verdict: Verdict = "mixed"
-    if not found:
-        verdict = "not supported"
-    elif len(with_some) >= len(blocks) / 2:
-        verdict = "supported"
+    verdict = decide(bool(found) and len(with_some) >= len(blocks) / 2, not found)
     _, control = head_matches(table, "shuffled")
     best = int(median(values.T).argmax())
     effect = median_interval(values[:, best])
@@ -175,11 +173,10 @@ def _together(table: pd.DataFrame) -> Finding:
     falls = -curve[:, ends].diff(dim=1)
     own, other = _correlation(better, falls), _correlation(better, falls.roll(1, 0))
     gap = median_interval(own - other)
-    verdict: Verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
     return Finding(
         "C4",
         "Within a pair, matches and geometry get better at the same blocks",
-        verdict,
+        is_above_zero(gap),
         *gap,
         unit="correlation over blocks, less that with another pair's geometry",
         control=f"correlation {float(median(own)):+.2f} within pairs, {float(median(other)):+.2f} "
@@ -197,11 +194,8 @@ def _rests(table: pd.DataFrame) -> Finding:
     gap = scrambled[:, worst] - oracle[:, worst]
     effect = median_interval(gap)
     helped = median_interval(oracle[:, worst])
-    verdict: Verdict = "mixed"
-    if not (low > 0).any():
-        verdict = "not supported"
-    elif effect.low > 0 and helped.low <= 0:
-        verdict = "supported"
+    refuted = not (low > 0).any()
+    verdict = decide(effect.low > 0 and helped.low <= 0 and not refuted, refuted)
     return Finding(
         "C4",
         f"Geometry rests on the matches, most of all in block {blocks[worst]}",

@@ -67,7 +67,8 @@ from prob3r.scenes.source import Pairs, Subset
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,6 +100,7 @@ class FixedCorrespondences(Study):
 
     name = "fixed-correspondences"
     title = "Where fixed correspondences fail"
+    place = 8
     most = 256
 
     def __init__(self) -> None:
@@ -279,11 +281,7 @@ def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
     (at_low, at_high), drawn = _mean(both.T), resampled(both, _mean)
     effect = interval(at_low, drawn[:, 0])
     wider = interval(at_low - at_high, drawn[:, 0] - drawn[:, 1])
-    verdict: Verdict = "mixed"
-    if effect.low > 0 and wider.low > 0:
-        verdict = "supported"
-    elif effect.high <= 0:
-        verdict = "not supported"
+    verdict = decide(effect.low > 0 and wider.low > 0, effect.high <= 0)
     shares = "; ".join(
         f"{source} {float(_mean(right[low])):.2f} and {float(_mean(right[high])):.2f}"
         for source, right in ((source, _right(errors[source])) for source in errors)
@@ -305,11 +303,6 @@ def _more_accurate(table: pd.DataFrame) -> Finding:
     found, off = _values(table, "found"), _values(table, "point_error")
     asked = found[fixed] == 1
     effect = median_interval((errors["model"] - errors[fixed]).where(asked, torch.nan))
-    verdict: Verdict = "mixed"
-    if effect.low > 0:
-        verdict = "supported"
-    elif effect.high < 0:
-        verdict = "not supported"
     turned, apart = (
         [float(median(values[source].where(asked, torch.nan))) for source in ("model", fixed)]
         for values in (errors, off)
@@ -322,7 +315,7 @@ def _more_accurate(table: pd.DataFrame) -> Finding:
     return Finding(
         "C4",
         "Where they find a pose, fixed correspondences give the more accurate one",
-        verdict,
+        is_above_zero(effect),
         *effect,
         unit=f"degrees of rotation error, model less {fixed}",
         control=f"there rotations are wrong by {turned[0]:.2f} and {turned[1]:.2f} degrees, points "

@@ -29,7 +29,8 @@ from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +81,7 @@ class LookAlikes(Study):
 
     name = "look-alikes"
     title = "Matches go from semantic to geometric"
+    place = 6
     data = "lookalikes:test"
 
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
@@ -119,11 +121,7 @@ class LookAlikes(Study):
         _, chance = wide(table[table.metric == "chance"], "site")
         first, last = (median_interval(values[:, i] - chance[:, 0]) for i in (0, -1))
         gap = median_interval(values[:, -1] - values[:, 0])
-        verdict: Verdict = "mixed"
-        if last.low > 0 and gap.low > 0:
-            verdict = "supported"
-        elif last.low <= 0 or gap.high < 0:
-            verdict = "not supported"
+        verdict = decide(last.low > 0 and gap.low > 0, last.low <= 0 or gap.high < 0)
         curve = ", ".join(f"{share:.2f}" for share in median(values.T).tolist())
         return [
             Finding(

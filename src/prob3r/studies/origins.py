@@ -58,7 +58,8 @@ from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.along import counted_from, onset, pairs_seen
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,6 +81,7 @@ class Origins(Study):
 
     name = "origins"
     title = "Where matches come from"
+    place = 7
     data = "rooms:test@64"  # the image size at which most of the training was done
     batch = 32
     most = 128
@@ -231,11 +233,7 @@ def _before(course: Course, spread: bool) -> Finding:
     least = course.depth / 2 if spread else 1
     heads, broken = (onset(s, course.seen) for s in (course.blocks >= least, course.broken))
     gap = interval((broken - heads)[0], (broken - heads)[1:])
-    verdict: Verdict = "mixed"
-    if gap.value > 0 and gap.low > 0:
-        verdict = "supported"
-    elif gap.value < 0 and gap.high < 0:
-        verdict = "not supported"
+    verdict = decide(gap.value > 0 and gap.low > 0, gap.value < 0 and gap.high < 0)
     found = ", ".join(
         f"{number} in {int(blocks)} blocks at {float(seen):.1f}"
         for seen, number, blocks in zip(course.seen, course.heads, course.blocks[0], strict=True)
@@ -264,14 +262,13 @@ def _handed(table: pd.DataFrame) -> Finding:
     best = [_best_heads(part).mean(-1) for part in (own, handed)]
     depth = int(own.block.nunique())
     gap = _difference(*centres)
-    verdict: Verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
     share = _difference(*(found / depth for found in blocks))
     pck = _difference(*best)
     return Finding(
         "C4",
         "A model that was handed its matches has them earlier in its decoder than one that found "
         "them",
-        verdict,
+        is_above_zero(gap),
         *gap,
         unit=f"blocks between the centres of matches, {own.model.iloc[0]} less {MATCHED}",
         control=f"matches beyond the control's centre at block {float(centres[0][0]):.2f} and "

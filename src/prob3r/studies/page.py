@@ -9,7 +9,7 @@ from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import written
-from prob3r.studies.study import Finding
+from prob3r.studies.verdict import Finding
 
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
 

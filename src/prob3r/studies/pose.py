@@ -45,9 +45,7 @@ bootstrap intervals:
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 
-from prob3r.geometry import Interval
 from prob3r.measures.statistics import median_interval, said
 from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
@@ -56,7 +54,8 @@ from prob3r.scenes.views import Pair
 from prob3r.studies.contrasts import MODEL, POSITIVE, Contrast, by_cut, contrast, rows_of
 from prob3r.studies.knockouts import ALL, ISOLATED, MASK, REST, STRENGTH, ZERO, Known, knock_out
 from prob3r.studies.pose_figures import draw_blocks, draw_cuts, draw_heads
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,6 +70,7 @@ class Pose(Study):
 
     name = "pose"
     title = "No explicit global pose"
+    place = 3
     most = 64
 
     def __init__(self) -> None:
@@ -112,29 +112,24 @@ def _models(subject: Subject) -> dict[str, Model]:
 def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:
     statement = "Cutting the carriers hardly changes the relative pose"
     if own is None:
-        nothing = Interval(torch.nan, torch.nan, torch.nan)
         return Finding(
             "C3",
             f"{statement}: there are no carriers by definition",
             "mixed",
-            *nothing,
+            *NOT_MEASURABLE,
             unit="degrees of rotation error",
             control="nothing to control for",
             pairs=0,
         )
-    verdict: Verdict = "mixed"
-    if own.effect.high < HARDLY or not own.stands_out:
-        verdict = "supported"
-    elif own.effect.low > HARDLY:
-        verdict = "not supported"
     if twin is None:
         method = f"there is no {POSITIVE} to show that the method can tell"
     elif twin.by_more_than(BREAKS):
         method = f"the same cut breaks {POSITIVE}"
     else:
         method = f"the same cut does not break {POSITIVE} either, so that the method cannot tell"
-    if twin is None or not twin.by_more_than(BREAKS):
-        verdict = "mixed"
+    can_tell = twin is not None and twin.by_more_than(BREAKS)
+    hardly = own.effect.high < HARDLY or not own.stands_out
+    verdict = decide(can_tell and hardly, can_tell and own.effect.low > HARDLY)
     zero = contrast(table, MODEL, ISOLATED, ZERO)
     assert zero is not None  # what is cut in one mode is cut in the other
     others = [
@@ -163,7 +158,7 @@ def _positive(table: pd.DataFrame, twin: Contrast) -> Finding:
     return Finding(
         "C3",
         "In a twin that carries an explicit pose, the same cut breaks the pose",
-        "supported" if twin.by_more_than(BREAKS) else "not supported",
+        decide(twin.by_more_than(BREAKS), refuted=True),
         *twin.over_mass,
         unit="degrees of rotation error, carriers isolated less random tokens of equal mass",
         control=f"{_told(twin)}; with zeroed probabilities {_told(zero)}",
@@ -180,11 +175,7 @@ def _sinks(table: pd.DataFrame) -> Finding:
     assert cut is not None  # something stands in where there are no sinks
     assert kept is not None
     gap = median_interval(by_cut(rest)[CHOSEN] - by_cut(every)[CHOSEN])
-    verdict: Verdict = "mixed"
-    if not cut.stands_out and gap.low > 0:
-        verdict = "supported"
-    elif cut.stands_out and gap.low <= 0:
-        verdict = "not supported"
+    verdict = decide(not cut.stands_out and gap.low > 0, cut.stands_out and gap.low <= 0)
     times = float(strength.groupby(["sublayer", "block", "head"]).value.median().max())
     stands_in = "" if count else "; the strongest key of every head stands in for them"
     return Finding(

@@ -66,7 +66,8 @@ from prob3r.studies.pose_readers import (
     PoseReader,
     pose_numbers,
 )
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,6 +90,7 @@ class PoseProbes(Study):
 
     name = "pose-probes"
     title = "What could carry a pose"
+    place = 4
     most = 256
 
     def __init__(self) -> None:
@@ -260,11 +262,8 @@ def _camera(table: pd.DataFrame) -> Finding:
     average = _beside(table, AVERAGE)
     gap = median_interval(camera.errors - patch.errors)
     below = median_interval(camera.errors - average)
-    verdict: Verdict = "mixed"
-    if below.high >= 0:
-        verdict = "not supported"
-    elif gap.high < 0:
-        verdict = "supported"
+    refuted = below.high >= 0
+    verdict = decide(gap.high < 0 and not refuted, refuted)
     pooled = at_last_site(table, POSITIVE, (POOLED,))
     return Finding(
         "C3",
@@ -285,11 +284,9 @@ def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
     average = _beside(table, AVERAGE)
     gap = median_interval(patch.errors - pooled.errors)
     below = median_interval(pooled.errors - average)
-    verdict: Verdict = "mixed"
-    if gap.low <= 0 or below.high >= 0:
-        verdict = "not supported"
-    elif gap.value > MARGIN and twin is not None and twin.verdict == "supported":
-        verdict = "supported"
+    refuted = gap.low <= 0 or below.high >= 0
+    shown = twin is not None and twin.verdict == "supported"
+    verdict = decide(gap.value > MARGIN and shown and not refuted, refuted)
     controls = {
         f"pooled, {source}": at_last_site(table, source, (POOLED,)).errors
         for source in (SHUFFLED, RANDOM)

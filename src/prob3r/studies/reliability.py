@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.geometry import Interval, percentiles
+from prob3r.geometry import percentiles
 from prob3r.measures.statistics import interval, resampled, said, wide
 from prob3r.reliability.calibration import FEWEST, WRONG, by_group, measurable
 from prob3r.reliability.prediction import (
@@ -49,7 +49,8 @@ from prob3r.reliability.prediction import (
 from prob3r.reliability.signals import SIGNALS, features, read_signals
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict, stratum
+from prob3r.studies.study import Study, Subject, stratum
+from prob3r.studies.verdict import NOT_MEASURABLE, Finding, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,6 +72,7 @@ class Reliability(Study):
 
     name = "reliability"
     title = "Whether the inside knows that the outcome is wrong"
+    place = 9
 
     def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
         """Return every signal of every pair, and its true rotation error."""
@@ -142,13 +144,11 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
     failed, stated = outcomes.failed, outcomes.stated
     wrong = f"{int(failed.sum())} of {len(failed)} outcomes are off by more than {WRONG:g} degrees"
     if not stated:
-        verdict: Verdict = "mixed"
-        gap = Interval(torch.nan, torch.nan, torch.nan)
+        gap = NOT_MEASURABLE
         control = f"{wrong}; at least {FEWEST} have to be, and {FEWEST} not, to tell them apart"
     else:
         drawn = auroc_draws(stated["all"], failed) - auroc_draws(stated[other], failed)
         gap = interval(auroc(stated["all"], failed) - auroc(stated[other], failed), drawn)
-        verdict = "supported" if gap.low > 0 else "not supported" if gap.high < 0 else "mixed"
         strangers = failed.roll(1)
         chance = auroc_interval(cross_fitted(outcomes.rows, strangers), strangers)
         error = calibration_error(calibration_bins(stated["all"], failed))
@@ -163,7 +163,7 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
     return Finding(
         "past the paper",
         statement,
-        verdict,
+        is_above_zero(gap),
         *gap,
         unit=f"AUROC of all signals combined, less that of {WORDS[other]}",
         control=control,

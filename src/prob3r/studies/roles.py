@@ -42,7 +42,8 @@ from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.study import Finding, Study, Subject, Verdict
+from prob3r.studies.study import Study, Subject
+from prob3r.studies.verdict import Finding, decide, is_below_zero
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +79,7 @@ class Roles(Study):
 
     name = "roles"
     title = "Sublayers have roles"
+    place = 2
     example: Example | None = None
 
     def prepare(self, subject: Subject, pairs: Pairs) -> None:
@@ -240,11 +242,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
     effect = median_interval(true)
     control = per_pair(table, metric, "cross_attn", SHUFFLED)
     more = median_interval(true - control)
-    verdict: Verdict = "mixed"
-    if effect.low > 0 and more.low > 0:
-        verdict = "supported"
-    elif effect.low <= 0:
-        verdict = "not supported"
+    verdict = decide(effect.low > 0 and more.low > 0, effect.low <= 0)
     others = ", ".join(
         f"{WORDS[kind]} {said(median_interval(per_pair(table, metric, kind)), 3)}"
         for kind in ("self_attn", "mlp")
@@ -284,11 +282,7 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
     own = median_interval(effects["self_attn"])
     gaps = [median_interval(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
     fails = own.high >= 0 if needs_fall else any(gap.low > 0 for gap in gaps)
-    verdict: Verdict = "mixed"
-    if all(gap.high < 0 for gap in gaps) and own.high < 0:
-        verdict = "supported"
-    elif fails:
-        verdict = "not supported"
+    verdict = decide(all(gap.high < 0 for gap in gaps) and own.high < 0, fails)
     others = ", ".join(f"{WORDS[k]} {said(median_interval(effects[k]), 3)}" for k in KINDS[1:])
     return Finding(
         "C2",
@@ -307,7 +301,6 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
         for where in ("co-visible", "other")
     )
     gap = median_interval(other - seen)
-    verdict: Verdict = "supported" if gap.high < 0 else "not supported" if gap.low > 0 else "mixed"
     cross = [
         said(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)), 3)
         for where in ("co-visible", "other")
@@ -315,7 +308,7 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
     return Finding(
         "C2",
         "Self-attention helps most where cross-attention could not",
-        verdict,
+        is_below_zero(gap),
         *gap,
         unit="change of the distance to the truth, other patches less co-visible ones",
         control=f"self-attention: co-visible {said(median_interval(seen), 3)}, "

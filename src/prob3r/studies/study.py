@@ -9,8 +9,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from runpy import run_path
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import torch
@@ -25,12 +27,11 @@ from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
 from prob3r.studies.parts import read_part, write_part
+from prob3r.studies.verdict import Finding
 from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Verdict = Literal["supported", "not supported", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -63,33 +64,6 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One answer, and what it rests on.
-
-    Attributes:
-        claim: Number of the claim, such as `C1`.
-        statement: What was asked, as a statement that can be false.
-        verdict: By the rule in the study's docstring.
-        effect: The number that the verdict rests on.
-        low: Lower end of its 95 % bootstrap interval over pairs.
-        high: Upper end.
-        unit: Of the three.
-        control: What the controls did.
-        pairs: How many pairs it rests on.
-    """
-
-    claim: str
-    statement: str
-    verdict: Verdict
-    effect: float
-    low: float
-    high: float
-    unit: str
-    control: str
-    pairs: int
-
-
-@dataclass(frozen=True)
 class Result:
     """What a study came to, for one model and data set.
 
@@ -109,21 +83,32 @@ class Result:
 
 
 class Study(ABC):
-    """A question put to a model over many pairs.
+    """A question put to a model over many pairs; every class with a `name` is registered.
 
     Attributes:
+        registry: Every study class by its name.
         name: One word, which its folder is called.
         title: What it is about, in a few words.
+        place: Where it stands in the page of findings; by default after all those that have a
+            place.
         data: Name of the pairs that the question needs, if it needs pairs of its own.
         batch: Pairs at a time.
         most: Pairs beyond which the question costs more than they add to the answer.
     """
 
+    registry: ClassVar[dict[str, type["Study"]]] = {}
+
     name: ClassVar[str]
     title: ClassVar[str]
+    place: ClassVar[float] = inf
     data: ClassVar[str | None] = None
     batch: ClassVar[int] = 16
     most: ClassVar[int | None] = None
+
+    def __init_subclass__(cls) -> None:
+        """Register the study by its name."""
+        if "name" in vars(cls):
+            Study.registry[cls.name] = cls
 
     def prepare(self, subject: Subject, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
         """Find out what has to be known before the first batch; the same for the same pairs.
@@ -265,6 +250,28 @@ def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -
         for suffix in ("png", "pdf"):
             with written(home / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=200)
+
+
+def load_study(path: Path) -> type[Study]:
+    """Run a Python file that defines one study, and return the study.
+
+    Raises:
+        Prob3rError: There is no such file, it cannot be run, or it does not define one study.
+    """
+    known = set(Study.registry.values())
+    if not path.is_file():
+        raise Prob3rError(f"There is no file {path}; give a Python file that defines a study.")
+    try:
+        run_path(str(path), run_name="a_study")
+    except Exception as error:  # a user's file may fail in any way
+        raise Prob3rError(f"{path} cannot be run: {type(error).__name__}: {error}.") from error
+    found = [study for study in Study.registry.values() if study not in known]
+    if len(found) != 1:
+        raise Prob3rError(
+            f"{path} defines {len(found)} studies; it must define one subclass of Study with a "
+            "name that no other study has."
+        )
+    return found[0]
 
 
 def stratum(table: pd.DataFrame, name: str) -> pd.DataFrame:
