@@ -226,7 +226,10 @@ def test_probes_read_it(model: Adapter) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in bank.parameters())
     record = trace(model, rooms, "dec2.1.mlp")["dec2.1.mlp"]
     assert bank.decode(record).points.shape == (2, 64, 64, 3)
-    for kind, why in (("tuned", "DUSt3R"), ("encoder", "no 'enc' sites")):
+    for kind, why in (
+        ("tuned", "linear head, and this Adapter has no `lens_head`"),
+        ("encoder", "no 'enc' sites"),
+    ):
         with pytest.raises(Prob3rError, match=why):
             bank_for(model, kind)
 

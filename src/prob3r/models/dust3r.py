@@ -25,7 +25,7 @@ from prob3r.models.layers import (
     layer_norm,
     patch_positions,
 )
-from prob3r.models.protocol import MultiViewModel, Prediction, Stack, TokenLayout
+from prob3r.models.protocol import LensHead, MultiViewModel, Prediction, Stack, TokenLayout
 from prob3r.models.sites import Site, Tap
 
 
@@ -284,6 +284,17 @@ class DUSt3R(MultiViewModel):
             points1, confidence1 = decode_points(self.downstream_head1(self._read(states1), grid1))
             points2, confidence2 = decode_points(self.downstream_head2(self._read(states2), grid2))
         return Prediction((points1, points2), (confidence1, confidence2))
+
+    def lens_head(self) -> LensHead:
+        """Return the decoders' last norm and the linear heads of both views."""
+        heads = self.downstream_head1, self.downstream_head2
+        linear = tuple(head.proj for head in heads if isinstance(head, LinearHead))
+        if len(linear) < 2:
+            raise Prob3rError(
+                f"This model has a {self.config.head} head, which mixes patches and several "
+                "sites; a lens needs a model with a linear head."
+            )
+        return LensHead("dec", self.dec_norm, linear)
 
     def _read(self, states: Sequence[Tensor]) -> list[Tensor]:
         """Return the states that a head reads."""

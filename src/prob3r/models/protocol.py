@@ -250,6 +250,17 @@ class MultiViewModel(nn.Module):
         sites = (Site.parse(name) for name in self.sites(views))
         return [str(site.probs) for site in sites if site.sublayer in ATTENTION]
 
+    def lens_head(self) -> "LensHead":
+        """Return the linear head that a lens reads through.
+
+        Raises:
+            Prob3rError: The model's heads are not linear.
+        """
+        raise Prob3rError(
+            f"A {type(self).__name__} has no linear head, which a lens needs; use linear or mlp "
+            "probes."
+        )
+
     def reads(self, site: str, views: int = 2) -> list[str]:
         """Return the residual sites that a sublayer reads, its own stream's first.
 
@@ -294,6 +305,21 @@ class MultiViewModel(nn.Module):
         stack = list(self.stacks.values())[-1]
         end = Site(stack.name, 1, stack.blocks, "")
         return [str(self.before(end.of(view))) for view in stack.streams(views)]
+
+
+class LensHead(NamedTuple):
+    """What a lens needs: how a model reads pointmaps, patch by patch, off the end of one stack.
+
+    Attributes:
+        stack: The stack's name.
+        norm: The norm before the heads.
+        heads: One linear layer a view, from the width to `4 * patch**2`: point and confidence of
+            each pixel, channel by channel. The last one holds for all further views.
+    """
+
+    stack: str
+    norm: nn.LayerNorm
+    heads: tuple[nn.Linear, ...]
 
 
 def stack_of(model: Model, site: str | Site) -> Stack:

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, Model
-from prob3r.models.heads import LinearHead
+from prob3r.models import Model
 from prob3r.models.layers import layer_norm
+from prob3r.models.protocol import LensHead
 from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
 
@@ -43,28 +43,26 @@ class Lens(SiteReader):
 
     @classmethod
     def of(cls, model: Model, backbone: str = "") -> "Lens":
-        """Return the untrained lens of all decoder sites of a model.
+        """Return the untrained lens of all sites of the stack that a model's linear heads read.
 
         Raises:
-            Prob3rError: The model is no DUSt3R, or its head is not linear.
+            Prob3rError: The model does not say that it has linear heads.
         """
-        if not isinstance(model, DUSt3R):
+        lens_head = getattr(model, "lens_head", None)
+        if lens_head is None:
             raise Prob3rError(
-                f"A lens reads through the head of a DUSt3R, and this is a {type(model).__name__}; "
-                "train mlp or linear probes."
+                f"A lens reads through a model's own linear head, and this {type(model).__name__} "
+                "has no `lens_head`; train mlp or linear probes."
             )
-        heads = [model.downstream_head1, model.downstream_head2]
-        sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
-        lens = cls(sites, model.config.dec_width, model.config.patch, backbone)
-        lens.norm.load_state_dict(model.dec_norm.state_dict())
-        for view, head in enumerate(heads):
-            if not isinstance(head, LinearHead):
-                raise Prob3rError(
-                    f"This model has a {model.config.head} head, which mixes patches and several "
-                    "sites; a lens needs a model with a linear head."
-                )
-            lens.head_weight.data[view] = head.proj.weight.T
-            lens.head_bias.data[view] = head.proj.bias
+        read: LensHead = lens_head()
+        width = model.stacks[read.stack].width
+        sites = [site for site in model.sites() if Site.parse(site).stack == read.stack]
+        lens = cls(sites, width, model.config.patch, backbone)
+        lens.norm.load_state_dict(read.norm.state_dict())
+        for view in range(2):
+            head = read.heads[min(view, len(read.heads) - 1)]
+            lens.head_weight.data[view] = head.weight.T
+            lens.head_bias.data[view] = head.bias
         return lens.to(next(model.parameters()).device)
 
     @property
