@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, transform, unproject
-from prob3r.models import VGGT, Prediction, VGGTConfig
+from prob3r.models import VGGT, Prediction, VGGTConfig, random
 from prob3r.models.camera_head import cameras_of, encoding_of
 from prob3r.models.dinov2 import DINOv2, imagenet_normalised
 from prob3r.models.sites import Site, Tap
@@ -220,6 +220,15 @@ def test_a_config_to_train_from_scratch() -> None:
         model = VGGT(VGGTConfig.small())
     assert sum(p.numel() for p in model.parameters()) < 15e6
     assert {str(Site.parse(site).stack) for site in model.sites()} == {"dec", "cam"}
+
+
+def test_fresh_weights_place_all_cameras_near_the_first() -> None:
+    """Fields of view that start below 0 would have no gradient."""
+    cameras = run(random(SMALL, seed=1), *torch.randn(3, 1, 3, 28, 42)).cameras
+    assert cameras is not None
+    assert cameras.intrinsics is not None
+    assert (cameras.cam_to_world - torch.eye(4)).abs().max() < 0.2
+    assert (cameras.intrinsics[..., 0, 0] - 21 / torch.tensor(0.5).tan()).abs().max() < 5
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,11 @@ class CameraHead(nn.Module):
         self.embed_pose = nn.Linear(ENCODING, width)
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
         self.pose_branch = Mlp(width, width // 2, ENCODING)
+        # Fresh cameras are near the identity, with fields of view of 1 radian: a field of view that
+        # starts below 0 would have no gradient.
+        nn.init.normal_(self.pose_branch.fc2.weight, std=0.01)
+        with torch.no_grad():
+            self.pose_branch.fc2.bias.copy_(torch.tensor([0.0] * 6 + [1.0] * 3) / iterations)
 
     def stack(self, name: str = "cam") -> Stack:
         """Return the stack of its blocks, iteration after iteration."""
