@@ -315,3 +315,12 @@ class TestDamage:
 
     def test_an_empty_folder(self, tmp_path: Path) -> None:
         assert "must hold config.json" in sentence(tmp_path)
+
+
+def test_an_archive_with_a_damaged_end_is_one_sentence(model: DUSt3R, tmp_path: Path) -> None:
+    """Python's zipfile raises for this one where it should say that it is none."""
+    path = write_official(tmp_path / "a.pth", model.state_dict())
+    content = path.read_bytes()
+    locator = content.rindex(b"PK\x06\x07")
+    path.write_bytes(content[: locator + 4] + b"\x01" + content[locator + 5 :])
+    assert "is not a checkpoint" in sentence(path)

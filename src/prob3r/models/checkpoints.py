@@ -201,7 +201,11 @@ def _listed(listing: Path, weights: Mapping[str, Tensor] | None) -> dict[str, An
 
 
 def _open_official(path: Path) -> Checkpoint:
-    if not zipfile.is_zipfile(path):
+    try:
+        archive = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of a damaged end
+        archive = False
+    if not archive:
         size = path.stat().st_size
         raise Prob3rError(
             f"{path} is not a checkpoint, or only the beginning of one ({size} bytes); "

@@ -1,6 +1,7 @@
 """What is particular to one layout, and to the search for pairs."""
 
 import json
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -327,6 +328,20 @@ def test_without_a_cache_pairs_are_found_all_the_same(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(write("tum").open()) == 10
+
+
+def test_a_damaged_cache_is_as_good_as_none(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    pairs = write("tum").open().pairs.tolist()
+    (cache,) = tmp_path.rglob("*.npz")
+    whole = cache.read_bytes()
+    method = whole.index(b"PK\1\2") + 10  # of compression
+    other = whole[:method] + b"\x63" + whole[method + 1 :]
+    for content in (b"", b"no cache", whole[:-30], other, pickle.dumps([1])):
+        cache.write_bytes(content)
+        assert write("tum").open().pairs.tolist() == pairs
 
 
 def test_a_corrupt_frame_is_in_no_pair_and_stays_known(own: Write) -> None:

@@ -8,7 +8,6 @@ it finds is kept in the user's cache, under a name that changes whenever those f
 import hashlib
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,7 +59,7 @@ def pairs_by_overlap(reader: Frames) -> Found:
     chosen = [_spread(frames, reader.frames_per_scene) for frames in scenes.values()]
     looked_at = [frame for frames in chosen for frame in frames]
     cache = _cache(reader, looked_at)
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(cache) as kept:
+    with suppress(Exception), np.load(cache) as kept:  # a damaged cache is as good as none
         corrupt = [CorruptError(*row) for row in kept["corrupt"].tolist()]
         return Found(kept["pairs"], len(looked_at), corrupt)
     logger.info("Looking for pairs that overlap in %d scenes of %s.", len(chosen), reader.root)
@@ -137,11 +136,12 @@ def signature(reader: Frames, frame: int) -> bytes:
     parts, file = [b""], reader.depth_file(frame)
     with suppress(OSError, ValueError):  # the second for what is no path at all
         status = file.stat()
-        parts.append(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        about = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
+        parts.append(about.encode("utf-8", "surrogateescape"))
     with suppress(CorruptError):
         camera = reader.checked_camera(frame)
         parts += [camera.intrinsics.numpy().tobytes(), camera.cam_to_world.numpy().tobytes()]
-    parts.append(f"{frame} {reader.names[frame]}\n".encode())
+    parts.append(f"{frame} {reader.names[frame]}\n".encode("utf-8", "surrogateescape"))
     return b"".join(parts)
 
 
