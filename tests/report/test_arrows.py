@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from prob3r.measures.arrows import Arrows
+from prob3r.measures.reference import FINAL, TRUTH, Points, Reference
+from prob3r.measures.steps import Step
 from prob3r.report import Explanation
-from prob3r.report.arrows import Arrows
-from prob3r.report.reference import FINAL, TRUTH, Points, Reference
-from prob3r.report.steps import Step
 
 STEPS = [Step(None, "embed"), Step(0, "self_attn"), Step(0, "mlp"), Step(None, "output")]
 
@@ -20,7 +20,7 @@ def flat(x: float, z: float = 2.0) -> Tensor:
 def reference(kind: str) -> Reference:
     """The truth lies one to the right."""
     every = torch.ones(1, 2, 4, dtype=torch.bool)
-    return Reference((flat(1), flat(1)), (every, every), torch.eye(4)[None], kind)
+    return Reference((flat(1), flat(1)), (every, every), torch.eye(4).expand(1, 2, 4, 4), kind)
 
 
 def walk(*seconds: Tensor) -> list[Points]:
@@ -56,5 +56,7 @@ def test_what_is_not_finite_does_not_count() -> None:
 
 def test_what_comes_nearer_is_aligned(learning: Explanation) -> None:
     m = learning.measurements
-    found = Arrows.of(m.steps, learning.points, learning.reference, m.setting.patch)
+    found = Arrows.of(
+        m.steps, learning.measured.points, learning.measured.reference, m.setting.patch
+    )
     assert min(found.alignments[1:6]) > 0.3

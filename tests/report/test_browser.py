@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from prob3r.measures.arrows import Arrows
 from prob3r.report import Explanation, write_page
-from prob3r.report.arrows import Arrows
 from tests.report.stand_ins import CONFIG
 
 SIZES = [(1280, 800), (390, 844)]
@@ -110,7 +110,10 @@ def test_arrows_show_what_the_last_sublayer_did(browser, learning, tmp_path) -> 
     assert drawn(tab, "#layers canvas") != plain
     assert pixels_like(tab, "#layers canvas", "aa4499") > 50
     found = Arrows.of(
-        learning.measurements.steps, learning.points, learning.reference, CONFIG.patch
+        learning.measurements.steps,
+        learning.measured.points,
+        learning.measured.reference,
+        CONFIG.patch,
     )
     assert f"mean length {found.lengths[5]:.3f} of the pair's unit" in note.inner_text()
     assert f"to the truth +{found.alignments[5]:.2f}" in note.inner_text()
@@ -149,7 +152,7 @@ def test_a_clicked_patch_draws_where_it_looks(browser, knowing, tmp_path) -> Non
     photograph.click(position={"x": box["width"] * 0.1, "y": box["height"] * 0.9})
     assert "View 2, row 5, column 0" in tab.inner_text("[data-role=status]")
     assert drawn(tab, heat) != before
-    key = knowing.attention[1].keys[2, -1, 30, 0].item()
+    key = knowing.measured.attention[2, 1].keys[2, -1, 30, 0].item()
     label = tab.get_attribute(".heatmap:last-child", "aria-label")
     assert f"row {key // 6}, column {key % 6} of view 1" in label
     assert tab.locator(".lines .chosen").count() == 1
@@ -198,7 +201,7 @@ def test_a_heads_effect_leads_to_where_it_looks(browser, swept, tmp_path) -> Non
     tab, complaints = opened(browser, swept, tmp_path)
     cells = tab.locator("#effects td button")
     assert cells.count() == 2 * sum(h.head is not None for h in swept.measurements.heads)
-    chosen = tab.get_by_role("button", name="Look at block 2, head 1").first
+    chosen = tab.get_by_role("button", name="Show block 2, head 1").first
     chosen.click()
     assert tab.locator("#heads tr.chosen td").all_inner_texts()[:2] == ["2", "1"]
     assert complaints == []

@@ -8,12 +8,14 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
+from prob3r.measures.attention import chance
+from prob3r.measures.errors import METRICS
+from prob3r.measures.reference import FINAL, TRUTH, TRUTH_BY_PNP
+from prob3r.measures.steps import Step, trunk_steps
 from prob3r.models import random
+from prob3r.models.protocol import trunk
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.report import Explanation, explain, write_json
-from prob3r.report.attention import chance
-from prob3r.report.reference import FINAL, METRICS, TRUTH, TRUTH_BY_PNP
-from prob3r.report.steps import Step, decoder_steps
 from prob3r.scenes import Pair, stack
 from tests.report.conftest import PAIRS
 from tests.report.stand_ins import CONFIG, KnowingModel, KnowingProbes, random_probes, truth
@@ -34,9 +36,9 @@ def test_what_is_right_has_no_error(knowing: Explanation) -> None:
 
 def test_the_reconstruction_has_the_true_cameras(knowing: Explanation, room: Pair) -> None:
     pose = torch.tensor(knowing.measurements.final.camera2_to_1)
-    true = knowing.reference.pose[0]
+    true = knowing.measured.reference.poses[0, 1]
     torch.testing.assert_close(pose, true, atol=2e-3, rtol=0)
-    torch.testing.assert_close(knowing.cameras[-1], true, atol=2e-3, rtol=0)
+    torch.testing.assert_close(knowing.measured.poses[-1, 1], true, atol=2e-3, rtol=0)
     angle = float(rotation_angle(true[None, :3, :3]))
     assert knowing.measurements.final.rotation == pytest.approx(angle, abs=0.2)
     assert knowing.measurements.final.focal == pytest.approx(float(room.view1.intrinsics[0, 0, 0]))
@@ -92,7 +94,8 @@ def test_heads_that_look_at_the_matches_agree_with_them(knowing: Explanation) ->
 
 
 def test_kept_attention_is_the_attention(knowing: Explanation) -> None:
-    for kept in knowing.attention:
+    assert list(knowing.measured.attention) == [(1, 2), (2, 1)]
+    for kept in knowing.measured.attention.values():
         assert kept.probs.shape == (3, 3, 36, 36)
         torch.testing.assert_close(kept.probs.sum(-1), torch.ones(3, 3, 36))
         assert (kept.probs.diff(dim=-1) <= 0).all()
@@ -108,9 +111,17 @@ def test_chance_counts_the_patches_around_every_match() -> None:
 
 def test_steps_are_the_sites_of_both_views_in_order() -> None:
     sites = ["enc1.embed", "dec1.embed", "dec2.embed", "dec2.0.mlp", "dec1.1.mlp", "dec2.1.mlp"]
-    assert decoder_steps(sites) == [Step(None, "embed"), Step(1, "mlp")]
-    with pytest.raises(Prob3rError, match="no decoder site of both views"):
-        decoder_steps(["enc1.embed", "dec2.0.mlp"])
+    stack, shape = trunk(random(CONFIG)), ProbeConfig(32, 8, 1)
+    assert trunk_steps(ProbeBank(sites, shape), stack, 2) == [Step(None, "embed"), Step(1, "mlp")]
+    with pytest.raises(Prob3rError, match="no site of all views in the decoder"):
+        trunk_steps(ProbeBank(["enc1.embed", "dec2.0.mlp"], shape), stack, 2)
+
+
+def test_probes_of_view_2_read_all_views_after_it() -> None:
+    bank = ProbeBank(["dec1.embed", "dec2.embed", "dec2.0.mlp"], ProbeConfig(32, 8, 1))
+    assert bank.reads("dec3.embed")
+    assert not bank.reads("dec1.0.mlp")
+    assert trunk_steps(bank, trunk(random(CONFIG)), 4) == [Step(None, "embed")]
 
 
 def test_the_json_holds_a_row_for_every_site_and_view(
@@ -166,3 +177,11 @@ def test_the_same_pair_gives_the_same_numbers(learning: Explanation, room: Pair)
     first, second = learning.to_json(), again.to_json()
     for key in ("final", "sites", "happened", "trust"):
         assert first[key] == second[key]
+
+
+def test_the_model_runs_once(room: Pair) -> None:
+    model = KnowingModel(room)
+    runs = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    explain(model, room, KnowingProbes(model, truth(room)), model_name="m")
+    assert len(runs) == 1

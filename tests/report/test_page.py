@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from prob3r.measures.reference import FINAL, METRICS
 from prob3r.models import DUSt3RConfig, random
 from prob3r.report import Explanation, explain
 from prob3r.report.encode import NOWHERE, encode
 from prob3r.report.page import page
-from prob3r.report.reference import FINAL, METRICS
 from prob3r.scenes import Pair, View
 from tests.report.stand_ins import random_probes
 
@@ -49,7 +49,9 @@ def test_every_sentence_is_on_the_page(guessing: Explanation) -> None:
 def test_names_are_text_and_nothing_more(knowing: Explanation) -> None:
     m = knowing.measurements
     nasty = replace(m.setting, pair="</script><script>alert(1)</script>{{style}}", model="<b>&")
-    html = page(replace(knowing, measurements=replace(m, setting=nasty)))
+    html = page(
+        replace(knowing, measured=knowing.measured._replace(measurements=replace(m, setting=nasty)))
+    )
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{style}}" in html
     assert "&lt;b&gt;&amp;" in html
@@ -60,20 +62,20 @@ def test_points_and_attention_survive_the_page(learning: Explanation) -> None:
     assert data["sites"]["stride"] == data["final"]["stride"] == 1
     points = halves(data["sites"]["points"][1]).reshape(11, 48, 48, 3)
     for step in (0, 5, 10):
-        true = learning.points[step][1][0].numpy()
+        true = learning.measured.points[step][1][0].numpy()
         np.testing.assert_allclose(points[step], true, rtol=1e-3, atol=1e-4)
     kept = data["attention"][1]
     assert kept["kept"] == pytest.approx(1)
     shape = (kept["blocks"], kept["heads"] + 1, kept["queries"], kept["top"])
     probs = np.frombuffer(base64.b64decode(kept["probs"]), "u1").reshape(shape)
     keys = np.frombuffer(base64.b64decode(kept["keys"]), "<u2").reshape(shape)
-    expected = learning.attention[1]
+    expected = learning.measured.attention[2, 1]
     np.testing.assert_array_equal(keys, expected.keys.numpy())
     np.testing.assert_allclose((probs / 255.0) ** 2, expected.probs.numpy(), atol=0.005)
 
 
 def test_arrows_begin_where_the_step_before_ends(learning: Explanation) -> None:
-    data = carried(page(learning))["arrows"]
+    data = carried(page(learning))["arrows"][0]
     means = halves(data["means"]).reshape(11, 36, 3)
     points = halves(carried(page(learning))["sites"]["points"][1]).reshape(11, 48, 48, 3)
     patch = points[:, 8:16, 40:48].mean((1, 2))  # row 1, column 5
@@ -84,10 +86,15 @@ def test_arrows_begin_where_the_step_before_ends(learning: Explanation) -> None:
 
 
 def test_what_is_not_finite_is_nowhere(knowing: Explanation) -> None:
-    one, two = (p.clone() for p in knowing.points[-1])
+    one, two = (p.clone() for p in knowing.measured.points[-1])
     two[0, 0, 0] = torch.nan
     two[0, 0, 1] = torch.inf
-    data = encode(replace(knowing, points=[*knowing.points[:-1], (one, two)]))
+    data = encode(
+        replace(
+            knowing,
+            measured=knowing.measured._replace(points=[*knowing.measured.points[:-1], (one, two)]),
+        )
+    )
     points = halves(data["final"]["points"][1]).reshape(48, 48, 3)
     assert (points[0, :2] == np.float16(NOWHERE)).all()
     assert (np.abs(points[0, 2:]) < 100).all()
@@ -108,10 +115,10 @@ def test_a_large_model_s_page_is_still_small(tmp_path: Path) -> None:
 
 def _explained_fast(model, pair: Pair) -> Explanation:
     """An explanation whose curves nobody waits for."""
-    module = import_module("prob3r.report.explain")
+    module = import_module("prob3r.measures.measurements")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "measure", _nothing_measured)
-        patch.setattr(module, "_poses", lambda points, _: torch.eye(4).repeat(len(points), 1, 1))
+        patch.setattr(module, "errors_by_step", _nothing_measured)
+        patch.setattr(module, "_poses", lambda points, _: torch.eye(4).repeat(len(points), 2, 1, 1))
         return explain(model, pair, random_probes(model), model_name="large")
 
 

@@ -29,8 +29,8 @@ def test_a_point_cloud_holds_every_pixel_of_both_views(knowing: Explanation, tmp
     assert len(vertices) == 2 * 48 * 48
     row, column = 7, 30
     vertex = vertices[48 * 48 + row * 48 + column]
-    point = knowing.points[-1][1][0, row, column]
-    colour = (knowing.pair.view2.image[0, :, row, column] + 1) * 127.5
+    point = knowing.measured.points[-1][1][0, row, column]
+    colour = (knowing.views.view2.image[0, :, row, column] + 1) * 127.5
     torch.testing.assert_close(torch.tensor(vertex[:3]), point)
     assert vertex[3:6] == tuple(colour.round().int().tolist())
     assert vertex[6:] == (5.0, 2)

@@ -131,6 +131,20 @@ def test_an_explanation_says_it_first_and_holds_the_numbers(judged: Explanation)
     assert judged.trust[0].text in unescape(re.sub("&#x27;", "'", page(judged)))
 
 
+def test_a_judged_pair_is_run_once_and_judged_as_by_itself(
+    calibration: Calibration, bank: ProbeBank, judged: Explanation
+) -> None:
+    runs = []
+    hook = MODEL.register_forward_pre_hook(lambda *_: runs.append(1))
+    pair = Pair.from_folder(PAIRS / "books", MODEL)
+    again = explain(MODEL, pair, bank, model_name="m", calibration=calibration)
+    hook.remove()
+    assert len(runs) == 1
+    alone = calibration.judge(MODEL, pair, bank)
+    assert again.reliability is not None
+    assert again.reliability.probability == pytest.approx(alone.probability)
+
+
 def test_without_a_calibration_nothing_is_said(guessing: Explanation) -> None:
     assert guessing.reliability is None
     assert guessing.to_json()["reliability"] is None

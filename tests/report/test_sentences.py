@@ -3,11 +3,11 @@ from math import nan
 
 import pytest
 
+from prob3r.measures.measurements import Measurements
+from prob3r.measures.steps import Step
 from prob3r.models import random
 from prob3r.report import Explanation, explain
-from prob3r.report.measurements import Measurements
 from prob3r.report.sentences import effects, settled, trust, what_happened
-from prob3r.report.steps import Step
 from prob3r.scenes import Pair
 from tests.report.conftest import PAIRS
 from tests.report.stand_ins import CONFIG, random_probes
@@ -87,7 +87,7 @@ def test_a_late_pose_is_warned_of(learning: Explanation) -> None:
     [
         ({"image_difference": 0.001}, "all but the same"),
         ({"baseline": 0.004}, "almost in one place, 0.4 %"),
-        ({"overlap": 0.05}, "share only 5 %"),
+        ({"overlap": 0.05}, "view 1 sees only 5 %"),
         ({"unsure": (0.1, 0.8)}, "80 % of the pixels"),
         ({"inliers": 0.4}, "40 % of view 2's final pointmap"),
         ({"field_of_view": 150.0}, "150°"),
@@ -100,14 +100,14 @@ def test_each_number_out_of_bounds_is_warned_of(
 ) -> None:
     m = knowing.measurements
     assert words not in warnings(m)
-    assert words in warnings(replace(m, final=replace(m.final, **change)))
+    assert words in warnings(replace(m, finals={2: replace(m.final, **change)}))
 
 
 def test_what_else_is_out_of_bounds_is_warned_of(knowing: Explanation) -> None:
     m = knowing.measurements
     lost = [replace(head, cycle_consistency=0.1) for head in m.heads]
     assert "at best 10 %" in warnings(replace(m, heads=lost))
-    none = replace(m, final=replace(m.final, inliers=0.0, pose_found=False))
+    none = replace(m, finals={2: replace(m.final, inliers=0.0, pose_found=False)})
     assert "not what any one camera could see" in told(what_happened(none))
 
 

@@ -46,7 +46,7 @@ def test_what_comes_before_an_edit_stays_the_same(experiment: Experiment) -> Non
 
 
 def test_attention_is_that_of_the_edited_run(experiment: Experiment) -> None:
-    _, second = experiment.attention([Knockout("dec2.1.cross_attn", keys=[5])])
+    second = experiment.attention([Knockout("dec2.1.cross_attn", keys=[5])])[2, 1]
     assert second.keys.shape[:3] == (3, 3, 36)
     at_5 = second.probs[1][second.keys[1] == 5]
     assert float(at_5.abs().max()) < 1e-6

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from prob3r.report.reference import Reference
+from prob3r.measures.reference import Reference
 from prob3r.viewer import run as module
 from prob3r.viewer.experiment import Experiment
 from prob3r.viewer.run import Steps, measure, thinned

@@ -111,6 +111,11 @@ class SiteReader(nn.Module, ABC):
             return twin
         raise Prob3rError(f"This bank has no probe for '{site}'; see `bank.sites`.")
 
+    def reads(self, site: str) -> bool:
+        """Return whether a probe reads a site; see `probe_for`."""
+        place = Site.parse(site)
+        return not {site, str(place.of(min(place.view, 2)))}.isdisjoint(self.sites)
+
     def decode(self, record: Record) -> Decoded:
         """Return the pointmap and confidence that are read off a record.
 

@@ -37,6 +37,7 @@ from prob3r.reliability.prediction import (
 )
 from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
 from prob3r.runs.encoded import reusing_views
+from prob3r.runs.trace import Trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
@@ -214,19 +215,22 @@ class Calibration:
                     "make one for it with `prob3r train reliability`."
                 )
 
-    def judge(self, model: Model, pair: Pair, bank: SiteReader) -> Judgement:
+    def judge(
+        self, model: Model, pair: Pair, bank: SiteReader, run: Trace | None = None
+    ) -> Judgement:
         """Return the chance that a pair's rotation is wrong.
 
         Args:
             model: The model of this calibration.
             pair: A batch of one; its truth, if it has any, is not used.
             bank: The probes of this calibration.
+            run: Of this pair, with `signal_sites` recorded; the model runs if it is not given.
 
         Raises:
             Prob3rError: The model or the probes are others.
         """
         self.check(model, bank)
-        found, _ = read_signals(model, pair, bank)
+        found, _ = read_signals(model, pair, bank, run)
         row = features(found).cpu()
         probability = self.fit.probability(row)
         return Judgement(

@@ -103,7 +103,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_signals(
-    model: Model, pair: Pair, bank: SiteReader
+    model: Model, pair: Pair, bank: SiteReader, run: Trace | None = None
 ) -> tuple[dict[str, Float[Tensor, " b"]], Prediction]:
     """Return the signals of every pair of a batch, by name, and the output that they are about.
 
@@ -122,19 +122,19 @@ def read_signals(
     - `entropy`: mean entropy of late cross-attention over heads and both decoders, as a share of
       the most there can be.
 
+    Args:
+        model: The model.
+        pair: The pairs.
+        bank: The probes.
+        run: Of these pairs, with `signal_sites` recorded; the model runs if it is not given.
+
     Raises:
         Prob3rError: The probes read no late site of both views.
     """
-    depth, patch = trunk(model).blocks, model.config.patch
-    late = range(depth // 2, depth)
-    sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
-    if not sites:
-        raise Prob3rError(
-            "These probes read no site of both views in the second half of the decoders' blocks, "
-            "where signs of a wrong outcome are looked for; give probes of all sites."
-        )
-    names = [f"dec?.{i}.cross_attn.{name}" for i in late for name in ("mean_argmax", "entropy")]
-    run = trace(model, pair, [*(site for both in sites for site in both), *names], reductions=READ)
+    late, patch = _late(model), model.config.patch
+    sites = _late_twins(model, bank)
+    if run is None:
+        run = trace(model, pair, signal_sites(model, bank), reductions=READ)
     assert run.output is not None
     confidence = [values.log().mean((1, 2)).exp() for values in run.output.confidence]
     states = [_united((bank.decode(run[a]).points, bank.decode(run[b]).points)) for a, b in sites]
@@ -154,6 +154,34 @@ def read_signals(
         "entropy": entropy,
     }
     return found, run.output
+
+
+def signal_sites(model: Model, bank: SiteReader) -> list[str]:
+    """Return what `read_signals` needs of a run, made with the reductions `heads.READ`.
+
+    Raises:
+        Prob3rError: The probes read no late site of both views.
+    """
+    both = [site for twin in _late_twins(model, bank) for site in twin]
+    names = ("mean_argmax", "entropy")
+    return both + [f"dec?.{i}.cross_attn.{name}" for i in _late(model) for name in names]
+
+
+def _late(model: Model) -> range:
+    depth = trunk(model).blocks
+    return range(depth // 2, depth)
+
+
+def _late_twins(model: Model, bank: SiteReader) -> list[tuple[str, str]]:
+    """Return the late sites of both views that the probes read."""
+    late = _late(model)
+    sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
+    if not sites:
+        raise Prob3rError(
+            "These probes read no site of both views in the second half of the decoders' blocks, "
+            "where signs of a wrong outcome are looked for; give probes of all sites."
+        )
+    return sites
 
 
 def features(signals: Mapping[str, Float[Tensor, " n"]]) -> Float[Tensor, "n s"]:

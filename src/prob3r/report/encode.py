@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from torch import Tensor
 
 from prob3r.geometry import patch_grid
 from prob3r.io.files import plain
-from prob3r.report.arrows import Arrows
-from prob3r.report.attention import Strongest
+from prob3r.measures.arrows import Arrows
+from prob3r.measures.attention import Strongest
+from prob3r.measures.measurements import Measured
+from prob3r.measures.reference import TRUTH, Points
+from prob3r.measures.steps import SUBLAYER_WORDS, stack_words
 from prob3r.report.explanation import Explanation
-from prob3r.report.reference import TRUTH, Points
-from prob3r.report.steps import SUBLAYER_WORDS
 from prob3r.scenes import View
 
 # What bounds the page, whatever the model: points of one view's final pointmap, and of all sites
-# of both views together. With `explain.ATTENTION_KEYS` a page stays under 15 MB.
+# of all views together. With `measures.attention.KEPT` a page stays under 15 MB.
 FINAL_POINTS = 40_000
 SITE_POINTS = 360_000
 NOWHERE = 65504.0
@@ -33,36 +35,41 @@ def encode(explanation: Explanation) -> dict[str, Any]:
     Points are half floats, x y z of every `stride`-th pixel of every `stride`-th row. Of attention
     there is one byte a key, `255 * sqrt(probability)`, beside the key's number in two.
     """
-    m = explanation.measurements
-    truth = explanation.reference.kind == TRUTH
-    views = [
-        _view(view, m.setting.patch) for view in (explanation.pair.view1, explanation.pair.view2)
-    ]
+    found, m = explanation.measured, explanation.measurements
+    truth = found.reference.kind == TRUTH
+    views = [_view(view, m.setting.patch) for view in explanation.views.views]
+    used = {step.sublayer for step in m.steps}
     content = {
         "views": views,
+        "trunk": stack_words(m.steps[0].stack),
         "steps": [
             {"block": s.block, "kind": s.sublayer, "name": s.words, "site": s.site(2)}
             for s in m.steps
         ],
-        "words": SUBLAYER_WORDS,
+        "words": {kind: words for kind, words in SUBLAYER_WORDS.items() if kind in used},
         "curves": {f"view{view}": curves for view, curves in m.curves.items()},
         "against": {f"view{view}": kinds for view, kinds in m.against.items()},
-        "final": _final(explanation, truth),
-        "sites": _sites(explanation),
-        "arrows": _arrows(explanation),
+        "final": _final(found, truth),
+        "sites": _sites(found),
+        "arrows": [_arrows(found, view) for view in m.finals],
         "cameras": {
             "focal": [
                 focal.where(focal.isfinite(), view["width"]).tolist()
-                for focal, view in zip(explanation.focal, views, strict=True)
+                for focal, view in zip(found.focal, views, strict=True)
             ],
-            "final": m.final.camera2_to_1 if m.final.pose_found else None,
-            "steps": explanation.cameras.tolist(),
-            "truth": explanation.reference.pose[0].tolist() if truth else None,
+            "final": [f.camera2_to_1 if f.pose_found else None for f in m.finals.values()],
+            "steps": found.poses.tolist(),
+            "truth": found.reference.poses[0].tolist() if truth else None,
         },
-        "home": _home(explanation.points[-1]),
-        "attention": [_attention(kept) for kept in explanation.attention],
-        "matches": explanation.matches.match.where(explanation.matches.visible, -1)[0].tolist(),
-        "heads": m.to_json()["heads"],
+        "home": _home(found.points[-1]),
+        "attention": [
+            {"from": view, "to": other, **_attention(kept)}
+            for (view, other), kept in found.attention.items()
+        ],
+        "matches": [
+            match.match.where(match.visible, -1)[0].tolist() for match in found.matches.values()
+        ],
+        "heads": [asdict(head) for head in m.heads],
     }
     bare: dict[str, Any] = plain(content)
     return bare
@@ -84,10 +91,10 @@ def _view(view: View, patch: int) -> dict[str, Any]:
     }
 
 
-def _final(explanation: Explanation, truth: bool) -> dict[str, Any]:
-    points, confidence = explanation.points[-1], explanation.confidence
+def _final(found: Measured, truth: bool) -> dict[str, Any]:
+    points, confidence = found.points[-1], found.confidence
     stride = _stride(max(p[..., 0].numel() for p in points), FINAL_POINTS)
-    known = explanation.reference.points, explanation.reference.valid
+    known = found.reference.points, found.reference.valid
     every = torch.cat([c.flatten() for c in confidence]).cpu().double().numpy()
     return {
         "stride": stride,
@@ -102,20 +109,22 @@ def _final(explanation: Explanation, truth: bool) -> dict[str, Any]:
     }
 
 
-def _sites(explanation: Explanation) -> dict[str, Any]:
-    steps = explanation.points
-    stride = _stride(sum(p[..., 0].numel() for both in steps for p in both), SITE_POINTS)
+def _sites(found: Measured) -> dict[str, Any]:
+    steps = found.points
+    stride = _stride(sum(p[..., 0].numel() for every in steps for p in every), SITE_POINTS)
     return {
         "stride": stride,
         "points": [
-            _half(torch.cat([_strided(both[view], stride) for both in steps])) for view in (0, 1)
+            _half(torch.cat([_strided(p, stride) for p in view]))
+            for view in zip(*steps, strict=True)
         ],
     }
 
 
-def _arrows(explanation: Explanation) -> dict[str, Any]:
-    m = explanation.measurements
-    found = Arrows.of(m.steps, explanation.points, explanation.reference, m.setting.patch)
+def _arrows(measured: Measured, view: int) -> dict[str, Any]:
+    m = measured.measurements
+    patch = m.setting.patch
+    found = Arrows.of(m.steps, measured.points, measured.reference, patch, view)
     return {
         "means": _half(found.means),
         "lengths": found.lengths,
@@ -124,7 +133,7 @@ def _arrows(explanation: Explanation) -> dict[str, Any]:
 
 
 def _home(points: Points) -> dict[str, Any]:
-    """What to look at first: the box of most points and camera 1, as its middle and its reach."""
+    """What to look at first: the box of most points and camera 1, as its middle and its radius."""
     every = torch.cat([p.reshape(-1, 3) for p in points])
     every = every[every.isfinite().all(dim=-1)].sort(dim=0).values
     camera1 = torch.zeros(3).to(every)

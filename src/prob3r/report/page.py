@@ -2,17 +2,21 @@
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from html import escape
 from importlib import resources
+from math import isfinite, nan
 from pathlib import Path
 
 from prob3r.io.files import written
-from prob3r.report.attention import SINK_FACTOR
+from prob3r.measures.measurements import Measurements
+from prob3r.measures.reconstruction import TOLERANCE
+from prob3r.measures.reference import FINAL, TRUTH
+from prob3r.measures.steps import stack_words
+from prob3r.measures.tokens import SINK
 from prob3r.report.encode import encode
 from prob3r.report.explanation import Explanation
-from prob3r.report.final import TOLERANCE
-from prob3r.report.reference import FINAL, TRUTH
-from prob3r.report.sentences import Sentence
+from prob3r.report.sentences import Sentence, attention_words, scene_words
 
 SCRIPTS = (
     "data.js",
@@ -45,13 +49,16 @@ def write_page(explanation: Explanation, path: Path) -> None:
 def page(explanation: Explanation) -> str:
     """Return the HTML of an explanation."""
     setting = explanation.measurements.setting
+    several = len(setting.sizes) > 2
     sizes = " and ".join(f"{width} × {height}" for height, width in sorted({*setting.sizes}))
     parts = {
         "title": escape(f"{setting.pair}: what {setting.model} does"),
         "style": _asset("style.css"),
         "script": "\n".join(_asset(name) for name in SCRIPTS),
         "data": _inline(json.dumps(encode(explanation), separators=(",", ":"), allow_nan=False)),
+        **_words(explanation),
         "pair": escape(setting.pair),
+        "views": _views(explanation) if several else "",
         "model": escape(setting.model),
         "probes": escape({"mlp": "MLP"}.get(setting.probes, setting.probes)),
         "reference": escape(_reference(explanation)),
@@ -59,13 +66,101 @@ def page(explanation: Explanation) -> str:
         "trust": _list(explanation.trust),
         "size": sizes,
         "patch": str(setting.patch),
-        "sink": f"{SINK_FACTOR:g}",
+        "sink": f"{SINK:g}",
         "tolerance": f"{100 * TOLERANCE:g}",
         "fingerprint": escape(setting.fingerprint),
         "versions": escape(", ".join(f"{k} {v}" for k, v in setting.versions.items())),
     }
     # In one pass, so that nothing in a name is ever taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("template.html"))
+
+
+def _words(explanation: Explanation) -> dict[str, str]:
+    """Return the words of the page that depend on how many views there are, and on the model."""
+    m = explanation.measurements
+    stack = stack_words(m.steps[0].stack)
+    several = m.views > 2
+    count = _COUNTS[m.views] if m.views < len(_COUNTS) else str(m.views)
+    trained = "the decoder" if several else "its decoder"
+    within = trained if stack == "decoder" else f"the {stack}"
+    moving = (
+        f"All views but the first as the probes read them after every sublayer of {within}, moving "
+        "into place. Their cameras stand where those points put them; the pale points are the end "
+        "of all of it."
+        if several
+        else f"View 2 as the probes read it after every sublayer of {within}, moving into place. "
+        "Camera 2 stands where those points put it; the pale points are what it all ends in."
+    )
+    return {
+        "count": count,
+        "Count": count.capitalize(),
+        "scene": scene_words(m),
+        "Scene": scene_words(m).capitalize(),
+        "all": "all views" if several else "both views",
+        "moving": moving,
+        "attention": attention_words(m),
+        "other": "the view that you choose" if several else "the other one",
+        "whose": "" if several else "view 2's ",
+        "moved": "a view" if several else "view 2",
+        "names": f"View 1 to {m.views}" if several else "View 1, view 2",
+        "rest": "view 2 and so on are the others" if several else "view 2 is the other one",
+        "trunk": stack,
+        "camera": "Cameras" if several else "Camera 2",
+    }
+
+
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+_COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
+    "Size": lambda m, view: "{1} × {0}".format(*m.setting.sizes[view - 1]),
+    "Confidence": lambda m, view: _number(m.finals[max(view, 2)].confidence[view > 1], 1),
+    "Seen by view 1": lambda m, view: _percent(m, view, "overlap"),
+    "Turned by": lambda m, view: _of(m, view, "rotation", "°"),
+    "One camera explains": lambda m, view: _percent(m, view, "inliers"),
+    "Rotation error": lambda m, view: _number(_last(m, view, "rotation_error"), 1, "°"),
+    "Translation error": lambda m, view: _number(_last(m, view, "translation_error"), 1, "°"),
+    "Shape error": lambda m, view: _number(_last(m, view, "inner_shape_error"), 3),
+}
+
+
+def _views(explanation: Explanation) -> str:
+    """Return the table of views: what the output says of each, and its errors."""
+    m = explanation.measurements
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("View", *_COLUMNS))
+    rows = "".join(
+        f'<tr><th scope="row">view {view}</th>'
+        + "".join(f"<td>{show(m, view)}</td>" for show in _COLUMNS.values())
+        + "</tr>"
+        for view in m.curves
+    )
+    where = "the last site" if m.setting.reference == FINAL else "the output"
+    return (
+        '<section aria-labelledby="h-views"><h2 id="h-views">The views</h2><p class="hint">'
+        "What the output says of every view, beside view 1, and its errors "
+        f"at {where} against the {m.setting.reference}, each as of a pair with view 1.</p>"
+        f'<div class="card views"><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></div></section>\n"
+    )
+
+
+def _last(m: Measurements, view: int, metric: str) -> float:
+    """Return an error of a view at its end; against the final state that is the last site."""
+    if view == 1:
+        return nan
+    return m.curves[view][metric][-2 if m.against[view][metric] == FINAL else -1]
+
+
+def _of(m: Measurements, view: int, name: str, unit: str) -> str:
+    found = view > 1 and m.finals[view].pose_found
+    return _number(getattr(m.finals[view], name) if found else nan, 1, unit)
+
+
+def _percent(m: Measurements, view: int, name: str) -> str:
+    return "–" if view == 1 else f"{100 * getattr(m.finals[view], name):.0f} %"
+
+
+def _number(value: float, digits: int, unit: str = "") -> str:
+    return f"{value:.{digits}f}{unit}" if isfinite(value) else "–"
 
 
 def _asset(name: str) -> str:
@@ -87,13 +182,13 @@ def _reference(explanation: Explanation) -> str:
     m = explanation.measurements
     kinds = {kind for by_metric in m.against.values() for kind in by_metric.values()}
     if kinds == {TRUTH}:
-        return "Errors are against the truth, which is known for this pair."
+        return f"Errors are against the truth, which is known for this {scene_words(m)}."
     if kinds == {FINAL}:
         return (
-            "No truth is known for this pair: errors are against the model's own final state, its "
-            "output."
+            f"No truth is known for this {scene_words(m)}: errors are against the model's own "
+            "final state, its output."
         )
     return (
-        "Part of the truth is known for this pair; every curve says whether it is measured against "
-        "that or against the model's own final state."
+        f"Part of the truth is known for this {scene_words(m)}; every curve says whether it is "
+        "measured against that or against the model's own final state."
     )

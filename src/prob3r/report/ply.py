@@ -1,4 +1,4 @@
-"""PLY: both views' final pointmaps as one coloured point cloud that other programs open."""
+"""PLY: all views' final pointmaps as one coloured point cloud that other programs open."""
 
 from pathlib import Path
 
@@ -20,18 +20,19 @@ _TYPES = {"<f4": "float", "|u1": "uchar"}
 
 
 def write_ply(explanation: Explanation, path: Path) -> None:
-    """Write the output's pointmaps of both views as a binary PLY file.
+    """Write the output's pointmaps of all views as a binary PLY file.
 
-    Each vertex has a position in camera 1's frame (x right, y down, z forward) in the pair's unit,
-    a colour, the model's confidence, and the view it comes from. Points that are not finite are
-    left out.
+    Each vertex has a position in camera 1's frame (x right, y down, z forward) in the
+    unit of the views' joint mean distance, a colour, the model's confidence, and the view it comes
+    from. Points that are not finite are left out.
 
     Raises:
         Prob3rError: The file cannot be written.
     """
     clouds = []
-    views = (explanation.pair.view1, explanation.pair.view2)
-    final = zip(views, explanation.points[-1], explanation.confidence, strict=True)
+    measured = explanation.measured
+    views = explanation.views.views
+    final = zip(views, measured.points[-1], measured.confidence, strict=True)
     for number, (view, points, confidence) in enumerate(final, 1):
         seen = points[0].isfinite().all(dim=-1).cpu()
         colours = ((view.image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)

@@ -1,14 +1,16 @@
-"""Plain sentences about one pair, each computed from its numbers."""
+"""Plain sentences about the views of one scene, each computed from its numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import exp, isfinite, isnan
 from typing import Literal
 
-from prob3r.report.attention import Head
-from prob3r.report.measurements import LOW_CONFIDENCE, Measurements
-from prob3r.report.reference import FINAL
-from prob3r.report.steps import SUBLAYER_WORDS, Step
+from prob3r.measures.attention import Head
+from prob3r.measures.measurements import Measurements
+from prob3r.measures.reconstruction import LOW_CONFIDENCE
+from prob3r.measures.reference import FINAL
+from prob3r.measures.steps import SUBLAYER_WORDS, Step
+from prob3r.models.sites import BETWEEN_VIEWS
 
 # What counts as much or little. They choose words; the numbers stand beside them.
 SETTLED_DEGREES, SETTLED_SHARE = 2.0, 0.1  # of a curve's whole range
@@ -37,15 +39,22 @@ class Sentence:
 
 
 def what_happened(m: Measurements) -> list[Sentence]:
-    """Return what the numbers say about the way from two photographs to the output."""
-    return [*_cameras(m), *_pose(m), *_shape(m), *_roles(m), *_matching(m), *_switched_off(m)]
+    """Return what the numbers say about the way from the photographs to the output."""
+    parts = (_cameras, _pose, _shape, _roles, _matching, _switched_off)
+    return [sentence for view in m.finals for part in parts for sentence in part(m, view)]
 
 
 def trust(m: Measurements) -> list[Sentence]:
     """Return how far the numbers can be trusted."""
-    found = [*_reference(m), *_input(m), *_confidence(m), *_consistency(m), *_probes(m)]
+    parts = (_reference, _input, _confidence, _consistency, _probes)
+    found = [sentence for view in m.finals for part in parts for sentence in part(m, view)]
+    found = list(dict.fromkeys(found))  # what is said of view 1 is said once
     if not any(sentence.tone == "warning" for sentence in found):
-        found.append(Sentence("Nothing else in this pair's numbers gives cause for doubt.", "good"))
+        found.append(
+            Sentence(
+                f"Nothing else in this {scene_words(m)}'s numbers gives cause for doubt.", "good"
+            )
+        )
     return found
 
 
@@ -73,24 +82,24 @@ def effects(curve: list[float], steps: list[Step]) -> dict[str, float]:
     return changes
 
 
-def _cameras(m: Measurements) -> Iterator[Sentence]:
-    final = m.final
+def _cameras(m: Measurements, view: int) -> Iterator[Sentence]:
+    final = m.finals[view]
     if final.pose_found and final.inliers >= NO_CAMERA:
         yield Sentence(
-            f"In the reconstruction camera 2 is turned by {_degrees(final.rotation)} against "
+            f"In the reconstruction camera {view} is turned by {_degrees(final.rotation)} against "
             f"camera 1 and stands {_percent(final.baseline)} of the mean depth away from it."
         )
     else:
         yield Sentence(
-            "View 2's final pointmap is not what any one camera could see: the best that was found "
-            f"explains {_percent(final.inliers)} of it.",
+            f"View {view}'s final pointmap is not what any one camera could see: the best that was "
+            f"found explains {_percent(final.inliers)} of it.",
             "warning",
         )
 
 
-def _pose(m: Measurements) -> Iterator[Sentence]:
-    curve = m.curves[2]["rotation_error"]
-    last, whence, where = _ending(m, "rotation_error")
+def _pose(m: Measurements, view: int) -> Iterator[Sentence]:
+    curve = m.curves[view]["rotation_error"]
+    last, whence, where = _ending(m, view, "rotation_error")
     start, end = curve[0], curve[last]
     step = settled(curve[:-1], SETTLED_DEGREES)
     if step is None or not isfinite(end):
@@ -106,12 +115,12 @@ def _pose(m: Measurements) -> Iterator[Sentence]:
     else:
         way += f", and is settled from {m.steps[step].words} on "
         way += f"(site {step + 1} of {len(m.steps) - 1})."
-    yield Sentence(f"View 2's rotation {way}")
+    yield Sentence(f"View {view}'s rotation {way}")
 
 
-def _shape(m: Measurements) -> Iterator[Sentence]:
-    last, _, where = _ending(m, "inner_shape_error")
-    shape, scale = (m.curves[2][f"{kind}_error"] for kind in ("inner_shape", "scale"))
+def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
+    last, _, where = _ending(m, view, "inner_shape_error")
+    shape, scale = (m.curves[view][f"{kind}_error"] for kind in ("inner_shape", "scale"))
     if not all(isfinite(curve[i]) for curve in (shape, scale) for i in (0, last)):
         return
     half = (shape[0] + shape[last]) / 2
@@ -121,28 +130,28 @@ def _shape(m: Measurements) -> Iterator[Sentence]:
     if shape[last] < HARDLY * shape[0] and there < len(m.steps) - 1:
         by = f", half of the way by {m.steps[there].words}"
     yield Sentence(
-        f"View 2's inner shape, what no pose or scale explains, is off by {shape[0]:.2f} of the "
-        f"mean distance at {m.steps[0].words} and by {shape[last]:.2f} {where}{by}; its scale by "
-        f"{exp(scale[0]):.2f} times and {exp(scale[last]):.2f} times."
+        f"View {view}'s shape, after the similarity (Sim(3)) that fits it best, is off by "
+        f"{shape[0]:.2f} of the mean distance at {m.steps[0].words} and by {shape[last]:.2f} "
+        f"{where}{by}; its scale by {exp(scale[0]):.2f} times and {exp(scale[last]):.2f} times."
     )
 
 
-def _ending(m: Measurements, metric: str) -> tuple[int, str, str]:
+def _ending(m: Measurements, view: int, metric: str) -> tuple[int, str, str]:
     """Where to read a curve's end, with words for its reference and for that place.
 
     Against the final state that is the last site: the output is at zero by construction.
     """
-    if m.against[2][metric] == FINAL:
+    if m.against[view][metric] == FINAL:
         return len(m.steps) - 2, "the final state", "at the last site"
     return len(m.steps) - 1, "the truth", "in the output"
 
 
-def _roles(m: Measurements) -> Iterator[Sentence]:
+def _roles(m: Measurements, view: int) -> Iterator[Sentence]:
     for metric, what, show in (
         ("rotation_error", "rotation error", _signed_degrees),
         ("pointmap_error", "pointmap error", _signed),
     ):
-        curve = m.curves[2][metric]
+        curve = m.curves[view][metric]
         changes = effects(curve, m.steps)
         if not any(changes.values()):
             continue
@@ -156,38 +165,40 @@ def _roles(m: Measurements) -> Iterator[Sentence]:
         drop, step = min(drops, key=lambda pair: pair[0])
         largest = f"; the largest step down is {step.words} ({show(drop)})" if drop < 0 else ""
         yield Sentence(
-            f"Summed over the blocks, {SUBLAYER_WORDS[first]} moves view 2's {what} most, by "
+            f"Summed over the blocks, {SUBLAYER_WORDS[first]} moves view {view}'s {what} most, by "
             f"{show(changes[first])}{f', {rest}' if rest else ''}{largest}."
         )
 
 
-def _matching(m: Measurements) -> Iterator[Sentence]:
-    final = m.final
+def _matching(m: Measurements, view: int) -> Iterator[Sentence]:
+    final = m.finals[view]
     true = isfinite(final.true_overlap)
     share = final.true_overlap if true else final.overlap
     whose = "In truth" if true else "By the model's own final pointmaps"
-    yield Sentence(f"{whose}, view 1 sees {_percent(share)} of view 2's patches too.")
-    if best := best_head(m.heads):
+    yield Sentence(f"{whose}, view 1 sees {_percent(share)} of view {view}'s patches too.")
+    if best := best_head([head for head in m.heads if head.view == view]):
         extra = ""
         if isfinite(best.true_matches):
             extra = f" It is within one patch of the true match for {_percent(best.true_matches)}."
         yield Sentence(
-            f"The cross-attention that looks most where the final geometry says is {best.words}: "
-            f"within one patch of it for {_percent(best.agreement)} of the patches that both views "
-            f"see, where looking anywhere would give {_percent(final.chance)}.{extra}"
+            f"The {attention_words(m)}{_of(m, view)} that agrees most with the final geometry is "
+            f"{best.words}: within one patch of it for {_percent(best.agreement)} of the patches "
+            f"that both views see, where random attention would give "
+            f"{_percent(final.chance)}.{extra}"
         )
 
 
-def _switched_off(m: Measurements) -> Iterator[Sentence]:
-    known = [head for head in m.heads if isfinite(head.rotation_effect)]
+def _switched_off(m: Measurements, view: int) -> Iterator[Sentence]:
+    known = [h for h in m.heads if h.view == view and isfinite(h.rotation_effect)]
     if not known:
         return
     pose = max(known, key=lambda head: abs(head.rotation_effect))
     shape = max(known, key=lambda head: abs(head.inner_shape_effect))
     yield Sentence(
-        f"Of the {len(known)} heads of view 2's cross-attention, switched off one at a time, "
-        f"{pose.words} changes the rotation error most ({_signed_degrees(pose.rotation_effect)}) "
-        f"and {shape.words} the inner-shape error ({_signed(shape.inner_shape_effect)})."
+        f"Of the {len(known)} heads of view {view}'s {attention_words(m)}, switched off one at a "
+        f"time, {pose.words} changes the rotation error most "
+        f"({_signed_degrees(pose.rotation_effect)}) "
+        f"and {shape.words} the shape error ({_signed(shape.inner_shape_effect)})."
     )
 
 
@@ -197,23 +208,28 @@ def best_head(heads: list[Head]) -> Head | None:
     return max(known, key=lambda head: head.agreement, default=None)
 
 
-def _reference(m: Measurements) -> Iterator[Sentence]:
-    kinds = {m.against[2][metric] for metric in ("rotation_error", "inner_shape_error")}
+def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
+    kinds = {m.against[view][metric] for metric in ("rotation_error", "inner_shape_error")}
     if FINAL in kinds:
         part = " of scale and shape" if len(kinds) > 1 else ""
         yield Sentence(
-            f"No truth is known for all of this pair. Curves{part} against the final state show "
-            "when the model makes up its mind, not whether it is right."
+            f"No truth is known for all of this {scene_words(m)}. Curves{part} against the final "
+            "state show when the model makes up its mind, not whether it is right."
         )
-    if m.against[2]["rotation_error"] == FINAL:
+    if m.against[view]["rotation_error"] == FINAL:
         return
-    rotation, direction = (m.curves[2][f"{kind}_error"][-1] for kind in ("rotation", "translation"))
+    rotation, direction = (
+        m.curves[view][f"{kind}_error"][-1] for kind in ("rotation", "translation")
+    )
     if isnan(rotation):
-        yield Sentence("The final pose can't be held against the truth: none was found.", "warning")
+        yield Sentence(
+            f"The final pose{_of(m, view)} can't be held against the truth: none was found.",
+            "warning",
+        )
         return
-    text = f"Against the truth, the final rotation of view 2 is {_degrees(rotation)} off"
+    text = f"Against the truth, the final rotation of view {view} is {_degrees(rotation)} off"
     if isfinite(direction):
-        text += f" and the direction to camera 2 {_degrees(direction)}"
+        text += f" and the direction to camera {view} {_degrees(direction)}"
     if rotation <= GOOD_ROTATION:
         yield Sentence(f"{text}: a good pose.", "good")
     elif rotation <= ROUGH_ROTATION:
@@ -222,32 +238,34 @@ def _reference(m: Measurements) -> Iterator[Sentence]:
         yield Sentence(f"{text}: a wrong pose, so read this as the story of a failure.", "warning")
 
 
-def _input(m: Measurements) -> Iterator[Sentence]:
-    final = m.final
+def _input(m: Measurements, view: int) -> Iterator[Sentence]:
+    final = m.finals[view]
     if final.image_difference < SAME_IMAGE:
         yield Sentence(
-            f"The two images are all but the same ({_percent(final.image_difference, 1)} apart in "
-            "colour): there is nothing to triangulate, and all depth is a guess from one view.",
+            f"The images of views 1 and {view} are all but the same "
+            f"({_percent(final.image_difference, 1)} apart in colour): there is nothing to "
+            "triangulate, and all depth is a guess from one view.",
             "warning",
         )
     elif final.inliers >= NO_CAMERA and final.baseline < NO_BASELINE:
         yield Sentence(
-            f"The cameras stand almost in one place, {_percent(final.baseline, 1)} of the mean "
-            "depth apart: the direction between them means little.",
+            f"Cameras 1 and {view} stand almost in one place, {_percent(final.baseline, 1)} of the "
+            "mean depth apart: the direction between them means little.",
             "warning",
         )
     if final.overlap < LITTLE_OVERLAP:
         yield Sentence(
-            f"By the model's own geometry the views share only {_percent(final.overlap)} of view "
-            "2's patches: most of view 2 hangs on what the model expects, not on what it matched.",
+            f"By the model's own geometry view 1 sees only {_percent(final.overlap)} of view "
+            f"{view}'s patches: most of view {view} rests on what the model expects, not on "
+            "matches.",
             "warning",
         )
 
 
-def _confidence(m: Measurements) -> Iterator[Sentence]:
-    one, two = m.final.confidence
-    unsure = max(m.final.unsure)
-    text = f"The model's median confidence is {one:.1f} in view 1 and {two:.1f} in view 2"
+def _confidence(m: Measurements, view: int) -> Iterator[Sentence]:
+    one, two = m.finals[view].confidence
+    unsure = max(m.finals[view].unsure)
+    text = f"The model's median confidence is {one:.1f} in view 1 and {two:.1f} in view {view}"
     if unsure > MUCH_UNSURE:
         yield Sentence(
             f"{text}, where 1 is the least it can say; {_percent(unsure)} of the pixels of a view "
@@ -258,13 +276,13 @@ def _confidence(m: Measurements) -> Iterator[Sentence]:
         yield Sentence(f"{text}, where 1 is the least it can say.")
 
 
-def _consistency(m: Measurements) -> Iterator[Sentence]:
-    final = m.final
+def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
+    final = m.finals[view]
     if final.inliers >= NO_CAMERA:
         few = final.inliers < FEW_INLIERS
         yield Sentence(
-            f"One camera explains {_percent(final.inliers)} of view 2's final pointmap to within "
-            f"3 pixels{': the rest is bent.' if few else '.'}",
+            f"One camera explains {_percent(final.inliers)} of view {view}'s final pointmap to "
+            f"within 3 pixels{': the rest is bent.' if few else '.'}",
             "warning" if few else "plain",
         )
     if isnan(final.field_of_view):
@@ -275,32 +293,48 @@ def _consistency(m: Measurements) -> Iterator[Sentence]:
             f"{_degrees(final.field_of_view)}, which few have.",
             "warning",
         )
-    cycles = max((head.cycle_consistency for head in m.heads), default=0.0)
+    cycles = max((h.cycle_consistency for h in m.heads if h.view == view), default=0.0)
     if cycles < FEW_CYCLES:
         yield Sentence(
-            f"Attention rarely finds its way back: from view 2 to view 1 and back, at best "
+            f"Attention rarely finds its way back: from view {view} to view 1 and back, at best "
             f"{_percent(cycles)} of the patches return to within one patch of where they started.",
             "warning",
         )
-    step = settled(m.curves[2]["rotation_error"][:-1], SETTLED_DEGREES)
+    step = settled(m.curves[view]["rotation_error"][:-1], SETTLED_DEGREES)
     if step is not None and step >= LATE * (len(m.steps) - 1):
         yield Sentence(
-            f"The pose still moves at {m.steps[step].words}, late in the depth: the model may not "
-            "be done with this pair.",
+            f"The pose{_of(m, view)} still moves at {m.steps[step].words}, late in the depth: the "
+            f"model may not be done with this {scene_words(m)}.",
             "warning",
         )
 
 
-def _probes(m: Measurements) -> Iterator[Sentence]:
-    gap = m.final.probe_gap
+def _probes(m: Measurements, view: int) -> Iterator[Sentence]:
+    gap = m.finals[view].probe_gap
     text = (
-        f"The last probe's view 2 is {gap:.2f} of the mean distance from the model's own output, "
-        "which says how finely the probes can be read"
+        f"The last probe's view {view} is {gap:.2f} of the mean distance from the model's own "
+        "output, which says how finely the probes can be read"
     )
     wide = not gap <= WIDE_PROBE_GAP
     yield Sentence(
         f"{text}{': the curves are rough.' if wide else '.'}", "warning" if wide else "plain"
     )
+
+
+def scene_words(m: Measurements) -> str:
+    """Return what to call what went in: a pair, or a scene of more views."""
+    return "pair" if m.views == 2 else "scene"
+
+
+def _of(m: Measurements, view: int) -> str:
+    """Return which view is meant, where there is more than one that could be."""
+    return "" if m.views == 2 else f" of view {view}"
+
+
+def attention_words(m: Measurements) -> str:
+    """Return what the attention between the views is called."""
+    kinds = [step.sublayer for step in m.steps if step.sublayer in BETWEEN_VIEWS]
+    return SUBLAYER_WORDS[kinds[0]] if kinds else "attention between views"
 
 
 def _degrees(value: float) -> str:

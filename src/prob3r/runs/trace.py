@@ -27,10 +27,13 @@ class Reduction:
             if it answers for each query, or of any shape if it is a sum over queries.
         over_queries: Whether parts are added up and divided by the number of queries, rather than
             joined along the query axis.
+        by_view: Whether `reduce` is given the patches of one view among the keys at a time. The
+            answers are joined along their last axis, in the order of `Site.key_views`.
     """
 
     reduce: Callable[[Tensor], Tensor]
     over_queries: bool = False
+    by_view: bool = False
 
 
 REDUCTIONS: Mapping[str, Reduction] = {
@@ -271,7 +274,10 @@ class Recorder(Tap):
         b, k, n, _ = queries.shape
         size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
         spans = [slice(start, start + size) for start in range(0, n, size)]
-        parts = [
-            reduction.reduce(self.editor.attention_map(site, queries, keys, span)) for span in spans
-        ]
+        maps = (self.editor.attention_map(site, queries, keys, span) for span in spans)
+        if reduction.by_view:
+            views = self.editor.setting.keys(site).patches
+            parts = [torch.cat([reduction.reduce(m[..., v]) for v in views], -1) for m in maps]
+        else:
+            parts = [reduction.reduce(m) for m in maps]
         return torch.stack(parts).sum(0) / n if reduction.over_queries else torch.cat(parts, 2)

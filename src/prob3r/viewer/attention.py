@@ -1,5 +1,6 @@
 """Attention of chosen patches: where they look, as heat on the other view and as rays."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from prob3r.report.attention import Strongest
+from prob3r.measures.attention import Strongest
 
 MOST_PINS = 6
 RAYS = 12
@@ -19,7 +20,7 @@ class Pin:
     """A patch that a person chose.
 
     Attributes:
-        view: 1 or 2.
+        view: Number of its view.
         patch: Its number, row by row.
     """
 
@@ -45,13 +46,13 @@ class Rays(NamedTuple):
 
 
 def weights(
-    attention: tuple[Strongest, Strongest], pin: Pin, keys: int
+    attention: Mapping[tuple[int, int], Strongest], pin: Pin, other: int, keys: int
 ) -> Float[np.ndarray, "blocks k {keys}"]:
-    """Return a patch's attention on all `keys` patches of the other view, the mean head last.
+    """Return a patch's attention on all `keys` patches of another view, the mean head last.
 
     Keys that were not kept, since they are weaker than all that were, have 0.
     """
-    kept = attention[pin.view - 1]
+    kept = attention[pin.view, other]
     blocks, heads = kept.keys.shape[:2]
     spread = torch.zeros(blocks, heads, keys)
     index, probs = kept.keys[:, :, pin.patch].cpu(), kept.probs[:, :, pin.patch].cpu()

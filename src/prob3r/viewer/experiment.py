@@ -12,14 +12,13 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
+from prob3r.measures.attention import AttentionRecords, Strongest
+from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reference import TRUTH, Points, Reference
+from prob3r.measures.steps import OUTPUT, Step, trunk_steps
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.probes import SiteReader, check_backbone
-from prob3r.report.attention import Strongest, reductions, strongest
-from prob3r.report.explain import ATTENTION_KEYS
-from prob3r.report.final import Cameras
-from prob3r.report.reference import TRUTH, Points, Reference
-from prob3r.report.steps import Step, decoder_steps
 from prob3r.runs.edits import Edit
 from prob3r.runs.replay import Replay
 from prob3r.runs.trace import Trace, trace
@@ -84,8 +83,8 @@ class Experiment:
             raise Prob3rError(f"The pair is a batch of {len(pair)}; the viewer shows one pair.")
         self.subject = subject
         self.pair = pair.to(next(subject.model.parameters()).device)
-        sites = decoder_steps(subject.bank.sites)
-        self.steps = [*sites, Step(None, "output")]
+        sites = trunk_steps(subject.bank, trunk(subject.model), pair.count)
+        self.steps = [*sites, Step(None, OUTPUT)]
         config = subject.model.config
         views = (pair.view1, pair.view2)
         first, second = (patch_grid(*v.size, config.patch) for v in views)
@@ -99,7 +98,7 @@ class Experiment:
         assert output is not None
         cameras = Cameras.of(self.pair, output.points, output.confidence[0])
         self.focal = [torch.diagonal(m)[:2].tolist() for m in cameras.intrinsics]
-        self.reference = Reference.of(self.pair, output.points, cameras.pose)
+        self.reference = Reference.of(self.pair, output.points, cameras.poses)
         self._thin, self._pick = thinned(self.reference)
         self.clean = self._look(self._replay.clean, None)
 
@@ -130,21 +129,19 @@ class Experiment:
         with self._lock:
             return self._look(self._replay.run(edits), self.clean)
 
-    def attention(self, edits: Sequence[Edit] = ()) -> tuple[Strongest, Strongest]:
-        """Return where view 1's and view 2's patches look in every block, the mean head last."""
-        stack = trunk(self.subject.model)
-        rows = sum(r * c for r, c in self.grids) * stack.blocks * (stack.heads + 1)
+    def attention(self, edits: Sequence[Edit] = ()) -> dict[tuple[int, int], Strongest]:
+        """Return what each view's patches attend to in each other view, the mean head last."""
+        records = AttentionRecords(self.subject.model, self.pair)
         with self._lock:
             run = trace(
                 self.subject.model,
                 self.pair,
-                "dec?.*.cross_attn.strongest",
+                records.sites(["strongest"]),
                 edits,
                 output=False,
-                reductions=reductions(max(1, ATTENTION_KEYS // rows)),
+                reductions=records.reductions,
             )
-        first, second = (strongest(run, view, stack.blocks) for view in (1, 2))
-        return first, second
+        return records.strongest(run)
 
     @torch.no_grad()
     def _look(self, run: Trace, before: Run | None) -> Run:

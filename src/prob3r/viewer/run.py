@@ -20,8 +20,8 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
-from prob3r.report.reference import Reference
-from prob3r.report.steps import Step
+from prob3r.measures.reference import Reference
+from prob3r.measures.steps import Step
 
 MEASURED_PIXELS = 1200
 """Pixels of a view that curves are measured on, evenly spread: a rerun must answer at once."""
@@ -31,7 +31,7 @@ FEWEST_POINTS = 3  # that determine a pose and a scale
 METRICS: Mapping[str, tuple[str, str]] = {
     "rotation_error": ("Rotation of camera 2", "°"),
     "translation_error": ("Direction to camera 2", "°"),
-    "inner_shape_error": ("Inner shape of view 2", ""),
+    "inner_shape_error": ("Shape of view 2 (after Sim(3))", ""),
     "pointmap_error": ("Points of view 2", ""),
 }
 """What is measured, each with words and a unit; lengths are in the pair's unit."""
@@ -110,7 +110,7 @@ def measure(
     _, predicted = normalise(steps, valid)
     unit = norm_factor(truths, valid)
     first, second = (p / unit[:, None, None, None] for p in truths)
-    pose = reference.pose.repeat(count, 1, 1)
+    pose = reference.pose(2).repeat(count, 1, 1)
     pose[:, :3, 3] /= unit[:, None]
     local = transform(second, invert_rigid(pose))
     fit = pose_from_pointmap(local, predicted, valid[1])

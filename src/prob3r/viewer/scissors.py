@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prob3r.errors import Prob3rError
+from prob3r.measures.steps import SUBLAYER_WORDS
+from prob3r.measures.tokens import SINK, is_sink
 from prob3r.models import Model
-from prob3r.report.attention import SINK_FACTOR
-from prob3r.report.steps import SUBLAYER_WORDS
 from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
@@ -99,10 +99,10 @@ class Cut:
         if self.kind == SINKS:
             name = f"{site}.received"
             received = trace(model, pair, name, output=False)[name]
-            sinks = received * received.shape[-1] > SINK_FACTOR
+            sinks = is_sink(received)
             if not sinks.any():
                 raise Prob3rError(
-                    f"{site} has no sinks: no patch gets more than {SINK_FACTOR:g} times its share "
+                    f"{site} has no sinks: no patch gets more than {SINK:g} times its share "
                     "of any head's attention."
                 )
             return Knockout(site, mode="mask" if self.mode == "mask" else "zero", keys=sinks)
@@ -131,9 +131,9 @@ _NAMES = ("Attention", "HeadAblation", "Knockout", "Setting", "Skip", "head_mean
 _SINKS = f'''
 
 def sinks(site):
-    """The keys that get more than {SINK_FACTOR:g} times their share, head by head."""
+    """The keys that get more than {SINK:g} times their share, head by head."""
     received = prob3r.trace(model, pair, f"{{site}}.received", output=False)[f"{{site}}.received"]
-    return received * received.shape[-1] > {SINK_FACTOR:g}
+    return received * received.shape[-1] > {SINK:g}
 
 '''
 

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from prob3r.errors import Prob3rError
+from prob3r.measures.attention import Strongest
 from prob3r.models.protocol import trunk
-from prob3r.report.attention import Strongest
 from prob3r.runs.edits import Edit
 from prob3r.viewer import colours
 from prob3r.viewer.attention import MOST_PINS, Pin, weights
@@ -121,7 +121,7 @@ class Session:
         self.cuts: list[Cut] = []
         self._edits: list[list[Edit]] = []
         self._other: Pane | None = None
-        self._attention: tuple[Strongest, Strongest] | None = None
+        self._attention: dict[tuple[int, int], Strongest] | None = None
         self.pins: list[Pin] = []
         self.block = trunk(self.subject.model).blocks // 2
         self.head: int | None = None
@@ -212,7 +212,7 @@ class Session:
         if self._attention is None:
             self._attention = self.experiment.attention(self.edits)
         rows, columns = self.experiment.grids[2 - pin.view]
-        return weights(self._attention, pin, rows * columns)
+        return weights(self._attention, pin, 3 - pin.view, rows * columns)
 
     def watched(self, pin: Pin) -> Float[np.ndarray, " m"]:
         """Return where a patch looks by the head that is shown."""

@@ -8,7 +8,7 @@ from math import copysign
 import numpy as np
 from jaxtyping import Float
 
-from prob3r.report.steps import Step
+from prob3r.measures.steps import Step
 from prob3r.viewer.run import CURVES, METRICS
 
 GLIDE_SECONDS = 0.35

@@ -1,16 +1,19 @@
-/* Where cross-attention looks: chosen patches, heat maps block by block, and lines. */
+/* Where attention between views goes: chosen patches, heat maps block by block, and lines. */
 
 const BEST_MATCHES = 24;
 
-/** The most attended keys of one view's queries. */
-class Looks {
+/** The blocks with attention between views. */
+const BLOCKS = [...new Set(DATA.heads.map((row) => row.block))];
+
+/** The most attended patches of one view, for every patch of another. */
+class Strongest {
   constructor({ blocks, heads, queries, top, keys, probs, kept }) {
-    Object.assign(this, { blocks, heads, queries, top, kept, keys: words(keys), probs: bytes(probs) });
+    Object.assign(this, { blocks, heads, queries, top, share: kept, keys: words(keys), probs: bytes(probs) });
   }
 
   /** Where a query's keys begin; no head means the mean of all. */
   row(block, head, query) {
-    return ((block * (this.heads + 1) + (head ?? this.heads)) * this.queries + query) * this.top;
+    return ((BLOCKS.indexOf(block) * (this.heads + 1) + (head ?? this.heads)) * this.queries + query) * this.top;
   }
 
   /** The strongest key and its probability. */
@@ -31,21 +34,27 @@ class Looks {
 class Attention {
   constructor(root) {
     this.root = root;
-    this.looks = DATA.attention.map((kept) => new Looks(kept));
-    this.photographs = [0, 1].map((i) => new Photograph(i, "choose a patch to see where it looks"));
+    this.kept = VIEWS.map(() => []);
+    for (const part of DATA.attention) this.kept[part.from - 1][part.to - 1] = new Strongest(part);
+    this.first = this.kept[1][0];
+    this.photographs = VIEWS.map((i) => new Photograph(i, "choose a patch to see what it attends to"));
     this.lines = svg("svg", { class: "lines", "aria-hidden": "true" });
     this.pair = part(root, "pair");
+    this.pair.style.setProperty("--columns", Math.min(VIEWS.length, 4));
     this.pair.append(...this.photographs.map((p) => p.figure), this.lines);
     this.select = part(root, "head");
     this.select.append(element("option", { value: "", textContent: "mean of all" }));
-    for (let k = 0; k < this.looks[0].heads; k++) this.select.append(element("option", { value: k, textContent: `head ${k}` }));
+    for (let k = 0; k < this.first.heads; k++) this.select.append(element("option", { value: k, textContent: `head ${k}` }));
     this.dim = DATA.views.map(dimmed);
-    this.maps = Array.from({ length: this.looks[0].blocks }, (_, block) => this.heatmap(block));
+    this.maps = Array.from({ length: this.first.blocks }, (_, layer) => this.heatmap(BLOCKS[layer]));
     part(root, "heatmaps").append(...this.maps.map((map) => map.button));
     root.querySelector(".heat i").style.background = gradient(HEAT_RAMP);
-    const kept = Math.min(...this.looks.map((l) => l.kept));
-    part(root, "kept").textContent = kept > 0.999 ? "" : `Of every patch and head the ${this.looks[0].top} strongest keys are kept here, ${percent(kept)} of the attention.`;
+    const kept = Math.min(...this.kept.flat().map((k) => k.share));
+    part(root, "kept").textContent = kept > 0.999 ? "" : `Of every patch and head the ${this.first.top} strongest keys are kept here, ${percent(kept)} of the attention.`;
     this.select.addEventListener("change", () => choice.set({ head: this.select.value === "" ? null : Number(this.select.value) }));
+    this.target = part(root, "other");
+    part(root, "other-row").hidden = VIEWS.length === 2;
+    this.target.addEventListener("change", () => choice.set({ other: Number(this.target.value) }));
     part(root, "lines").addEventListener("change", () => this.drawLines());
     choice.addEventListener("change", () => this.update());
     new ResizeObserver(() => this.drawLines()).observe(this.pair);
@@ -61,19 +70,22 @@ class Attention {
   }
 
   update() {
-    const { view, patch, head, block } = choice;
+    const { view, other, patch, head, block } = choice;
     this.select.value = head ?? "";
-    const look = this.looks[view];
-    this.maps.forEach((map, i) => {
-      const { key, prob } = look.peak(i, head, patch);
-      this.paint(map.canvas, 1 - view, look.map(i, head, patch, this.looks[1 - view].queries), key);
-      const [row, column] = rowAndColumn(DATA.views[1 - view], key);
+    this.target.replaceChildren(...VIEWS.filter((v) => v !== view).map((v) => element("option", { value: v, textContent: `view ${v + 1}` })));
+    this.target.value = other;
+    const kept = this.kept[view][other];
+    this.maps.forEach((map, layer) => {
+      const i = BLOCKS[layer];
+      const { key, prob } = kept.peak(i, head, patch);
+      this.paint(map.canvas, other, kept.map(i, head, patch, patchesOf(other)), key);
+      const [row, column] = rowAndColumn(DATA.views[other], key);
       map.caption.textContent = `most ${percent(prob)}`;
-      map.button.setAttribute("aria-label", `Block ${i}: most attention, ${percent(prob)}, on row ${row}, column ${column} of view ${2 - view}`);
+      map.button.setAttribute("aria-label", `Block ${i}: most attention, ${percent(prob)}, on row ${row}, column ${column} of view ${other + 1}`);
       map.button.setAttribute("aria-pressed", i === block);
     });
     const [row, column] = rowAndColumn(DATA.views[view], patch);
-    part(this.root, "status").textContent = `View ${view + 1}, row ${row}, column ${column} → view ${2 - view}. Lines: block ${block}, ${head === null ? "mean of all heads" : `head ${head}`}.`;
+    part(this.root, "status").textContent = `View ${view + 1}, row ${row}, column ${column} → view ${other + 1}. Lines: block ${block}, ${head === null ? "mean of all heads" : `head ${head}`}.`;
     this.drawLines();
   }
 
@@ -94,7 +106,7 @@ class Attention {
     });
     context.globalAlpha = 1;
     this.outline(context, peak, columns, cell, "#fff");
-    const match = choice.view === 1 ? DATA.matches[choice.patch] : -1;
+    const match = choice.view > 0 && index === 0 ? DATA.matches[choice.view - 1][choice.patch] : -1;
     if (match >= 0) this.cross(context, match, columns, cell);
   }
 
@@ -123,8 +135,8 @@ class Attention {
 
   /** Matches that find their way back to within one patch, strongest first. */
   best() {
-    const { view, block, head } = choice;
-    const [there, back] = [this.looks[view], this.looks[1 - view]];
+    const { view, other, block, head } = choice;
+    const [there, back] = [this.kept[view][other], this.kept[other][view]];
     const found = [];
     for (let query = 0; query < there.queries; query++) {
       const { key, prob } = there.peak(block, head, query);
@@ -136,31 +148,35 @@ class Attention {
   }
 
   drawLines() {
-    const { view, patch, block, head } = choice;
+    const { view, other, patch, block, head } = choice;
     const { width, height } = this.pair.getBoundingClientRect();
     this.lines.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const look = this.looks[view];
+    const kept = this.kept[view][other];
     const line = ({ query, key }, name) => {
       const [x1, y1] = this.photographs[view].middle(query, this.pair);
-      const [x2, y2] = this.photographs[1 - view].middle(key, this.pair);
-      return svg("g", { class: name }, svg("line", { x1, y1, x2, y2 }), svg("circle", { cx: x2, cy: y2, r: 3.5 }), svg("circle", { cx: x1, cy: y1, r: 2.5 }));
+      const [x2, y2] = this.photographs[other].middle(key, this.pair);
+      return svg("g", { class: name, style: `--paint: ${colourOf(view)}` }, svg("line", { x1, y1, x2, y2 }), svg("circle", { cx: x2, cy: y2, r: 3.5 }), svg("circle", { cx: x1, cy: y1, r: 2.5 }));
     };
     const best = part(this.root, "lines").value === "best" ? this.best() : [];
-    const peak = look.peak(block, head, patch);
+    const peak = kept.peak(block, head, patch);
     this.lines.replaceChildren(
-      ...best.map((match) => line(match, `best view${view + 1}`)),
-      line({ query: patch, key: peak.key }, `chosen view${view + 1}`));
+      ...best.map((match) => line(match, "best")),
+      line({ query: patch, key: peak.key }, "chosen"));
     for (const photograph of this.photographs) photograph.marks.replaceChildren();
-    const map = look.map(block, head, patch, this.looks[1 - view].queries);
-    const other = this.photographs[1 - view];
-    map.forEach((value, key) => {
-      const level = value / Math.max(peak.prob, 1e-9);
-      if (level < 0.05) return;
-      const [y, x] = rowAndColumn(other.view, key);
-      other.marks.append(svg("rect", { x, y, width: 1, height: 1, fill: css(ramp(HEAT_RAMP, level)), "fill-opacity": 0.15 + 0.6 * level }));
-    });
+    // Heat lies on every other view, on one scale for all of them.
+    const maps = VIEWS.filter((v) => v !== view).map((v) => [v, this.kept[view][v].map(block, head, patch, patchesOf(v))]);
+    const most = Math.max(1e-9, ...maps.map(([, map]) => Math.max(...map)));
+    for (const [v, map] of maps)
+      map.forEach((value, key) => {
+        const level = value / most;
+        if (level < 0.05) return;
+        const [y, x] = rowAndColumn(DATA.views[v], key);
+        this.photographs[v].marks.append(svg("rect", { x, y, width: 1, height: 1, fill: css(ramp(HEAT_RAMP, level)), "fill-opacity": 0.15 + 0.6 * level }));
+      });
   }
 }
+
+const patchesOf = (view) => DATA.views[view].grid[0] * DATA.views[view].grid[1];
 
 /** A photograph in dark grey, for colours to stand out on. */
 function dimmed(view) {

@@ -33,10 +33,10 @@ class Curve {
   constructor({ title, metric, low = 0, show, read = (v) => v, empty = "no number" }, choose) {
     const [width, height, left, right, top, bottom] = [320, 190, 40, 10, 12, 34];
     Object.assign(this, { show, metric });
-    this.values = ["view1", "view2"].map((view) => DATA.curves[view][metric].map((v) => (v === null ? null : read(v))));
+    this.values = VIEWS.map((view) => DATA.curves[`view${view + 1}`][metric].map((v) => (v === null ? null : read(v))));
     const known = this.values.map((values) => values.filter((v) => v !== null));
     const steps = DATA.steps;
-    const tops = ticks(low, Math.max(low + 1e-6, ...known[1]));
+    const tops = ticks(low, Math.max(low + 1e-6, ...known.slice(1).flat()));
     const high = tops.at(-1);
     this.x = (i) => left + (i / Math.max(steps.length - 1, 1)) * (width - left - right);
     this.y = (v) => top + (1 - (Math.min(v, high) - low) / (high - low)) * (height - top - bottom);
@@ -55,22 +55,22 @@ class Curve {
       if (block % every === 0)
         this.chart.append(svg("text", { class: "tick", x: (this.x(at[0]) + this.x(at.at(-1))) / 2, y: height - bottom + 15, "text-anchor": "middle" }, String(block)));
     }
-    this.chart.append(svg("text", { class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, "decoder block"));
+    this.chart.append(svg("text", { class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, `${DATA.trunk} block`));
     this.now = svg("line", { class: "now", y1: top, y2: height - bottom });
     this.chart.append(this.now);
     this.lines = this.values.map((values, view) => {
-      const line = svg("g", { class: `line view${view + 1}` }, svg("path", { d: this.path(values), stroke: COLOURS.views[view] }));
+      const line = svg("g", { class: `line view${view + 1}` }, svg("path", { d: this.path(values), stroke: colourOf(view) }));
       values.forEach((v, i) => v !== null && line.append(mark(steps[i].kind, this.x(i), this.y(v), view ? 3.6 : 2.4)));
       this.chart.append(line);
       return line;
     });
-    if (!known[1].length) this.chart.append(svg("text", { class: "tick", x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, empty));
+    if (!known.slice(1).flat().length) this.chart.append(svg("text", { class: "tick", x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, empty));
     this.ring = svg("circle", { class: "ring", r: 7 });
     this.chart.append(this.ring);
 
     this.value = element("span", { className: "value" });
     this.other = element("small", { className: "other" });
-    const against = DATA.against.view2[metric];
+    const against = [...new Set(OTHERS.map((view) => DATA.against[`view${view + 1}`][metric]))].join(" or the ");
     this.figure = element("figure", { className: "curve" },
       element("figcaption", {}, element("b", { textContent: title }), this.value,
         element("small", { textContent: `against the ${against}` }), this.other), this.chart);
@@ -96,7 +96,8 @@ class Curve {
   /** Mark a place between steps, and name the nearest step's number. */
   at(place, withView1) {
     const i = Math.round(place);
-    const value = this.values[1][i];
+    const shown = OTHERS.map((view) => this.values[view][i]);
+    const value = shown[0];
     for (const side of ["x1", "x2"]) this.now.setAttribute(side, this.x(place));
     this.ring.style.display = value === null ? "none" : "";
     if (value !== null) {
@@ -104,7 +105,8 @@ class Curve {
       this.ring.setAttribute("cy", this.y(value));
     }
     this.lines[0].style.display = withView1 ? "" : "none";
-    this.value.textContent = value === null ? "–" : this.show(value);
+    const text = (v) => (v === null ? "–" : this.show(v));
+    this.value.replaceChildren(...shown.flatMap((v, k) => [k ? " · " : "", OTHERS.length > 1 ? element("span", { textContent: text(v), style: `color: ${colourOf(k + 1)}` }) : text(v)]));
     const other = this.values[0][i];
     this.other.textContent = withView1 && other !== null ? `view 1 ${this.show(other)}` : "";
   }

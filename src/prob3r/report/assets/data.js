@@ -3,9 +3,19 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 
 const COLOURS = {
-  views: ["#0072b2", "#d55e00"],
-  kinds: { embed: "#1f2933", self_attn: "#009e73", cross_attn: "#aa4499", mlp: "#7d8790", output: "#1f2933" },
+  views: ["#0072b2", "#d55e00", "#6a3d9a", "#997700", "#c2185b", "#00798c", "#5d4037", "#4d6b1f"],
+  kinds: {
+    embed: "#1f2933", self_attn: "#009e73", cross_attn: "#aa4499", global_attn: "#aa4499",
+    mlp: "#7d8790", global_mlp: "#b08968", output: "#1f2933",
+  },
 };
+
+const VIEWS = DATA.views.map((_, view) => view);
+const OTHERS = VIEWS.slice(1);
+const colourOf = (view) => COLOURS.views[view % COLOURS.views.length];
+
+/** What is said of each of the views after the first; the view is named if there are several. */
+const ofView = (view) => (OTHERS.length > 1 ? ` · view ${view + 1}` : "");
 
 /** Base64 to bytes. */
 function bytes(base64) {

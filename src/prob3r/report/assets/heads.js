@@ -1,6 +1,7 @@
 /* The table of heads, which sorts and whose rows choose a head to look at. */
 
 const COLUMNS = [
+  ...(OTHERS.length > 1 ? [{ key: "view", title: "View" }] : []),
   { key: "block", title: "Block" },
   { key: "head", title: "Head" },
   { key: "entropy", title: "Entropy", share: true },
@@ -12,13 +13,13 @@ const COLUMNS = [
 
 function heads(root) {
   const columns = COLUMNS.filter(({ key }) => DATA.heads.some((row) => row[key] !== null));
-  let [sorted, falling] = ["block", false];
+  let [sorted, falling] = [columns[0].key, false];
   const body = element("tbody");
   const titles = columns.map(({ key, title }) => {
     const button = element("button", { type: "button", textContent: title });
     const cell = element("th", { scope: "col" }, button);
     button.addEventListener("click", () => {
-      [sorted, falling] = key === sorted ? [key, !falling] : [key, !["block", "head", "entropy"].includes(key)];
+      [sorted, falling] = key === sorted ? [key, !falling] : [key, !["view", "block", "head", "entropy"].includes(key)];
       sort();
     });
     return cell;
@@ -30,11 +31,11 @@ function heads(root) {
       if (share) cell.style.setProperty("--share", row[key] ?? 0);
       return cell;
     });
-    const look = () => choice.set({ view: 1, block: row.block, head: row.head, patch: choice.view === 1 ? choice.patch : middlePatch() });
-    const button = element("button", { type: "button", textContent: "look", "aria-label": `Look at block ${row.block}, ${row.head === null ? "mean of all heads" : `head ${row.head}`}` });
+    const show = () => choice.set({ view: row.view - 1, other: 0, block: row.block, head: row.head, patch: choice.view === row.view - 1 ? choice.patch : middlePatch(row.view - 1) });
+    const button = element("button", { type: "button", textContent: "show", "aria-label": `Show block ${row.block}, ${row.head === null ? "mean of all heads" : `head ${row.head}`}` });
     const line = element("tr", { className: row.head === null ? "mean" : "" }, ...cells, element("td", {}, button));
     line.addEventListener("click", () => {
-      look();
+      show();
       document.getElementById("attention").scrollIntoView({ behavior: "auto" });
     });
     return { row, order, line };
@@ -46,9 +47,9 @@ function heads(root) {
     titles.forEach((cell, i) => cell.setAttribute("aria-sort", columns[i].key !== sorted ? "none" : falling ? "descending" : "ascending"));
   };
   choice.addEventListener("change", () => {
-    for (const { row, line } of rows) line.classList.toggle("chosen", choice.view === 1 && row.block === choice.block && row.head === choice.head);
+    for (const { row, line } of rows) line.classList.toggle("chosen", choice.view === row.view - 1 && row.block === choice.block && row.head === choice.head);
   });
   sort();
-  const head = element("thead", {}, element("tr", {}, ...titles, element("th", {}, element("span", { className: "hidden", textContent: "Look" }))));
-  root.querySelector(".scroll").append(element("table", {}, element("caption", { className: "hidden", textContent: "Heads of view 2's cross-attention" }), head, body));
+  const head = element("thead", {}, element("tr", {}, ...titles, element("th", {}, element("span", { className: "hidden", textContent: "Show" }))));
+  root.querySelector(".scroll").append(element("table", {}, element("caption", { className: "hidden", textContent: "Heads of the attention between views" }), head, body));
 }

@@ -1,22 +1,26 @@
-/* Layer by layer: view 2's probes moving into place, and the curves under them. */
+/* Layer by layer: the probes' points moving into place, and the curves under them. */
 
 const CHARTS = [
   { title: "Rotation error", metric: "rotation_error", show: (v, axis) => `${axis ? v : v.toFixed(1)}°`, empty: "no pose was found" },
   { title: "Translation error", metric: "translation_error", show: (v, axis) => `${axis ? v : v.toFixed(1)}°`, empty: "the baseline is too short" },
   { title: "Scale, times off", metric: "scale_error", low: 1, read: Math.exp, show: (v, axis) => `${axis ? v : v.toFixed(2)}×` },
-  { title: "Inner-shape error", metric: "inner_shape_error", show: (v, axis) => (axis ? String(v) : v.toFixed(3)) },
+  { title: "Shape error (after Sim(3))", metric: "inner_shape_error", show: (v, axis) => (axis ? String(v) : v.toFixed(3)) },
 ];
 
 /** How a step is called: "block 3 · cross-attention". */
-const stepName = ({ block, kind }) => (block === null ? `${kind === "embed" ? "decoder" : "model"} ${DATA.words[kind]}` : `block ${block} · ${DATA.words[kind]}`);
+const stepName = ({ block, kind }) => (block === null ? `${kind === "embed" ? DATA.trunk : "model"} ${DATA.words[kind]}` : `block ${block} · ${DATA.words[kind]}`);
 
 /** What the arrows of a step are, and how long. */
 function arrowsInWords(step) {
-  const [length, alignment] = [DATA.arrows.lengths[step], DATA.arrows.alignments[step]];
-  if (length === null) return `No arrows: the ${stepName(DATA.steps[step])} is not the work of a sublayer.`;
+  const lengths = DATA.arrows.map((arrows) => arrows.lengths[step]);
+  if (lengths.every((length) => length === null)) return `No arrows: the ${stepName(DATA.steps[step])} is not the work of a sublayer.`;
   const since = stepName(DATA.steps[step - 1]);
-  const towards = alignment === null ? "" : `, alignment with the way to the truth ${signed(alignment, 2)}`;
-  return `Arrows: how view 2's patches moved since ${since}; mean length ${length.toFixed(3)} of the pair's unit${towards}.`;
+  return DATA.arrows.flatMap(({ alignments }, i) => {
+    if (lengths[i] === null) return [];
+    const alignment = alignments[step];
+    const towards = alignment === null ? "" : `, alignment with the way to the truth ${signed(alignment, 2)}`;
+    return [`Arrows: how view ${i + 2}'s patches moved since ${since}; mean length ${lengths[i].toFixed(3)} of the ${VIEWS.length === 2 ? "pair" : "scene"}'s unit${towards}.`];
+  }).join(" ");
 }
 
 class Layers {
@@ -72,15 +76,14 @@ class Layers {
     const viewer = (this.viewer = new Viewer(this.root.querySelector("canvas"), DATA.home));
     const look = (view, stride) => ({ colours: colours(views[view], stride), focal: cameras.focal[view][0], stride });
     const probes = sites.points.map((points, view) => new Cloud(viewer, words(points), look(view, sites.stride)));
-    probes.forEach((cloud, view) => Object.assign(viewer.add(cloud), { flat: rgb(COLOURS.views[view]), size: 1.25 }));
-    const stands = views.map((view, i) => viewer.add(new Camera(viewer, view, cameras.focal[i], { colour: COLOURS.views[i], width: 2.5 })));
+    probes.forEach((cloud, view) => Object.assign(viewer.add(cloud), { flat: rgb(colourOf(view)), size: 1.25 }));
+    const stands = views.map((view, i) => viewer.add(new Camera(viewer, view, cameras.focal[i], { colour: colourOf(i), width: 2.5 })));
     const pale = { flat: rgb("#6b7785"), flatness: 0.7, size: 0.7 };
     const ghosts = { // the final state shares its points with the probes' last step
       final: probes.map((cloud) => viewer.add(Object.assign(Object.create(cloud), pale, { step: this.last }))),
       truth: (final.truth ?? []).map((points, view) => viewer.add(Object.assign(new Cloud(viewer, words(points), look(view, final.stride)), pale))),
     };
-    const patches = views[1].grid[0] * views[1].grid[1];
-    const arrows = viewer.add(new Arrows(viewer, words(DATA.arrows.means), patches));
+    const arrows = DATA.arrows.map(({ means }, i) => viewer.add(new Arrows(viewer, words(means), patchesOf(i + 1))));
     Object.assign(this, { probes, stands, ghosts, arrows });
   }
 
@@ -148,21 +151,23 @@ class Layers {
     // On the way to a step, points glide along that step's arrows.
     const [low, next, t] = [Math.floor(this.place), Math.ceil(this.place), this.place % 1];
     const [before, after] = [DATA.cameras.steps[low], DATA.cameras.steps[next]];
-    const visible = withArrows && DATA.arrows.lengths[next] !== null; // points then fade behind them
-    Object.assign(this.arrows, { visible, step: next, colour: rgb(COLOURS.kinds[DATA.steps[next].kind]) });
+    const visible = withArrows && DATA.arrows.some(({ lengths }) => lengths[next] !== null); // points then fade behind them
+    for (const arrows of this.arrows) Object.assign(arrows, { visible, step: next, colour: rgb(COLOURS.kinds[DATA.steps[next].kind]) });
     this.probes.forEach((cloud, view) => {
       cloud.step = this.place;
-      cloud.visible = view === 1 || withView1;
+      cloud.visible = view > 0 || withView1;
       cloud.opacity = visible ? 0.25 : 1;
       cloud.flatness = part(this.root, "photo").checked ? 0 : 1;
     });
-    this.probes[1].camera = V.mix(centre(before), centre(after), t);
-    this.stands[1].place(before, after, t);
+    for (const view of OTHERS) {
+      this.probes[view].camera = V.mix(centre(before[view]), centre(after[view]), t);
+      this.stands[view].place(before[view], after[view], t);
+    }
     for (const [name, clouds] of Object.entries(this.ghosts))
       clouds.forEach((cloud, view) => {
         cloud.visible = name === ghost;
         cloud.opacity = visible ? 0.12 : 0.3;
-        cloud.camera = view ? centre(name === "truth" ? DATA.cameras.truth : DATA.cameras.steps.at(-1)) : [0, 0, 0];
+        cloud.camera = centre((name === "truth" ? DATA.cameras.truth : DATA.cameras.steps.at(-1))[view]);
       });
     this.viewer.request();
   }

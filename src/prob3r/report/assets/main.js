@@ -1,28 +1,28 @@
 /* Everything put in its place. */
 
-/** The patch to begin with: the middle one of view 2, or the one nearest to it that has a match. */
-function middlePatch() {
-  const view = DATA.views[1];
+/** The patch to begin with: the middle one of a view, or the one nearest to it that has a match. */
+function middlePatch(index) {
+  const view = DATA.views[index];
   const [rows, columns] = view.grid;
   const away = (patch) => {
     const [row, column] = rowAndColumn(view, patch);
     return Math.hypot(row - (rows - 1) / 2, column - (columns - 1) / 2);
   };
   const all = Array.from({ length: rows * columns }, (_, i) => i);
-  const matched = all.filter((patch) => DATA.matches[patch] >= 0);
+  const matched = all.filter((patch) => DATA.matches[index - 1][patch] >= 0);
   return (matched.length ? matched : all).reduce((best, patch) => (away(patch) < away(best) ? patch : best));
 }
 
 /** The block that agrees most with the final geometry in the mean of its heads. */
 function bestBlock() {
-  const means = DATA.heads.filter((row) => row.head === null);
+  const means = DATA.heads.filter((row) => row.head === null && row.view === 2);
   return means.reduce((best, row) => ((row.agreement ?? 0) > (best.agreement ?? 0) ? row : best)).block;
 }
 
 (async () => {
   for (const view of DATA.views) view.pixels = await pixels(view);
-  Object.assign(choice, { view: 1, patch: middlePatch(), block: bestBlock() });
-  document.getElementById("photographs").append(...[0, 1].map((i) => new Photograph(i, "choose a patch").figure));
+  Object.assign(choice, { view: 1, other: 0, patch: middlePatch(1), block: bestBlock() });
+  document.getElementById("photographs").append(...VIEWS.map((i) => new Photograph(i, "choose a patch").figure));
   const root = document.getElementById("reconstruction");
   try {
     reconstruction(root);

@@ -2,9 +2,10 @@
 
 /** What the reader has chosen; parts listen for "change". */
 const choice = Object.assign(new EventTarget(), {
-  view: 1, patch: 0, head: null, block: 0,
+  view: 1, other: 0, patch: 0, head: null, block: 0,
   set(values) {
     Object.assign(this, values);
+    if (this.other === this.view) this.other = VIEWS.find((view) => view !== this.view);
     this.dispatchEvent(new Event("change"));
   },
 });
@@ -13,7 +14,7 @@ const rowAndColumn = (view, patch) => [Math.floor(patch / view.grid[1]), patch %
 
 class Photograph {
   /**
-   * @param index 0 for view 1, 1 for view 2.
+   * @param index 0 for view 1, 1 for view 2, and so on.
    * @param what What choosing a patch does, for those who hear the page.
    */
   constructor(index, what) {
@@ -32,6 +33,7 @@ class Photograph {
       className: `photo view${index + 1}`, tabIndex: 0, role: "slider",
       "aria-label": `View ${index + 1}, ${what}`, "aria-valuemin": 0, "aria-valuemax": rows * columns - 1,
     }, element("img", { src: this.view.image, alt: "", draggable: false }), this.overlay);
+    this.box.style.borderColor = colourOf(index);
     this.box.style.aspectRatio = `${this.view.width} / ${this.view.height}`;
     this.figure = element("figure", {}, this.box,
       element("figcaption", {}, element("b", { textContent: `view ${index + 1}` }), this.label));

@@ -29,6 +29,16 @@ class TokenAxis:
     def __len__(self) -> int:
         return sum(patches + len(layout.special) for _, patches, layout in self.parts)
 
+    @property
+    def patches(self) -> list[slice]:
+        """Where the patches of each view on the axis are, in the order of the views."""
+        spans, start = [], 0
+        for _, patches, layout in self.parts:
+            first = start + len(layout.before)
+            spans.append(slice(first, first + patches))
+            start = first + patches + len(layout.after)
+        return spans
+
     def mask(self, test: Test) -> Bool[Tensor, " n"]:
         """Return which tokens a test chooses."""
         chosen: list[bool] = []

@@ -1,4 +1,4 @@
-"""Arrows: how far every patch of view 2 moves from one step to the next."""
+"""Arrows: how far every patch of a view moves from one step to the next."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.measures.displacement import Field, covered, patch_means
-from prob3r.report.reference import TRUTH, Points, Reference
-from prob3r.report.steps import Step
+from prob3r.measures.reference import TRUTH, Points, Reference
+from prob3r.measures.steps import OUTPUT, Step
 
 
 class Arrows(NamedTuple):
-    """View 2's patches on their way; an arrow of a step begins where the patch was one step before.
+    """A view's patches on their way; an arrow of a step begins where the patch was one step before.
 
     Attributes:
-        means: Mean point of every patch at every step, in the pair's unit; NaN where it has none.
+        means: Mean point of every patch at every step, in the views' joint unit; NaN where it has
+            none.
         lengths: Mean length of every step's arrows; NaN for a step that no sublayer makes.
         alignments: Mean cosine between them and the way to the true position; NaN where that is
             not known.
@@ -28,27 +29,34 @@ class Arrows(NamedTuple):
 
     @classmethod
     def of(
-        cls, steps: Sequence[Step], points: Sequence[Points], reference: Reference, patch: int
+        cls,
+        steps: Sequence[Step],
+        points: Sequence[Points],
+        reference: Reference,
+        patch: int,
+        view: int = 2,
     ) -> "Arrows":
-        """Return the arrows of one pair.
+        """Return the arrows of one view.
 
         Args:
             steps: The steps.
-            points: Both views' pointmaps at every step, in the pair's unit.
+            points: All views' pointmaps at every step, in the views' joint unit.
             reference: Where the patches truly are, if that is what it holds.
             patch: Side of a patch, in pixels.
+            view: Number of the view.
         """
-        finite = [second.isfinite().all(dim=-1) for _, second in points]
+        own = [every[view - 1] for every in points]
+        finite = [p.isfinite().all(dim=-1) for p in own]
         means = [
-            patch_means(second, seen, patch).where(covered(seen, patch)[..., None] > 0, torch.nan)
-            for (_, second), seen in zip(points, finite, strict=True)
+            patch_means(p, seen, patch).where(covered(seen, patch)[..., None] > 0, torch.nan)
+            for p, seen in zip(own, finite, strict=True)
         ]
-        true, valid = reference.points[1], reference.valid[1]
+        true, valid = reference.points[view - 1], reference.valid[view - 1]
         target = patch_means(true, valid, patch)
         known = (covered(valid, patch) > 0.5) & (reference.kind == TRUTH)
         lengths, alignments = [torch.nan], [torch.nan]
         for before, after, step in zip(means, means[1:], steps[1:], strict=False):
-            drawn = (before + after).isfinite().all(dim=-1) & (step.sublayer != "output")
+            drawn = (before + after).isfinite().all(dim=-1) & (step.sublayer != OUTPUT)
             field = Field(before, after - before, target, drawn)
             lengths.append(float(field.size(drawn)))
             alignments.append(float(field.alignment(known)))

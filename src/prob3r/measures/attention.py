@@ -1,0 +1,214 @@
+"""Attention between views: the strongest keys that are kept, and one table row for every head."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log, nan
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prob3r.geometry import PatchMatches, cycle_consistency, patch_grid, pck
+from prob3r.measures.tokens import is_sink
+from prob3r.models import Model
+from prob3r.models.protocol import Stack, trunk
+from prob3r.models.sites import BETWEEN_VIEWS, Site
+from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
+from prob3r.scenes import Views
+
+KEPT = 2_000_000
+"""Keys kept of all queries, heads, blocks and views: all there are in a small model."""
+
+NAMES = ("entropy", "mean_entropy", "received", "strongest")
+"""What is asked of every attention between views."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """How one head of a view, or the mean of a block's heads, attends to view 1.
+
+    Attributes:
+        view: Number of the view.
+        block: Number of the block.
+        head: Number of the head; None for the mean of the block's heads.
+        entropy: Mean over queries, as a share of its largest value: 1 is uniform attention.
+        cycle_consistency: Share of the view's patches that come back to within one patch by their
+            most attended patch of view 1, and back by the mean of view 1's heads in this block.
+        sinks: Number of sinks.
+        sink_share: Share of the attention that falls on sinks.
+        agreement: Share of co-visible patches whose most attended patch is within one of where
+            the model's own final pointmaps put them; NaN where none is co-visible.
+        true_matches: The same with the true matches; NaN where they are not known.
+        rotation_effect: What switching the head off adds to the rotation error of the view's pose,
+            in degrees; NaN where that was not asked for.
+        inner_shape_effect: The same for the shape error after Sim(3).
+    """
+
+    view: int
+    block: int
+    head: int | None
+    entropy: float
+    cycle_consistency: float
+    sinks: int
+    sink_share: float
+    agreement: float
+    true_matches: float
+    rotation_effect: float = nan
+    inner_shape_effect: float = nan
+
+    @property
+    def words(self) -> str:
+        """The head in words, such as `head 3 of block 4`."""
+        return f"{'the mean' if self.head is None else f'head {self.head}'} of block {self.block}"
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The most attended patches of one view, for every patch of another, block by block.
+
+    Attributes:
+        keys: Their numbers, by head; the last head is the mean of all.
+        probs: The attention on them.
+    """
+
+    keys: Int[Tensor, "blocks k n top"]
+    probs: Float[Tensor, "blocks k n top"]
+
+
+class AttentionRecords:
+    """What to record of a model's attention between views, and how to read it.
+
+    Args:
+        model: The model.
+        views: One scene.
+
+    Attributes:
+        places: The attention sublayers between views of view 1, block by block.
+    """
+
+    def __init__(self, model: Model, views: Views):
+        stack = trunk(model)
+        self.places = attention_places(stack)
+        self._views, self._stack = views.count, stack
+        self._grids = [patch_grid(*view.size, model.config.patch) for view in views.views]
+        queries = sum(self._patches(view) for view in range(1, views.count + 1))
+        rows = queries * len(self.places) * (stack.heads + 1) * (views.count - 1)
+        self._top = max(1, KEPT // rows)
+
+    @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        """The reductions under `NAMES`; `strongest` has the mean of the heads as one head more."""
+        entropy = REDUCTIONS["entropy"].reduce
+
+        def strongest(probs: Float[Tensor, "b k q m"]) -> Tensor:
+            every = torch.cat([probs, probs.mean(1, keepdim=True)], dim=1)
+            return torch.cat(every.topk(min(self._top, every.shape[-1])), -1)
+
+        return {
+            **REDUCTIONS,
+            "mean_entropy": Reduction(lambda probs: entropy(probs.mean(1, keepdim=True))),
+            "strongest": Reduction(strongest, by_view=True),
+        }
+
+    def sites(self, names: Sequence[str] = NAMES) -> list[str]:
+        """Return the sites to record."""
+        views = range(1, self._views + 1)
+        return [str(p.of(v).read(name)) for name in names for v in views for p in self.places]
+
+    def strongest(self, run: Trace) -> dict[tuple[int, int], Strongest]:
+        """Return where every view's patches attend to in every other view."""
+        found: dict[tuple[int, int], list[Tensor]] = {}
+        for place in self.places:
+            for view in range(1, self._views + 1):
+                seen = place.of(view).key_views(self._views)
+                kept = self._patches_of(run, place.of(view).read("strongest"), 2)
+                sizes = [2 * min(self._top, self._patches(other)) for other in seen]
+                for other, part in zip(seen, kept.split(sizes, -1), strict=True):
+                    if other != view:
+                        found.setdefault((view, other), []).append(part)
+        return {between: _strongest(parts) for between, parts in sorted(found.items())}
+
+    def heads(
+        self,
+        run: Trace,
+        strongest: Mapping[tuple[int, int], Strongest],
+        view: int,
+        final: PatchMatches,
+        true: PatchMatches | None,
+    ) -> list[Head]:
+        """Return one row for every head of a view's attention, and one for each block's mean.
+
+        Args:
+            run: With `sites` recorded.
+            strongest: Of this run.
+            view: Number of the view, at least 2.
+            final: Its matches in view 1 by the model's own final pointmaps.
+            true: The true ones, if known.
+        """
+        rows = []
+        for i, place in enumerate(self.places):
+            own = place.of(view)
+            argmax = strongest[view, 1].keys[i, :, :, 0][None]
+            back = strongest[1, view].keys[i, -1:, :, 0][None].expand(-1, argmax.shape[1], -1)
+            cycle = cycle_consistency(argmax, back, self._grids[view - 1])[0]
+            names = ("entropy", "mean_entropy")
+            entropy = torch.cat([self._patches_of(run, own.read(n), 2) for n in names], 1)
+            received = torch.Tensor(run[str(own.read("received"))])
+            received = torch.cat([received, received.mean(1, keepdim=True)], 1)
+            keys = received.shape[-1]
+            sinks = is_sink(received[0])
+            share = (received[0] * sinks).sum(-1)
+            near = pck(argmax, final.match, final.visible, self._grids[0])[0]
+            hits = torch.full_like(near, torch.nan)
+            if true is not None:
+                hits = pck(argmax, true.match, true.visible, self._grids[0])[0]
+            assert place.block is not None
+            mean = len(near) - 1
+            rows += [
+                Head(
+                    view=view,
+                    block=place.block,
+                    head=None if k == mean else k,
+                    entropy=float(entropy[0, k].mean() / log(keys)) if keys > 1 else 0.0,
+                    cycle_consistency=float(cycle[k]),
+                    sinks=int(sinks[k].sum()),
+                    sink_share=float(share[k]),
+                    agreement=float(near[k]),
+                    true_matches=float(hits[k]),
+                )
+                for k in range(len(near))
+            ]
+        return rows
+
+    def _patches(self, view: int) -> int:
+        rows, columns = self._grids[view - 1]
+        return rows * columns
+
+    def _patches_of(self, run: Trace, site: Site, axis: int) -> Tensor:
+        """Return a record without the rows of special tokens along an axis."""
+        record = run[str(site)]
+        where = record.tokens.patches(record.shape[axis])
+        return torch.Tensor(record).narrow(axis, where.start, where.stop - where.start)
+
+
+def attention_places(stack: Stack) -> list[Site]:
+    """Return the attention sublayers between views of view 1, the first one of every block."""
+    places = []
+    for block, sublayers in enumerate(stack.sublayers):
+        meeting = [sublayer for sublayer in sublayers if sublayer in BETWEEN_VIEWS]
+        places += [Site(stack.name, 1, block, sublayer) for sublayer in meeting[:1]]
+    return places
+
+
+def chance(grid: tuple[int, int]) -> float:
+    """Return the share of patches that random attention puts within one patch of any match."""
+    rows, columns = grid
+    share = 1.0
+    for side in (rows, columns):
+        share *= sum(min(i + 1, side - 1) - max(i - 1, 0) + 1 for i in range(side)) / side**2
+    return share
+
+
+def _strongest(parts: Sequence[Tensor]) -> Strongest:
+    probs, keys = torch.cat(list(parts)).chunk(2, dim=-1)
+    return Strongest(keys.long(), probs)

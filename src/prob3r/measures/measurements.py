@@ -1,0 +1,207 @@
+"""The plain numbers that an explanation rests on, and how they follow from one run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.geometry import PatchMatches
+from prob3r.io.files import plain
+from prob3r.measures.attention import AttentionRecords, Head, Strongest
+from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
+from prob3r.measures.reference import Points, Reference, errors_by_step
+from prob3r.measures.steps import OUTPUT, Step
+from prob3r.probes import SiteReader
+from prob3r.runs.trace import Trace
+from prob3r.scenes import Views
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was explained, and with what.
+
+    Attributes:
+        model: Name of the model.
+        fingerprint: Of its weights.
+        probes: Kind of the probes, such as `mlp`.
+        pair: Name of the scene.
+        reference: What curves are measured against where `against` says nothing else.
+        sizes: Height and width of every view, in pixels.
+        patch: Side of a patch, in pixels.
+        versions: Of prob3r and of torch.
+    """
+
+    model: str
+    fingerprint: str
+    probes: str
+    pair: str
+    reference: str
+    sizes: tuple[tuple[int, int], ...]
+    patch: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Everything measured of one scene.
+
+    Attributes:
+        setting: What was explained, and with what.
+        finals: The model's output, by view from view 2 on, each with view 1.
+        steps: The sites of the trunk in their order, then the output.
+        curves: By view and metric, one value a step; NaN where there is none. The metrics are
+            those of `errors.METRICS`, and the median `confidence`.
+        against: By view and metric, what the curve is measured against.
+        heads: Rows of the table of heads.
+    """
+
+    setting: Setting
+    finals: dict[int, Final]
+    steps: list[Step]
+    curves: dict[int, dict[str, list[float]]]
+    against: dict[int, dict[str, str]]
+    heads: list[Head]
+
+    @property
+    def final(self) -> Final:
+        """The output of view 2."""
+        return self.finals[2]
+
+    @property
+    def views(self) -> int:
+        """How many views there are."""
+        return len(self.curves)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the curves as tidy rows, one for each site of each view."""
+        return [
+            {
+                "site": step.site(view),
+                "view": view,
+                "block": step.block,
+                "sublayer": step.sublayer,
+                **{metric: values[i] for metric, values in curves.items()},
+            }
+            for view, curves in self.curves.items()
+            for i, step in enumerate(self.steps)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers as JSON can hold them; see `Explanation.to_json`."""
+        content: dict[str, Any] = {
+            "setting": asdict(self.setting),
+            "final": asdict(self.final),
+            "against": {f"view{view}": kinds for view, kinds in self.against.items()},
+            "sites": self.rows(),
+            "heads": [asdict(head) for head in self.heads],
+        }
+        if self.views == 2:
+            for head in content["heads"]:
+                del head["view"]  # which is view 2 for all
+        else:
+            content["finals"] = {f"view{view}": asdict(f) for view, f in self.finals.items()}
+        return plain(content)
+
+
+class Measured(NamedTuple):
+    """What follows from one run: numbers, and what there is to look at.
+
+    Lengths are in the unit of the views' joint mean distance to camera 1.
+
+    Attributes:
+        measurements: The numbers.
+        reference: What the curves are measured against.
+        points: All views' pointmaps at every step, each step in its own unit; the output last.
+        confidence: All views' confidence in the output.
+        poses: Of all cameras at every step, as the pointmaps state them relative to the reference.
+        focal: Of all views in x and y, in pixels.
+        matches: By view from view 2 on, its matches in view 1 by the output's own pointmaps.
+        attention: The most attended patches of one view for every patch of another, by both.
+    """
+
+    measurements: Measurements
+    reference: Reference
+    points: list[Points]
+    confidence: tuple[Float[Tensor, "1 _h _w"], ...]
+    poses: Float[Tensor, "steps v 4 4"]
+    focal: Float[Tensor, "v 2"]
+    matches: dict[int, PatchMatches]
+    attention: dict[tuple[int, int], Strongest]
+
+
+def measure(
+    run: Trace,
+    views: Views,
+    bank: SiteReader,
+    sites: Sequence[Step],
+    attention: AttentionRecords,
+    setting: Setting,
+    report: Callable[[str, float], None],
+) -> Measured:
+    """Return all that is measured of one run.
+
+    Args:
+        run: Of one scene, with the residual streams of `sites` and what `attention` asks for.
+        views: The scene.
+        bank: The probes.
+        sites: The steps that the probes read.
+        attention: Reads the attention between views.
+        setting: What is explained; its `reference` is filled in.
+        report: Called with what is done next, and the share of the work that is behind.
+    """
+    assert run.output is not None
+    numbers, final, confidence = range(1, views.count + 1), run.output.points, run.output.confidence
+    report("Decoding every site", 0.2)
+    decoded = [[bank.decode(run[step.site(view)]) for view in numbers] for step in sites]
+    sure = [[one.confidence for one in every] for every in decoded] + [list(confidence)]
+
+    report("Finding the cameras", 0.4)
+    cameras = Cameras.of(views, final, confidence[0])
+    reference = Reference.of(views, final, cameras.poses)
+    raw: list[Points] = [tuple(one.points for one in every) for every in decoded] + [final]
+    points = [reference.normalise(every) for every in raw]
+    cameras = cameras._replace(poses=reference.normalise_poses(cameras.poses, final))
+
+    report("Measuring every site", 0.5)
+    curves, against = errors_by_step(views, points, reference)
+    for view in numbers:
+        curves[view]["confidence"] = [float(every[view - 1].median()) for every in sure]
+
+    report("Reading the attention", 0.8)
+    strongest, patch = attention.strongest(run), setting.patch
+    heads, finals, found = list[Head](), dict[int, Final](), dict[int, PatchMatches]()
+    for view in numbers[1:]:
+        matches = Matches.of(views, points[-1], cameras, view, patch)
+        found[view] = matches.final
+        heads += attention.heads(run, strongest, view, matches.final, matches.true)
+        both, sure_of = ((every[0], every[view - 1]) for every in (points[-1], confidence))
+        probed = points[-2][view - 1]
+        finals[view] = reconstruction(
+            views.pair(1, view), both, sure_of, probed, cameras, matches, view, patch
+        )
+    steps = [*sites, Step(None, OUTPUT)]
+    setting = replace(setting, reference=reference.kind)
+    return Measured(
+        measurements=Measurements(setting, finals, steps, curves, against, heads),
+        reference=reference,
+        points=points,
+        confidence=confidence,
+        poses=_poses(points, reference),
+        focal=torch.stack([torch.diagonal(matrix)[:2] for matrix in cameras.intrinsics]),
+        matches=found,
+        attention=strongest,
+    )
+
+
+def _poses(points: Sequence[Points], reference: Reference) -> Float[Tensor, "steps v 4 4"]:
+    """Return the poses of all cameras at every step, as their pointmaps state them."""
+    poses = torch.eye(4).repeat(len(points), len(points[0]), 1, 1)
+    for at_step, every in zip(poses, points, strict=True):
+        for view, own in enumerate(every[1:], 2):
+            fit = reference.fit(own, view)
+            at_step[view - 1, :3, :3] = fit.rotation[0]
+            at_step[view - 1, :3, 3] = fit.translation[0]
+    return poses

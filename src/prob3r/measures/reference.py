@@ -1,0 +1,195 @@
+"""What the errors of a scene's views are measured against, and the errors of every step.
+
+The errors of view 2, 3, … are those of a pair of it with view 1, the reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.geometry import (
+    PoseAndShape,
+    Similarity,
+    intrinsics_from_pointmap,
+    invert_rigid,
+    norm_factor,
+    pose_and_shape,
+    pose_from_pointmap,
+    pose_of_pointmap,
+    rotation_error,
+    transform,
+    translation_error,
+)
+from prob3r.measures.errors import METRICS
+from prob3r.scenes import Views
+
+TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
+
+Points = tuple[Float[Tensor, "1 _h _w 3"], ...]
+Masks = tuple[Bool[Tensor, "1 _h _w"], ...]
+Curves = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What predictions are compared with, in the unit of the views' joint mean distance.
+
+    Attributes:
+        points: Pointmaps of all views in camera 1's frame.
+        valid: Where they count.
+        poses: Of all cameras in camera 1's frame; the first is the identity.
+        kind: `TRUTH` or `FINAL`.
+    """
+
+    points: Points
+    valid: Masks
+    poses: Float[Tensor, "1 v 4 4"]
+    kind: str
+
+    @classmethod
+    def of(cls, views: Views, final: Points, poses: Float[Tensor, "1 v 4 4"]) -> "Reference":
+        """Return the truth where that of all views is known, else the model's final state.
+
+        Args:
+            views: One scene.
+            final: The model's output, in any unit.
+            poses: Of all cameras by that output, in its unit.
+        """
+        points, kind = final, FINAL
+        valid: Masks = tuple(_finite(points) for points in final)
+        if views.has_truth:
+            points, valid, poses, kind = views.points, views.valid, views.cam_to_world, TRUTH
+        raw = cls(points, valid, poses, kind)
+        return replace(raw, points=raw.normalise(points), poses=raw.normalise_poses(poses, points))
+
+    def pose(self, view: int) -> Float[Tensor, "1 4 4"]:
+        """Return the pose of a view's camera in camera 1's frame."""
+        return self.poses[:, view - 1]
+
+    def normalise(self, points: Points) -> Points:
+        """Return predicted pointmaps in the unit of their joint mean distance."""
+        unit = norm_factor(points, self._counts(points))
+        return tuple(p / unit for p in points)
+
+    def normalise_poses(
+        self, poses: Float[Tensor, "1 v 4 4"], points: Points
+    ) -> Float[Tensor, "1 v 4 4"]:
+        """Return poses that share the unit of predicted pointmaps, in the views' joint unit."""
+        poses = poses.clone()
+        poses[:, :, :3, 3] /= norm_factor(points, self._counts(points))[:, None, None]
+        return poses
+
+    def fit(self, points: Float[Tensor, "1 h w 3"], view: int) -> Similarity:
+        """Return a view's pose and scale as a predicted pointmap states them."""
+        local = transform(self.points[view - 1], invert_rigid(self.pose(view)))
+        return pose_from_pointmap(local, points, self.valid[view - 1] & _finite(points))
+
+    def errors(self, points: Points) -> tuple[PoseAndShape, ...]:
+        """Return the errors of predicted pointmaps, view by view.
+
+        Those of view 2, 3, … are of its pair with view 1. View 1's are those of a second view whose
+        camera is camera 1 and whose first view is view 2.
+        """
+        counts = self._counts(points)
+        still = torch.eye(4).to(self.poses)[None]
+
+        def of(first: int, second: int, pose: Tensor) -> PoseAndShape:
+            pairs = ((group[first], group[second]) for group in (points, self.points, counts))
+            (found1, found2), (true1, true2), (valid1, valid2) = pairs
+            return pose_and_shape(found1, found2, true1, true2, valid1, valid2, pose)
+
+        others = range(1, len(points))
+        return of(1, 0, still), *(of(0, i, self.pose(i + 1)) for i in others)
+
+    def _counts(self, points: Points) -> Masks:
+        return tuple(v & _finite(p) for v, p in zip(self.valid, points, strict=True))
+
+
+def errors_by_step(
+    views: Views, steps: Sequence[Points], reference: Reference
+) -> tuple[dict[int, Curves], dict[int, dict[str, str]]]:
+    """Return the errors of every step, by view and metric, and what each was measured against.
+
+    Where the cameras are known but not all depths, poses are measured against the truth by PnP;
+    where view 1's depth is known, so is view 1, normalised on its own. All else is measured
+    against the reference. A pose that PnP does not find is NaN.
+    """
+    numbers = range(1, views.count + 1)
+    curves: dict[int, Curves] = {view: {metric: [] for metric in METRICS} for view in numbers}
+    against = {view: dict.fromkeys(METRICS, reference.kind) for view in numbers}
+    for points in steps:
+        for view, errors in zip(numbers, reference.errors(points), strict=True):
+            _append(curves[view], errors)
+    if reference.kind == FINAL and views.has_poses:
+        for view, by_pnp in _poses_by_pnp(views, steps).items():
+            curves[view] |= by_pnp
+            against[view] |= dict.fromkeys(by_pnp, TRUTH_BY_PNP)
+    if reference.kind == FINAL and _depth1(views) is not None:
+        curves[1] = _view1_alone(views, [points[0] for points in steps])
+        against[1] = dict.fromkeys(METRICS, TRUTH)
+    return curves, against
+
+
+def _finite(points: Float[Tensor, "b h w 3"]) -> Bool[Tensor, "b h w"]:
+    return points.isfinite().all(dim=-1)
+
+
+def _append(curves: Curves, errors: PoseAndShape) -> None:
+    for metric in METRICS:
+        name = "pointmap_error2" if metric == "pointmap_error" else metric
+        curves[metric].append(float(getattr(errors, name)))
+
+
+def _depth1(views: Views) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w"]] | None:
+    """View 1's true pointmap and where it counts, if it is known."""
+    view = views.view(1)
+    if view.depth is None or view.intrinsics is None:
+        return None
+    return view.points, view.known
+
+
+def _poses_by_pnp(views: Views, steps: Sequence[Points]) -> dict[int, Curves]:
+    true = views.cam_to_world
+    known = _depth1(views)
+    depth = None if known is None else known[0][known[1]][:, 2].mean()[None]
+    others = range(2, views.count + 1)
+    curves: dict[int, Curves] = {
+        view: {"rotation_error": [], "translation_error": []} for view in others
+    }
+    for points in steps:
+        matrices = intrinsics_of(views, points[0])
+        for view in others:
+            want = true[:, view - 1]
+            found = pose_of_pointmap(points[view - 1][0], matrices[view - 1][0])
+            pose = torch.full_like(want, torch.nan) if found is None else found.cam_to_world[None]
+            turn = rotation_error(pose[:, :3, :3], want[:, :3, :3])
+            direction = translation_error(pose[:, :3, 3], want[:, :3, 3], depth)
+            curves[view]["rotation_error"].append(float(turn))
+            curves[view]["translation_error"].append(float(direction))
+    return curves
+
+
+def intrinsics_of(
+    views: Views,
+    points1: Float[Tensor, "b h w 3"],
+    confidence1: Float[Tensor, "b h w"] | None = None,
+) -> list[Float[Tensor, "b 3 3"]]:
+    """Return the intrinsics of all views: the known ones, else by view 1's predicted pointmap."""
+    sizes = [view.size for view in views.views]
+    return intrinsics_from_pointmap(
+        points1, sizes, [view.intrinsics for view in views.views], confidence1
+    )
+
+
+def _view1_alone(views: Views, steps: Sequence[Float[Tensor, "1 h w 3"]]) -> Curves:
+    known = _depth1(views)
+    assert known is not None
+    (true, valid), still = known, torch.eye(4).to(steps[0])[None]
+    curves: Curves = {metric: [] for metric in METRICS}
+    for points in steps:
+        counts = valid & _finite(points)
+        _append(curves, pose_and_shape(points, points, true, true, counts, counts, still))
+    return curves
