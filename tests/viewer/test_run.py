@@ -23,7 +23,7 @@ def test_many_steps_are_measured_as_each_alone(experiment: Experiment, steps: St
                 errors[name][i], getattr(alone, name)[0], atol=2e-3, rtol=1e-3
             )
         torch.testing.assert_close(errors["pointmap_error"][i], alone.pointmap_error2[0])
-        fit = experiment.reference.fit(steps.second[i : i + 1])
+        fit = experiment.reference.fit(steps.second[i : i + 1], 2)
         torch.testing.assert_close(poses[i, :3, :3], fit.rotation[0], atol=1e-3, rtol=0)
 
 
