@@ -24,8 +24,8 @@ def test_what_is_explained_is_the_present_state(cut_session: Session) -> None:
     model, pair = cut_session.subject.model, cut_session.experiment.pair
     output = trace(model, pair, "dec2.*", cut_session.edits).output
     assert output is not None
-    expected = explained.reference.normalise(output.points)[1]
-    torch.testing.assert_close(explained.points[-1][1], expected)
+    expected = explained.measured.reference.normalise(output.points)[1]
+    torch.testing.assert_close(explained.measured.points[-1][1], expected)
 
 
 def test_the_points_are_those_of_the_output(cut_session: Session) -> None:

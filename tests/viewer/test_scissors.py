@@ -21,8 +21,8 @@ CUTS = [
 def test_the_python_does_what_the_viewer_does(
     cut: Cut, experiment: Experiment, room, monkeypatch
 ) -> None:
-    monkeypatch.setattr(scissors, "SINK_FACTOR", 1.05)  # a random model has no real sinks
-    monkeypatch.setattr(scissors, "_SINKS", scissors._SINKS.replace("> 8", "> 1.05"))
+    monkeypatch.setattr("prob3r.measures.tokens.SINK", 1.05)  # a random model has no real sinks
+    monkeypatch.setattr(scissors, "_SINKS", scissors._SINKS.replace("> 5", "> 1.05"))
     monkeypatch.setattr("prob3r.load", lambda name: experiment.subject.model)
     model, pair = experiment.subject.model, experiment.pair
     ours = trace(model, pair, "dec2.*", cut.edits(model, pair)).output
@@ -43,7 +43,7 @@ def test_cuts_are_named_with_their_mode() -> None:
 
 
 def test_no_sinks_and_no_such_cut_are_said(experiment: Experiment, monkeypatch) -> None:
-    monkeypatch.setattr(scissors, "SINK_FACTOR", 1000.0)
+    monkeypatch.setattr("prob3r.measures.tokens.SINK", 1000.0)
     model, pair = experiment.subject.model, experiment.pair
     with pytest.raises(Prob3rError, match="has no sinks"):
         Cut(SINKS, "mask", 0).edits(model, pair)
