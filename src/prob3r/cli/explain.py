@@ -22,20 +22,22 @@ from prob3r.cli.app import (
 
 if TYPE_CHECKING:
     from prob3r.models import Model
-    from prob3r.scenes import Pair
+    from prob3r.scenes import Views
 
 DEMO_ROOM = 2  # indoors, with several objects in both views
 
 
 @app.command()
 def explain(
-    image1: Annotated[Path, typer.Argument(help="View 1, the reference, or a pair's folder.")],
-    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Views of one scene, the reference first; or a pair's folder."),
+    ],
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = "mlp",
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
-    ply: Annotated[Path | None, typer.Option(help="Also both pointmaps.")] = None,
+    ply: Annotated[Path | None, typer.Option(help="Also the pointmaps.")] = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Also switch off every head in turn.")
     ] = False,
@@ -44,12 +46,13 @@ def explain(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Explain a model's reconstruction of two photographs, in one HTML page."""
+    """Explain a model's reconstruction of two or more photographs, in one HTML page."""
     from prob3r.models import load
 
     network = load(model, device)
-    pair = pair_of(image1, image2, network)
-    _explain(network, pair, model, probes, out, json_file, ply, heads, reliability)
+    _explain(
+        network, _views_of(images, network), model, probes, out, json_file, ply, heads, reliability
+    )
 
 
 @app.command()
@@ -72,9 +75,20 @@ def demo(
     _explain(network, Pair.from_folder(books, network), model, probes, out / "books.html")
 
 
+def _views_of(images: list[Path], network: "Model") -> "Views":
+    """Return photographs of one scene, or the pair of a folder, on the device of the model."""
+    from prob3r.report.explain import check_count
+    from prob3r.scenes import Views
+
+    if len(images) <= 2:
+        return pair_of(images[0], images[1] if len(images) == 2 else None, network)
+    check_count(network, len(images))  # before the photographs are read
+    return Views.from_images(images, network).to(next(network.parameters()).device)
+
+
 def _explain(
     network: "Model",
-    pair: "Pair",
+    views: "Views",
     model: str,
     probes: str,
     out: Path,
@@ -83,7 +97,7 @@ def _explain(
     heads: bool = False,
     reliability: Path | None = None,
 ) -> None:
-    """Explain one pair and write what was asked for, the page last."""
+    """Explain one scene and write what was asked for, the page last."""
     from prob3r.reliability.calibration import Calibration
     from prob3r.report import explain, write_json, write_page, write_ply
 
@@ -95,7 +109,7 @@ def _explain(
     with progress() as report:
         explanation = explain(
             network,
-            pair,
+            views,
             bank,
             model_name=model,
             head_effects=heads,

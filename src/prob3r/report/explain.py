@@ -87,11 +87,14 @@ def check_views(model: Model, views: Views) -> None:
     """Raise Prob3rError unless these are the views of one scene, and no more than a model takes."""
     if len(views) != 1:
         raise Prob3rError(f"There is a batch of {len(views)} scenes; give the views of one scene.")
+    check_count(model, views.count)
+
+
+def check_count(model: Model, views: int) -> None:
+    """Raise Prob3rError if there are more views than a model takes."""
     most = model.most_views
-    if most is not None and views.count > most:
-        raise Prob3rError(
-            f"This model takes at most {most} views, and there are {views.count}; give {most}."
-        )
+    if most is not None and views > most:
+        raise Prob3rError(f"This model takes at most {most} views, and there are {views}.")
 
 
 def _setting(model: Model, views: Views, bank: SiteReader, name: str) -> Setting:
