@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from prob3r import cli
-from prob3r.cost.dry_run import Rehearsal, held, operations
+from prob3r.cost.dry_run import DryRun, operations, storage_bytes
 from prob3r.cost.plan import EVERY_SITE, PUBLISHED, plan, sweeping, tracing, training
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, load, random, save
@@ -96,7 +96,7 @@ def test_tracing_takes_what_was_planned(config: DUSt3RConfig, batch: int) -> Non
         found, counted = operations(lambda: trace(model, pair, EVERY_SITE))
     assert planned.total == pytest.approx(account.peak, rel=0.15)
     assert planned.operations == counted
-    assert planned.records == held(found.values())
+    assert planned.records == storage_bytes(found.values())
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_every_way_to_name_a_model(tmp_path: Path) -> None:
     save(posed, tmp_path / "posed.safetensors")
     by_path = tracing(tmp_path / "posed.safetensors")
     assert by_path == tracing(posed)
-    assert by_path.weights == held(posed.parameters())
+    assert by_path.weights == storage_bytes(posed.parameters())
     assert by_path.weights > tracing(SMALL).weights
 
 
@@ -228,23 +228,23 @@ def test_bad_input_is_refused(arguments: dict[str, object], said: str) -> None:
         plan(SMALL, **arguments)  # type: ignore[arg-type]
 
 
-def test_a_rehearsal_knows_indices_and_forgets_what_is_gone() -> None:
-    with Rehearsal() as rehearsal:
+def test_a_dry_run_knows_indices_and_forgets_what_is_gone() -> None:
+    with DryRun() as dry_run:
         numbers = torch.rand(100, 100)
         order = torch.arange(10).flip(0)
         assert order[3].item() == 6
         assert torch.ones(3, dtype=torch.bool).nonzero().flatten().tolist() == [0, 1, 2]
         assert torch.arange(3.0).dtype == torch.arange(3).float().dtype == torch.float32
         assert torch.arange(3).dtype == torch.int64
-        before = rehearsal.live
+        before = dry_run.live
         product = numbers @ numbers.mT
-        assert rehearsal.live == before + 4 * 100 * 100
+        assert dry_run.live == before + 4 * 100 * 100
         assert (product + 1)[order].shape == (10, 100)
-        assert rehearsal.peak >= before + 2 * 4 * 100 * 100
+        assert dry_run.peak >= before + 2 * 4 * 100 * 100
         del product
-        assert rehearsal.live == before
+        assert dry_run.live == before
         numbers.mul_(2).add_(1)
-        assert rehearsal.live == before
+        assert dry_run.live == before
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import make_folder, printable, written
+from prob3r.io.files import make_folder, printable, writing_to
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
-    with written(target) as path:
+    with writing_to(target) as path:
         path.write_text("new")
         assert path.suffix == ".json"
         assert not target.exists()
@@ -23,7 +23,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
 def test_what_stood_there_stays_when_writing_fails(tmp_path: Path) -> None:
     target = tmp_path / "a.json"
     target.write_text("old")
-    with suppress(ZeroDivisionError), written(target) as path:
+    with suppress(ZeroDivisionError), writing_to(target) as path:
         path.write_text("half")
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
@@ -35,7 +35,7 @@ def test_what_a_killed_process_left_is_cleared_and_nothing_else(tmp_path: Path) 
     ended.wait()
     for name in (f".a.{ended.pid}.json", f".a.{os.getppid()}.json", ".a.b.json", ".b.1.json"):
         (tmp_path / name).touch()
-    with written(tmp_path / "a.json") as path:
+    with writing_to(tmp_path / "a.json") as path:
         path.write_text("new")
     left = sorted(p.name for p in tmp_path.iterdir())
     assert left == sorted([f".a.{os.getppid()}.json", ".a.b.json", ".b.1.json", "a.json"])
@@ -47,7 +47,7 @@ def test_where_nothing_can_be_written_there_is_one_sentence(tmp_path: Path, name
     (tmp_path / "folder").mkdir()
     with (
         pytest.raises(Prob3rError, match=r"cannot be written .*; give a file in a folder"),
-        written(tmp_path / name) as path,
+        writing_to(tmp_path / name) as path,
     ):
         path.write_text("new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]

@@ -40,7 +40,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Of the pairs and frames chosen.")] = 0,
 ) -> None:
     """Look a data set over: what is there, what is wrong, and a sheet that shows conventions."""
-    from prob3r.io.files import written
+    from prob3r.io.files import writing_to
     from prob3r.scenes import Framing
     from prob3r.scenes.check import draw_sheet, survey
     from prob3r.scenes.readers import Reader
@@ -52,7 +52,7 @@ def check(
     with progress() as report:
         found = survey(source, pairs, frames, depth_range=depth_range, seed=seed, report=report)
     sheet = draw_sheet(name, source, found, rows)
-    with written(out) as path:
+    with writing_to(out) as path:
         sheet.save(path, format="PNG")
     print_survey(console, name, found)
     console.print(Text(f"Wrote {out}"), soft_wrap=True)

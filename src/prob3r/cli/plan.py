@@ -10,7 +10,7 @@ from rich.table import Table
 
 from prob3r.cli.app import DEFAULT_MODEL, app, console, wide
 from prob3r.errors import Prob3rError
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 
 if TYPE_CHECKING:
     from prob3r.cost.plan import Cost, Plan
@@ -45,7 +45,7 @@ def plan(
 
     found = planned(model, _size(size), batch, record or EVERY_SITE, kind, int(memory * GIB))
     if json_file is not None:
-        with written(json_file) as temporary:
+        with writing_to(json_file) as temporary:
             temporary.write_text(json.dumps({"model": model} | found.to_dict(), indent=1))
     wide(console).print(_table(model, kind, found))
 

@@ -20,13 +20,13 @@ def rooms(
     photographs: Annotated[Path | None, typer.Option(help="A folder of textures.")] = None,
 ) -> None:
     """Draw a contact sheet of procedural pairs: both views, and both depths."""
-    from prob3r.io.files import written
+    from prob3r.io.files import writing_to
     from prob3r.rooms import Rooms, contact_sheet
 
     source = Rooms(
         split, (size, size), lookalikes=lookalikes, photographs=photographs, compile=False
     )
     sheet = contact_sheet(source.batch(range(start, start + count)))
-    with written(out) as path:
+    with writing_to(out) as path:
         sheet.save(path, format="PNG")
     console.print(Text(f"Wrote {out}"), soft_wrap=True)

@@ -127,7 +127,7 @@ def reliability(
 ) -> None:
     """Calibrate how likely an outcome is wrong, by what shows inside; explain then says it."""
     from prob3r.io.files import make_folder
-    from prob3r.measures.statistics import said
+    from prob3r.measures.statistics import as_text
     from prob3r.models import load
     from prob3r.reliability.calibration import Calibration
 
@@ -148,8 +148,8 @@ def reliability(
     calibration.save(out)
     console.print(
         f"{calibration.failed} of {calibration.pairs} pairs are off by more than "
-        f"{calibration.degrees:g} degrees; AUROC {said(calibration.auroc, 3, '-')}, of the model's "
-        f"confidence alone {said(calibration.confidence_auroc, 3, '-')}",
+        f"{calibration.degrees:g} degrees; AUROC {as_text(calibration.auroc, 3, '-')}, "
+        f"of the model's confidence alone {as_text(calibration.confidence_auroc, 3, '-')}",
         soft_wrap=True,
     )
     console.print(Text(f"Wrote {out}"), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Rehearsals: code runs for its shapes alone, which tells its memory and its operations."""
+"""Dry runs: code runs on shapes only, to count its memory and its operations."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -24,16 +24,16 @@ _Sizes = Sequence[int]
 _T = TypeVar("_T")
 
 
-class Rehearsal(TorchDispatchMode):
-    """Runs code for the shapes of its tensors and keeps account of their memory.
+class DryRun(TorchDispatchMode):
+    """Runs code for the shapes of its tensors and counts their memory.
 
-    Whatever computes floating-point numbers is skipped; its result is memory that nobody writes,
-    which the machine never has to provide. Indices and masks are computed, so that they are right.
-    All are plain tensors on the CPU, so that code takes the paths it takes there.
+    Operations on floating-point numbers are skipped. Their results are memory that nobody writes,
+    so the machine never provides it. Indices and masks are computed, so that they are right.
+    All tensors are ordinary CPU tensors, so code takes its CPU paths.
 
     Attributes:
-        live: Bytes of the tensors made so far that still live.
-        peak: The most there ever were, since it was last set.
+        live: Bytes of the tensors that exist now.
+        peak: The largest value of `live` since `peak` was last set.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Rehearsal(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Return what an operation gives, as far as its shape is concerned."""
+        """Return the result of an operation; only its shape is right."""
         result = self._result(func, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -95,7 +95,7 @@ class Rehearsal(TorchDispatchMode):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """All of a tensor but its values."""
+    """The size, strides and type of a tensor, without its values."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -103,18 +103,18 @@ class _Shape:
 
     @classmethod
     def of(cls, tensor: Tensor) -> "_Shape":
-        """Return those of a tensor."""
+        """Return the shape of a tensor."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
     def empty(self) -> Tensor:
-        """Return a tensor like this."""
+        """Return an uninitialised tensor of this shape."""
         return torch.empty_strided(self.size, self.stride, dtype=self.dtype)
 
 
 def operations(work: Callable[[], _T]) -> tuple[_T, int]:
     """Return the result of some work and its floating-point operations.
 
-    Counted are products of matrices, convolutions and attention.
+    Matrix products, convolutions and attention are counted.
     """
     with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
         result = work()
@@ -129,7 +129,7 @@ def _attention(queries: _Sizes, keys: _Sizes, values: _Sizes, *_: object, **__: 
 _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
-def held(tensors: Iterable[Tensor | None]) -> int:
-    """Return the bytes of the memory that tensors share or have of their own."""
+def storage_bytes(tensors: Iterable[Tensor | None]) -> int:
+    """Return the bytes of the storages of tensors; a shared storage counts once."""
     storages = {id(s): s for t in tensors if t is not None for s in [t.untyped_storage()]}
     return sum(storage.nbytes() for storage in storages.values())

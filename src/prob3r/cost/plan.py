@@ -1,6 +1,6 @@
 """Plans: the memory and the operations of tracing, probe training and sweeping, before they run.
 
-Nothing here knows what a layer costs. The code itself runs in a `Rehearsal`, which skips all
+Nothing here knows what a layer costs. The code itself runs in a `DryRun`, which skips all
 arithmetic and keeps account of every tensor that lives, while torch's counter counts operations.
 A plan is for float32 on a CPU, and for tensors: Python and its libraries come on top of it, and so
 does what it takes to read or render the pairs.
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prob3r.cost.dry_run import Rehearsal, held, operations
+from prob3r.cost.dry_run import DryRun, operations, storage_bytes
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, metadata
 from prob3r.models.architectures import ARCHITECTURES
@@ -164,10 +164,10 @@ def tracing(
     record: str | Iterable[str] = EVERY_SITE,
 ) -> Cost:
     """Return what a run that records takes; arguments and errors are those of `plan`."""
-    with _rehearsed(source, size, batch) as (rehearsal, model, pair):
+    with _dry_run(source, size, batch) as (dry_run, model, pair):
         found, forward = operations(lambda: trace(model, pair, record))
-        weights, records = held(model.parameters()), held(found.values())
-        rest = rehearsal.peak - weights - records
+        weights, records = storage_bytes(model.parameters()), storage_bytes(found.values())
+        rest = dry_run.peak - weights - records
     return Cost(len(found), weights, records, activations=rest, forward=forward)
 
 
@@ -180,7 +180,7 @@ def training(
     """
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
-    with _rehearsed(source, size, batch) as (rehearsal, model, pair):
+    with _dry_run(source, size, batch) as (dry_run, model, pair):
         _, bank = bank_for(model, kind)
         optimizer = optimizer_for(bank)
         for parameter in bank.parameters():
@@ -188,7 +188,7 @@ def training(
         optimizer.step()  # makes its state
         optimizer.zero_grad()
 
-        rehearsal.peak = rehearsal.live
+        dry_run.peak = dry_run.live
         streams, backbone = operations(lambda: record_streams(model, bank, pair))
         _, both = operations(lambda: site_losses(bank, streams, pair).sum().backward())
         clip_rows(bank, CLIP)
@@ -197,12 +197,12 @@ def training(
             _, probes = operations(lambda: site_losses(bank, streams, pair))
         state = [t for values in optimizer.state.values() for t in values.values()]
         kept = {
-            "weights": held([*model.parameters(), *bank.parameters()]),
-            "records": held([streams]),
-            "gradients": held(p.grad for p in bank.parameters()),
-            "optimizer": held(state),
+            "weights": storage_bytes([*model.parameters(), *bank.parameters()]),
+            "records": storage_bytes([streams]),
+            "gradients": storage_bytes(p.grad for p in bank.parameters()),
+            "optimizer": storage_bytes(state),
         }
-        rest = rehearsal.peak - sum(kept.values())
+        rest = dry_run.peak - sum(kept.values())
     forward, backward = backbone + probes, both - probes
     return Cost(len(bank.sites), **kept, activations=rest, forward=forward, backward=backward)
 
@@ -217,7 +217,7 @@ def sweeping(
 
     Arguments and errors are those of `plan`.
     """
-    with _rehearsed(source, size, batch) as (rehearsal, model, pair):
+    with _dry_run(source, size, batch) as (dry_run, model, pair):
         sites = select("dec2.*.cross_attn", model.sites())
         heads = stack_of(model, sites[0]).heads
         replay, once = operations(lambda: Replay(model, pair))
@@ -227,10 +227,10 @@ def sweeping(
         ]
         few = [operations(partial(replay.stack, list(s.values())))[1] for s in stacks]
         del replay
-        rehearsal.peak = rehearsal.live
+        dry_run.peak = dry_run.live
         _, first = operations(lambda: sweep(model, pair, stacks[0], memory=memory))
-        count, weights = heads * len(sites), held(model.parameters())
-        rest = rehearsal.peak - weights
+        count, weights = heads * len(sites), storage_bytes(model.parameters())
+        rest = dry_run.peak - weights
     # A sublayer's heads cost the same, and each as much alone as in a stack; so does measuring.
     metrics = (first - once - few[0]) // (1 + at_once)
     forward = once + sum(few) * heads // at_once + metrics * (1 + count)
@@ -240,10 +240,10 @@ def sweeping(
 
 
 @contextmanager
-def _rehearsed(
+def _dry_run(
     source: Source, size: tuple[int, int] | None, batch: int
-) -> Iterator[tuple[Rehearsal, DUSt3R, Pair]]:
-    """Give a rehearsal, and a model and pairs in it."""
+) -> Iterator[tuple[DryRun, DUSt3R, Pair]]:
+    """Give a dry run, and a model and pairs in it."""
     architecture, config = _described(source)
     height, width = size or config.image_size
     if min(height, width) < 1 or height % config.patch or width % config.patch:
@@ -253,8 +253,8 @@ def _rehearsed(
         )
     if batch < 1:
         raise Prob3rError(f"batch is {batch}; it must be at least 1.")
-    with Rehearsal() as rehearsal:
-        yield rehearsal, architecture(config).eval(), _pair(batch, height, width)
+    with DryRun() as dry_run:
+        yield dry_run, architecture(config).eval(), _pair(batch, height, width)
 
 
 def _described(source: Source) -> tuple[type[DUSt3R], DUSt3RConfig]:

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and folders on the Hugging Face hub."""
+"""Atomic writing of files, and folders on the Hugging Face hub."""

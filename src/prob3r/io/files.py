@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and values as JSON files can hold them."""
+"""Atomic writing of files, and values that JSON can hold."""
 
 import glob
 import os
@@ -12,10 +12,10 @@ from prob3r.errors import Prob3rError
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, where they are missing.
+    """Make a folder and its missing parents.
 
     Raises:
-        Prob3rError: It cannot be made.
+        Prob3rError: The folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,10 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder that only one may work in; a killed one leaves no trace.
+    """Lock a folder for this process; the lock ends with the process, even a killed one.
 
     Raises:
-        Prob3rError: Another process is in it.
+        Prob3rError: Another process holds the lock.
     """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
@@ -54,16 +54,16 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, in the same folder; it takes its name when all went well.
+def writing_to(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success it is renamed to `path`.
 
     Raises:
-        Prob3rError: The file cannot be written; whatever stood there before still does.
+        Prob3rError: The file cannot be written; an older file of this name is unchanged.
     """
     temporary = path.parent / f".{path.stem}.{os.getpid()}{path.suffix}"
     for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
         if not _lives(left.name.removesuffix(path.suffix).rpartition(".")[2]):
-            left.unlink(missing_ok=True)  # of a process that was killed while it wrote
+            left.unlink(missing_ok=True)  # left by a process that was killed while it wrote
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "it is a folder")
@@ -80,7 +80,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def _lives(process: str) -> bool:
-    """Return whether a process of this number may be at work; what is no number stays alone."""
+    """Return whether a process of this number may be running; True if it is not a number."""
     try:
         os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
@@ -91,16 +91,16 @@ def _lives(process: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Return a file's name as Unicode; bytes that are no UTF-8 become question marks."""
+    """Return a file's name as Unicode; bytes that are not UTF-8 become question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def plain(value: Any) -> Any:
-    """Return a value with None for every number that is not finite, which JSON does not know."""
+def to_json(value: Any) -> Any:
+    """Return a value that JSON can hold: numbers that are not finite become None."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [to_json(item) for item in value]
     if isinstance(value, float) and not isfinite(value):
         return None
     return value

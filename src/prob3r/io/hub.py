@@ -1,6 +1,6 @@
-"""Folders of files on the Hugging Face hub: fetched into its cache, and put there.
+"""Folders of files on the Hugging Face hub: download to its cache, and upload.
 
-`huggingface_hub` does the work and its settings hold: HF_HOME for the cache, HF_HUB_OFFLINE,
+This uses `huggingface_hub` and its settings: HF_HOME for the cache, HF_HUB_OFFLINE,
 HF_ENDPOINT, and the token of `hf auth login` or HF_TOKEN.
 """
 
@@ -22,11 +22,11 @@ _FILES = (".safetensors", ".pth", ".pt")
 
 
 class HubId(NamedTuple):
-    """A repository of the hub, as it stands in one revision.
+    """A repository of the hub, at one revision.
 
     Attributes:
         repo: `owner/name`.
-        revision: A branch, a tag or a commit; None is the main branch as it stands now.
+        revision: A branch, a tag or a commit; None is the current main branch.
     """
 
     repo: str
@@ -37,11 +37,11 @@ class HubId(NamedTuple):
 
 
 def hub_id(source: str | Path, revision: str | None = None) -> HubId | None:
-    """Return what `owner/name` or `owner/name@revision` names; None for anything else.
+    """Parse `owner/name` or `owner/name@revision`; return None for anything else.
 
     Args:
-        source: What may be such a name; a `Path` never is.
-        revision: Stands above the one in the name.
+        source: The text to parse; a `Path` always gives None.
+        revision: Replaces the revision in the name.
     """
     match = _ID.fullmatch(source) if isinstance(source, str) else None
     if match is None or match[1].endswith(_FILES):
@@ -57,20 +57,20 @@ def download(
     kind: Kind = "model",
     token: str | None = None,
 ) -> Path:
-    """Return a folder with files of a repository, fetched unless the cache holds them.
+    """Return a folder with files of a repository; download those that the cache lacks.
 
-    Nothing in it may be changed: it is the cache.
+    The folder is the cache: do not change its files.
 
     Args:
-        source: Where from.
+        source: The repository.
         needed: Names of files that must be there.
-        others: Patterns of files that are fetched if they are there.
-        kind: What sort of repository it is.
-        token: Instead of the one that is logged in with.
+        others: Patterns of optional files.
+        kind: The type of the repository.
+        token: An access token; by default the one that was stored at login.
 
     Raises:
-        Prob3rError: A needed file is not there, the repository or the revision is unknown or
-            locked, the hub cannot be reached and the cache does not hold what is asked for, or
+        Prob3rError: A needed file is missing, the repository or the revision is unknown or
+            not accessible, the hub cannot be reached and the cache lacks a file, or
             `huggingface_hub` is not installed.
     """
     with _library(source) as hub:
@@ -99,16 +99,16 @@ def upload(
     private: bool | None = None,
     token: str | None = None,
 ) -> str:
-    """Put files of a folder into a repository, which is made if need be; return the commit's URL.
+    """Upload files of a folder; create the repository if needed; return the commit's URL.
 
     Args:
-        folder: Where they are.
+        folder: The folder that holds the files.
         repo: `owner/name`.
-        patterns: Which files.
-        message: What the commit says.
-        kind: What sort of repository it is.
-        private: Whether a new repository is; None leaves it to the owner's settings.
-        token: Instead of the one that is logged in with.
+        patterns: Patterns of the files to upload.
+        message: The commit message.
+        kind: The type of the repository.
+        private: Whether a new repository is private; None uses the owner's settings.
+        token: An access token; by default the one that was stored at login.
 
     Raises:
         Prob3rError: The name is not `owner/name`, the hub refuses or cannot be reached, or
@@ -132,22 +132,22 @@ def upload(
 
 @contextmanager
 def _library(source: HubId) -> Iterator[ModuleType]:
-    """Give `huggingface_hub`, and say in one sentence what goes wrong with it."""
+    """Import `huggingface_hub`, and turn its errors into one sentence."""
     try:
-        import huggingface_hub  # an extra, which reading files on disk can do without
+        import huggingface_hub  # an optional dependency; files on disk do not need it
     except ImportError as error:
         raise Prob3rError(
-            f"'{source}' is nothing on this disk, and the hub can be reached with the package "
-            "huggingface_hub only; run `pip install 'prob3r[hub]'`."
+            f"'{source}' is not a file on this disk, and the hub needs the package "
+            "huggingface_hub; run `pip install 'prob3r[hub]'`."
         ) from error
     try:
         yield huggingface_hub
-    except Exception as error:  # what it raises without a network changes with its version
+    except Exception as error:  # without a network, the error type depends on its version
         raise Prob3rError(_sentence(error, source)) from error
 
 
 def _sentence(error: BaseException, source: HubId) -> str:
-    """Return what an error of `huggingface_hub` means to who asked for a repository."""
+    """Explain an error of `huggingface_hub` in one sentence."""
     from huggingface_hub import errors
 
     match error:

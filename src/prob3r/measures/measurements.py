@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches
-from prob3r.io.files import plain
+from prob3r.io.files import to_json
 from prob3r.measures.attention import AttentionRecords, Head, Strongest
 from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
 from prob3r.measures.reference import Points, Reference, errors_by_step
@@ -103,7 +103,7 @@ class Measurements:
                 del head["view"]  # which is view 2 for all
         else:
             content["finals"] = {f"view{view}": asdict(f) for view, f in self.finals.items()}
-        return plain(content)
+        return to_json(content)
 
 
 class Measured(NamedTuple):

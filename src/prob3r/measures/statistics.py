@@ -51,7 +51,7 @@ def medians(
     return median(values.T), *percentiles(resampled(values))
 
 
-def said(found: Interval, places: int = 2, sign: str = "+") -> str:
+def as_text(found: Interval, places: int = 2, sign: str = "+") -> str:
     """Return an interval as findings print it; a change with its sign, a size with `sign` `-`."""
     if math.isnan(found.value):
         return "not measurable"

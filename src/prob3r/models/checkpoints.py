@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 from prob3r.models.architectures import ARCHITECTURES, PUBLISHED
 from prob3r.models.protocol import MultiViewModel
 
@@ -139,7 +139,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     if path.suffix != ".safetensors":
         raise Prob3rError(f"{path} is no name for weights; it must end in .safetensors.")
     contents = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         try:
             temporary.touch()
             mode = temporary.stat().st_mode

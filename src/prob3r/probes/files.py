@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import make_folder, written
+from prob3r.io.files import make_folder, writing_to
 from prob3r.io.hub import download, hub_id
 from prob3r.models import (
     Model,
@@ -59,7 +59,7 @@ def save_folder(bank: SiteReader, folder: Path, metadata: Mapping[str, Any] | No
     make_folder(folder)
     save_probes(bank, folder / WEIGHTS, metadata)
     header = {**(metadata or {}), "bank": bank.header()}
-    with written(folder / CARD) as path:
+    with writing_to(folder / CARD) as path:
         path.write_text(json.dumps(header, indent=1, sort_keys=True), encoding="utf-8")
 
 

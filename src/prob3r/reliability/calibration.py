@@ -19,7 +19,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
-from prob3r.io.files import plain, written
+from prob3r.io.files import to_json, writing_to
 from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
@@ -103,7 +103,7 @@ class Judgement:
     def to_json(self) -> dict[str, Any]:
         """Return what the attributes say, as JSON can hold it."""
         named = {"held_out": self.held_out._asdict()}
-        return dict(plain(asdict(self) | named))
+        return dict(to_json(asdict(self) | named))
 
 
 @dataclass(frozen=True)
@@ -265,8 +265,8 @@ class Calibration:
                 for i, name in enumerate(SIGNALS)
             },
         }
-        with written(path) as temporary:
-            text = json.dumps(plain(content), indent=1, allow_nan=False)
+        with writing_to(path) as temporary:
+            text = json.dumps(to_json(content), indent=1, allow_nan=False)
             temporary.write_text(f"{text}\n", encoding="utf-8")
 
     @classmethod

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from prob3r.geometry import patch_grid
-from prob3r.io.files import plain
+from prob3r.io.files import to_json
 from prob3r.measures.arrows import Arrows
 from prob3r.measures.attention import Strongest
 from prob3r.measures.measurements import Measured
@@ -71,7 +71,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
         ],
         "heads": [asdict(head) for head in m.heads],
     }
-    bare: dict[str, Any] = plain(content)
+    bare: dict[str, Any] = to_json(content)
     return bare
 
 

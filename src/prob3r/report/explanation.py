@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measured, Measurements
 from prob3r.reliability.calibration import Judgement
 from prob3r.report.sentences import Sentence
@@ -72,5 +72,5 @@ def write_json(explanation: Explanation, path: Path) -> None:
         Prob3rError: The file cannot be written.
     """
     text = json.dumps(explanation.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8", errors="replace")

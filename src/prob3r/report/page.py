@@ -8,7 +8,7 @@ from importlib import resources
 from math import isfinite, nan
 from pathlib import Path
 
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measurements
 from prob3r.measures.reconstruction import TOLERANCE
 from prob3r.measures.reference import FINAL, TRUTH
@@ -42,7 +42,7 @@ def write_page(explanation: Explanation, path: Path) -> None:
     Raises:
         Prob3rError: The file cannot be written.
     """
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         temporary.write_text(page(explanation), encoding="utf-8", errors="replace")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 from prob3r.report.explanation import Explanation
 
 _VERTEX = np.dtype(
@@ -60,5 +60,5 @@ def write_ply(explanation: Explanation, path: Path) -> None:
             "end_header\n",
         ]
     )
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         temporary.write_bytes(header.encode("ascii", "replace") + vertices.tobytes())

@@ -39,7 +39,7 @@ from prob3r.measures.heads import (
     head_matches,
     head_table,
 )
-from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Attention, Edit
 from prob3r.runs.sweep import sweep
@@ -202,7 +202,7 @@ def _rests(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="degrees of rotation error, scrambled less oracle matches",
-        control=f"oracle matches there change it by {said(helped)} degrees",
+        control=f"oracle matches there change it by {as_text(helped)} degrees",
         pairs=len(gap),
     )
 

@@ -40,7 +40,7 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
-from prob3r.io.files import plain, written
+from prob3r.io.files import to_json, writing_to
 from prob3r.measures.controls import (
     SHUFFLED,
     describe_controls,
@@ -323,7 +323,7 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
     Raises:
         Prob3rError: The file cannot be written.
     """
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         temporary.write_text(
-            json.dumps(plain({**table.attrs, "rows": table.to_dict("records")}), indent=1)
+            json.dumps(to_json({**table.attrs, "rows": table.to_dict("records")}), indent=1)
         )

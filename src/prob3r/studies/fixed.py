@@ -52,7 +52,7 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.statistics import interval, median_interval, resampled, said, wide
+from prob3r.measures.statistics import as_text, interval, median_interval, resampled, wide
 from prob3r.reliability.classical import (
     greyscale,
     intrinsics_of,
@@ -292,7 +292,7 @@ def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
         verdict,
         *effect,
         unit=f"share of pairs within {WITHIN} degrees, model less {fixed}",
-        control=f"this gap less that where it is {highest}: {said(wider)}; "
+        control=f"this gap less that where it is {highest}: {as_text(wider)}; "
         f"shares {lowest} and {highest}: {shares}",
         pairs=int(low.sum()),
     )

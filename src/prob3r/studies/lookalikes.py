@@ -23,7 +23,7 @@ from torch import Tensor
 
 from prob3r.geometry import median
 from prob3r.measures.errors import twins
-from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.models.sites import Site
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
@@ -131,7 +131,7 @@ class LookAlikes(Study):
                 *gap,
                 unit="share of attention on the right copy, last block less first",
                 control=f"over chance ({float(median(chance[:, 0])):.2f}): first block "
-                f"{said(first)}, last {said(last)}; by block {curve}",
+                f"{as_text(first)}, last {as_text(last)}; by block {curve}",
                 pairs=int((~values[:, 0].isnan()).sum()),
             )
         ]

@@ -50,7 +50,7 @@ from prob3r.measures.heads import (
     head_table,
     reach,
 )
-from prob3r.measures.statistics import interval, medians, resampled, said, wide
+from prob3r.measures.statistics import as_text, interval, medians, resampled, wide
 from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
@@ -273,8 +273,8 @@ def _handed(table: pd.DataFrame) -> Finding:
         unit=f"blocks between the centres of matches, {own.model.iloc[0]} less {MATCHED}",
         control=f"matches beyond the control's centre at block {float(centres[0][0]):.2f} and "
         f"{float(centres[1][0]):.2f}; correspondence heads in {int(blocks[0][0])} and "
-        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {said(share)}; PCK@1 of "
-        f"each block's best head differs by {said(pck)}",
+        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {as_text(share)}; "
+        f"PCK@1 of each block's best head differs by {as_text(pck)}",
         pairs=int(table.pair.nunique()),
     )
 

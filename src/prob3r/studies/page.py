@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 from prob3r.studies.verdict import Finding
 
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
@@ -54,7 +54,7 @@ def write_findings(folder: Path, order: list[str], page: Path | None = None) -> 
     page = page or folder / "findings.md"
     for name, result in found:
         lines += ["", *_section(folder / name, name, result, page)]
-    with written(page) as temporary:
+    with writing_to(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
 

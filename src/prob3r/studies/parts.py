@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import written
+from prob3r.io.files import writing_to
 
 _KEY = "prob3r_digest"
 
@@ -22,7 +22,7 @@ def write_part(table: pd.DataFrame, path: Path) -> None:
     table.to_parquet(buffer)
     table = table.copy()
     table.attrs[_KEY] = _digest(pd.read_parquet(buffer))
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         table.to_parquet(temporary)
 
 

@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from prob3r.measures.statistics import median_interval, said
+from prob3r.measures.statistics import as_text, median_interval
 from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
 from prob3r.scenes.source import Pairs
@@ -137,7 +137,7 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) ->
         for metric, places in (("translation_error", 2), ("inner_shape_error", 3))
     ]
     more = "; ".join(
-        f"{name} {said(found.effect, places)}, over mass {said(found.over_mass, places)}"
+        f"{name} {as_text(found.effect, places)}, over mass {as_text(found.over_mass, places)}"
         for name, found, places in others
         if found is not None
     )
@@ -197,8 +197,8 @@ def _told(found: Contrast) -> str:
         for values, form in ((found.tokens, ".0f"), (found.mass, ".3f"))
     )
     return (
-        f"effect {said(found.effect)}, over random ones of equal count "
-        f"{said(found.over_count)}, of equal mass {said(found.over_mass)} "
+        f"effect {as_text(found.effect)}, over random ones of equal count "
+        f"{as_text(found.over_count)}, of equal mass {as_text(found.over_mass)} "
         f"({tokens[0]}, {tokens[1]} and {tokens[2]} tokens of mass {mass[0]}, {mass[1]} and "
         f"{mass[2]})"
     )

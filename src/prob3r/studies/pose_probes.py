@@ -44,7 +44,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, patch_grid, rotation_error, translation_error
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
@@ -254,7 +254,7 @@ def _identity(table: pd.DataFrame) -> str:
 
 
 def _level(errors: Float[Tensor, " n"]) -> str:
-    return said(median_interval(errors), sign="-")
+    return as_text(median_interval(errors), sign="-")
 
 
 def _camera(table: pd.DataFrame) -> Finding:

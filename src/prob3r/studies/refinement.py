@@ -45,7 +45,14 @@ from prob3r.measures.curves import (
     settled,
 )
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
-from prob3r.measures.statistics import interval, median_interval, medians, resampled, said, wide
+from prob3r.measures.statistics import (
+    as_text,
+    interval,
+    median_interval,
+    medians,
+    resampled,
+    wide,
+)
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
 from prob3r.studies.study import Study, Subject, stratum
@@ -178,7 +185,7 @@ def _iterative(table: pd.DataFrame) -> Finding:
     verdict = decide(falling >= blocks / 2 and apart, falling <= 1)
     change = values[:, -1] - values[:, 0]
     effect = median_interval(change)
-    beside = "; ".join(f"{name} {said(found, 3, '-')}" for name, found in controls.items())
+    beside = "; ".join(f"{name} {as_text(found, 3, '-')}" for name, found in controls.items())
     return Finding(
         "C1",
         f"Geometry is refined iteratively: view 2's pointmap error falls over {falling} of "
@@ -187,7 +194,7 @@ def _iterative(table: pd.DataFrame) -> Finding:
         *effect,
         unit="pointmap error, last site less decoder input",
         control=f"last site of the controls: {beside or 'none given'}; of the model "
-        f"{said(last, 3, '-')}",
+        f"{as_text(last, 3, '-')}",
         pairs=len(values),
     )
 
@@ -200,7 +207,7 @@ def _rotation_first(table: pd.DataFrame, order: Order) -> Finding:
     gaps = [interval(value - rotation, twins - drawn) for value, twins in others]
     verdict = decide(all(gap.low > 0 for gap in gaps), any(gap.high < 0 for gap in gaps))
     later = " and ".join(
-        f"{name} {said(gap, order.places)}"
+        f"{name} {as_text(gap, order.places)}"
         for name, gap in zip(("translation", "scale"), gaps, strict=True)
     )
     block = f"{float(rotation):.{order.places}f}"

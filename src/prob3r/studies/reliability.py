@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.geometry import percentiles
-from prob3r.measures.statistics import interval, resampled, said, wide
+from prob3r.measures.statistics import as_text, interval, resampled, wide
 from prob3r.reliability.calibration import FEWEST, WRONG, by_group, measurable
 from prob3r.reliability.prediction import (
     auroc,
@@ -153,12 +153,12 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
         chance = auroc_interval(cross_fitted(outcomes.rows, strangers), strangers)
         error = calibration_error(calibration_bins(stated["all"], failed))
         each = ", ".join(
-            f"{WORDS[group]} {said(auroc_interval(stated[group], failed), 3, '-')}"
+            f"{WORDS[group]} {as_text(auroc_interval(stated[group], failed), 3, '-')}"
             for group in WORDS
         )
         control = (
             f"{wrong}; AUROC of {each}; of all, fitted on the outcomes of other pairs, "
-            f"{said(chance, 3, '-')}; expected calibration error {error:.3f}"
+            f"{as_text(chance, 3, '-')}; expected calibration error {error:.3f}"
         )
     return Finding(
         "past the paper",

@@ -34,7 +34,7 @@ from torch import Tensor
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
-from prob3r.measures.statistics import median_interval, medians, said, wide
+from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.models.sites import Site
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
@@ -244,7 +244,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
     more = median_interval(true - control)
     verdict = decide(effect.low > 0 and more.low > 0, effect.low <= 0)
     others = ", ".join(
-        f"{WORDS[kind]} {said(median_interval(per_pair(table, metric, kind)), 3)}"
+        f"{WORDS[kind]} {as_text(median_interval(per_pair(table, metric, kind)), 3)}"
         for kind in ("self_attn", "mlp")
     )
     return Finding(
@@ -253,7 +253,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
         verdict,
         *effect,
         unit="cosine with the direction to the truth, co-visible patches",
-        control=f"view 1 shuffled {said(median_interval(control), 3)}; {others}",
+        control=f"view 1 shuffled {as_text(median_interval(control), 3)}; {others}",
         pairs=len(true),
     )
 
@@ -283,7 +283,7 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
     gaps = [median_interval(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
     fails = own.high >= 0 if needs_fall else any(gap.low > 0 for gap in gaps)
     verdict = decide(all(gap.high < 0 for gap in gaps) and own.high < 0, fails)
-    others = ", ".join(f"{WORDS[k]} {said(median_interval(effects[k]), 3)}" for k in KINDS[1:])
+    others = ", ".join(f"{WORDS[k]} {as_text(median_interval(effects[k]), 3)}" for k in KINDS[1:])
     return Finding(
         "C2",
         statement,
@@ -302,7 +302,7 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
     )
     gap = median_interval(other - seen)
     cross = [
-        said(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)), 3)
+        as_text(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)), 3)
         for where in ("co-visible", "other")
     ]
     return Finding(
@@ -311,8 +311,8 @@ def _elsewhere(table: pd.DataFrame) -> Finding:
         is_below_zero(gap),
         *gap,
         unit="change of the distance to the truth, other patches less co-visible ones",
-        control=f"self-attention: co-visible {said(median_interval(seen), 3)}, "
-        f"other {said(median_interval(other), 3)}; "
+        control=f"self-attention: co-visible {as_text(median_interval(seen), 3)}, "
+        f"other {as_text(median_interval(other), 3)}; "
         f"cross-attention: co-visible {cross[0]}, other {cross[1]}",
         pairs=len(seen),
     )

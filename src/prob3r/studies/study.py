@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import make_folder, plain, written
+from prob3r.io.files import make_folder, to_json, writing_to
 from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.runs.encoded import reusing_views
@@ -224,7 +224,7 @@ def _claim(path: Path, about: dict[str, object], optional: tuple[str, ...] = ())
                 f"{path.parent} holds a study that differs in its {differs}; give a new folder."
             )
         return
-    with written(path) as temporary:
+    with writing_to(path) as temporary:
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
@@ -239,16 +239,16 @@ def _measured(study: Study, subject: Subject, pair: Pair, first: int) -> pd.Data
 
 
 def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -> None:
-    with written(home / "table.parquet") as path:
+    with writing_to(home / "table.parquet") as path:
         result.table.to_parquet(path)
-    with written(home / "table.csv") as path:
+    with writing_to(home / "table.csv") as path:
         result.table.to_csv(path, index=False, float_format="%.6g")
     answers = about | {"title": study.title, "findings": [asdict(f) for f in result.findings]}
-    with written(home / "findings.json") as path:
-        path.write_text(json.dumps(plain(answers), indent=1, allow_nan=False), encoding="utf-8")
+    with writing_to(home / "findings.json") as path:
+        path.write_text(json.dumps(to_json(answers), indent=1, allow_nan=False), encoding="utf-8")
     for name, figure in study.figures(result.table).items():
         for suffix in ("png", "pdf"):
-            with written(home / f"{name}.{suffix}") as path:
+            with writing_to(home / f"{name}.{suffix}") as path:
                 figure.savefig(path, dpi=200)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.io.files import alone_in, make_folder, written
+from prob3r.io.files import alone_in, make_folder, writing_to
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Stage
 
@@ -216,7 +216,7 @@ class _Loop:
         fields = {k: v for k, v in vars(progress).items() if k != "metrics"}
         self.log.append(fields | progress.metrics)
         if self.task.processes.first:
-            with written(self.folder / "log.jsonl") as path:
+            with writing_to(self.folder / "log.jsonl") as path:
                 path.write_text("".join(json.dumps(line) + "\n" for line in self.log))
 
     def checkpoint(self) -> None:
@@ -232,7 +232,7 @@ class _Loop:
             "model": self.task.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.task.optimizers],
         }
-        with written(self.folder / "state.pt") as path, path.open("wb") as file:
+        with writing_to(self.folder / "state.pt") as path, path.open("wb") as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:  # torch hides what the system said, such as a full disk

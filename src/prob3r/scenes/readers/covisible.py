@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.io.files import make_folder, written
+from prob3r.io.files import make_folder, writing_to
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.frames import Frames
 
@@ -69,7 +69,7 @@ def pairs_by_overlap(reader: Frames) -> Found:
         pairs, corrupt = np.concatenate([pairs, found]), corrupt + faults
     with suppress(Prob3rError):  # without a cache it is only slower
         make_folder(cache.parent)
-        with written(cache) as temporary:
+        with writing_to(cache) as temporary:
             rows = np.array([(str(item), item.problem) for item in corrupt], dtype=np.str_)
             np.savez(temporary, pairs=pairs, corrupt=rows.reshape(-1, 2))
     return Found(pairs, len(looked_at), corrupt)

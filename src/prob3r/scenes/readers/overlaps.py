@@ -17,7 +17,7 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.io.files import make_folder, written
+from prob3r.io.files import make_folder, writing_to
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.covisible import cache_folder, signature
 from prob3r.scenes.readers.frames import Frames
@@ -81,7 +81,7 @@ class Overlaps:
         with suppress(Prob3rError):
             file = self._file()
             make_folder(file.parent)
-            with written(file) as temporary:
+            with writing_to(file) as temporary:
                 keys = np.frombuffer(b"".join(self._kept), dtype=np.uint8).reshape(-1, _KEY)
                 np.savez(temporary, keys=keys, shares=np.array([*self._kept.values()], np.float32))
         self._new = False
