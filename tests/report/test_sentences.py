@@ -36,6 +36,7 @@ def test_settled_is_the_first_step_of_the_last_stay() -> None:
     assert settled(floats(50, 3, 40, 4.0, 3.5, 3), 2.0) == 3
     assert settled(floats(3, 3, 3), 2.0) == 0
     assert settled(floats(90, 60, 30, 0), 2.0) == 3
+    assert settled(floats(90, 34, 33, 30), 2.0) == 2
     assert settled(floats(nan, 20, 1, 0), 2.0) == 2
     assert settled(floats(5, nan), 2.0) is None
 

@@ -29,7 +29,8 @@ def decode_sites(model: Model, bank: SiteReader, pair: Pair) -> dict[str, Float[
 
 def twins(sites: Collection[str]) -> list[tuple[str, str]]:
     """Return the sites of view 1 and view 2 at the same depth, in order."""
-    pairs = [(site.replace("2.", "1.", 1), site) for site in sites if Site.parse(site).view == 2]
+    second = (Site.parse(site) for site in sites)
+    pairs = [(str(site.of(1)), str(site)) for site in second if site.view == 2]
     return [(first, second) for first, second in pairs if first in sites]
 
 

@@ -33,6 +33,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import median
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
+from prob3r.models.sites import Site
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
@@ -132,7 +133,8 @@ class Carriers(NamedTuple):
         """
         view1, view2 = (_marked(model, run, sinks, view) for view in (1, 2))
         for name, received in run.items():
-            if name.startswith("dec2.") and name.endswith(".self_attn.received"):
+            place = Site.parse(name)
+            if (place.view, place.sublayer, place.reading) == (2, "self_attn", "received"):
                 view2 |= is_sink(received.mean(1))
         return cls(view1, view2)
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from math import exp, isfinite, isnan
 from typing import Literal
 
+import torch
+
+from prob3r.measures import curves
 from prob3r.measures.attention import Head
 from prob3r.measures.measurements import Measurements
 from prob3r.measures.reconstruction import LOW_CONFIDENCE
@@ -13,7 +16,7 @@ from prob3r.measures.steps import SUBLAYER_WORDS, Step
 from prob3r.models.sites import BETWEEN_VIEWS
 
 # What counts as much or little. They choose words; the numbers stand beside them.
-SETTLED_DEGREES, SETTLED_SHARE = 2.0, 0.1  # of a curve's whole range
+SETTLED_DEGREES = 2.0  # a difference that never counts
 HARDLY = 0.8  # an error that keeps this share of its first value hardly moved
 LATE = 0.75  # of the depth
 GOOD_ROTATION, ROUGH_ROTATION = 5.0, 15.0  # degrees
@@ -59,18 +62,16 @@ def trust(m: Measurements) -> list[Sentence]:
 
 
 def settled(curve: list[float], least: float) -> int | None:
-    """Return the first step from which a curve stays where it ends, or None if it never does.
+    """Return the first step from which a curve is settled, or None if it does not end anywhere.
 
     Args:
-        curve: One value a step; the last is where it ends. NaN is nowhere.
-        least: Difference that never counts; a tenth of the curve's range doesn't either.
+        curve: One value a step; the last is where it ends.
+        least: A difference from the last value that never counts.
     """
-    known = [value for value in curve if isfinite(value)]
-    if not known or not isfinite(curve[-1]):
+    if not curve or not isfinite(curve[-1]):
         return None
-    slack = max(least, SETTLED_SHARE * (max(known) - min(known)))
-    away = [i for i, value in enumerate(curve) if not abs(value - curve[-1]) <= slack]
-    return away[-1] + 1 if away else 0
+    values = torch.tensor(curve).nan_to_num(torch.inf)
+    return int(curves.settled(values, least))
 
 
 def effects(curve: list[float], steps: list[Step]) -> dict[str, float]:

@@ -47,6 +47,7 @@ from prob3r.measures.controls import (
 )
 from prob3r.measures.errors import twins
 from prob3r.models import Model, random
+from prob3r.models.sites import Site
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
 from prob3r.runs.encoded import reusing_views
@@ -298,14 +299,18 @@ def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
     rows = []
     for (source, site, metric, stratum), parts in measured.values.items():
         values = torch.cat(parts)
-        statistic = partial(auc, threshold=float(metric[4:])) if metric[:4] == "auc@" else median
+        statistic = (
+            partial(auc, threshold=float(metric.removeprefix("auc@")))
+            if metric.startswith("auc@")
+            else median
+        )
         value, low, high = bootstrap_interval(values, statistic, generator=generator)
         view = 1 if metric == "pointmap_error1" else 2
         rows.append(
             {
                 "source": source,
                 "stratum": stratum,
-                "site": site if view == 2 else site.replace("2.", "1.", 1),
+                "site": site if view == 2 or site == HEAD else str(Site.parse(site).of(1)),
                 "view": view,
                 "metric": _VIEWLESS.get(metric, metric),
                 "value": value,

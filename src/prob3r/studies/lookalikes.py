@@ -90,7 +90,7 @@ class LookAlikes(Study):
         numbers = [int(name.rpartition("/")[2]) for name in pair.names]
         prototypes = Rooms("test", lookalikes=True).prototypes(numbers)
         copies = Copies.of(pair, prototypes.to(pair.view1.image.device), model.config.patch)
-        sites = [site for site in model.sites() if site.startswith("dec")]
+        sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
         run = trace(model, pair, ["dec2.*.cross_attn.mean", *sites], output=False, reductions=_MEAN)
         found = {"chance": {"dec2.embed": copies.preference((copies.right | copies.wrong).float())}}
         found["attention"] = {

@@ -313,7 +313,8 @@ class FilesTab(Tab):
         def add(_: Any) -> None:
             both = self.uploads.add(view, button.value)
             names = ", ".join(f"view {v}: {n}" for v, n in sorted(self.uploads.names.items()))
-            wanted = "" if both else f"; now choose view {3 - view}"
+            missing = {1, 2} - self.uploads.names.keys()
+            wanted = "" if both else f"; now choose view {min(missing)}"
             self.status.content = f'<div style="{_NOTE}">{escape(names + wanted)}</div>'
             if both:
                 self.uploads.clear()
