@@ -169,9 +169,9 @@ def test_repositories_of_something_else(name: str, hub: Hub, model: DUSt3R, tmp_
         load("lab/half")
 
 
-def test_a_configuration_that_is_no_dust3r(hub: Hub) -> None:
+def test_a_configuration_of_no_known_architecture(hub: Hub) -> None:
     hub.create("lab/bert").commit({"config.json": b'{"vocab_size": 3}', "model.safetensors": b""})
-    assert "has arguments that are not known: vocab_size" in refused("lab/bert")
+    assert "config.json is not of an architecture that is known" in refused("lab/bert")
 
 
 @pytest.mark.parametrize(
