@@ -184,8 +184,11 @@ def _open_hub(folder: Path) -> Checkpoint:
     listing, file = folder / "config.json", folder / "model.safetensors"
     if not (listing.is_file() and file.is_file()):
         raise Prob3rError(f"The folder {folder} must hold config.json and model.safetensors.")
-    _listed(listing, None)  # an unknown configuration is an error of its own, whatever the weights
-    weights = read_tensors(file)[0]
+    try:
+        weights = read_tensors(file)[0]
+    except Prob3rError:
+        _listed(listing, None)  # an unknown configuration goes before damaged weights
+        raise
     return Checkpoint(file, _listed(listing, weights), weights)
 
 
