@@ -37,6 +37,9 @@ class Replay:
         self.setting = Setting.of(model, views)
         self._wanted = resolve(model, record, views.count)
         self._sites = model.sites(views.count)
+        self._reads: dict[str, list[str]] = {}
+        if isinstance(model, MultiViewModel):
+            self._reads = {site: model.reads(site, views.count) for site in self._sites}
         kept = shared_sites(model, self._sites)
         recorder = Recorder(self._wanted.union(kept), Editor((), self.setting))
         with torch.no_grad():
@@ -54,7 +57,7 @@ class Replay:
             return frozenset(self._sites)
         changed = {str(Site.parse(site).residual) for site in sites}
         for site in self._sites:
-            if not changed.isdisjoint(self.model.reads(site, self.views.count)):
+            if not changed.isdisjoint(self._reads[site]):
                 changed.add(site)
         return frozenset(changed)
 
@@ -108,10 +111,9 @@ class Replay:
             if not isinstance(self.model, MultiViewModel):
                 images = [repeat(image, copies) for image in self.views.images]
                 return self.model(*images, tap=tap)
-            count = self.views.count
-            reads = {site: self.model.reads(site, count) for site in changed}
+            reads = {site: self._reads[site] for site in changed}
             needed = {read for sites in reads.values() for read in sites}
-            needed.update(self.model.head_sites(count))
+            needed.update(self.model.head_sites(self.views.count))
             # Models may run the views of a place as one batch: all of them are repeated, or none.
             places = {Site.parse(site).of(1) for site in needed}
             shared = {s: t for s, t in self._streams.items() if s not in changed}

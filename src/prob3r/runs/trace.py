@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -209,8 +210,12 @@ class Recorder(Tap):
 
     def wants(self, site: str) -> bool:
         """Return whether anything of a sublayer is recorded or changed."""
-        recorded = any(str(Site.parse(name).residual) == site for name in self.wanted)
-        return recorded or self.editor.wants(site)
+        return site in self._sublayers or self.editor.wants(site)
+
+    @cached_property
+    def _sublayers(self) -> frozenset[str]:
+        """The residual sites of the sublayers of which anything is recorded."""
+        return frozenset(str(Site.parse(name).residual) for name in self.wanted)
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return the stream after the changes at this site."""

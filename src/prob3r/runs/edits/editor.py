@@ -49,6 +49,7 @@ class Editor(Tap):
             changes.sort(key=lambda change: change.rank)
             _check_collisions(site, changes, setting)
         self.changes: Mapping[str, list[Change]] = by_site
+        self._sublayers = {str(Site.parse(site).residual) for site in by_site}
         self._heads = {
             site: _Heads(made, setting)
             for site, made in by_site.items()
@@ -59,7 +60,7 @@ class Editor(Tap):
 
     def wants(self, site: str) -> bool:
         """Return whether anything of a sublayer is changed."""
-        return any(str(Site.parse(name).residual) == site for name in self.changes)
+        return site in self._sublayers
 
     def __call__(self, site: str, tensor: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the stream after the changes at this site."""
