@@ -14,15 +14,15 @@ from prob3r.scenes.views import Views
 
 
 class Replay:
-    """A clean run over a batch of scenes, and reruns that share all that an edit leaves as it is.
+    """A clean run over a batch of scenes, and reruns that reuse what an edit does not change.
 
-    A rerun computes only the sublayers that read, directly or not, what the edits change; the
-    streams of all others are those of the clean run. A model that does not say what its sublayers
-    read (from `Adapter`) runs again as a whole, which gives the same.
+    A rerun computes only the sublayers that read, directly or through others, what the edits
+    change. The streams of all other sublayers come from the clean run. A model from `Adapter` does
+    not say what its sublayers read: it runs again as a whole, with the same result.
 
     Args:
-        model: What to run; it is left as it was.
-        views: What to run it over.
+        model: The model. It is not changed.
+        views: The batch of scenes.
         record: Patterns of sites, as for `trace`.
 
     Attributes:
@@ -65,7 +65,7 @@ class Replay:
         """Return the records and the output of a run with edits.
 
         Raises:
-            Prob3rError: An edit does not fit, or touches nothing.
+            Prob3rError: An edit does not fit, or changes nothing.
         """
         editor = Editor(edits, self.setting)
         changed = self.changed(editor.changes)
@@ -78,13 +78,13 @@ class Replay:
     def stack(self, variants: Sequence[Sequence[Edit]]) -> Prediction:
         """Return the outputs of many variants that run as one batch.
 
-        Variants that change the same sites go together well: each computes what any of them needs.
+        Every variant computes what any of them needs. Stack variants that change the same sites.
 
         Returns:
             `variants * scenes` pointmaps and confidences, all scenes of the first variant first.
 
         Raises:
-            Prob3rError: An edit does not fit, or touches nothing.
+            Prob3rError: An edit does not fit, or changes nothing.
         """
         scenes = self.setting.scenes
         moved = [
@@ -97,11 +97,11 @@ class Replay:
 
     @property
     def bytes_per_variant(self) -> int:
-        """About how much memory each variant of a stack takes, beside the model."""
+        """The approximate memory of each variant of a stack in bytes, without the model."""
         tokens = self.setting.scenes * sum(self.setting.patches)
         last = stack_of(self.model, self._sites[-1])
         kept = last.blocks + 1 if self._streams else 0
-        # The states of all blocks are kept, and a block has about 16 streams' worth at once.
+        # The stream after every block is kept, and one block holds about 16 streams at its peak.
         streams = tokens * last.width * (kept + 16)
         pixels = tokens * self.model.config.patch**2 * 4 * 4
         return 4 * (streams + pixels)
@@ -114,11 +114,11 @@ class Replay:
             reads = {site: self._reads[site] for site in changed}
             needed = {read for sites in reads.values() for read in sites}
             needed.update(self.model.head_sites(self.views.count))
-            # Models may run the views of a place as one batch: all of them are repeated, or none.
+            # A model may run all views of a sublayer as one batch, so all are repeated or none.
             places = {Site.parse(site).of(1) for site in needed}
             shared = {s: t for s, t in self._streams.items() if s not in changed}
             resumed = _Resumed(tap, editor, shared, places, copies)
-            # The encoder runs again as a whole if anything in it changes.
+            # If anything in the encoder changes, the whole encoder runs again.
             kept = self._streams.keys()
             whole = any(not sites or not kept >= {*sites} for sites in reads.values())
             fresh = copies if whole else 1
@@ -127,14 +127,14 @@ class Replay:
 
 @dataclass
 class _Resumed(Tap):
-    """Gives a model the streams of the clean run wherever an edit leaves them as they are.
+    """Gives a model the streams of the clean run that the edits do not change.
 
     Attributes:
-        tap: Sees the sites that are computed.
-        editor: Has to know the stream before the first of them.
-        shared: The streams of the clean run.
-        places: Where they are needed for every variant, as sites of view 1.
-        copies: How many variants run as one batch.
+        tap: The tap of the sites that are computed.
+        editor: The edits. It needs the stream before the first computed site.
+        shared: The streams of the clean run, by site.
+        places: The sites, as those of view 1, whose streams every variant needs.
+        copies: The number of variants in the batch.
     """
 
     tap: Tap
@@ -167,9 +167,9 @@ class _Resumed(Tap):
 
 
 def shared_sites(model: Model, sites: Iterable[str]) -> list[str]:
-    """Return the sites whose streams reruns share: those of the trunk, and what the trunk reads.
+    """Return the sites whose streams reruns reuse: those of the trunk, and the input of the trunk.
 
-    None, if the model does not say what its sublayers read.
+    The list is empty if the model does not say what its sublayers read.
     """
     if not isinstance(model, MultiViewModel):
         return []
@@ -181,5 +181,5 @@ def shared_sites(model: Model, sites: Iterable[str]) -> list[str]:
 
 
 def repeat(tensor: Tensor, copies: int) -> Tensor:
-    """Return a batch repeated as a whole, so many times over."""
+    """Return a batch repeated `copies` times."""
     return tensor if copies == 1 else tensor.repeat(copies, *[1] * (tensor.ndim - 1))

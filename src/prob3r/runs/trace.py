@@ -1,4 +1,4 @@
-"""Run a model over views, with or without edits, and keep what was asked for, nothing else."""
+"""Run a model over views, with or without edits, and record the requested sites alone."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,13 +21,13 @@ CHUNK_ELEMENTS = 2**24  # attention probabilities built at once, which bounds th
 
 @dataclass(frozen=True)
 class Reduction:
-    """A small answer about an attention map, built a few queries at a time.
+    """A summary of an attention map, computed for a few queries at a time.
 
     Attributes:
-        reduce: From the probabilities `(b, k, q, m)` of some queries to a tensor `(b, k, q, ...)`
-            if it answers for each query, or of any shape if it is a sum over queries.
-        over_queries: Whether parts are added up and divided by the number of queries, rather than
-            joined along the query axis.
+        reduce: A function of the probabilities `(b, k, q, m)` of some queries. It returns a tensor
+            `(b, k, q, ...)`, or one of any shape if it sums over the queries.
+        over_queries: Whether the parts are added and divided by the number of queries. Otherwise
+            they are joined along the query axis.
         by_view: Whether `reduce` is given the patches of one view among the keys at a time. The
             answers are joined along their last axis, in the order of `Site.key_views`.
     """
@@ -43,7 +43,7 @@ REDUCTIONS: Mapping[str, Reduction] = {
     "entropy": Reduction(entropy),
     "received": Reduction(lambda probs: probs.sum(2), over_queries=True),
 }
-"""What can be asked of an attention site by its last name, `dec2.3.cross_attn.argmax`.
+"""The reductions of an attention site by the last part of a name: `dec2.3.cross_attn.argmax`.
 
 `probs` is the full map `(b, k, q, m)`, `argmax` the most attended key of each query `(b, k, q)`,
 `entropy` that of each query in nats `(b, k, q)`, `received` the mean attention on each key
@@ -63,10 +63,10 @@ def mass(keys: Tensor) -> Reduction:
 
 
 class Record(Tensor):
-    """A recorded tensor that knows where it came from; what is computed from it is a plain tensor.
+    """A recorded tensor with its origin. What is computed from it is a plain tensor.
 
     Attributes:
-        site: The name it was asked for by.
+        site: The requested name.
         grid: Rows and columns of the patches of the view it belongs to.
         tokens: Where special tokens stand in the stream it belongs to.
     """
@@ -79,7 +79,7 @@ class Record(Tensor):
 
     @classmethod
     def of(cls, tensor: Tensor, site: str, grid: tuple[int, int], tokens: TokenLayout) -> "Record":
-        """Return the tensor with its origin written on it."""
+        """Return the tensor with its origin."""
         record = tensor.detach().as_subclass(cls)
         record.site, record.grid, record.tokens = site, grid, tokens
         return record
@@ -90,17 +90,17 @@ class Record(Tensor):
         return self[:, self.tokens.patches(self.shape[1])]
 
     def token(self, name: str) -> Float[Tensor, "b d"]:
-        """Return a special token of a residual stream; raise Prob3rError if there is none."""
+        """Return a special token of a residual stream. Raise Prob3rError if there is none."""
         return self[:, self.tokens.index(name, self.shape[1])]
 
 
 @dataclass(frozen=True)
 class Trace(Mapping[str, Record]):
-    """What a run left behind: the records by site, and the model's output.
+    """The records of a run by site, and the model's output.
 
     Attributes:
         records: In the order in which the sites fired.
-        output: None if the run stopped after the last site asked for.
+        output: None if the run stopped after the last requested site.
     """
 
     records: Mapping[str, Record]
@@ -134,16 +134,16 @@ def trace(
     """Run a model over the views of a scene, or a batch of scenes, and record sites.
 
     Args:
-        model: What to run; it is left as it was.
-        views: What to run it over.
+        model: The model. It is not changed.
+        views: The scene, or the batch of scenes.
         record: Patterns of sites. One that ends in the name of a reduction asks for attention
             (`dec2.*.cross_attn.probs`), one that ends in `heads` for the outputs of the heads,
             and any other for the residual stream (`dec2.*`), `(b, n, d)`.
-        edits: Changes to make on the way; the records are what the edited run saw.
-        output: Whether the heads are wanted; if not, the run stops after the last site.
-        dtype: Of the residual records; as computed by default.
-        device: Where records are kept; where they are computed by default.
-        reductions: What may be asked of attention sites, by name.
+        edits: Changes to the run. The records are those of the changed run.
+        output: Whether to run the heads. Without them the run stops after the last site.
+        dtype: The type of the residual records. The default is the type of the computation.
+        device: The device of the records. The default is the device of the computation.
+        reductions: The reductions of attention sites, by name.
 
     Raises:
         Prob3rError: A pattern matches no site, a site never fired, or an edit does not fit.
@@ -163,13 +163,13 @@ def resolve(
     views: int = 2,
     reductions: Mapping[str, Reduction] = REDUCTIONS,
 ) -> set[str]:
-    """Return the sites that patterns ask for; raise Prob3rError if one matches nothing.
+    """Return the sites that match patterns. Raise Prob3rError if a pattern matches nothing.
 
     Args:
-        model: Whose sites.
+        model: The model.
         record: The patterns.
-        views: How many views the model runs over.
-        reductions: What may be asked of attention sites, by name.
+        views: The number of views.
+        reductions: The reductions of attention sites, by name.
     """
     found: set[str] = set()
     for pattern in [record] if isinstance(record, str) else record:
@@ -188,16 +188,16 @@ class _Done(Exception):  # noqa: N818 - a signal, not an error
 
 @dataclass
 class Recorder(Tap):
-    """Keeps what is wanted of a run, after the changes that an editor makes.
+    """Records sites of a run, after the changes of an editor.
 
     Attributes:
-        wanted: Names of sites, as `resolve` gave them.
-        editor: Makes the changes.
-        reductions: What may be asked of attention sites, by name.
-        dtype: Of the residual records; as computed by default.
-        device: Where records are kept; where they are computed by default.
+        wanted: The names of the sites, from `resolve`.
+        editor: The edits.
+        reductions: The reductions of attention sites, by name.
+        dtype: The type of the residual records. The default is the type of the computation.
+        device: The device of the records. The default is the device of the computation.
         stop: Whether to end the run once everything is recorded.
-        records: What was kept so far.
+        records: The records so far, by site.
     """
 
     wanted: set[str]
@@ -243,7 +243,7 @@ class Recorder(Tap):
         return outputs
 
     def trace(self, model: Model, views: Views, output: Prediction | None) -> Trace:
-        """Return what was kept; raise Prob3rError if a wanted site never fired."""
+        """Return the trace. Raise Prob3rError if a requested site never fired."""
         if silent := self.wanted - self.records.keys():
             raise Prob3rError(f"The site '{min(silent)}' never fired in this model.")
         grids = [patch_grid(*view.size, model.config.patch) for view in views.views]
@@ -275,7 +275,7 @@ class Recorder(Tap):
         queries: Float[Tensor, "b k n e"],
         keys: Float[Tensor, "b k m e"],
     ) -> Tensor:
-        """Return a reduction of the attention map, a chunk of queries at a time."""
+        """Return a reduction of the attention map, computed for a chunk of queries at a time."""
         b, k, n, _ = queries.shape
         size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
         spans = [slice(start, start + size) for start in range(0, n, size)]

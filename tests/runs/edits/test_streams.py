@@ -182,7 +182,7 @@ def test_two_edits_cannot_put_different_things_in_one_place(
 
 def test_what_does_not_fit_is_one_sentence(model: DUSt3R, pair: Pair, own: Trace) -> None:
     wrong: list[tuple[Edit, str]] = [
-        (Skip("dec2.embed"), "which is the input and no sublayer"),
+        (Skip("dec2.embed"), "which is an input and not a sublayer"),
         (Skip("dec2.0.mlp", patches=[6]), "names token 6"),
         (Skip("dec2.0.mpl"), "near matches are"),
         (Transplant("dec2.0.mlp", {}), "record it there"),

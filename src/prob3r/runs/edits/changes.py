@@ -1,8 +1,8 @@
-"""Changes: what edits come down to at one site, once they have been held against a model.
+"""Changes: what an edit does at one site of one model.
 
-A change concerns some scenes of the batch (`p` of them) and, at an attention site, some heads
-(`j`). At one site they apply by rank: a given map, masked edges, zeroed edges, heads' outputs; and
-at a residual site, a sublayer skipped, then a stream transplanted.
+A change applies to `p` scenes of the batch and, at an attention site, to `j` heads. Several changes
+at one site apply in the order of their `rank`. At an attention site: a given map, masked edges,
+zeroed edges, given outputs of heads. At a residual site: a skipped sublayer, a given stream.
 """
 
 from abc import abstractmethod
@@ -15,11 +15,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What is done at one site.
+    """A change at one site.
 
     Attributes:
-        site: Its name; that of an attention site ends in `.probs`.
-        rows: The scenes concerned.
+        site: The name of the site. The name of an attention site ends in `.probs`.
+        rows: The indices of the scenes that change.
+        rank: The place of this kind of change among several at one site.
     """
 
     site: str
@@ -45,21 +46,21 @@ class MapChange(HeadChange):
 
 @dataclass(frozen=True, eq=False)
 class GivenMap(MapChange):
-    """The map is replaced for some queries; axes of size 1 stand for all."""
+    """The map of some queries is replaced. An axis of size 1 stands for all."""
 
     rank = 0
     queries: Bool[Tensor, "p1 j1 n"]
     probs: Float[Tensor, "p2 j2 n2 m"]
 
     def apply(self, probs: Tensor, span: slice) -> Tensor:
-        """Return the given map where it counts."""
+        """Return the map with the chosen queries replaced."""
         queries = self.queries[..., span, None]
         return self.probs[:, :, _part(self.probs.shape[2], span)].where(queries, probs)
 
 
 @dataclass(frozen=True, eq=False)
 class CutEdges(MapChange):
-    """Edges from some queries to some keys are cut; axes of size 1 stand for all."""
+    """Edges from some queries to some keys are cut. An axis of size 1 stands for all."""
 
     queries: Bool[Tensor, "p1 j1 n"]
     keys: Bool[Tensor, "p2 j2 m"]
@@ -70,19 +71,19 @@ class CutEdges(MapChange):
 
 
 class MaskedEdges(CutEdges):
-    """Logits to minus infinity; a query that keeps no key attends to nothing."""
+    """The logits of the edges become minus infinity. A query without any key attends to nothing."""
 
     rank = 1
 
     def apply(self, probs: Tensor, span: slice) -> Tensor:
-        """Return the map without the edges, each row summing to one again."""
+        """Return the map without the edges. Each row sums to one again."""
         kept = probs.masked_fill(self.edges(span), 0)
         total = kept.sum(-1, keepdim=True)
         return kept / total.where(total > 0, 1)
 
 
 class ZeroedEdges(CutEdges):
-    """Probabilities to zero; the rest stays as it is."""
+    """The probabilities of the edges become zero. The other probabilities stay as they are."""
 
     rank = 2
 
@@ -93,14 +94,14 @@ class ZeroedEdges(CutEdges):
 
 @dataclass(frozen=True, eq=False)
 class GivenOutput(HeadChange):
-    """The heads' outputs are replaced at some patches; axes of size 1 stand for all."""
+    """The outputs of heads are replaced at some patches. An axis of size 1 stands for all."""
 
     rank = 3
     patches: Bool[Tensor, "p1 j1 n"]
     values: Float[Tensor, "p2 j2 n2 e"]
 
     def apply(self, output: Float[Tensor, "p j n e"]) -> Float[Tensor, "p j n e"]:
-        """Return the outputs of the heads concerned."""
+        """Return the outputs with the chosen patches replaced."""
         return self.values.to(output.dtype).where(self.patches[..., None], output)
 
 
@@ -111,7 +112,7 @@ class StreamChange(Change):
     def apply(
         self, stream: Float[Tensor, "p n d"], before: Float[Tensor, "p n d"]
     ) -> Float[Tensor, "p n d"]:
-        """Return the stream, given what it was before the sublayer."""
+        """Return the changed stream. `before` is the stream at the input of the sublayer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,7 @@ class Skipped(StreamChange):
     patches: Bool[Tensor, "p1 n"]
 
     def apply(self, stream: Tensor, before: Tensor) -> Tensor:
-        """Return the stream as it was before the sublayer, where it is skipped."""
+        """Return the stream with the chosen patches as they were before the sublayer."""
         return before.where(self.patches[..., None], stream)
 
 
@@ -135,7 +136,7 @@ class GivenStream(StreamChange):
     values: Float[Tensor, "p2 n d"]
 
     def apply(self, stream: Tensor, before: Tensor) -> Tensor:
-        """Return the given stream where it counts."""
+        """Return the stream with the chosen patches replaced."""
         return self.values.to(stream.dtype).where(self.patches[..., None], stream)
 
 

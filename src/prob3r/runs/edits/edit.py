@@ -1,4 +1,4 @@
-"""What every edit shares: where it acts, on which scenes, and the check before anything runs."""
+"""The base class of edits: its sites, its scenes, and its checks before a model runs."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,12 +23,12 @@ Tokens = Sequence[int] | Tensor | Selection
 
 @dataclass(frozen=True)
 class Setting:
-    """What edits are held against before they run.
+    """The model and the batch that an edit applies to.
 
     Attributes:
-        model: The model they change.
-        scenes: How many scenes the batch has.
-        patches: How many patches each view has.
+        model: The model.
+        scenes: The number of scenes in the batch.
+        patches: The number of patches of each view.
     """
 
     model: Model
@@ -44,16 +44,16 @@ class Setting:
 
     @property
     def views(self) -> int:
-        """How many views there are."""
+        """The number of views."""
         return len(self.patches)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def sites(self, pattern: str) -> list[Site]:
-        """Return the residual sites that match a pattern; raise Prob3rError if none does."""
+        """Return the residual sites that match a pattern. Raise Prob3rError if none matches."""
         return [Site.parse(name) for name in select(pattern, self.model.sites(self.views))]
 
     def attention_sites(self, pattern: str) -> list[Site]:
@@ -75,7 +75,7 @@ class Setting:
         return self._axis(site, (site.view,))
 
     def keys(self, site: Site | str) -> TokenAxis:
-        """Return the tokens that an attention site looks at."""
+        """Return the tokens that an attention site attends to."""
         site = Site.parse(site) if isinstance(site, str) else site
         return self._axis(site, site.key_views(self.views))
 
@@ -88,11 +88,11 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Edit(ABC):
-    """A change made while a model runs; nothing is left of it afterwards.
+    """A change to a model for one run. The model itself stays as it is.
 
     Attributes:
         site: The name of a site, or a shell-style pattern of several.
-        scenes: The scenes of the batch that it concerns, by their number; all by default.
+        scenes: The indices of the scenes in the batch that change. The default is all.
     """
 
     site: str
@@ -100,14 +100,14 @@ class Edit(ABC):
 
     @abstractmethod
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site.
+        """Return the changes at each site.
 
         Raises:
-            Prob3rError: The edit does not fit the model or the batch, or touches nothing.
+            Prob3rError: The edit does not fit the model or the batch, or changes nothing.
         """
 
     def rows(self, setting: Setting) -> Int[Tensor, " p"]:
-        """Return the scenes that the edit concerns."""
+        """Return the indices of the scenes that change."""
         return self.chosen("scene", self.scenes, setting.scenes, setting)
 
     def heads_of(
@@ -119,10 +119,10 @@ class Edit(ABC):
     def chosen(
         self, what: str, indices: Sequence[int] | None, count: int, setting: Setting
     ) -> Int[Tensor, " i"]:
-        """Return indices as a tensor, all of `count` by default."""
+        """Return indices as a tensor. The default is all of `count`."""
         chosen = list(range(count) if indices is None else indices)
         if not chosen:
-            raise self.error(f"names no {what}, and touches nothing; name at least one")
+            raise self.error(f"names no {what} and changes nothing; name at least one")
         if wrong := [i for i in chosen if not 0 <= i < count]:
             raise self.error(f"names {what} {wrong[0]}; they count from 0 to {count - 1}")
         if len(set(chosen)) < len(chosen):
@@ -132,7 +132,7 @@ class Edit(ABC):
     def mask(
         self, tokens: Tokens | None, axis: TokenAxis, rows: Tensor, heads: Tensor, setting: Setting
     ) -> Bool[Tensor, "p j n"]:
-        """Return a choice of tokens as a mask; axes of size 1 stand for all scenes or heads."""
+        """Return a choice of tokens as a mask. An axis of size 1 stands for all scenes or heads."""
         count = len(axis)
         if isinstance(tokens, Selection):
             mask = axis.mask(tokens.test).to(setting.device)
@@ -145,17 +145,17 @@ class Edit(ABC):
         mask = mask.reshape(1, 1, -1) if mask.ndim == 1 else mask
         self.fits("mask of tokens", mask, (len(rows), len(heads), count))
         if not mask.any() and not isinstance(tokens, Selection):
-            raise self.error("has a mask without a token, and touches nothing")
+            raise self.error("has a mask that selects no token and changes nothing")
         return mask
 
-    def touching(self, changes: list[Change]) -> list[Change]:
-        """Return changes; raise Prob3rError if there are none, since selections chose nothing."""
+    def nonempty(self, changes: list[Change]) -> list[Change]:
+        """Return the changes. Raise Prob3rError if the selections chose no token anywhere."""
         if not changes:
-            raise self.error("selects no token at any of its sites, and touches nothing")
+            raise self.error("selects no token at any of its sites and changes nothing")
         return changes
 
     def fits(self, what: str, tensor: Tensor, shape: Sequence[int]) -> None:
-        """Raise Prob3rError unless a tensor has a shape, or 1 where it may stand for all."""
+        """Raise Prob3rError unless a tensor has this shape. An axis of size 1 fits any size."""
         pairs_of_sizes = zip(tensor.shape, shape, strict=False)
         if tensor.ndim != len(shape) or any(a not in (1, b) for a, b in pairs_of_sizes):
             raise self.error(

@@ -24,19 +24,19 @@ from prob3r.runs.edits.edit import Edit, Setting
 
 
 class Editor(Tap):
-    """Makes the changes of several edits, in the order of the model whatever theirs is.
+    """Applies several edits while the model runs. The order of the edits does not matter.
 
     Args:
         edits: The edits.
-        setting: The model and the batch they are for.
+        setting: The model and the batch.
 
     Attributes:
-        changes: What is done, by site.
-        streams: Each stack's stream so far, by names such as `dec2`. A run that does not start at
-            the beginning sets them.
+        changes: The changes of each site.
+        streams: The latest stream of each stack and view, by names such as `dec2`. A run that
+            resumes in the middle sets them.
 
     Raises:
-        Prob3rError: An edit does not fit, or two would put different things in one place.
+        Prob3rError: An edit does not fit, or two edits replace the same tokens.
     """
 
     def __init__(self, edits: Iterable[Edit], setting: Setting):
@@ -65,7 +65,7 @@ class Editor(Tap):
     def __call__(self, site: str, tensor: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Return the stream after the changes at this site."""
         stream = Site.parse(site).stream
-        before = self.streams.get(stream, tensor)  # at a stack's input there is nothing before
+        before = self.streams.get(stream, tensor)  # a stack's input has no sublayer before it
         if site in self._silent:
             tensor = before.where(self._silent.pop(site)[..., None], tensor)
         for change in self.changes.get(site, ()):
@@ -115,7 +115,7 @@ class Editor(Tap):
         keys: Float[Tensor, "b k m e"],
         span: slice,
     ) -> Float[Tensor, "b k q m"]:
-        """Return the attention map after the changes, its rows of the queries in `span`."""
+        """Return the rows of the changed attention map for the queries in `span`."""
         probs = attention_map(queries[:, :, span], keys)
         heads = self._heads.get(site)
         return probs if heads is None else heads.edit(probs, span)
@@ -124,8 +124,8 @@ class Editor(Tap):
 class _Heads:
     """The changes at one attention site.
 
-    Those of the map work on the heads concerned alone, gathered from the batch: head `heads[s]` of
-    scene `rows[s]` is slot `s`.
+    Changes of the map run on the changed heads alone. Slot `s` holds head `heads[s]` of scene
+    `rows[s]`.
     """
 
     def __init__(self, changes: list[Change], setting: Setting):
@@ -143,7 +143,7 @@ class _Heads:
     def attend(
         self, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Bool[Tensor, "b n"] | None]:
-        """Return the outputs, and for which queries all keys of all heads are masked, if any."""
+        """Return the outputs, and the queries of which every key is masked in every head."""
         silent = None
         if self.maps:
             here = (self.rows, self.heads)
@@ -151,12 +151,12 @@ class _Heads:
             masked = self._masked(queries.shape[2], keys.shape[2])
             nothing = masked.all(-1)
             if all(isinstance(change, MaskedEdges) for change in self.maps):
-                # A query with nothing to see may see all, for no kernel agrees on such rows.
+                # A query without any key gets all keys here, since kernels disagree on such rows.
                 seen = ~masked | nothing[..., None]
                 edited = F.scaled_dot_product_attention(*chosen, attn_mask=seen)
                 output = output.index_put(here, edited.masked_fill(nothing[..., None], 0))
             else:
-                # The difference, so that a map replaced by itself leaves the output as it is.
+                # Add the difference, so that a map replaced by itself changes no bit of the output.
                 own = attention_map(*chosen[:2])
                 difference = (self._edit(own, slice(None)) - own) @ chosen[2]
                 output = output.index_put(here, difference, accumulate=True)
@@ -181,7 +181,7 @@ class _Heads:
         return probs
 
     def _masked(self, n: int, m: int) -> Bool[Tensor, "s n m"]:
-        """Return which edges are masked, in every slot."""
+        """Return the mask of the edges that are cut, for every slot."""
         masked = torch.zeros(len(self.rows), n, m, dtype=torch.bool, device=self.rows.device)
         for change, slots in zip(self.maps, self.slots, strict=True):
             if isinstance(change, MaskedEdges):
@@ -202,9 +202,9 @@ def _block(change: HeadChange) -> tuple[Tensor, ...]:
 
 
 def _check_collisions(site: str, changes: list[Change], setting: Setting) -> None:
-    """Raise Prob3rError where two changes would put something in one place.
+    """Raise Prob3rError if two changes replace the same tokens.
 
-    Cuts add up in any order; what is put in a place must be put there once.
+    Cut edges combine in any order. A map, an output or a stream can be replaced once.
     """
     place = Site.parse(site)
     heads = setting.heads(place) if place.reading else 1

@@ -26,18 +26,19 @@ _CUTS: Mapping[str, type[CutEdges]] = {"mask": MaskedEdges, "zero": ZeroedEdges}
 
 @dataclass(frozen=True, eq=False)
 class Knockout(Edit):
-    """Cuts attention edges, from some queries to some keys in some heads.
+    """Cuts attention from some queries to some keys in some heads.
 
     Attributes:
         site: Attention sublayers, such as `dec2.3.cross_attn`.
-        mode: `mask` sets the logits to minus infinity, so that the attention that is left sums to
-            one again; a query that keeps no key gets nothing from that head, and where that is so
-            in all heads the sublayer adds nothing for it. `zero` sets the probabilities to zero
-            and leaves the others as they are.
-        heads: All by default.
-        queries: The tokens whose attention is cut; all by default.
-        keys: The tokens that they no longer see; all by default. `view(1)`, `token("camera")` and
-            other selections choose them by view and by name; sites without any are left alone.
+        mode: `mask` sets the logits to minus infinity. The remaining attention sums to one again.
+            A query without any key gets nothing from that head. If this is so in all heads, the
+            sublayer adds nothing to that query. `zero` sets the probabilities to zero and does
+            not change the others.
+        heads: The heads. The default is all.
+        queries: The tokens whose attention is cut. The default is all.
+        keys: The tokens that they no longer attend to. The default is all. Selections such as
+            `view(1)` and `token("camera")` choose by view and by name. A site without such a token
+            is not changed.
     """
 
     mode: str = field(default="mask", kw_only=True)
@@ -46,7 +47,7 @@ class Knockout(Edit):
     keys: Tokens | None = field(default=None, kw_only=True)
 
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site; see `Edit.bind`."""
+        """Return the changes at each site. See `Edit.bind`."""
         if self.mode not in _CUTS:
             raise self.error(f"has mode '{self.mode}'; it must be mask or zero")
         changes: list[Change] = []
@@ -56,7 +57,7 @@ class Knockout(Edit):
             keys = self.mask(self.keys, setting.keys(site), rows, heads, setting)
             if queries.any() and keys.any():
                 changes.append(_CUTS[self.mode](str(site), rows, heads, queries, keys))
-        return self.touching(changes)
+        return self.nonempty(changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,9 @@ class HeadAblation(Edit):
     Attributes:
         site: Attention sublayers, such as `dec2.3.cross_attn`.
         mode: `zero`, `mean` (over a data set) or `resample` (from another scene).
-        heads: All by default.
-        source: For `mean`, what `head_means` computed; for `resample`, a trace of another scene in
-            which `SITE.heads` is recorded, of one scene or of as many as the edit concerns.
+        heads: The heads. The default is all.
+        source: For `mean`, the result of `head_means`. For `resample`, a trace of another scene
+            that holds `SITE.heads`, for one scene or for as many as the edit changes.
     """
 
     mode: str = field(default="zero", kw_only=True)
@@ -76,7 +77,7 @@ class HeadAblation(Edit):
     source: Means | Mapping[str, Tensor] | None = field(default=None, kw_only=True)
 
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site; see `Edit.bind`."""
+        """Return the changes at each site. See `Edit.bind`."""
         changes: list[Change] = []
         if self.mode not in ("zero", "mean", "resample"):
             raise self.error(f"has mode '{self.mode}'; it must be zero, mean or resample")
@@ -91,12 +92,12 @@ class HeadAblation(Edit):
         return changes
 
     def _values(self, site: Site, rows: Tensor, setting: Setting) -> Float[Tensor, "p1 k1 n1 e1"]:
-        """Return the output of every head; axes of size 1 stand for all."""
+        """Return the output of every head. An axis of size 1 stands for all."""
         if self.mode == "zero":
             return torch.zeros(1, 1, 1, 1, device=setting.device)
         if self.mode == "mean":
             if not isinstance(self.source, Means):
-                raise self.error("has mode mean, and needs `source`, the means of this model")
+                raise self.error("has mode mean and needs `source`, the means of this model")
             return self.source[str(site.residual)].to(setting.device)[None, :, None]
         values = recorded(self, self.source, site.read(HEADS), rows, setting)
         heads, width, n = setting.heads(site), setting.width(site), len(setting.queries(site))
@@ -106,14 +107,14 @@ class HeadAblation(Edit):
 
 @dataclass(frozen=True, eq=False)
 class Attention(Edit):
-    """Replaces an attention map by a given one.
+    """Replaces an attention map by a given map.
 
     Attributes:
         site: Attention sublayers, such as `dec2.3.cross_attn`.
-        probs: `(scenes, heads, queries, keys)`, each row summing to one; an axis of size 1 stands
-            for all, except that of the keys.
-        heads: The heads that get it; all by default.
-        queries: The tokens that get it; all by default.
+        probs: The map `(scenes, heads, queries, keys)`. Each row sums to one. An axis of size 1
+            stands for all, except the axis of the keys.
+        heads: The heads that get the map. The default is all.
+        queries: The tokens that get the map. The default is all.
     """
 
     probs: Float[Tensor, "p1 j1 n1 m"]
@@ -122,12 +123,12 @@ class Attention(Edit):
 
     @classmethod
     def oracle(cls, site: str, matches: PatchMatches, keys: int, **others: Any) -> "Attention":
-        """Return the edit that makes every co-visible patch look at its true match alone.
+        """Return the edit that makes every co-visible patch attend to its true match alone.
 
         Args:
             site: Cross-attention sublayers of view 2.
-            matches: The true matches of the scenes concerned.
-            keys: How many patches view 1 has.
+            matches: The true matches of the scenes that change.
+            keys: The number of patches of view 1.
             others: `heads` and `scenes`.
         """
         probs = torch.nn.functional.one_hot(matches.match.clamp(0, keys - 1), keys).float()
@@ -142,7 +143,7 @@ class Attention(Edit):
         generator: torch.Generator,
         **others: Any,
     ) -> "Attention":
-        """Return the control of `oracle`: each patch looks at the match of another one."""
+        """Return the control of `oracle`: each patch attends to the match of another patch."""
         shuffled = matches.match.clone()
         for row, visible in zip(shuffled, matches.visible, strict=True):
             found = row[visible]
@@ -152,11 +153,11 @@ class Attention(Edit):
 
     @classmethod
     def uniform(cls, site: str, keys: int, **others: Any) -> "Attention":
-        """Return the edit that makes patches look at all `keys` alike."""
+        """Return the edit that makes patches attend to all `keys` equally."""
         return cls(site, torch.full((1, 1, 1, keys), 1 / keys), **others)
 
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site; see `Edit.bind`."""
+        """Return the changes at each site. See `Edit.bind`."""
         changes: list[Change] = []
         for site in setting.attention_sites(self.site):
             rows, heads = self.rows(setting), self.heads_of(site, self.heads, setting)
@@ -175,7 +176,7 @@ class Attention(Edit):
 def recorded(
     edit: Edit, source: object, site: Site, rows: Tensor, setting: Setting
 ) -> Float[Tensor, "p1 ..."]:
-    """Return a record of a trace; raise Prob3rError if there is none or it cannot fit."""
+    """Return a record of a trace. Raise Prob3rError if it is missing or does not fit."""
     if not isinstance(source, Mapping):
         raise edit.error(f"needs `source`, a trace with '{site}' recorded")
     if str(site) not in source:

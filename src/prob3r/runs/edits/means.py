@@ -1,4 +1,4 @@
-"""Means of heads' outputs over a data set, which mean ablation puts in their place."""
+"""Means of heads' outputs over a data set, for mean ablation."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Means:
     """The mean output of every head, over pairs and patches.
 
     Attributes:
-        values: By attention sublayer (`dec2.3.cross_attn`), `(k, e)`.
-        model: Fingerprint of the model whose heads these are.
-        pairs: How many pairs they are the mean of.
+        values: The means `(k, e)` by attention sublayer (`dec2.3.cross_attn`).
+        model: The fingerprint of the model.
+        pairs: The number of pairs in the mean.
     """
 
     values: Mapping[str, Float[Tensor, "k e"]]
@@ -33,7 +33,7 @@ class Means:
         return self.values[sublayer]
 
     def check(self, model: Model) -> None:
-        """Raise Prob3rError unless these are the means of this very model."""
+        """Raise Prob3rError unless these are the means of this model."""
         if self.model != fingerprint(model):
             raise Prob3rError(
                 f"These means are of the model {self.model}, and this one is "
@@ -47,7 +47,7 @@ class Means:
 
     @classmethod
     def load(cls, path: Path) -> "Means":
-        """Return the means of a file; raise Prob3rError if it holds none."""
+        """Return the means in a file. Raise Prob3rError if it holds none."""
         values, header = read_tensors(path)
         about: Any = (header or {}).get("means")
         if not isinstance(about, dict) or not {"model", "pairs"} <= about.keys():
@@ -61,9 +61,9 @@ def head_means(
     """Return the mean output of every head of a model.
 
     Args:
-        model: Whose heads.
+        model: The model.
         scenes: Batches of a data set.
-        report: Called with the number of scenes done.
+        report: A function that is called with the number of scenes done.
 
     Raises:
         Prob3rError: There is no scene.

@@ -1,4 +1,4 @@
-"""Selections: which tokens an edit concerns, by view and by name instead of by number."""
+"""Selections of tokens by view and by name, for edits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 from prob3r.models.protocol import TokenLayout
 
 Test = Callable[[int, str, int], bool]
-"""From a token's view, its name (empty for a patch) and the site's view to whether it counts."""
+"""A function of a token's view, its name (empty for a patch) and the site's view."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class TokenAxis:
     """The tokens along one axis of a stream or of an attention map, view after view.
 
     Attributes:
-        own: The view that the site belongs to.
-        parts: For each view on the axis: its number, how many patches it has, and its layout.
+        own: The view of the site.
+        parts: The number, the count of patches and the layout of each view on the axis.
     """
 
     own: int
@@ -31,7 +31,7 @@ class TokenAxis:
 
     @property
     def patches(self) -> list[slice]:
-        """Where the patches of each view on the axis are, in the order of the views."""
+        """The slices of each view's patches on the axis, in the order of the views."""
         spans, start = [], 0
         for _, patches, layout in self.parts:
             first = start + len(layout.before)
@@ -40,7 +40,7 @@ class TokenAxis:
         return spans
 
     def mask(self, test: Test) -> Bool[Tensor, " n"]:
-        """Return which tokens a test chooses."""
+        """Return the mask of the tokens that a test selects."""
         chosen: list[bool] = []
         for view, patches, layout in self.parts:
             chosen += [test(view, name, self.own) for name in layout.before]
@@ -51,7 +51,7 @@ class TokenAxis:
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice of tokens that holds for any number of views and patches.
+    """A choice of tokens for any number of views and patches.
 
     Selections combine with `&`, `|` and `~`: `view(1) & ~token("camera")`.
     """

@@ -18,38 +18,37 @@ class Skip(Edit):
 
     Attributes:
         site: Residual sites, such as `dec2.3.mlp`.
-        patches: Where it adds nothing; everywhere by default.
+        patches: The tokens that skip the sublayer. The default is all.
     """
 
     patches: Tokens | None = field(default=None, kw_only=True)
 
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site; see `Edit.bind`."""
+        """Return the changes at each site. See `Edit.bind`."""
         changes: list[Change] = []
         for site in setting.sites(self.site):
             if site.block is None:
-                raise self.error(f"reaches '{site}', which is the input and no sublayer")
+                raise self.error(f"matches '{site}', which is an input and not a sublayer")
             rows = self.rows(setting)
             patches = self.mask(self.patches, setting.queries(site), rows, rows[:1], setting)
             if patches.any():
                 changes.append(Skipped(str(site), rows, patches[:, 0]))
-        return self.touching(changes)
+        return self.nonempty(changes)
 
 
 @dataclass(frozen=True, eq=False)
 class Transplant(Edit):
-    """Activation patching: puts in activations of another run.
+    """Activation patching: replaces activations by those of another run.
 
-    They are a residual stream, the outputs of heads or an attention map.
+    It replaces a residual stream, the outputs of heads or an attention map.
 
     Attributes:
         site: `dec2.3.mlp` for the stream after a sublayer, `dec2.3.cross_attn.heads` for the
             outputs of its heads, `dec2.3.cross_attn.probs` for its attention map.
-        source: A trace in which the sites are recorded, of one scene or of as many as the edit
-            concerns.
-        patches: What is transplanted, by the tokens of the stream or the queries of the
-            attention; everything by default.
-        heads: Of heads' outputs and maps; all by default.
+        source: A trace that holds the sites, for one scene or for as many as the edit changes.
+        patches: The tokens of the stream, or the queries of the attention, that are replaced. The
+            default is all.
+        heads: The heads whose outputs or maps are replaced. The default is all.
     """
 
     source: Mapping[str, Tensor]
@@ -57,14 +56,14 @@ class Transplant(Edit):
     heads: Sequence[int] | None = field(default=None, kw_only=True)
 
     def bind(self, setting: Setting) -> list[Change]:
-        """Return what changes at each site; see `Edit.bind`."""
+        """Return the changes at each site. See `Edit.bind`."""
         stem, _, last = self.site.rpartition(".")
         if last == PROBS:
             return self._maps(setting)
         if last == HEADS:
             return self._outputs(stem, setting)
         if self.heads is not None:
-            raise self.error("names heads, and a residual stream has none; write SITE.heads")
+            raise self.error("names heads, but a residual stream has none; write SITE.heads")
         changes: list[Change] = []
         for site in setting.sites(self.site):
             rows, axis = self.rows(setting), setting.queries(site)
@@ -73,7 +72,7 @@ class Transplant(Edit):
             patches = self.mask(self.patches, axis, rows, rows[:1], setting)
             if patches.any():
                 changes.append(GivenStream(str(site), rows, patches[:, 0], values))
-        return self.touching(changes)
+        return self.nonempty(changes)
 
     def _maps(self, setting: Setting) -> list[Change]:
         changes: list[Change] = []
@@ -101,4 +100,4 @@ class Transplant(Edit):
             patches = self.mask(self.patches, axis, rows, heads, setting)
             if patches.any():
                 changes.append(GivenOutput(str(site), rows, heads, patches, values[:, heads]))
-        return self.touching(changes)
+        return self.nonempty(changes)
