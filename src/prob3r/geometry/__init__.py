@@ -19,8 +19,16 @@ from prob3r.geometry.cameras import (
     rotation_angle,
     rotation_between,
 )
+from prob3r.geometry.clouds import CloudErrors, PointTree, cloud_errors, normals, register
 from prob3r.geometry.correspondence import cycle_consistency, end_point_error, entropy, pck
 from prob3r.geometry.covisibility import CoarseView, seen_share
+from prob3r.geometry.depth_errors import (
+    DepthAlignment,
+    DepthErrors,
+    DepthFit,
+    align_depth,
+    depth_errors,
+)
 from prob3r.geometry.epipolar import (
     epipolar_distance,
     essential,
@@ -74,25 +82,44 @@ from prob3r.geometry.pose import (
     scale_error,
     translation_error,
 )
+from prob3r.geometry.relative_poses import (
+    RelativePoseErrors,
+    auc_binned,
+    relative_pose_errors,
+    share_below,
+)
+from prob3r.geometry.trajectories import TrajectoryErrors, trajectory_errors
+from prob3r.geometry.transfer import matches_by_descriptors, matches_by_points, transfer
 
 __all__ = [
+    "CloudErrors",
     "CoarseView",
+    "DepthAlignment",
+    "DepthErrors",
+    "DepthFit",
     "Interval",
     "MatchTruth",
     "PatchMatches",
     "PixelMatches",
     "PnPPose",
+    "PointTree",
     "PoseAndShape",
+    "RelativePoseErrors",
     "Similarity",
+    "TrajectoryErrors",
     "align",
+    "align_depth",
     "align_robust",
     "auc",
+    "auc_binned",
     "bootstrap",
     "bootstrap_interval",
     "central_intrinsics",
+    "cloud_errors",
     "covisible",
     "crop_intrinsics",
     "cycle_consistency",
+    "depth_errors",
     "end_point_error",
     "entropy",
     "epipolar_distance",
@@ -101,9 +128,12 @@ __all__ = [
     "fundamental",
     "intrinsics_from_pointmap",
     "invert_rigid",
+    "matches_by_descriptors",
+    "matches_by_points",
     "median",
     "norm_factor",
     "normalise",
+    "normals",
     "overlap",
     "patch_centres",
     "patch_grid",
@@ -121,7 +151,9 @@ __all__ = [
     "pose_from_pointmap",
     "pose_of_pointmap",
     "project",
+    "register",
     "relative_pose",
+    "relative_pose_errors",
     "resize_intrinsics",
     "rotation_angle",
     "rotation_between",
@@ -129,6 +161,9 @@ __all__ = [
     "sampson_distance",
     "scale_error",
     "seen_share",
+    "share_below",
+    "trajectory_errors",
+    "transfer",
     "transform",
     "translation_error",
     "unpatchify",

@@ -1,0 +1,51 @@
+"""Matches of pixels: where a homography puts them, and where a prediction finds them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.geometry.clouds import PointTree
+from prob3r.geometry.pointmaps import pixel_grid
+
+_AT_ONCE = 1024  # pixels whose products with all of view 1 are held together
+
+
+def transfer(
+    pixels: Float[Tensor, "*n 2"], homography: Float[Tensor, "3 3"]
+) -> Float[Tensor, "*n 2"]:
+    """Positions (x, y) after a homography; NaN where its last coordinate is not positive."""
+    ones = torch.ones_like(pixels[..., :1])
+    moved = torch.cat([pixels, ones], dim=-1) @ homography.mT
+    last = moved[..., 2:]
+    return moved[..., :2] / last.where(last > 0, torch.nan)
+
+
+def matches_by_points(
+    points2: Float[Tensor, "h w 3"], points1: Float[Tensor, "h1 w1 3"]
+) -> Float[Tensor, "h w 2"]:
+    """The pixel of view 1, as (x, y), whose point is nearest to the point of each pixel of view 2.
+
+    Args:
+        points2: View 2's pointmap.
+        points1: View 1's, in the same frame and unit.
+    """
+    height, width, _ = points1.shape
+    pixels = pixel_grid(height, width, dtype=points2.dtype, device=points2.device).flatten(0, 1)
+    nearest = PointTree(points1.flatten(0, 1)).nearest(points2.flatten(0, 1)).rows
+    return pixels[nearest].reshape(*points2.shape[:2], 2)
+
+
+def matches_by_descriptors(
+    descriptors2: Float[Tensor, "h w c"], descriptors1: Float[Tensor, "h1 w1 c"]
+) -> Float[Tensor, "h w 2"]:
+    """The pixel of view 1, as (x, y), whose descriptor has the largest product with each of view 2.
+
+    Args:
+        descriptors2: Of view 2, of unit length.
+        descriptors1: Of view 1.
+    """
+    height, width, _ = descriptors1.shape
+    pixels = pixel_grid(height, width, dtype=descriptors2.dtype, device=descriptors2.device)
+    keys = descriptors1.flatten(0, 1).mT
+    best = [(some @ keys).argmax(dim=-1) for some in descriptors2.flatten(0, 1).split(_AT_ONCE)]
+    return pixels.flatten(0, 1)[torch.cat(best)].reshape(*descriptors2.shape[:2], 2)
