@@ -183,7 +183,7 @@ def test_many_views_go_through_the_heads_in_parts(
 ) -> None:
     images = torch.randn(9, 1, 3, 28, 28)
     output = run(small, *images)
-    monkeypatch.setattr("prob3r.models.vggt.MOST_IMAGES", 20)
+    monkeypatch.setattr("prob3r.models.dense_head.MOST_IMAGES", 20)
     together = run(small, *images)
     torch.testing.assert_close(output.points, together.points, rtol=1e-5, atol=1e-5)
     assert len(output.points) == 9

@@ -1,10 +1,10 @@
-"""The trunk of VGGT: frame attention and global attention in turn, over special and patch tokens.
+"""Frame attention and global attention in turn, over special and patch tokens.
 
-Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025. Parameter names
-are those of the official checkpoints.
+VGGT, π³ and Depth Anything 3 have such a trunk. Architecture: Wang et al., "VGGT: Visual Geometry
+Grounded Transformer", CVPR 2025. Parameter names are those of the official checkpoints.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,67 @@ class Layer(NamedTuple):
     def joined(self, view: int, tokens: slice) -> Float[Tensor, "b n d2"]:
         """Return what the heads read of chosen tokens of a view (from 0): both, frame first."""
         return torch.cat((self.frame[view][:, tokens], self.joint[view][:, tokens]), -1)
+
+
+def alternate(
+    frame_blocks: Iterable[nn.Module],
+    global_blocks: Iterable[nn.Module],
+    streams: Sequence[Float[Tensor, "b n d"]],
+    own: RoPE2D,
+    every: RoPE2D,
+    tap: Tap,
+    kept: Collection[int],
+    stack: str = "dec",
+) -> dict[int, Layer]:
+    """Return the streams of the blocks in `kept`.
+
+    Args:
+        frame_blocks: A `ViewsBlock` for each block, over each view's tokens.
+        global_blocks: A `ViewsBlock` for each block, over the tokens of all views.
+        streams: The input of every view.
+        own: Turns queries and keys of one view.
+        every: Turns queries and keys of all views, one after the other.
+        tap: Called at every site.
+        kept: Numbers of blocks.
+        stack: What the stack is called.
+    """
+    names = [f"{stack}{view + 1}" for view in range(len(streams))]
+    layers: dict[int, Layer] = {}
+    for i, (frame, joint) in enumerate(zip(frame_blocks, global_blocks, strict=True)):
+        blocks = [f"{name}.{i}" for name in names]
+        inner = frame(streams, own, tap, blocks)
+        streams = joint(inner, every, tap, blocks)
+        if i in kept:
+            layers[i] = Layer(inner, list(streams))
+    return layers
+
+
+def rope_of(
+    grid: tuple[int, int],
+    special: int,
+    head_width: int,
+    base: float,
+    views: int,
+    device: torch.device,
+    *,
+    apart: bool = True,
+) -> RoPE2D:
+    """Return the rotary embedding of the tokens of so many views, one after the other.
+
+    Args:
+        grid: Rows and columns of the patches. Patches count from 1.
+        special: How many special tokens stand before the patches. They are at 0, so that they are
+            not turned.
+        head_width: Of the attention.
+        base: Of the embedding.
+        views: How many views there are. Nothing tells them apart.
+        device: Where the embedding is.
+        apart: Whether patches are at their rows and columns, or all of them at (1, 1).
+    """
+    patches = patch_positions(*grid, device) + 1
+    patches = patches if apart else torch.ones_like(patches)
+    positions = F.pad(patches, (0, 0, special, 0)).repeat(views, 1)
+    return RoPE2D(positions, head_width, base)
 
 
 class Alternating(nn.Module):
@@ -95,15 +156,13 @@ class Alternating(nn.Module):
             ]
 
         streams = sublayer(tap, [f"{name}.embed" for name in names], embed)
-        own, every = self._rope(images[0], 1), self._rope(images[0], count)
-        layers: dict[int, Layer] = {}
-        for i, (frame, joint) in enumerate(zip(self.frame_blocks, self.global_blocks, strict=True)):
-            blocks = [f"{name}.{i}" for name in names]
-            inner = frame(streams, own, tap, blocks)
-            streams = joint(inner, every, tap, blocks)
-            if i in kept:
-                layers[i] = Layer(inner, streams)
-        return layers
+        grid = patch_grid(images[0].shape[-2], images[0].shape[-1], self.patch)
+        registers, width = self.register_token.shape[2:]
+        own, every = (
+            rope_of(grid, 1 + registers, width // self.heads, self.rope_base, n, images[0].device)
+            for n in (1, count)
+        )
+        return alternate(self.frame_blocks, self.global_blocks, streams, own, every, tap, kept)
 
     def _patches(
         self, images: Sequence[Tensor], tap: Tap, chosen: Sequence[int]
@@ -120,14 +179,3 @@ class Alternating(nn.Module):
         chosen = min(view, 1)
         tokens = torch.cat((self.camera_token[:, chosen], self.register_token[:, chosen]), 1)
         return tokens.expand(len(patches), -1, -1)
-
-    def _rope(self, images: Tensor, count: int) -> RoPE2D:
-        """Return the rotary embedding of the tokens of so many views.
-
-        Patches count from 1; special tokens are at 0, so that they are not turned.
-        """
-        rows, columns = patch_grid(images.shape[-2], images.shape[-1], self.patch)
-        registers, width = self.register_token.shape[2:]
-        patches = patch_positions(rows, columns, images.device) + 1
-        positions = F.pad(patches, (0, 0, 1 + registers, 0)).repeat(count, 1)
-        return RoPE2D(positions, width // self.heads, self.rope_base)

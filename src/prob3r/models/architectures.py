@@ -1,5 +1,6 @@
 """The architectures that prob3r knows: how each is made, and how its published files are read."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
@@ -20,8 +21,16 @@ class Published:
     """
 
     def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
-        """Return the configuration and the weights that a `.pth` or `.pt` file holds."""
-        return None
+        """Return the configuration and the weights that a `.pth` or `.pt` file holds.
+
+        By default the file holds weights alone, by themselves or under `model`, and their shapes
+        tell the configuration.
+        """
+        weights = content.get("model", content) if isinstance(content, dict) else None
+        if not are_tensors(weights):
+            return None
+        config = self.of_weights(weights)
+        return None if config is None else (config, weights)
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> Any | None:
         """Return the configuration of weights that come without one."""
@@ -42,6 +51,35 @@ class Published:
     def renamed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return weights under our names, without those that are no part of the model."""
         return dict(weights)
+
+
+class Shapes:
+    """Reads the sizes of a model off the shapes of its weights.
+
+    Args:
+        weights: By name.
+        architecture: What the weights look like, for messages.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], architecture: str):
+        self.weights, self.architecture = weights, architecture
+
+    def size(self, name: str, axis: int) -> int:
+        """Return the size of a weight along an axis.
+
+        Raises:
+            Prob3rError: There is no such weight, or it has no such axis.
+        """
+        if name not in self.weights or self.weights[name].ndim <= axis:
+            raise Prob3rError(
+                f"The weights look like those of a {self.architecture}, and lack a whole {name}."
+            )
+        return self.weights[name].shape[axis]
+
+    def count(self, prefix: str) -> int:
+        """Return how many numbers follow a prefix: how many blocks a list of modules has."""
+        numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in self.weights)
+        return len({found[1] for found in numbers if found})
 
 
 PUBLISHED: dict[str, Published] = {}

@@ -1,4 +1,4 @@
-"""VGGT's camera head, and its encoding of cameras as nine numbers.
+"""VGGT's camera head, and the cameras that its encodings stand for.
 
 Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025. Parameter names
 are those of the official checkpoints.
@@ -11,63 +11,34 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.geometry import invert_rigid
+from prob3r.models.camera_encoding import ENCODING, encode, intrinsics_of, inverses, motion_of
 from prob3r.models.layers import Mlp, ViewsBlock, layer_norm, sublayer
 from prob3r.models.protocol import Cameras, Stack, TokenLayout
 from prob3r.models.sites import Site, Tap
 
-ENCODING = 9
-"""Numbers in an encoding: translation, quaternion (real part last), and two fields of view."""
-
 
 def cameras_of(encoding: Float[Tensor, "b v 9"], size: tuple[int, int]) -> Cameras:
-    """Return the cameras that encodings stand for.
+    """Return the cameras that VGGT's encodings stand for.
 
-    An encoding holds the motion from the world to the camera, with a quaternion of any length, and
-    the vertical and the horizontal field of view in radians. A field of view of 0 gives an infinite
-    focal length. The principal point is at half the width and half the height, with pixel centres
-    at integer coordinates, as the official code unprojects depth.
+    An encoding holds the motion from the world to the camera. A field of view of 0 gives an
+    infinite focal length.
 
     Args:
         encoding: Of each view.
         size: Height and width of the images, in pixels.
     """
-    import roma  # takes long, and `import prob3r` should not
-
-    translation, quaternion, angles = encoding.split((3, 4, 2), -1)
-    rotation = roma.unitquat_to_rotmat(quaternion / quaternion.norm(dim=-1, keepdim=True))
-    bottom = encoding.new_tensor((0.0, 0, 0, 1)).expand(*encoding.shape[:2], 1, 4)
-    world_to_cam = torch.cat((torch.cat((rotation, translation[..., None]), -1), bottom), -2)
-    pose = invert_rigid(world_to_cam.flatten(0, 1)).unflatten(0, encoding.shape[:2])
-    # Vertical, then horizontal, as the size.
-    focal = angles.new_tensor(size) / 2 / (angles / 2).tan()
-    height, width = size
-    zero, one = torch.zeros_like(focal[..., 0]), torch.ones_like(focal[..., 0])
-    rows = (
-        (focal[..., 1], zero, one * width / 2),
-        (zero, focal[..., 0], one * height / 2),
-        (zero, zero, one),
-    )
-    return Cameras(pose, torch.stack([torch.stack(row, -1) for row in rows], -2))
+    return Cameras(inverses(motion_of(encoding)), intrinsics_of(encoding, size))
 
 
 def encoding_of(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "b v 9"]:
-    """Return the encodings of cameras; quaternions have length 1 and a real part of 0 or more.
+    """Return VGGT's encodings of cameras.
 
     Args:
         cameras: With intrinsics.
         size: Height and width of the images, in pixels.
     """
-    import roma  # takes long, and `import prob3r` should not
-
     assert cameras.intrinsics is not None
-    poses = cameras.cam_to_world
-    world_to_cam = invert_rigid(poses.flatten(0, 1)).unflatten(0, poses.shape[:2])
-    quaternion = roma.rotmat_to_unitquat(world_to_cam[..., :3, :3].contiguous())
-    quaternion = quaternion.where(quaternion[..., 3:] >= 0, -quaternion)
-    focal = torch.diagonal(cameras.intrinsics, dim1=-2, dim2=-1)[..., :2].flip(-1)
-    angles = 2 * (focal.new_tensor(size) / 2 / focal).atan()
-    return torch.cat((world_to_cam[..., :3, 3], quaternion, angles), -1)
+    return encode(inverses(cameras.cam_to_world), cameras.intrinsics, size)
 
 
 class CameraHead(nn.Module):

@@ -1,17 +1,18 @@
-"""VGGT's dense head: a DPT over four blocks of the trunk, with positions added to its maps.
+"""VGGT's dense head: a DPT over four blocks of a trunk, with positions added to its maps.
 
 Architecture: Ranftl et al., "Vision Transformers for Dense Prediction", ICCV 2021, as changed in
 Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025. Parameter names are those of
 the official checkpoints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.models.alternating import Layer
 from prob3r.models.heads import Fusion
 from prob3r.models.layers import layer_norm
 
@@ -30,9 +31,18 @@ class DenseHead(nn.Module):
         out: Numbers a pixel.
         features: Channels of the fused maps.
         channels: Channels of the four maps before they are fused, the finest first.
+        rectified: Of the residual units; see `Fusion`.
     """
 
-    def __init__(self, width: int, out: int, features: int, channels: Sequence[int]):
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        features: int,
+        channels: Sequence[int],
+        *,
+        rectified: bool = True,
+    ):
         super().__init__()
         self.norm = layer_norm(width, 1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(width, c, 1) for c in channels)
@@ -49,13 +59,23 @@ class DenseHead(nn.Module):
         for i, c in enumerate(channels, 1):
             convolution = nn.Conv2d(c, features, 3, padding=1, bias=False)
             self.scratch.add_module(f"layer{i}_rn", convolution)
-            fusion = Fusion(features, coarsest=i == len(channels), rectified=True)
-            self.scratch.add_module(f"refinenet{i}", fusion)
+        self.add_fusions("refinenet{}", features, rectified)
         half = features // 2
         self.scratch.output_conv1 = nn.Conv2d(features, half, 3, padding=1)
         self.scratch.output_conv2 = nn.Sequential(
             nn.Conv2d(half, _HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(_HIDDEN, out, 1)
         )
+
+    def add_fusions(self, names: str, features: int, rectified: bool) -> None:
+        """Add the modules that fuse four maps.
+
+        Args:
+            names: What they are called, the finest first, with `{}` in place of the number.
+            features: Channels of the maps.
+            rectified: Of the residual units; see `Fusion`.
+        """
+        for i in range(1, 5):
+            self.scratch.add_module(names.format(i), Fusion(features, i == 4, rectified))
 
     def forward(
         self,
@@ -70,17 +90,41 @@ class DenseHead(nn.Module):
             grid: Rows and columns of the patches.
             size: Height and width of the images, in pixels.
         """
-        levels = [self._level(i, state, grid, size) for i, state in enumerate(states)]
-        path: Tensor | None = None
-        for i in (3, 2, 1, 0):
-            finer = (levels[i - 1].shape[-2], levels[i - 1].shape[-1]) if i else None
-            fusion = self.scratch.get_submodule(f"refinenet{i + 1}")
-            path = fusion(levels[i] if path is None else path, None if i == 3 else levels[i], finer)
+        path = self.fused(self.levels(states, grid, size), "refinenet{}")
         path = self.scratch.get_submodule("output_conv1")(path)
         path = F.interpolate(path, size, mode="bilinear", align_corners=True)
         path = path + positions(path, size)
         raw: Tensor = self.scratch.get_submodule("output_conv2")(path)
         return raw.permute(0, 2, 3, 1)
+
+    def levels(
+        self,
+        states: Sequence[Float[Tensor, "b n d"]],
+        grid: tuple[int, int],
+        size: tuple[int, int],
+    ) -> list[Float[Tensor, "b c _h _w"]]:
+        """Return the maps of the four blocks, the finest first; arguments are those of `forward`.
+
+        All have the same channels.
+        """
+        return [self._level(i, state, grid, size) for i, state in enumerate(states)]
+
+    def fused(
+        self, levels: Sequence[Float[Tensor, "b c _h _w"]], names: str
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the four maps as one of twice the finest one's size.
+
+        Args:
+            levels: The maps, the finest first.
+            names: Of the modules that fuse them; see `add_fusions`.
+        """
+        path: Tensor | None = None
+        for i in (3, 2, 1, 0):
+            finer = (levels[i - 1].shape[-2], levels[i - 1].shape[-1]) if i else None
+            fusion = self.scratch.get_submodule(names.format(i + 1))
+            path = fusion(levels[i] if path is None else path, None if i == 3 else levels[i], finer)
+        assert path is not None
+        return path
 
     def _level(
         self, i: int, state: Tensor, grid: tuple[int, int], size: tuple[int, int]
@@ -119,3 +163,24 @@ def positions(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Te
     x, y = waves(width / diagonal, columns), waves(height / diagonal, rows)
     across = x[:, None].expand(-1, rows, -1)
     return torch.cat((across, y[:, :, None].expand(-1, -1, columns)))
+
+
+def every_view(
+    head: Callable[[list[Tensor]], Float[Tensor, "_ h w c"]],
+    states: Sequence[Layer],
+    tokens: slice,
+) -> list[Float[Tensor, "b h w c"]]:
+    """Return what a head gives for every view. It is given a few views at a time.
+
+    Args:
+        head: Reads what is given of the four blocks, all scenes of one view first.
+        states: The four blocks.
+        tokens: Where the patches stand.
+    """
+    views = len(states[0].frame)
+    found: list[Tensor] = []
+    for start in range(0, views, MOST_IMAGES):
+        chosen = range(start, min(start + MOST_IMAGES, views))
+        read = [torch.cat([layer.joined(v, tokens) for v in chosen]).float() for layer in states]
+        found += head(read).chunk(len(chosen))
+    return found

@@ -54,26 +54,36 @@ class DINOv2(nn.Module):
         patch: Side of a patch, in pixels.
         side: Side of the square images that the stored positions are for, in patches.
         registers: How many register tokens there are.
+        offset: Added to the sides of the grid that positions are resized to, in patches. Without
+            it positions are resized to exactly that grid, with antialiasing.
     """
 
     def __init__(
-        self, width: int, depth: int, heads: int, patch: int, side: int, registers: int = 4
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        side: int,
+        registers: int = 4,
+        offset: float = 0.0,
     ):
         super().__init__()
-        self.patch, self.heads = patch, heads
+        self.patch, self.heads, self.offset = patch, heads, offset
+        self.depth, self.registers = depth, registers
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, side * side + 1, width))
-        self.register_tokens = nn.Parameter(0.02 * torch.randn(1, registers, width))
+        if registers:
+            self.register_tokens = nn.Parameter(0.02 * torch.randn(1, registers, width))
         self.patch_embed = PatchEmbedding(width, patch)
         self.blocks = nn.ModuleList(ViewsBlock(width, heads, eps=1e-6) for _ in range(depth))
         self.norm = layer_norm(width)
 
     def stack(self, name: str = "enc") -> Stack:
         """Return the stack of its blocks."""
-        _, registers, width = self.register_tokens.shape
-        layout = TokenLayout(("class", *(f"register{i}" for i in range(registers))))
-        blocks = (("self_attn", "mlp"),) * len(self.blocks)
-        return Stack(name, width, self.heads, blocks, (layout,))
+        layout = TokenLayout(("class", *(f"register{i}" for i in range(self.registers))))
+        blocks = (("self_attn", "mlp"),) * self.depth
+        return Stack(name, self.cls_token.shape[-1], self.heads, blocks, (layout,))
 
     def forward(
         self, images: Sequence[Float[Tensor, "b 3 h w"]], tap: Tap, names: Sequence[str]
@@ -87,11 +97,10 @@ class DINOv2(nn.Module):
             tap: Called at every site.
             names: What each view's stream is called, such as `enc2`.
         """
-        last = [tap.known(f"{name}.{len(self.blocks) - 1}.mlp") for name in names]
+        last = [tap.known(f"{name}.{self.depth - 1}.mlp") for name in names]
         known = [stream for stream in last if stream is not None]
         streams = known if len(known) == len(names) else self._run(images, tap, names)
-        first = 1 + self.register_tokens.shape[1]
-        return [self.norm(stream)[:, first:] for stream in streams]
+        return [self.norm(stream)[:, 1 + self.registers :] for stream in streams]
 
     def positions(self, height: int, width: int) -> Float[Tensor, "1 n d"]:
         """Return the position embedding for images of a size in pixels, the class token's first.
@@ -104,22 +113,35 @@ class DINOv2(nn.Module):
             return self.pos_embed
         side = math.isqrt(stored.shape[1])
         square = stored.float().unflatten(1, (side, side)).permute(0, 3, 1, 2)
-        resized = F.interpolate(square, (rows, columns), mode="bicubic", antialias=True)
+        if self.offset:
+            scales = [(count + self.offset) / side for count in (rows, columns)]
+            resized = F.interpolate(square, scale_factor=scales, mode="bicubic")
+        else:
+            resized = F.interpolate(square, (rows, columns), mode="bicubic", antialias=True)
         patches = resized.flatten(2).transpose(1, 2).to(stored.dtype)
         return torch.cat((self.pos_embed[:, :1], patches), 1)
 
-    def _run(self, images: Sequence[Tensor], tap: Tap, names: Sequence[str]) -> list[Tensor]:
+    def embed(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], tap: Tap, names: Sequence[str]
+    ) -> list[Float[Tensor, "b n d"]]:
+        """Return the input of the blocks for every view; arguments are those of `forward`."""
+
         def embed(chosen: list[int]) -> Sequence[Tensor]:
             batch = torch.cat([images[i] for i in chosen])
             height, width = batch.shape[-2:]
             patches = self.patch_embed(batch)
             tokens = torch.cat((self.cls_token.expand(len(batch), -1, -1), patches), 1)
             tokens = tokens + self.positions(height, width)
+            if not self.registers:
+                return tokens.chunk(len(chosen))
             # Registers come after the class token and have no position.
             registers = self.register_tokens.expand(len(batch), -1, -1)
             return torch.cat((tokens[:, :1], registers, tokens[:, 1:]), 1).chunk(len(chosen))
 
-        streams = sublayer(tap, [f"{name}.embed" for name in names], embed)
+        return sublayer(tap, [f"{name}.embed" for name in names], embed)
+
+    def _run(self, images: Sequence[Tensor], tap: Tap, names: Sequence[str]) -> list[Tensor]:
+        streams = self.embed(images, tap, names)
         for i, block in enumerate(self.blocks):
             streams = block(streams, None, tap, [f"{name}.{i}" for name in names])
         return streams

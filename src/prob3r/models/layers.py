@@ -216,10 +216,11 @@ class LayerScale(nn.Module):
 
 
 class ViewsBlock(nn.Module):
-    """Self-attention and MLP with layer scale, over each view's tokens or over those of all views.
+    """Self-attention and MLP, over each view's tokens or over those of all views.
 
-    DINOv2 and the trunks that alternate between frame and global attention are made of it. All
-    streams have one shape, so that they run as one batch.
+    DINOv2 and the trunks that alternate between frame and global attention are made of it. What a
+    sublayer adds is scaled channel by channel. All streams have one shape, so that they run as one
+    batch.
 
     Args:
         width: Of the streams.
@@ -227,7 +228,7 @@ class ViewsBlock(nn.Module):
         joint: Whether all tokens see those of all views, or each view attends to itself.
         eps: Of the LayerNorms.
         qk_norm: Whether each head's queries and keys go through a LayerNorm.
-        scale: What the layer scales start at.
+        scale: What the layer scales start at; with None there are none.
     """
 
     def __init__(
@@ -238,16 +239,16 @@ class ViewsBlock(nn.Module):
         joint: bool = False,
         eps: float = 1e-5,
         qk_norm: bool = False,
-        scale: float = 0.01,
+        scale: float | None = 0.01,
     ):
         super().__init__()
         self.joint = joint
         self.norm1 = layer_norm(width, eps)
         self.attn = SelfAttention(width, heads, qk_norm)
-        self.ls1 = LayerScale(width, scale)
+        self.ls1 = nn.Identity() if scale is None else LayerScale(width, scale)
         self.norm2 = layer_norm(width, eps)
         self.mlp = Mlp(width)
-        self.ls2 = LayerScale(width, scale)
+        self.ls2 = nn.Identity() if scale is None else LayerScale(width, scale)
 
     def forward(
         self, streams: Sequence[Tensor], rope: RoPE2D | None, tap: Tap, names: Sequence[str]

@@ -5,7 +5,7 @@ Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 20
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +16,13 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models.alternating import Alternating, Layer
 from prob3r.models.camera_head import CameraHead, cameras_of
-from prob3r.models.dense_head import MOST_IMAGES, DenseHead
+from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
+from prob3r.models.dense_head import DenseHead, every_view
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding, imagenet_normalised
+from prob3r.models.inputs import common_size
 from prob3r.models.protocol import MultiViewModel, Prediction, Stack
 from prob3r.models.sites import Site, Tap
 
-_LENGTHS = {"image_size": 2, "head_blocks": 4, "channels": 4}
 _MAY_BE_ZERO = ("registers", "enc_depth", "enc_registers")
 
 
@@ -62,23 +63,16 @@ class VGGTConfig:
 
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such model can be built."""
-        for name, value in asdict(self).items():
-            if name in ("rope_base", "head_blocks"):
-                continue
-            least = 0 if name in _MAY_BE_ZERO else 1
-            if min(value if name in _LENGTHS else (value,)) < least:
-                raise Prob3rError(f"{name} is {value}; it must be at least {least}.")
-        for name, value, factor, reason in (
-            ("width", self.width, 4 * self.heads, "4 times heads, for the rotary embedding"),
-            ("width", self.width, self.enc_heads if self.enc_depth else 1, "enc_heads"),
-            ("twice the width", 2 * self.width, self.cam_heads, "cam_heads"),
-            ("features", self.features, 8, "8, for the positions of the heads' maps"),
-            *(("channels", c, 4, "4, for the positions of the heads' maps") for c in self.channels),
-        ):
-            if value % factor:
-                raise Prob3rError(
-                    f"{name} is {value}; it must be a multiple of {factor} ({reason})."
-                )
+        check_counts(self, (*_MAY_BE_ZERO, "head_blocks"))
+        positions = "for the positions of the heads' maps"
+        check_multiple(
+            "width", self.width, 4 * self.heads, "4 times heads, for the rotary embedding"
+        )
+        check_multiple("width", self.width, self.enc_heads if self.enc_depth else 1, "enc_heads")
+        check_multiple("twice the width", 2 * self.width, self.cam_heads, "cam_heads")
+        check_multiple("features", self.features, 8, f"8, {positions}")
+        for count in self.channels:
+            check_multiple("channels", count, 4, f"4, {positions}")
         blocks = self.head_blocks
         if list(blocks) != sorted(blocks) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
             raise Prob3rError(
@@ -121,32 +115,12 @@ class VGGTConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON can hold it."""
-        return {k: list(v) if k in _LENGTHS else v for k, v in asdict(self).items()}
+        return to_json(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VGGTConfig":
-        """Return the configuration that `to_dict` gave; raise Prob3rError if it gave no such thing.
-
-        Files are written by anyone, so types are checked here.
-        """
-        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise Prob3rError(f"{', '.join(unknown)} is not known of a VGGT.")
-        read: dict[str, Any] = {}
-        made: type
-        for name, value in values.items():
-            if name in _LENGTHS:
-                count = _LENGTHS[name]
-                good = isinstance(value, list | tuple) and len(value) == count
-                good = good and all(isinstance(n, int) for n in value)
-                form, made = f"{count} whole numbers", tuple
-            elif name == "rope_base":
-                good, form, made = isinstance(value, int | float), "a number", float
-            else:
-                good, form, made = isinstance(value, int), "a whole number", int
-            if not good:
-                raise Prob3rError(f"{name} is {value!r}; it must be {form}.")
-            read[name] = made(value)
-        return cls(**read)
+        """Return the configuration that `to_dict` gave, or raise Prob3rError if it gave none."""
+        return from_json(cls, values, "VGGT")
 
 
 class VGGT(MultiViewModel):
@@ -222,7 +196,7 @@ class VGGT(MultiViewModel):
                 multiples of the patch size.
         """
         tap = Tap() if tap is None else tap
-        size = self._size(images)
+        size = common_size(images, self.config.patch, "VGGT")
         c = self.config
         kept = {*c.head_blocks, c.depth - 1}
         layers = self.aggregator([imagenet_normalised(image) for image in images], tap, kept)
@@ -263,31 +237,6 @@ class VGGT(MultiViewModel):
         self, head: Callable[..., Tensor], states: Sequence[Layer], size: tuple[int, int]
     ) -> list[Float[Tensor, "b h w c"]]:
         """Return what a dense head gives for every view."""
-        patches, views = slice(1 + self.config.registers, None), len(states[0].frame)
         grid = patch_grid(*size, self.config.patch)
-        found: list[Tensor] = []
-        for start in range(0, views, MOST_IMAGES):
-            chosen = range(start, min(start + MOST_IMAGES, views))
-            read = [
-                torch.cat([layer.joined(view, patches) for view in chosen]).float()
-                for layer in states
-            ]
-            found += head(read, grid, size).chunk(len(chosen))
-        return found
-
-    def _size(self, images: Sequence[Tensor]) -> tuple[int, int]:
-        """Return the height and width of all images."""
-        if not images:
-            raise Prob3rError("There is no image; a VGGT takes one view or more.")
-        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
-        named = [f"{height}x{width}" for height, width in sizes]
-        if len({*sizes}) > 1:
-            raise Prob3rError(
-                f"Views are {', '.join(named)} pixels; a VGGT takes one size at once."
-            )
-        patch = self.config.patch
-        if any(side % patch for side in sizes[0]):
-            raise Prob3rError(
-                f"Images are {named[0]} pixels; both sides must be multiples of {patch}."
-            )
-        return sizes[0]
+        patches = slice(1 + self.config.registers, None)
+        return every_view(lambda read: head(read, grid, size), states, patches)

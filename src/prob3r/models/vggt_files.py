@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models.architectures import Published, are_tensors, register
+from prob3r.models.architectures import Published, Shapes, register
 from prob3r.models.dinov2 import HEAD_WIDTH
 from prob3r.models.vggt import VGGT, VGGTConfig
 
@@ -29,14 +29,6 @@ _SWITCHES = ("enable_camera", "enable_point", "enable_depth", "enable_track")
 
 class VGGTFiles(Published):
     """Reads what the authors of VGGT publish."""
-
-    def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
-        """Return the configuration and the weights of a state dict."""
-        inner = content.get("model", content) if isinstance(content, dict) else None
-        if not are_tensors(inner):
-            return None
-        config = self.of_weights(inner)
-        return None if config is None else (config, inner)
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> VGGTConfig | None:
         """Return the configuration that the shapes of weights tell."""
@@ -84,16 +76,8 @@ def _sizes(weights: Mapping[str, Tensor]) -> VGGTConfig:
     What they do not tell is as in the official code: the heads of DINOv2 are 64 wide, the camera
     head has 16 heads and 4 iterations, and the dense heads read blocks 4, 11, 17 and 23.
     """
-
-    def size(name: str, axis: int) -> int:
-        if name not in weights or weights[name].ndim <= axis:
-            raise Prob3rError(f"The weights look like those of a VGGT, and lack a whole {name}.")
-        return weights[name].shape[axis]
-
-    def count(prefix: str) -> int:
-        numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in weights)
-        return len({found[1] for found in numbers if found})
-
+    shapes = Shapes(weights, "VGGT")
+    size, count = shapes.size, shapes.count
     width, official = size("aggregator.camera_token", 3), VGGTConfig()
     values: dict[str, Any] = {
         "width": width,
