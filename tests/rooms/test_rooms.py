@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import pixel_matches, rotation_between
+from prob3r.geometry import pixel_matches, rotation_between, transform, unproject
 from prob3r.rooms import Rooms, contact_sheet
 from prob3r.rooms import dataset as dataset_module
 from prob3r.rooms import render as render_module
@@ -26,8 +26,9 @@ from prob3r.rooms.rays import (
     intersect_cylinder,
     intersect_room,
 )
+from prob3r.rooms.render import render
 from prob3r.rooms.scene import OBJECTS
-from prob3r.rooms.textures import hash_cells, hsv_to_rgb, value_noise
+from prob3r.rooms.textures import PROJECTED, hash_cells, hsv_to_rgb, value_noise
 from prob3r.scenes.views import Pair, Views
 from tests.checks import every
 
@@ -323,6 +324,50 @@ def test_everyday_surfaces_are_paler_and_plainer(everyday, pairs):
         return (image.amax(dim=1) - image.amin(dim=1)).mean()
 
     assert colourfulness(plain.view1.image) < 0.75 * colourfulness(pairs.view1.image[:64])
+
+
+def test_small_things_stand_on_furniture_or_on_the_floor(everyday):
+    scene, _ = everyday._draw(range(COUNT))
+    small = slice(OBJECTS, 2 * OBJECTS)
+    present = scene.prototype[:, small] >= 0
+    assert 3 < present.sum(dim=1).double().mean() < 7
+    bottom = (scene.centre - scene.half)[:, small, 2]
+    top = (scene.centre + scene.half)[:, :OBJECTS, 2]
+    gap = torch.cat([bottom[..., None], (bottom[..., None] - top[:, None]).abs()], dim=-1)
+    assert gap.amin(dim=-1)[present].max() < 1e-9
+    assert (bottom[present] > 0.1).double().mean() > 0.3
+    assert scene.half[:, small].max() <= 0.15
+
+
+def test_a_projected_photograph_lies_where_its_projector_throws_it(tmp_path):
+    ramp = torch.linspace(0, 255, 256).round().to(torch.uint8)
+    red_up_to_the_right = torch.stack([ramp.expand(256, 256), ramp.expand(256, 256).T], dim=-1)
+    blue = torch.zeros(256, 256, 1, dtype=torch.uint8)
+    picture = torch.cat([red_up_to_the_right, blue], dim=-1).numpy()
+    Image.fromarray(picture).save(tmp_path / "ramp.png")
+    rooms = Rooms("test", SIZE, photographs=tmp_path, compile=False, style="everyday")
+    scene, _ = rooms._draw(range(16))
+    intrinsics, poses = rooms.cameras(range(16))
+    scene = scene._replace(
+        power=torch.zeros_like(scene.power), ambient=torch.ones_like(scene.ambient)
+    )
+    frame = render(scene.single(), intrinsics, poses, SIZE, atlas=rooms.atlas)
+    wide = scene.textures[..., 0].take_along_dim(
+        (frame.labels.flatten(1) + 5).clamp(min=5).long(), dim=1
+    )
+    covered = (wide.reshape(frame.labels.shape) == PROJECTED) & (frame.labels > 0)
+    assert covered.float().mean() > 0.03
+
+    local = unproject(frame.depth.reshape(-1, *SIZE), intrinsics.flatten(0, 1))
+    world = transform(local, poses.flatten(0, 1)).reshape(16, -1, 3)
+    p = scene.projector.float()
+    x, y, z = (world @ p[:, :, :3].mT + p[:, None, :, 3]).unbind(-1)
+    z = z.abs()
+    for channel, expected in ((0, x / z), (1, -(y / z))):
+        seen = (frame.image[:, :, channel] / 2 + 0.5).reshape(16, -1)
+        mirrored = 1 - (expected % 2 - 1).abs()
+        near = covered.reshape(16, -1) & (z > 0.3)
+        assert (seen - mirrored)[near].abs().median() < 0.02
 
 
 def test_everyday_lookalikes_share_their_texture():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.rays import Vector, blocked, components, first_surface, is_sky
-from prob3r.rooms.scene import OBJECTS, WALLS, Scene
+from prob3r.rooms.scene import WALLS, Scene
 
 CANDIDATES = 8
 PROBE = 6  # rays along each side of a candidate's image
@@ -187,7 +187,7 @@ def _score(
     free = clearance(scene, eye.flatten(1, 2)).reshape(eye.shape[:3]).amin(dim=-1)
     crowded = (distance < 2 * margin).to(point).mean(dim=-1)
     collision = (free < margin).to(point)
-    slots = WALLS + torch.arange(OBJECTS, device=surface.device)
+    slots = WALLS + torch.arange(scene.centre.shape[1], device=surface.device)
     shown = (seen[..., None] & (surface[..., None] == slots)).any(dim=2)
     alike = (shown & scene.alike[:, None]).sum(dim=-1).clamp(max=2).to(point)
     return (

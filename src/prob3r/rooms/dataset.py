@@ -14,6 +14,7 @@ from prob3r.geometry import PixelMatches
 from prob3r.rooms.atlas import read_atlas
 from prob3r.rooms.cameras import Cameras, add_camera, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
+from prob3r.rooms.everyday import add_clutter, project_photograph
 from prob3r.rooms.handheld import draw_handheld
 from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
@@ -49,7 +50,8 @@ class Rooms(Independent, Generic[Seen]):
             the last part is padded.
         samples: Colour is the mean of samples x samples rays in each pixel.
         style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
-            "everyday" has plainer surfaces, and cameras as people hold them.
+            "everyday" has plainer surfaces, small things on a table and on the floor, cameras as
+            people hold them, and in some scenes a photograph projected onto the surfaces.
         views: Cameras of each scene. The first two are those of the pair with its number, and
             each further camera sees some of what camera 1 does.
 
@@ -189,7 +191,12 @@ class Rooms(Independent, Generic[Seen]):
         draws = Draws(torch.stack(rows).to(self.device))
         photographs = 0 if self.atlas is None else len(self.atlas)
         scene = draw_scene(draws, self.lookalikes, photographs, self.everyday)
-        cameras = draw_handheld(draws, scene) if self.everyday else draw_cameras(draws, scene)
+        if self.everyday:
+            scene = add_clutter(draws, scene, photographs)
+            cameras = draw_handheld(draws, scene)
+            scene = project_photograph(draws, scene, cameras, photographs)
+        else:
+            cameras = draw_cameras(draws, scene)
         for numbers in torch.stack(more, 1).to(self.device):
             cameras = add_camera(Draws(numbers), scene, cameras)
         return scene, cameras

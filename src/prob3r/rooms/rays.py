@@ -136,7 +136,7 @@ def _meet(
 ) -> tuple[Vector, Vector, Float[Tensor, "b g n"]]:
     """Rays in the canonical frame of one object, and their distance to it."""
     start, heading = _to_object(scene, slot, start), _turn(scene, slot, direction)
-    return start, heading, _INTERSECT[slot](start, heading)
+    return start, heading, _INTERSECT[slot % OBJECTS](start, heading)
 
 
 def _meet_room(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
@@ -152,7 +152,7 @@ def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -
     """Cast rays from inside the room and outside all objects, in world coordinates."""
     eye = components(origin)
     distance, surface, local = _meet_room(scene, origin, direction)
-    for slot in range(OBJECTS):
+    for slot in range(scene.centre.shape[1]):
         start, heading, new = _meet(scene, slot, eye, direction)
         nearer = new < distance
         distance = torch.minimum(distance, new)
@@ -169,7 +169,7 @@ def first_surface(
     """Distance and surface of `first_hit`, for less work than with the place on the surface."""
     eye = components(origin)
     distance, surface, _ = _meet_room(scene, origin, direction)
-    for slot in range(OBJECTS):
+    for slot in range(scene.centre.shape[1]):
         _, _, new = _meet(scene, slot, eye, direction)
         surface = torch.where(new < distance, WALLS + slot, surface)
         distance = torch.minimum(distance, new)
@@ -191,7 +191,7 @@ def blocked(
         share: The part of the way, from the start, that has to be free.
     """
     met = torch.zeros_like(towards[0], dtype=torch.bool)
-    for slot in range(OBJECTS):
+    for slot in range(scene.centre.shape[1]):
         _, _, distance = _meet(scene, slot, point, towards)
         met = met | (distance < share)
     return met

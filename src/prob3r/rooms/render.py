@@ -10,8 +10,8 @@ from torch import Tensor
 
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, project
 from prob3r.rooms.rays import Hit, Vector, along, blocked, components, first_hit, is_sky
-from prob3r.rooms.scene import CYLINDERS, ELLIPSOIDS, WALLS, Scene
-from prob3r.rooms.textures import COLUMNS, Texture, paint
+from prob3r.rooms.scene import CYLINDERS, ELLIPSOIDS, OBJECTS, WALLS, Scene
+from prob3r.rooms.textures import COLUMNS, PROJECTED, Texture, paint
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,8 +40,9 @@ def _local_geometry(
 ) -> tuple[Vector, Tensor, Tensor, Tensor]:
     """Normal in the canonical frame, surface coordinates in metres, and the face's number."""
     x, y, z = local
-    ball = (surface >= WALLS + ELLIPSOIDS[0]) & (surface <= WALLS + ELLIPSOIDS[-1])
-    drum = surface >= WALLS + CYLINDERS[0]
+    slot = torch.where(surface >= WALLS, (surface - WALLS) % OBJECTS, 0)
+    ball = (slot >= ELLIPSOIDS[0]) & (slot <= ELLIPSOIDS[-1])
+    drum = slot >= CYLINDERS[0]
     around = (x * x + y * y).sqrt()
     flat = (z.abs() > torch.where(drum, around, torch.maximum(x.abs(), y.abs()))) & ~ball
     curved = (ball | drum) & ~flat
@@ -76,6 +77,18 @@ def _lambert(scene: Scene, point: Vector, normal: Vector) -> Float[Tensor, "b g 
             light = torch.where(blocked(scene, point, (x, y, z)), 0.0, light)
         shade = shade + light
     return shade
+
+
+def _project(scene: Scene, point: Vector) -> tuple[Tensor, Tensor, Tensor]:
+    """Place of points in the projected photograph (right, up), and its share of a metre there."""
+    p = scene.projector[..., None, None]
+    x, y, z = (
+        p[:, i, 0] * point[0] + p[:, i, 1] * point[1] + p[:, i, 2] * point[2] + p[:, i, 3]
+        for i in range(3)
+    )
+    inverse = 1 / z.abs().clamp(min=0.05)
+    right = (scene.projector[:, 0, :3] - 0.5 * scene.projector[:, 2, :3]).norm(dim=-1)
+    return x * inverse, y * inverse, right[:, None, None] * inverse
 
 
 def _sky(scene: Scene, direction: Vector) -> Vector:
@@ -122,6 +135,11 @@ def shade(
     cosine = (dx * normal[0] + dy * normal[1] + dz * normal[2]).abs() / speed
     # A slanted surface stretches the pixel in one direction only: the geometric mean of both.
     footprint = hit.distance * pixel[..., None] * cosine.clamp(min=0.05).rsqrt()
+    if atlas is not None:
+        projected = texture.kind == PROJECTED
+        across, up, size = _project(scene, point)
+        u, v = torch.where(projected, across, u), torch.where(projected, up, v)
+        footprint = torch.where(projected, footprint * size, footprint)
     albedo = paint(texture, u, v, face, footprint, atlas)
     light = _lambert(scene, point, normal)
     sky = is_sky(scene, hit.surface)

@@ -19,7 +19,7 @@ from prob3r.rooms.textures import draw_textures, soften_textures
 BOXES = range(0, 4)  # the last one is a thin panel
 ELLIPSOIDS = range(4, 6)
 CYLINDERS = range(6, 8)
-OBJECTS = 8
+OBJECTS = 8  # slots of furniture; the slots of small things repeat their shapes
 PANEL = 3
 WALLS = 6  # surfaces 0 to 5 are the room's: x-, x+, y-, y+, floor, ceiling
 FLOOR = 4
@@ -49,6 +49,7 @@ class Scene(NamedTuple):
             -1 for an object that is absent.
         interest: The point that the cameras look at.
         extent: Half size of the part of the scene that the cameras move in.
+        projector: Takes a world point to a photograph, which spans 1 in both coordinates.
     """
 
     linear: Float[Tensor, "b k 3 3"]
@@ -66,6 +67,7 @@ class Scene(NamedTuple):
     prototype: Int[Tensor, "b k"]
     interest: Float[Tensor, "b 3"]
     extent: Float[Tensor, "b 2"]
+    projector: Float[Tensor, "b 3 4"]
 
     def single(self) -> "Scene":
         """The same scenes in single precision."""
@@ -122,6 +124,7 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool 
         prototype=torch.where(present, prototype, -1),
         interest=interest,
         extent=extent,
+        projector=torch.eye(3, 4).to(extent).expand(len(extent), 3, 4),
     )
 
 

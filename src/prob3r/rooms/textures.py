@@ -9,7 +9,7 @@ from torch import Tensor
 from prob3r.rooms.atlas import read_texel
 from prob3r.rooms.draws import Draws
 
-NOISE, CHECKER, STRIPES, BRICKS, SPOTS, PHOTOGRAPH = range(6)
+NOISE, CHECKER, STRIPES, BRICKS, SPOTS, PHOTOGRAPH, PROJECTED = range(7)
 OCTAVES = ((0.5, 0.5), (1.0, 0.3), (2.0, 0.2))  # (lattice points per cell, share)
 SPAN = 6  # cells that a photograph covers
 COLUMNS = 18
@@ -241,6 +241,6 @@ def paint(
     if atlas is not None:
         number = texture.photograph.int()
         picture = read_texel(atlas, number, x / SPAN, y / SPAN, width / SPAN)
-        covered = kind == PHOTOGRAPH
+        covered = kind >= PHOTOGRAPH
         colour = [torch.where(covered, p, c) for p, c in zip(picture, colour, strict=True)]
     return colour[0], colour[1], colour[2]
