@@ -8,8 +8,12 @@ from typing import NamedTuple
 import pytest
 
 from prob3r.scenes.readers import READERS, Reader
+from tests.scenes.readers.benchmark_writers import POSED, WITH_DEPTH
 from tests.scenes.readers.shots import FRAMING
 from tests.scenes.readers.writers import WRITERS, Truth
+
+LAYOUTS = WRITERS | WITH_DEPTH
+"""All layouts with depth."""
 
 
 class Written(NamedTuple):
@@ -40,12 +44,17 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Written]:
         if layout not in kept:
             root = tmp_path_factory.mktemp("sets") / layout
             root.mkdir()
-            kept[layout] = Written(layout, root, WRITERS[layout](root))
+            kept[layout] = Written(layout, root, (LAYOUTS | POSED)[layout](root))
         return kept[layout]
 
     return written
 
 
-@pytest.fixture(params=list(WRITERS))
+@pytest.fixture(params=list(LAYOUTS))
 def written(request: pytest.FixtureRequest, write: Callable[[str], Written]) -> Written:
+    return write(request.param)
+
+
+@pytest.fixture(params=list(POSED))
+def posed(request: pytest.FixtureRequest, write: Callable[[str], Written]) -> Written:
     return write(request.param)

@@ -14,9 +14,9 @@ from prob3r.geometry import pixel_matches
 from prob3r.scenes import Pair
 from prob3r.scenes.readers import READERS, CorruptError, Reader
 from prob3r.scenes.source import Pairs, batches, open_pairs
-from tests.scenes.readers.conftest import Written
+from tests.scenes.readers.benchmark_writers import POSED
+from tests.scenes.readers.conftest import LAYOUTS, Written
 from tests.scenes.readers.shots import FRAMING, SIZE, UNKNOWN
-from tests.scenes.readers.writers import WRITERS
 
 LISTED = {
     "scannetpp": [(0, 2), (3, 1), (2, 4)],
@@ -35,6 +35,10 @@ DEPTH = {
     "tum": 1.01e-4,
     "7scenes": 5.1e-4,
     "colmap": 5.1e-4,
+    "nrgbd": 5.1e-4,
+    "eth3d": 1e-6,
+    "dtu": 1e-4,
+    "sintel": 1e-6,
 }
 
 
@@ -47,7 +51,7 @@ def same(pair: Pair, other: Pair) -> bool:
 
 
 def test_all_layouts_are_written() -> None:
-    assert set(WRITERS) == set(READERS)
+    assert {*LAYOUTS, *POSED} == set(READERS)
 
 
 def test_the_truth_survives(written: Written) -> None:

@@ -205,10 +205,9 @@ def tum(root: Path) -> Truth:
     return truth
 
 
-def sevenscenes(root: Path) -> Truth:
+def sevenscenes(root: Path, k: tuple[float, float, float, float] | None = None) -> Truth:
     truth = {}
-    k = kinect(585, 585, 320, 240)
-    for i, shot in enumerate(shots(k)):
+    for i, shot in enumerate(shots(k or kinect(585, 585, 320, 240))):
         sequence = "seq-01" if i < 3 else "seq-02"
         stem = root / "chess" / sequence / f"frame-{i:06d}"
         image(Path(f"{stem}.color.png"), shot)

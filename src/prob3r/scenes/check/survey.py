@@ -169,7 +169,8 @@ def _survey_frames(
     for done, frame in enumerate(frames):
         report("Frames", done / len(frames))
         faults = 0
-        for file in (reader.image(frame), reader.depth_file(frame)):
+        depth = [reader.depth_file(frame)] if reader.has_depth else []
+        for file in (reader.image(frame), *depth):
             if not file.is_file():
                 found.add("missing file", f"{file} does not exist.")
                 faults += 1

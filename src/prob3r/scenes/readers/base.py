@@ -43,15 +43,19 @@ class Reader(Frames, Items):
     """The pairs of a data set on disk, in one layout.
 
     A subclass names its layout, `class Mine(Reader, layout="mine")`, and defines `marker`,
-    `listing`, `image`, `depth_file` and `camera`. Only the listing is read at first; images, depth
+    `listing`, `image`, `depth_file` and `camera`; one without depth says `has_depth = False` and
+    needs no `depth_file`. Only the listing is read at first; images, depth
     and cameras are read when a pair is asked for. Without a list of its own, the pairs are those
-    frames of one scene that see the same surfaces (see `prob3r.scenes.readers.covisible`).
+    frames of one scene that see the same surfaces (see `prob3r.scenes.readers.covisible`), or
+    without depth, successive ones of evenly spaced frames.
 
     Args:
         path: The data set's folder, or one of the files or folders that `marker` stands for.
         model: What frames the images: a model, or a `Framing`.
         strict: Whether to refuse a data set where pairs were sought in vain, or more than 1 % of
             the frames were corrupt. One that is to be looked over gets neighbours for pairs then.
+        seek: Whether pairs are wanted; without, `pairs` is empty, and frames are read as sets of
+            `prob3r.scenes.readers.sets`.
 
     Attributes:
         names: Of the frames.
@@ -65,6 +69,8 @@ class Reader(Frames, Items):
 
     marker: ClassVar[str]
     """Glob pattern of what shows the layout, in the data set's folder or one below."""
+    pairwise: ClassVar[bool] = False
+    """Whether poses are known within each listed pair alone, not within a scene."""
 
     def __init_subclass__(cls, layout: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -73,7 +79,12 @@ class Reader(Frames, Items):
             READERS[layout] = cls
 
     def __init__(
-        self, path: str | Path, model: Framing | FramesImages, *, strict: bool = True
+        self,
+        path: str | Path,
+        model: Framing | FramesImages,
+        *,
+        strict: bool = True,
+        seek: bool = True,
     ) -> None:
         path = Path(path)
         if not path.exists():
@@ -96,6 +107,11 @@ class Reader(Frames, Items):
                 f"{path} cannot be read in the {self.layout} layout ({reason_of(error)})."
             ) from error
         self.corrupt: list[CorruptError] = []
+        if not seek:
+            self.pairs = np.empty((0, 2), dtype=np.int32)
+            return
+        if pairs is None and not self.has_depth:
+            pairs = neighbours(self.scenes, self.frames_per_scene)
         if pairs is None:
             pairs, looked_at, self.corrupt = pairs_by_overlap(self)
             tally = Tally(looked_at)

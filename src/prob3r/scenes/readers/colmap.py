@@ -1,4 +1,4 @@
-"""A COLMAP model with depth maps.
+"""A COLMAP model, with depth maps or without.
 
     sparse/ or sparse/0/                        cameras, images, points3D; binary or text
     images/NAME
@@ -6,7 +6,9 @@
     stereo/depth_maps/NAME.photometric.bin
     depth/STEM.png                              16-bit thousandths of the model's unit, 0 if unknown
 
-COLMAP's pixel centres are at halves, and its poses are world_to_cam.
+COLMAP's pixel centres are at halves, and its poses are world_to_cam. Without depth maps, as in the
+scenes of Photo Tourism, pairs are those images of which each sees a tenth of the 3D points that
+the other sees.
 """
 
 from pathlib import Path
@@ -19,6 +21,7 @@ from prob3r.errors import Prob3rError
 from prob3r.scenes.readers.base import Listing, Reader
 from prob3r.scenes.readers.colmap_binary import check_lengths
 from prob3r.scenes.readers.conventions import Camera, from_corner
+from prob3r.scenes.readers.covisible import pairs_by_points
 from prob3r.scenes.readers.files import optional, read_depth
 
 MILLI = 1e-3
@@ -26,6 +29,8 @@ MILLI = 1e-3
 
 class COLMAP(Reader, layout="colmap"):
     """Pairs of frames of one model that overlap; a folder of models is read as several scenes.
+
+    Where no model has depth maps, views have cameras alone.
 
     Raises:
         Prob3rError: pycolmap is not installed, a model cannot be read, or its images are distorted.
@@ -39,14 +44,20 @@ class COLMAP(Reader, layout="colmap"):
         self.folders: list[Path] = []
         self.files: list[str] = []
         self.cameras: list[Camera] = []
+        seen: list[set[int]] = []
         for sparse in found:
-            for name, camera in sorted(_cameras(sparse).items()):
+            for name, (camera, points) in sorted(_images(sparse).items()):
                 self.folders.append(sparse.parent)
                 self.files.append(name)
                 self.cameras.append(camera)
+                seen.append(points)
         scenes = [folder.resolve().name for folder in self.folders]
         names = [f"{scene}/{file}" for scene, file in zip(scenes, self.files, strict=True)]
-        return Listing(names, scenes)
+        self.has_depth = any(
+            (sparse.parent / maps).is_dir() for sparse in found for maps in ("stereo", "depth")
+        )
+        pairs = None if self.has_depth else pairs_by_points(scenes, seen, self.frames_per_scene)
+        return Listing(names, scenes, pairs)
 
     def image(self, frame: int) -> Path:
         """Return the image file of a frame."""
@@ -70,8 +81,8 @@ class COLMAP(Reader, layout="colmap"):
         return self.cameras[frame]
 
 
-def _cameras(sparse: Path) -> dict[str, Camera]:
-    """Read the cameras of a model by the names of their images."""
+def _images(sparse: Path) -> dict[str, tuple[Camera, set[int]]]:
+    """Read a model's cameras, and which 3D points each sees, by the names of the images."""
     pycolmap = optional("pycolmap", "colmap")
     folder = sparse / "0" if (sparse / "0").is_dir() else sparse
     try:
@@ -80,7 +91,7 @@ def _cameras(sparse: Path) -> dict[str, Camera]:
     except (OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
         reason = " ".join(str(error).split())
         raise Prob3rError(f"{folder} cannot be read as a COLMAP model ({reason}).") from error
-    cameras = {}
+    images = {}
     for image in model.images.values():
         if not image.has_pose:
             continue
@@ -91,9 +102,11 @@ def _cameras(sparse: Path) -> dict[str, Camera]:
                 "run `colmap image_undistorter` first, since prob3r's cameras are pinholes."
             )
         world_to_cam = np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])
-        cameras[image.name] = Camera.of(
+        points = {point.point3D_id for point in image.points2D if point.has_point3D()}
+        seen_by = Camera.of(
             from_corner(camera.calibration_matrix()),
             np.linalg.inv(world_to_cam),
             (camera.height, camera.width),
         )
-    return cameras
+        images[image.name] = seen_by, points
+    return images

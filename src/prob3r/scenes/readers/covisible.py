@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,9 +54,7 @@ def pairs_by_overlap(reader: Frames) -> Found:
     Args:
         reader: The data set, whose frames are listed already.
     """
-    scenes: dict[str, list[int]] = {}
-    for frame, scene in enumerate(reader.scenes):
-        scenes.setdefault(scene, []).append(frame)
+    scenes = frames_by_scene(reader.scenes)
     chosen = [_spread(frames, reader.frames_per_scene) for frames in scenes.values()]
     looked_at = [frame for frames in chosen for frame in frames]
     cache = _cache(reader, looked_at)
@@ -75,11 +74,47 @@ def pairs_by_overlap(reader: Frames) -> Found:
     return Found(pairs, len(looked_at), corrupt)
 
 
-def neighbours(scenes: Sequence[str]) -> npt.NDArray[Any]:
-    """Return the pairs of successive frames of one scene."""
-    after = range(1, len(scenes))
-    pairs = [(i - 1, i) for i in after if scenes[i - 1] == scenes[i]]
+def neighbours(scenes: Sequence[str], count: int | None = None) -> npt.NDArray[Any]:
+    """Return the pairs of successive frames of one scene.
+
+    Args:
+        scenes: Of each frame.
+        count: Take at most so many frames of each scene, evenly spaced; all by default.
+    """
+    taken = (
+        _spread(frames, len(frames) if count is None else count)
+        for frames in frames_by_scene(scenes).values()
+    )
+    pairs = [pair for frames in taken for pair in pairwise(frames)]
     return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def pairs_by_points(
+    scenes: Sequence[str], seen: Sequence[set[int]], count: int
+) -> npt.NDArray[Any]:
+    """Return the pairs of frames that see the same points of a reconstruction.
+
+    Args:
+        scenes: Of each frame.
+        seen: The numbers of the points that each frame sees.
+        count: Take at most so many frames of each scene, evenly spaced.
+    """
+    pairs = [
+        (first, second)
+        for frames in frames_by_scene(scenes).values()
+        for first, second in combinations(_spread(frames, count), 2)
+        if len(seen[first] & seen[second])
+        >= LEAST * max(len(seen[first]), len(seen[second]), 1 / LEAST)
+    ]
+    return np.array(pairs, dtype=np.int32).reshape(-1, 2)
+
+
+def frames_by_scene(scenes: Sequence[str]) -> dict[str, list[int]]:
+    """Return the numbers of the frames of each scene, both in their order."""
+    found: dict[str, list[int]] = {}
+    for frame, scene in enumerate(scenes):
+        found.setdefault(scene, []).append(frame)
+    return found
 
 
 def _spread(frames: Sequence[int], count: int) -> list[int]:

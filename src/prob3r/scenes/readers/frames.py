@@ -28,6 +28,7 @@ class Frames(ABC):
         framing: What frames the images.
         names: Of the frames, each unique.
         scenes: Of each frame.
+        has_depth: Whether the data set has depth; without, views have cameras alone.
     """
 
     layout: ClassVar[str]
@@ -38,6 +39,7 @@ class Frames(ABC):
     frames_per_scene: ClassVar[int] = 100
     """Of how many frames, evenly spaced, pairs are sought if the data set does not list them."""
 
+    has_depth: bool = True
     root: Path
     framing: Framing
     names: Sequence[str]
@@ -47,9 +49,9 @@ class Frames(ABC):
     def image(self, frame: int) -> Path:
         """Return the image file of a frame."""
 
-    @abstractmethod
     def depth_file(self, frame: int) -> Path:
-        """Return the depth file of a frame."""
+        """Return the depth file of a frame; raises Prob3rError where the data set has no depth."""
+        raise self._no_depth()
 
     @abstractmethod
     def camera(self, frame: int) -> Camera:
@@ -89,7 +91,7 @@ class Frames(ABC):
             view = View.from_image(
                 path, self.framing, intrinsics=intrinsics, cam_to_world=cam_to_world, depth=depth
             )
-        if not view.known.any():
+        if depth is not None and not view.known.any():
             raise self._without_depth(frame)
         return view
 
@@ -98,8 +100,11 @@ class Frames(ABC):
 
         Raises:
             CorruptError: The frame cannot be used.
+            Prob3rError: The data set has no depth.
         """
         intrinsics, cam_to_world, depth = self._truth(frame)
+        if depth is None:
+            raise self._no_depth()
         window = self.framing.window((depth.shape[0], depth.shape[1]), intrinsics)
         framed = window.nearest(depth)
         if not (framed > 0).any():
@@ -108,21 +113,30 @@ class Frames(ABC):
 
     def _truth(
         self, frame: int
-    ) -> tuple[Float[Tensor, "1 3 3"], Float[Tensor, "1 4 4"], Float[Tensor, "h w"]]:
+    ) -> tuple[Float[Tensor, "1 3 3"], Float[Tensor, "1 4 4"], Float[Tensor, "h w"] | None]:
         """Return a frame's intrinsics, pose and depth, all for the size of its image."""
-        name = self.names[frame]
-        camera, depth = self.checked_camera(frame), self.depth(frame)
+        name, camera = self.names[frame], self.checked_camera(frame)
+        depth = self.depth(frame) if self.has_depth else None
         size = image_size(self.image(frame))
-        for what, other in (("depth", tuple(depth.shape)), ("camera", camera.size or size)):
+        stated = {"camera": camera.size or size}
+        if depth is not None:
+            stated["depth"] = depth.shape[0], depth.shape[1]
+        for what, other in sorted(stated.items(), reverse=True):
             if abs(other[0] * size[1] / size[0] - other[1]) > 1:
                 raise CorruptError(
                     f"{name}: the image is {size[1]}x{size[0]} pixels but its {what} is for "
                     f"{other[1]}x{other[0]}; they must be of one shape.",
                     "bad depth" if what == "depth" else "bad camera",
                 )
-        if depth.shape != size:  # coarser sensors than the camera are common
+        if depth is not None and depth.shape != size:  # coarser sensors than the camera are common
             depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
         return camera.intrinsics_at(size), camera.cam_to_world, depth
 
     def _without_depth(self, frame: int) -> CorruptError:
         return CorruptError(f"{self.names[frame]} has no pixel whose depth is known.", "bad depth")
+
+    def _no_depth(self) -> Prob3rError:
+        return Prob3rError(
+            f"{self.root} has no depth in the {self.layout} layout; leave out what needs it, such "
+            "as bounds of the overlap."
+        )

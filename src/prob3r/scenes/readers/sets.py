@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from prob3r.errors import Prob3rError
 from prob3r.scenes.readers.base import Reader
+from prob3r.scenes.readers.covisible import frames_by_scene
 from prob3r.scenes.readers.items import Items
 from prob3r.scenes.views import Views, views_of
 
@@ -96,9 +97,12 @@ def sets_by_stride(reader: Reader, views: int, stride: int = 1) -> FrameSets:
     _check(views)
     if stride < 1:
         raise Prob3rError(f"stride is {stride}; it must be 1 or more.")
-    scenes: dict[str, list[int]] = {}
-    for frame, scene in enumerate(reader.scenes):
-        scenes.setdefault(scene, []).append(frame)
+    if reader.pairwise:
+        raise Prob3rError(
+            f"{reader.root} has poses within its listed pairs alone; it has no scenes to take "
+            f"{views} views from by a stride."
+        )
+    scenes = frames_by_scene(reader.scenes)
     reach = (views - 1) * stride
     sets = [
         tuple(frames[start : start + reach + 1 : stride])

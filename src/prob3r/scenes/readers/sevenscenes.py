@@ -3,11 +3,13 @@
     TrainSplit.txt, TestSplit.txt           "sequence1" a line
     seq-01/frame-000000.color.png
     seq-01/frame-000000.depth.png           16-bit millimetres, 0 or 65535 where unknown
+    seq-01/frame-000000.depth.proj.png      instead: the same, moved into the colour camera
     seq-01/frame-000000.pose.txt            cam_to_world, 4x4, OpenCV axes, metres
 
 The path is a scene's folder, a folder of scenes, one sequence, or one of the split files. Colour
 and depth are not registered to each other; as usual, both are taken to be of the depth camera,
-with the focal length that the data set's authors give.
+with the focal length that the data set's authors give. Where a preparation (SimpleRecon's,
+Spann3R's) moved depth into the colour camera, that depth counts, with that camera's focal length.
 """
 
 import re
@@ -23,6 +25,8 @@ from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import read_table, reading
 
 KINECT = (585.0, 585.0, 320.0, 240.0)  # fx, fy, cx, cy
+COLOUR = (525.0, 525.0, 320.0, 240.0)  # of the colour camera
+PROJECTED = ".depth.proj.png"
 SIZE = (480, 640)
 UNKNOWN = 65.535  # metres, the largest number that a file can hold
 
@@ -53,6 +57,7 @@ class SevenScenes(Reader, layout="7scenes"):
                 self.stems.append(str(folder / stem))
                 scenes.append(scene)
                 names.append(f"{scene}/{stem}")
+        self.projected = bool(self.stems) and Path(f"{self.stems[0]}{PROJECTED}").exists()
         return Listing(names, scenes)
 
     def image(self, frame: int) -> Path:
@@ -61,7 +66,7 @@ class SevenScenes(Reader, layout="7scenes"):
 
     def depth_file(self, frame: int) -> Path:
         """Return the depth file of a frame."""
-        return Path(f"{self.stems[frame]}.depth.png")
+        return Path(f"{self.stems[frame]}{PROJECTED if self.projected else '.depth.png'}")
 
     def depth(self, frame: int) -> Float[Tensor, "h w"]:
         """Return z in metres, 0 where unknown."""
@@ -75,4 +80,4 @@ class SevenScenes(Reader, layout="7scenes"):
             pose = np.array(read_table(file), dtype=np.float64)
         if pose.shape != (4, 4):
             raise CorruptError(f"{file} must hold 4 rows of 4 numbers.", "bad camera")
-        return Camera.of(pinhole(*KINECT), pose, SIZE)
+        return Camera.of(pinhole(*(COLOUR if self.projected else KINECT)), pose, SIZE)
