@@ -5,7 +5,16 @@ from typing import TypeVar
 
 import torch
 
-from prob3r.models import VGGT, DUSt3R, DUSt3RConfig, MultiViewModel, PosedDUSt3R, VGGTConfig
+from prob3r.models import (
+    VGGT,
+    DUSt3R,
+    DUSt3RConfig,
+    MultiViewModel,
+    Pi3,
+    Pi3Config,
+    PosedDUSt3R,
+    VGGTConfig,
+)
 from tests.models.conformance import nview
 
 Kind = TypeVar("Kind", bound=MultiViewModel)
@@ -27,6 +36,21 @@ VGGT_CONFIG = VGGTConfig(
     cam_heads=2,
     cam_iterations=2,
 )
+PI3_CONFIG = Pi3Config(
+    (28, 28),
+    14,
+    width=16,
+    depth=2,
+    heads=2,
+    registers=2,
+    enc_depth=1,
+    enc_heads=2,
+    enc_registers=1,
+    head_width=24,
+    head_depth=1,
+    head_heads=2,
+    cam_width=8,
+)
 DUST3R_CONFIG = DUSt3RConfig((28, 28), 14, 16, 1, 2, 24, 2, 2)
 
 
@@ -40,6 +64,7 @@ def _vggt() -> VGGT:
 
 EXAMPLES: dict[str, Callable[[], MultiViewModel]] = {
     "dust3r": lambda: drawn(DUSt3R(DUST3R_CONFIG)),
+    "pi3": lambda: drawn(Pi3(PI3_CONFIG)),
     "posed-dust3r": lambda: drawn(PosedDUSt3R(DUST3R_CONFIG)),
     "vggt": _vggt,
 }

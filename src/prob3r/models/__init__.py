@@ -13,6 +13,8 @@ from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.hooks import AttentionHookPoint, HookPoint
 from prob3r.models.info import Info, info
 from prob3r.models.official import parse_model_string
+from prob3r.models.pi3 import Pi3, Pi3Config
+from prob3r.models.pi3_files import Pi3Files
 from prob3r.models.posed import PosedDUSt3R
 from prob3r.models.protocol import (
     Cameras,
@@ -38,6 +40,9 @@ __all__ = [
     "Info",
     "Model",
     "MultiViewModel",
+    "Pi3",
+    "Pi3Config",
+    "Pi3Files",
     "PosedDUSt3R",
     "Prediction",
     "Published",

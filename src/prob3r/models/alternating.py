@@ -1,11 +1,12 @@
-"""Frame attention and global attention in turn, over special and patch tokens.
+"""Models whose trunk has frame attention and global attention in turn.
 
-VGGT, π³ and Depth Anything 3 have such a trunk. Architecture: Wang et al., "VGGT: Visual Geometry
+VGGT, π³ and Depth Anything 3 are of this kind. Architecture: Wang et al., "VGGT: Visual Geometry
 Grounded Transformer", CVPR 2025. Parameter names are those of the official checkpoints.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 
 from prob3r.geometry import patch_grid
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding
+from prob3r.models.inputs import common_size
 from prob3r.models.layers import RoPE2D, ViewsBlock, patch_positions, sublayer
-from prob3r.models.protocol import Stack, TokenLayout
-from prob3r.models.sites import Tap
+from prob3r.models.protocol import Cameras, MultiViewModel, Prediction, Stack, TokenLayout
+from prob3r.models.sites import Site, Tap
 
 SUBLAYERS = ("self_attn", "mlp", "global_attn", "global_mlp")
 """What a block of the trunk is made of: a frame block, then a global block."""
@@ -92,6 +94,96 @@ def rope_of(
     patches = patches if apart else torch.ones_like(patches)
     positions = F.pad(patches, (0, 0, special, 0)).repeat(views, 1)
     return RoPE2D(positions, head_width, base)
+
+
+class AlternatingModel(MultiViewModel):
+    """What models with such a trunk share: how their heads read it, at its end or at any block.
+
+    The trunk is the stack `dec`, and the heads that are stacks themselves come after it. `name` is
+    what messages call the model, and `early` says in one sentence what its heads read when they
+    are read at another block than the last one.
+    """
+
+    name: ClassVar[str]
+    early: ClassVar[str]
+
+    @property
+    def head_blocks(self) -> tuple[int, ...]:
+        """The blocks of the trunk that the heads read, in order; the last one is the trunk's."""
+        raise NotImplementedError
+
+    def layers(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], tap: Tap, kept: Collection[int]
+    ) -> dict[int, Layer]:
+        """Return the streams of the trunk's blocks in `kept`.
+
+        Args:
+            images: One batch a view, all of one size, colours in [-1, 1].
+            tap: Called at every site.
+            kept: Numbers of blocks.
+        """
+        raise NotImplementedError
+
+    def read(self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap) -> Prediction:
+        """Return what the heads say.
+
+        Args:
+            layers: What to read in place of each block of `head_blocks`.
+            size: Height and width of the images, in pixels.
+            tap: Called at every site of the heads.
+        """
+        raise NotImplementedError
+
+    def cameras(self, layer: Layer, size: tuple[int, int], tap: Tap) -> Cameras:
+        """Return the cameras that the model reads off one block of the trunk, as in `read`."""
+        raise NotImplementedError
+
+    def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
+        """Return what the model says of a batch of scenes.
+
+        Args:
+            images: One batch a view, the reference first, all of one size, colours in [-1, 1].
+            tap: Called at every site, to read or to edit.
+
+        Raises:
+            Prob3rError: There is no view, views differ in size, or an image's sides are not
+                multiples of the patch size.
+        """
+        tap = Tap() if tap is None else tap
+        size = common_size(images, self.config.patch, self.name)
+        return self.read(self.layers(images, tap, self.head_blocks), size, tap)
+
+    def at_blocks(
+        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"]
+    ) -> Iterator[Prediction]:
+        """Yield what the heads say when they are read at each of some blocks; see `early`.
+
+        The model runs once. At its last block the heads say what the model says.
+        """
+        size = common_size(images, self.config.patch, self.name)
+        layers = self.layers(images, Tap(), range(self.stacks["dec"].blocks))
+        for block in blocks:
+            yield self.read({b: layers[min(b, block)] for b in self.head_blocks}, size, Tap())
+
+    def cameras_at_blocks(
+        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"]
+    ) -> Iterator[Cameras]:
+        """Yield the cameras alone that `at_blocks` yields, without the cost of the other heads."""
+        size = common_size(images, self.config.patch, self.name)
+        layers = self.layers(images, Tap(), range(self.stacks["dec"].blocks))
+        for block in blocks:
+            yield self.cameras(layers[block], size, Tap())
+
+    def reads(self, site: str, views: int = 2) -> list[str]:
+        """Return the residual sites that a sublayer reads, its own stream's first.
+
+        A head that is a stack starts from both parts of the trunk's last block.
+        """
+        place, names = Site.parse(site), list(self.stacks)
+        if place.block is None and names.index(place.stack) > names.index("dec"):
+            last = Site("dec", place.view, self.head_blocks[-1], "global_mlp")
+            return [str(last), str(replace(last, sublayer="mlp"))]
+        return super().reads(site, views)
 
 
 class Alternating(nn.Module):

@@ -1,4 +1,4 @@
-"""Cameras as nine numbers, the way VGGT and Depth Anything 3 state them.
+"""Cameras as nine numbers, the way VGGT and Depth Anything 3 state them; frames of poses.
 
 An encoding holds a rigid motion and two fields of view: the translation, a quaternion with its real
 part last, then the vertical and the horizontal field of view in radians. Whether the motion is from
@@ -76,3 +76,8 @@ def encode(
 def inverses(motion: Float[Tensor, "b v 4 4"]) -> Float[Tensor, "b v 4 4"]:
     """Return the inverses of rigid motions."""
     return invert_rigid(motion.flatten(0, 1)).unflatten(0, motion.shape[:2])
+
+
+def in_first_frame(poses: Float[Tensor, "b v 4 4"]) -> Float[Tensor, "b v 4 4"]:
+    """Return poses, camera to world, in the frame of camera 1, whose pose is the identity."""
+    return inverses(poses[:, :1]) @ poses

@@ -63,7 +63,8 @@ class Checkpoint(NamedTuple):
         name = self.card["architecture"]
         with torch.device("meta"):
             model = ARCHITECTURES[name](config)
-        weights = PUBLISHED[name].renamed(self.weights)
+        with _told_of(self.path):
+            weights = PUBLISHED[name].renamed(self.weights)
         _check(self.path, weights, model.state_dict())
         single = {name: tensor.float() for name, tensor in weights.items()}
         model.load_state_dict(single, assign=True)

@@ -22,16 +22,22 @@ def decode_points(
 
 
 class LinearHead(nn.Module):
-    """One linear layer that gives each patch its own pixels."""
+    """One linear layer that gives each patch its own pixels.
 
-    def __init__(self, width: int, patch: int):
+    Args:
+        width: Of the last state.
+        patch: Side of a patch, in pixels.
+        out: Numbers a pixel.
+    """
+
+    def __init__(self, width: int, patch: int, out: int = 4):
         super().__init__()
         self.patch = patch
-        self.proj = nn.Linear(width, 4 * patch * patch)
+        self.proj = nn.Linear(width, out * patch * patch)
 
     def forward(
         self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
-    ) -> Float[Tensor, "b h w 4"]:
+    ) -> Float[Tensor, "b h w c"]:
         """Return the raw output of every pixel, read off the last state."""
         raw = self.proj(states[-1]).transpose(1, 2).unflatten(2, grid)
         return F.pixel_shuffle(raw, self.patch).permute(0, 2, 3, 1)

@@ -19,6 +19,7 @@ from prob3r.models.architectures import ARCHITECTURES, architecture_of
 from prob3r.models.checkpoints import read, read_card
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.factories import installed, is_factory, make, make_installed
+from prob3r.models.pi3 import Pi3, Pi3Config
 from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
 from prob3r.models.vggt import VGGT, VGGTConfig
 
@@ -85,6 +86,10 @@ def random(like: DUSt3RConfig, seed: int = 0) -> DUSt3R: ...
 
 @overload
 def random(like: VGGTConfig, seed: int = 0) -> VGGT: ...
+
+
+@overload
+def random(like: Pi3Config, seed: int = 0) -> Pi3: ...
 
 
 @overload

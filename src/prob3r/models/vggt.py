@@ -4,7 +4,7 @@ Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 20
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,13 +14,12 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
-from prob3r.models.alternating import Alternating, Layer
+from prob3r.models.alternating import Alternating, AlternatingModel, Layer
 from prob3r.models.camera_head import CameraHead, cameras_of
 from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
 from prob3r.models.dense_head import DenseHead, every_view
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding, imagenet_normalised
-from prob3r.models.inputs import common_size
-from prob3r.models.protocol import MultiViewModel, Prediction, Stack
+from prob3r.models.protocol import Cameras, Prediction, Stack
 from prob3r.models.sites import Site, Tap
 
 _MAY_BE_ZERO = ("registers", "enc_depth", "enc_registers")
@@ -123,7 +122,7 @@ class VGGTConfig:
         return from_json(cls, values, "VGGT")
 
 
-class VGGT(MultiViewModel):
+class VGGT(AlternatingModel):
     """An encoder, a trunk of frame and global attention, and heads for cameras, depth and points.
 
     Its stacks are `enc` (DINOv2, if there is one), `dec` (the trunk; a block is a frame block and
@@ -133,6 +132,11 @@ class VGGT(MultiViewModel):
 
     architecture: ClassVar[str] = "vggt"
     config_type = VGGTConfig
+    name = "VGGT"
+    early = (
+        "The depth and point heads read four blocks: at block b, every later one of the four is "
+        "replaced by block b, and the camera head starts from the camera tokens of block b."
+    )
 
     def __init__(self, config: VGGTConfig):
         super().__init__(config)
@@ -166,11 +170,8 @@ class VGGT(MultiViewModel):
         tokens that it started from, and the ends of all iterations so far.
         """
         place = Site.parse(site)
-        if place.stack != "cam" or place.sublayer not in ("embed", "modulation"):
+        if place.sublayer != "modulation" or place.block is None:
             return super().reads(site, views)
-        if place.block is None:
-            last = Site("dec", place.view, self.config.depth - 1, "global_mlp")
-            return [str(last), str(Site("dec", place.view, last.block, "mlp"))]
         ends = [str(end.of(place.view)) for end in self.camera_head.ends(place.block)]
         return [*reversed(ends), str(Site("cam", place.view, None, "embed"))]
 
@@ -184,30 +185,35 @@ class VGGT(MultiViewModel):
         places = [*dense, *self.camera_head.ends()]
         return [str(place.of(view + 1)) for place in places for view in range(views)]
 
-    def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
-        """Return cameras, depth, pointmaps and confidences of a batch of scenes.
+    @property
+    def head_blocks(self) -> tuple[int, ...]:
+        """The blocks that the depth and point heads read, and the camera head's, the last one."""
+        return tuple(sorted({*self.config.head_blocks, self.config.depth - 1}))
 
-        Args:
-            images: One batch a view, the reference first, all of one size, colours in [-1, 1].
-            tap: Called at every site, to read or to edit.
+    def layers(
+        self, images: Sequence[Float[Tensor, "b 3 h w"]], tap: Tap, kept: Collection[int]
+    ) -> dict[int, Layer]:
+        """Return the streams of the trunk's blocks in `kept`; see `AlternatingModel.layers`."""
+        found: dict[int, Layer] = self.aggregator(
+            [imagenet_normalised(image) for image in images], tap, kept
+        )
+        return found
 
-        Raises:
-            Prob3rError: There is no view, views differ in size, or an image's sides are not
-                multiples of the patch size.
-        """
-        tap = Tap() if tap is None else tap
-        size = common_size(images, self.config.patch, "VGGT")
-        c = self.config
-        kept = {*c.head_blocks, c.depth - 1}
-        layers = self.aggregator([imagenet_normalised(image) for image in images], tap, kept)
+    def read(self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap) -> Prediction:
+        """Return cameras, depth, pointmaps and confidences; see `AlternatingModel.read`."""
         # The heads run in float32 whatever the trunk's type.
-        with torch.autocast(images[0].device.type, enabled=False):
-            encodings = self.read_cameras(layers[c.depth - 1], tap)
-            states = [layers[block] for block in c.head_blocks]
+        last = layers[self.config.depth - 1]
+        with torch.autocast(last.joint[0].device.type, enabled=False):
+            cameras = self.cameras(last, size, tap)
+            states = [layers[block] for block in self.config.head_blocks]
             depth, depth_confidence = self.read_depth(states, size)
             points, confidence = self.read_points(states, size)
-        cameras = cameras_of(encodings[-1], size)
         return Prediction(points, confidence, cameras, depth, depth_confidence)
+
+    def cameras(self, layer: Layer, size: tuple[int, int], tap: Tap) -> Cameras:
+        """Return the cameras after the last iteration; see `AlternatingModel.cameras`."""
+        with torch.autocast(layer.joint[0].device.type, enabled=False):
+            return cameras_of(self.read_cameras(layer, tap)[-1], size)
 
     def read_cameras(self, layer: Layer, tap: Tap) -> list[Float[Tensor, "b v 9"]]:
         """Return the encodings of all cameras after each iteration of the camera head."""

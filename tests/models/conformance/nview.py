@@ -26,8 +26,11 @@ _TOKENS = (
     "pos_embed",
     "empty_pose_tokens",
 )
+_CONSTANTS = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 # Layers in front of an exponential.
-_FACTORS = {"point_head.scratch.output_conv2.2.weight": 0.5}
+_FACTORS = {"point_head.scratch.output_conv2.2.weight": 0.5, "point_head.proj.weight": 0.2}
+# A field of view that stays positive, and a layer norm without "norm" in its name.
+_OFFSETS = {r"\.fc_fov\.0\.bias$": 0.7, r"\.output_conv2_aux\.\d\.2\.weight$": 1.0}
 
 
 def weights(name: str) -> dict[str, Tensor]:
@@ -44,15 +47,18 @@ def golden(name: str) -> dict[str, Tensor]:
 
 def parameter(name: str, shape: list[int]) -> Tensor:
     """Return the weight of this name and shape; it depends on nothing else."""
-    draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     last = name.rsplit(".", 1)[-1]
+    if last in _CONSTANTS:
+        return torch.tensor(_CONSTANTS[last]).reshape(shape)
+    draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if last == "gamma":
         return torch.from_numpy(0.5 + 0.1 * draw).float()
     if last in _TOKENS:
         return torch.from_numpy(0.5 * draw).float()
     if re.search(r"\.resize_layers\.[01]\.weight$", name):
         return torch.from_numpy(draw / math.sqrt(shape[0])).float()
-    return conformance.parameter(name, shape) * _FACTORS.get(name, 1)
+    value = conformance.parameter(name, shape) * _FACTORS.get(name, 1)
+    return value + sum(o for pattern, o in _OFFSETS.items() if re.search(pattern, name))
 
 
 def views(items: int, count: int, height: int, width: int) -> tuple[Tensor, ...]:
