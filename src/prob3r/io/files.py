@@ -26,6 +26,12 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
+def user_cache(name: str) -> Path:
+    """Return the folder of the user's cache where one kind of thing is kept."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "prob3r" / name
+
+
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Lock a folder for this process; the lock ends with the process, even a killed one.

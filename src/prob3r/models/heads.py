@@ -16,9 +16,19 @@ def decode_points(
     A point is the direction of its three numbers times `expm1` of their norm, a confidence is
     `1 + exp` of the fourth (Wang et al., DUSt3R, CVPR 2024).
     """
-    xyz, logit = raw[..., :3], raw[..., 3]
-    norm = xyz.norm(dim=-1, keepdim=True)
-    return xyz / norm.clamp(min=1e-8) * norm.expm1(), 1 + logit.exp()
+    return expand_points(raw[..., :3]), 1 + raw[..., 3].exp()
+
+
+def expand_points(raw: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+    """Return the points of three raw numbers each: their direction times `expm1` of their norm."""
+    norm = raw.norm(dim=-1, keepdim=True)
+    return raw / norm.clamp(min=1e-8) * norm.expm1()
+
+
+def compress_points(points: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3"]:
+    """Return the inverse of `expand_points`: the direction times `log1p` of the distance."""
+    norm = points.norm(dim=-1, keepdim=True)
+    return points / norm.clamp(min=1e-8) * norm.log1p()
 
 
 class LinearHead(nn.Module):

@@ -23,6 +23,7 @@ from prob3r.models import (
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.lens import Lens
 from prob3r.probes.reader import SiteReader
+from prob3r.probes.ridge import Fit, RidgeBank
 
 KINDS = ("mlp", "linear", "tuned", "random", "encoder")
 """What can be trained and shipped: two kinds of probes, the tuned lens, and two controls.
@@ -97,7 +98,7 @@ def load_probes(
     if not file.is_file():
         raise Prob3rError(
             f"No '{kind}' probes are shipped for '{source}'; give the path of a bank's "
-            ".safetensors, or train one with `prob3r train probes`."
+            ".safetensors, or fit one at once with `prob3r probes fit`."
         )
     with as_file(file) as path:
         return _read(path)
@@ -155,10 +156,22 @@ def _empty(description: Mapping[str, Any]) -> SiteReader:
     sites, backbone = description["sites"], description["backbone"]
     if description.get("reader") == "lens":
         return Lens(sites, description["stream"], description["patch"], backbone)
+    if description.get("reader") == "ridge":
+        names = "stream", "patch", "features", "seed"
+        stream, patch, features, seed = (description[name] for name in names)
+        fit = Fit.from_dict(description["fit"]) if "fit" in description else None
+        ridge = RidgeBank(sites, stream, patch, backbone, features, seed, fit)
+        ridge.random_seed = _seed(description)
+        return ridge
     config = ProbeConfig(**{f.name: description[f.name] for f in fields(ProbeConfig)})
     bank = ProbeBank(sites, config, backbone)
-    bank.random_seed = description.get("random_seed")
-    seed = bank.random_seed
+    bank.random_seed = _seed(description)
+    return bank
+
+
+def _seed(description: Mapping[str, Any]) -> int | None:
+    """Return the seed of the random weights of a control's backbone."""
+    seed = description.get("random_seed")
     if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
         raise TypeError(f"random_seed is {seed!r}; it must be a whole number")
-    return bank
+    return seed

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prob3r.models.layers import Tokens
 from prob3r.models.protocol import EncodesViews, Model
-from prob3r.scenes.source import Pairs, share_views
+from prob3r.scenes.source import Scenes, share_views
+from prob3r.scenes.views import Views
 
 MOST_BYTES = 2**30  # some 1,300 views of DUSt3R-Large at 224 pixels
 
@@ -81,7 +82,7 @@ def encoding_once(model: EncodesViews, most_bytes: int = MOST_BYTES) -> Iterator
 
 
 @contextmanager
-def reusing_views(pairs: Pairs, *models: Model) -> Iterator[None]:
+def reusing_views(pairs: Scenes[Views], *models: Model) -> Iterator[None]:
     """Encode each view that several pairs share once, for as long as this lasts.
 
     The models' weights must not change meanwhile. Models without an encoder of single views run

@@ -7,7 +7,6 @@ it finds is kept in the user's cache, under a name that changes whenever those f
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations, pairwise
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.io.files import make_folder, writing_to
+from prob3r.io.files import make_folder, user_cache, writing_to
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.frames import Frames
 
@@ -163,7 +162,7 @@ def _cache(reader: Frames, frames: Sequence[int]) -> Path:
     key = hashlib.sha256(f"{_VERSION} {reader.layout} {LEAST}".encode())
     for frame in frames:
         key.update(signature(reader, frame))
-    return cache_folder() / f"{key.hexdigest()}.npz"
+    return user_cache("pairs") / f"{key.hexdigest()}.npz"
 
 
 def signature(reader: Frames, frame: int) -> bytes:
@@ -178,9 +177,3 @@ def signature(reader: Frames, frame: int) -> bytes:
         parts += [camera.intrinsics.numpy().tobytes(), camera.cam_to_world.numpy().tobytes()]
     parts.append(f"{frame} {reader.names[frame]}\n".encode("utf-8", "surrogateescape"))
     return b"".join(parts)
-
-
-def cache_folder() -> Path:
-    """Return the folder of the user's cache where what is found of pairs is kept."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "prob3r" / "pairs"

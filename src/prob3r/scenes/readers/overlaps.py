@@ -17,9 +17,9 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.io.files import make_folder, writing_to
+from prob3r.io.files import make_folder, user_cache, writing_to
 from prob3r.scenes.readers.corrupt import CorruptError
-from prob3r.scenes.readers.covisible import cache_folder, signature
+from prob3r.scenes.readers.covisible import signature
 from prob3r.scenes.readers.frames import Frames
 
 FramePair = tuple[int, int]
@@ -112,7 +112,7 @@ class Overlaps:
             f"{_VERSION} {self.frames.layout} {self.frames.root.resolve()} {self.frames.framing}"
         )
         digest = hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()
-        return cache_folder().with_name("overlaps") / f"{digest}.npz"
+        return user_cache("overlaps") / f"{digest}.npz"
 
     def _load(self) -> dict[bytes, float]:
         with suppress(Exception), np.load(self._file()) as kept:  # a damaged cache is none

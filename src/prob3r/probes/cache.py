@@ -1,0 +1,122 @@
+"""The banks that were fitted on this machine, kept in the user's cache under the model they read.
+
+    CACHE/prob3r/probes/FINGERPRINT/KIND-TARGET-DIGEST.safetensors
+
+The digest is of what the bank was fitted on. A control with random weights is kept under the model
+that it is a control of. Files appear whole or not at all, so that a process that is killed leaves
+nothing broken, and of two that fit the same bank the last one's stays.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from prob3r.errors import Prob3rError
+from prob3r.io.files import make_folder, user_cache
+from prob3r.models import read_tensors
+from prob3r.probes.files import load_probes, save_probes
+from prob3r.probes.ridge import Fit, RidgeBank
+from prob3r.probes.scenes import ROOMS
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A bank in the cache.
+
+    Attributes:
+        path: Its file.
+        model: Fingerprint of the model that it was fitted for.
+        kind: `ridge`, `features`, or of the controls `random` or `encoder`.
+        fit: What it was fitted on.
+    """
+
+    path: Path
+    model: str
+    kind: str
+    fit: Fit
+
+    def load(self) -> RidgeBank:
+        """Return the bank; raise Prob3rError if the file is damaged."""
+        bank = load_probes(self.path)
+        assert isinstance(bank, RidgeBank)
+        return bank
+
+    def remove(self) -> None:
+        """Delete the file, and the model's folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def keep(bank: RidgeBank, model: str) -> Path:
+    """Put a bank into the cache, in the place of one that was fitted on the same, if there is one.
+
+    Args:
+        bank: The bank.
+        model: Fingerprint of the model that it was fitted for.
+
+    Raises:
+        Prob3rError: The cache cannot be written to.
+    """
+    assert bank.fit is not None
+    path = folder() / model / f"{bank.kind}-{bank.fit.target}-{_digest(bank)}.safetensors"
+    make_folder(path.parent)
+    save_probes(bank, path)
+    return path
+
+
+def kept(model: str | None = None) -> list[Kept]:
+    """Return the banks in the cache, of all models or of one, the last fitted first.
+
+    Files that cannot be read are left out.
+    """
+    files = sorted(folder().glob(f"{model or '*'}/[!.]*-*-*.safetensors"), key=_age)
+    return [found for file in files for found in _described(file)]
+
+
+def find(model: str, kind: str, target: str | None = None, data: str | None = None) -> Kept | None:
+    """Return the bank in the cache that was asked for, or None.
+
+    Args:
+        model: Fingerprint of the model.
+        kind: `ridge`, `features`, `random` or `encoder`.
+        target: `truth` or `own`; by default the truth goes first.
+        data: What it was fitted on; by default rooms go first, then what was fitted last.
+    """
+    found = [
+        each
+        for each in kept(model)
+        if each.kind == kind
+        and (target is None or each.fit.target == target)
+        and (data is None or each.fit.data == data)
+    ]
+    found.sort(key=lambda each: (each.fit.data != ROOMS, each.fit.target != "truth"))
+    return found[0] if found else None
+
+
+def folder() -> Path:
+    """Return the folder of all banks."""
+    return user_cache("probes")
+
+
+def _digest(bank: RidgeBank) -> str:
+    assert bank.fit is not None
+    fit = bank.fit
+    about = fit.data, fit.scenes, fit.views, fit.seed, fit.precision, bank.features, bank.seed
+    return hashlib.blake2b(json.dumps(about).encode(), digest_size=4).hexdigest()
+
+
+def _age(file: Path) -> float:
+    with suppress(OSError):  # another process may have removed it
+        return -file.stat().st_mtime
+    return 0.0
+
+
+def _described(file: Path) -> Iterator[Kept]:
+    with suppress(Prob3rError, KeyError, TypeError, ValueError):
+        header = (read_tensors(file)[1] or {})["bank"]
+        kind = file.name.partition("-")[0]
+        yield Kept(file, file.parent.name, kind, Fit.from_dict(header["fit"]))

@@ -1,0 +1,124 @@
+"""Normal equations of one affine map, which grow while batches stream by, and their solutions."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+"""The ridges to choose from, as shares of the mean diagonal of the Gram matrix."""
+
+_TILES = 4  # per side of the Gram matrix; tiles below the diagonal are not computed
+
+
+class NormalEquations:
+    """What a ridge regression needs of its data: sums of products.
+
+    The inputs are shifted by their mean in the first batch, so that single precision is enough for
+    inputs whose mean is large beside their spread.
+
+    Args:
+        inputs: Width of the inputs.
+        outputs: Width of the outputs.
+        device: Where the sums are kept.
+        dtype: Of the sums of products.
+
+    Attributes:
+        rows: How many rows were added.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.rows = 0
+        self.gram = torch.zeros(inputs, inputs, device=device, dtype=dtype)
+        self.cross = torch.zeros(inputs, outputs, device=device, dtype=dtype)
+        self._shift: Tensor | None = None
+        self._input_sum, self._output_sum = (
+            torch.zeros(width, device=device, dtype=torch.float64) for width in (inputs, outputs)
+        )
+
+    def add(self, inputs: Float[Tensor, "n i"], outputs: Float[Tensor, "n o"]) -> None:
+        """Add rows."""
+        if self._shift is None:
+            self._shift = inputs.mean(0)
+        shifted = inputs - self._shift
+        self.rows += len(inputs)
+        self._input_sum += shifted.sum(0)
+        self._output_sum += outputs.sum(0)
+        shifted, outputs = shifted.to(self.gram), outputs.to(self.gram)
+        _add_gram(self.gram, shifted)
+        self.cross.addmm_(shifted.T, outputs)
+
+    def solve(self) -> "Solutions":
+        """Return the solutions for all ridges.
+
+        The decomposition is in double precision: it takes little beside the sums, and small ridges
+        need it.
+        """
+        assert self._shift is not None  # there are rows
+        input_mean, output_mean = self._input_sum / self.rows, self._output_sum / self.rows
+        gram = self.gram.triu().double()
+        gram = gram + gram.triu(1).T - self.rows * torch.outer(input_mean, input_mean)
+        cross = self.cross.double().addr_(input_mean, output_mean, alpha=-self.rows)
+        values, vectors = torch.linalg.eigh(gram)
+        return Solutions(
+            values=values.clamp(min=0).float(),
+            vectors=vectors.float(),
+            cross=(vectors.T @ cross).float(),
+            input_mean=(input_mean + self._shift).float(),
+            output_mean=output_mean.float(),
+        )
+
+
+class Solutions(NamedTuple):
+    """The ridge regressions of all ridges, from one decomposition of the Gram matrix.
+
+    Attributes:
+        values: Eigenvalues of the centred Gram matrix.
+        vectors: Its eigenvectors, as columns.
+        cross: The centred products of inputs and outputs, in the basis of the eigenvectors.
+        input_mean: Mean of the inputs.
+        output_mean: Mean of the outputs.
+    """
+
+    values: Float[Tensor, " i"]
+    vectors: Float[Tensor, "i i"]
+    cross: Float[Tensor, "i o"]
+    input_mean: Float[Tensor, " i"]
+    output_mean: Float[Tensor, " o"]
+
+    def of(self, outputs: slice) -> "Solutions":
+        """Return those of some of the outputs."""
+        return self._replace(cross=self.cross[:, outputs], output_mean=self.output_mean[outputs])
+
+    def rotate(self, inputs: Float[Tensor, "n i"]) -> Float[Tensor, "n i"]:
+        """Return inputs in the basis of the eigenvectors, which `predict` takes for any ridge."""
+        return (inputs - self.input_mean) @ self.vectors
+
+    def predict(self, rotated: Float[Tensor, "n i"], ridge: float) -> Float[Tensor, "n o"]:
+        """Return what the map of one ridge says of inputs that went through `rotate`."""
+        return torch.addmm(self.output_mean, rotated, self._rotated_weight(ridge))
+
+    def weight(self, ridge: float) -> tuple[Float[Tensor, "i o"], Float[Tensor, " o"]]:
+        """Return the weight and the bias of one ridge; the bias is not regularised."""
+        weight = self.vectors @ self._rotated_weight(ridge)
+        return weight, self.output_mean - self.input_mean @ weight
+
+    def _rotated_weight(self, ridge: float) -> Float[Tensor, "i o"]:
+        added = ridge * self.values.mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return self.cross / (self.values + added)[:, None]
+
+
+def _add_gram(gram: Float[Tensor, "i i"], rows: Float[Tensor, "n i"]) -> None:
+    """Add the products of all columns to the upper triangle of a Gram matrix, tile by tile."""
+    width = gram.shape[0]
+    size = -(-width // _TILES)
+    for start in range(0, width, size):
+        tile = slice(start, start + size)
+        gram[tile, start:].addmm_(rows[:, tile].T, rows[:, start:])

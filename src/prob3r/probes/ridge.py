@@ -1,0 +1,155 @@
+"""Probes in closed form: an affine map a site, after a norm, and what they were fitted on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from prob3r.models.sites import Site
+from prob3r.probes.reader import SiteReader
+from prob3r.probes.targets import TARGET_WORDS, Target
+
+FEATURES = 1024
+"""How many random features a bank of the kind `features` has, unless another number is asked."""
+
+_EPS = 1e-6  # of the norm, as in the norms before the heads of CroCo and DINOv2
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a bank was fitted on, and how well it does on scenes that were held out.
+
+    Attributes:
+        target: `truth`, or `own` for the model's own final output.
+        data: The name of the scenes.
+        scenes: How many of them it was fitted on.
+        held_out: How many further ones chose the ridges.
+        views: Of each scene.
+        sample: How the scenes were chosen, in words.
+        digest: 16 hexadecimal digits of all images.
+        seed: Of the sample.
+        precision: What the model ran in.
+        ridges: Of each site: the regulariser, as a share of the mean diagonal.
+        errors: Of each site: the mean distance to the target on the held-out scenes, in the unit
+            of their mean distance to camera 1.
+    """
+
+    target: Target
+    data: str
+    scenes: int
+    held_out: int
+    views: int
+    sample: str
+    digest: str
+    seed: int
+    precision: str
+    ridges: tuple[float, ...] = ()
+    errors: tuple[float, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
+        """Return what `asdict` gave; raise KeyError or TypeError if it gave no such thing."""
+        found = {field.name: values[field.name] for field in fields(cls)}
+        if found["target"] not in TARGET_WORDS:
+            raise TypeError(f"the target is {found['target']!r}")
+        return cls(**found | {name: tuple(map(float, found[name])) for name in _LISTS})
+
+    @property
+    def words(self) -> str:
+        """What the bank was fitted to and on, in words."""
+        return f"fitted to {TARGET_WORDS[self.target]} on {self.scenes} scenes of {self.data}"
+
+
+_LISTS = ("ridges", "errors")
+
+
+class RidgeBank(SiteReader):
+    """Probes of several residual sites of one width, fitted in closed form.
+
+    A probe is a norm without weights and one affine map, patch by patch. With random features the
+    map reads, beside the patch, random projections of it that went through GELU (Rahimi and Recht,
+    Random features for large-scale kernel machines, 2007); all sites share the projections.
+
+    Args:
+        sites: Names of the sites, one probe for each.
+        stream: Width of their residual stream.
+        patch: Side of a patch, in pixels.
+        backbone: Fingerprint of the model whose sites these are.
+        features: How many random features.
+        seed: Of the random features.
+        fit: What the bank was fitted on.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[str],
+        stream: int,
+        patch: int,
+        backbone: str = "",
+        features: int = 0,
+        seed: int = 0,
+        fit: Fit | None = None,
+    ):
+        super().__init__(sites, stream, patch, backbone)
+        self.features, self.seed, self.fit = features, seed, fit
+        s, outputs = len(self.sites), 4 * patch**2
+        self.weight = nn.Parameter(torch.zeros(s, stream + features, outputs))
+        self.bias = nn.Parameter(torch.zeros(s, 1, outputs))
+        # Kept in the file, so that no other generator can change what a bank reads.
+        self.register_buffer("projection", torch.zeros(stream, features))
+        self.register_buffer("offset", torch.zeros(features))
+        self.projection: Tensor
+        self.offset: Tensor
+
+    def draw_features(self) -> None:
+        """Draw the projections of the random features."""
+        generator = torch.Generator().manual_seed(self.seed)
+        for buffer, size in ((self.projection, self.stream**-0.5), (self.offset, 1.0)):
+            buffer.copy_(size * torch.randn(buffer.shape, generator=generator))
+
+    @property
+    def kind(self) -> str:
+        """`ridge` or `features`; of the controls, `random` or `encoder`."""
+        if self.random_seed is not None:
+            return "random"
+        if Site.parse(self.sites[0]).stack == "enc":
+            return "encoder"
+        return "features" if self.features else "ridge"
+
+    @property
+    def inputs_width(self) -> int:
+        """How many numbers the affine maps read of a patch."""
+        return self.stream + self.features
+
+    def inputs(self, streams: Float[Tensor, "*b d"]) -> Float[Tensor, "*b i"]:
+        """Return what the affine maps read of patches."""
+        normed = F.layer_norm(streams, streams.shape[-1:], eps=_EPS)
+        if not self.features:
+            return normed
+        return torch.cat((normed, F.gelu(normed @ self.projection + self.offset)), -1)
+
+    def read(
+        self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
+    ) -> Float[Tensor, "s t p2 4"]:
+        """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
+        weight, bias = rows
+        return (self.inputs(streams) @ weight + bias).unflatten(-1, (4, -1)).mT
+
+    def header(self) -> dict[str, Any]:
+        """Return what a file must hold beside the weights to build this bank again."""
+        described = {
+            "reader": "ridge",
+            "sites": list(self.sites),
+            "backbone": self.backbone,
+            "stream": self.stream,
+            "patch": self.patch,
+            "features": self.features,
+            "seed": self.seed,
+        }
+        if self.random_seed is not None:
+            described["random_seed"] = self.random_seed
+        return described | ({} if self.fit is None else {"fit": asdict(self.fit)})

@@ -1,0 +1,128 @@
+"""What banks are fitted on: rooms, data sets, or a folder of photographs."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from prob3r.errors import Prob3rError
+from prob3r.models import Model
+from prob3r.scenes.album import Album, photographs_in
+from prob3r.scenes.readers import READERS
+from prob3r.scenes.sampling import sample
+from prob3r.scenes.several import open_views
+from prob3r.scenes.source import Folders, Scenes, Subset, open_pairs
+from prob3r.scenes.views import Views
+
+ROOMS = "rooms:train"
+"""What banks are fitted on unless other scenes are asked for."""
+
+HELD_OUT = 8  # scenes
+
+
+class FitScenes(NamedTuple):
+    """What to fit a bank on.
+
+    Attributes:
+        name: What they are called; see `full_name`.
+        scenes: Those that are fitted on.
+        held_out: Those that choose the regularisers.
+        seed: Of the sample.
+    """
+
+    name: str
+    scenes: Scenes[Views]
+    held_out: Scenes[Views]
+    seed: int = 0
+
+    @property
+    def truth(self) -> bool:
+        """Whether the true pointmaps are known, as far as the first scene shows."""
+        return self.scenes.batch([0]).has_truth
+
+
+def full_name(name: str) -> str:
+    """Return a name that says which scenes are meant wherever it is read: with an absolute path.
+
+    For a folder of photographs it changes with the files in it.
+    """
+    layout, colon, rest = name.partition(":")
+    if colon and layout in READERS:
+        return f"{layout}:{Path(rest).resolve()}"
+    if not (path := _path(name)).exists():
+        return name
+    path = path.resolve()
+    return f"{path}#{photographs_in(path).digest}" if is_album(path) else str(path)
+
+
+def _path(name: str) -> Path:
+    """Return the path in a name, which may be a full one."""
+    return Path(name if Path(name).exists() else name.rpartition("#")[0] or name)
+
+
+def is_album(path: Path) -> bool:
+    """Return whether a path is a folder of photographs, and no pair or data set."""
+    return (
+        path.is_dir()
+        and not Folders.found(path)
+        and not any(known.found(path) for known in READERS.values())
+        and len(photographs_in(path).files) > 0
+    )
+
+
+def fit_scenes(name: str, model: Model, count: int, views: int = 2, seed: int = 0) -> FitScenes:
+    """Return the scenes to fit a bank on, and others that are held out.
+
+    Of rooms, the validation split is held out; of a folder, an eighth of the photographs, but two
+    at least; of a data set, other pairs of the sample.
+
+    Args:
+        name: As for `open_pairs`; or a folder of photographs of which nothing is known.
+        model: The model.
+        count: How many scenes to fit on; all that there are if they are fewer.
+        views: Of each scene.
+        seed: Of the sample.
+
+    Raises:
+        Prob3rError: The name stands for nothing, or there are too few scenes.
+    """
+    device, full = next(model.parameters()).device, full_name(name)
+    if is_album(path := _path(name)):
+        return _of_album(path, model, count, views, seed)
+    found = _open(name, model, views, device)
+    if name == ROOMS:
+        validation = _open("rooms:validation", model, views, device)
+        kept = sample(validation, HELD_OUT, seed)
+        return FitScenes(full, sample(found, count, seed), kept, seed)
+    drawn = sample(found, count + HELD_OUT, seed)
+    held = min(HELD_OUT, len(drawn) // 4)
+    if not held:
+        raise Prob3rError(f"{name} has {len(drawn)} scenes; fitting probes takes four at least.")
+    first, last = range(len(drawn) - held), range(len(drawn) - held, len(drawn))
+    fitted = Subset(drawn, first, f"{len(first)} of {drawn.words}")
+    return FitScenes(full, fitted, Subset(drawn, last), seed)
+
+
+def _of_album(path: Path, model: Model, count: int, views: int, seed: int) -> FitScenes:
+    files = photographs_in(path).files
+    held = max(views, len(files) // 8)
+    if len(files) < 3 * views:
+        raise Prob3rError(
+            f"{path} holds {len(files)} photographs; fitting probes takes {3 * views} at least."
+        )
+    kept = files[:: len(files) // held][:held]
+    others = [file for file in files if file not in kept]
+    words = f"{count} draws of {views} among {len(others)} photographs with seed {seed}"
+    drawn = Album(others, model, count, views, seed)
+    return FitScenes(
+        full_name(str(path)),
+        Subset(drawn, range(count), words),
+        Album(kept, model, HELD_OUT, views, seed),
+        seed,
+    )
+
+
+def _open(name: str, model: Model, views: int, device: torch.device) -> Scenes[Views]:
+    if views == 2:
+        return open_pairs(name, model, device)
+    return open_views(name, model, views, device)
