@@ -19,7 +19,7 @@ from prob3r.scenes import Views
 KEPT = 2_000_000
 """Keys kept of all queries, heads, blocks and views: all there are in a small model."""
 
-NAMES = ("entropy", "mean_entropy", "received", "strongest")
+NAMES = ("entropy", "mean_entropy", "received", "strongest", "by_view")
 """What is asked of every attention between views."""
 
 
@@ -108,6 +108,7 @@ class AttentionRecords:
             **REDUCTIONS,
             "mean_entropy": Reduction(lambda probs: entropy(probs.mean(1, keepdim=True))),
             "strongest": Reduction(strongest, by_view=True),
+            "by_view": Reduction(lambda probs: probs.sum(-1, keepdim=True), by_view=True),
         }
 
     def sites(self, names: Sequence[str] = NAMES) -> list[str]:
@@ -127,6 +128,21 @@ class AttentionRecords:
                     if other != view:
                         found.setdefault((view, other), []).append(part)
         return {between: _strongest(parts) for between, parts in sorted(found.items())}
+
+    def by_view(self, run: Trace) -> Float[Tensor, "blocks v v"]:
+        """Return the share of each view's attention on each view's patches, block by block.
+
+        It is the mean over the heads and over the patches of the attending view; 0 for a view that
+        is not among the keys.
+        """
+        views = range(1, self._views + 1)
+        shares = torch.zeros(len(self.places), self._views, self._views)
+        for i, place in enumerate(self.places):
+            for view in views:
+                own = place.of(view)
+                mass = self._patches_of(run, own.read("by_view"), 2).mean((0, 1, 2))
+                shares[i, view - 1, [v - 1 for v in own.key_views(self._views)]] = mass.float()
+        return shares
 
     def heads(
         self,

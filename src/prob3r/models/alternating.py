@@ -154,25 +154,28 @@ class AlternatingModel(MultiViewModel):
         return self.read(self.layers(images, tap, self.head_blocks), size, tap)
 
     def at_blocks(
-        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"]
+        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None
     ) -> Iterator[Prediction]:
         """Yield what the heads say when they are read at each of some blocks; see `early`.
 
-        The model runs once. At its last block the heads say what the model says.
+        The model runs once. At its last block the heads say what the model says. The tap sees the
+        sites of the trunk once, and those of the heads once for each block.
         """
+        tap = Tap() if tap is None else tap
         size = common_size(images, self.config.patch, self.name)
-        layers = self.layers(images, Tap(), range(self.stacks["dec"].blocks))
+        layers = self.layers(images, tap, range(self.stacks["dec"].blocks))
         for block in blocks:
-            yield self.read({b: layers[min(b, block)] for b in self.head_blocks}, size, Tap())
+            yield self.read({b: layers[min(b, block)] for b in self.head_blocks}, size, tap)
 
     def cameras_at_blocks(
-        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"]
+        self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None
     ) -> Iterator[Cameras]:
         """Yield the cameras alone that `at_blocks` yields, without the cost of the other heads."""
+        tap = Tap() if tap is None else tap
         size = common_size(images, self.config.patch, self.name)
-        layers = self.layers(images, Tap(), range(self.stacks["dec"].blocks))
+        layers = self.layers(images, tap, range(self.stacks["dec"].blocks))
         for block in blocks:
-            yield self.cameras(layers[block], size, Tap())
+            yield self.cameras(layers[block], size, tap)
 
     def reads(self, site: str, views: int = 2) -> list[str]:
         """Return the residual sites that a sublayer reads, its own stream's first.

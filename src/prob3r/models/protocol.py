@@ -4,7 +4,7 @@ This file knows no architecture. Traces, edits, sweeps, probes, studies and page
 of a model than what stands here.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -218,6 +218,27 @@ class EncodesViews(Protocol):
 
     def encoder_stream(self, images: Tensor, tap: Tap | None = None) -> Any:
         """Return the stream after the encoder's last block for one batch of images."""
+
+
+@runtime_checkable
+class ReadsEarly(Protocol):
+    """A model whose own heads can be read at any block of its trunk.
+
+    Attributes:
+        early: What the heads read then, in one sentence.
+    """
+
+    early: ClassVar[str]
+
+    def at_blocks(
+        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
+    ) -> Iterator[Prediction]:
+        """Yield what the heads say at each of some blocks; the model runs once."""
+
+    def cameras_at_blocks(
+        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
+    ) -> Iterator[Cameras]:
+        """Yield the cameras alone that `at_blocks` yields."""
 
 
 class MultiViewModel(nn.Module):

@@ -1,0 +1,106 @@
+"""How the views of a scene relate: who attends to whom, and whose geometry fits whose."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.geometry import invert_rigid, patch_of_pixels, project, transform
+from prob3r.measures.reconstruction import TOLERANCE, Cameras
+from prob3r.measures.reference import Points
+
+
+@dataclass(frozen=True)
+class ViewRelations:
+    """How the views of a scene relate in one run. Rows and columns are views, in their order.
+
+    Attributes:
+        blocks: Numbers of the blocks with attention between views.
+        attention: Entry (block, i, j): the share of view i's attention that falls on the patches
+            of view j, in the mean over the heads and over view i's patches. A row sums to less
+            than one where special tokens take the rest.
+        overlap: Entry (i, j): the share of view i's patches that view j sees too, by the output's
+            pointmaps. See `overlaps`.
+        conflict: Entry (i, j): the share of view i's patches that stand in view j's free space.
+        fit: How well each view fits the others, from 0 to 1. See `fit`.
+    """
+
+    blocks: list[int]
+    attention: list[list[list[float]]]
+    overlap: list[list[float]]
+    conflict: list[list[float]]
+    fit: list[float]
+
+    @classmethod
+    def of(
+        cls,
+        blocks: list[int],
+        attention: Float[Tensor, "blocks v v"],
+        points: Points,
+        cameras: Cameras,
+        patch: int,
+    ) -> "ViewRelations":
+        """Return the relations of the views of one scene.
+
+        Args:
+            blocks: Numbers of the blocks with attention between views.
+            attention: The share of each view's attention on each view, block by block.
+            points: The output's pointmaps in camera 1's frame.
+            cameras: Of the same output, in the same unit.
+            patch: Side of a patch, in pixels.
+        """
+        overlap, conflict = overlaps(points, cameras, patch)
+        share = fit(overlap, conflict)
+        numbers = (attention, overlap, conflict, share)
+        return cls(blocks, *(tensor.tolist() for tensor in numbers))
+
+
+def overlaps(
+    points: Points, cameras: Cameras, patch: int
+) -> tuple[Float[Tensor, "v v"], Float[Tensor, "v v"]]:
+    """Return how the pointmap of every view agrees with that of every other view.
+
+    A patch stands for the point at its central pixel. The point is compared with the surface that
+    the other view's own pointmap has at its projection. It overlaps with the other view if the
+    depths agree up to `reconstruction.TOLERANCE`. It is in conflict with it if it is nearer than
+    that: then the other view should have seen it. A point behind the surface is hidden, and says
+    nothing.
+
+    Args:
+        points: All views' pointmaps in camera 1's frame.
+        cameras: Of the same output, in the same unit.
+        patch: Side of a patch, in pixels.
+
+    Returns:
+        Entry (i, j): the share of view i's patches that overlap with view j, and the share that is
+        in conflict with it. NaN on the diagonal, and where view j's camera was not found.
+    """
+    count = len(points)
+    overlap, conflict = torch.full((2, count, count), torch.nan)
+    middle = slice(patch // 2, None, patch)
+    known = [j for j in range(count) if j == 0 or cameras.inliers[j] is not None]
+    for j in known:
+        to_camera = invert_rigid(cameras.poses[:, j])
+        surface = transform(points[j], to_camera)[0, ..., 2]
+        rows, columns = surface.shape
+        for i in range(count):
+            if i == j:
+                continue
+            local = transform(points[i][:, middle, middle], to_camera)
+            pixels = project(local, cameras.intrinsics[j][None])
+            pixel, inside = patch_of_pixels(pixels, rows, columns, 1)
+            ratio = local[..., 2] / surface.flatten()[pixel]
+            overlap[i, j] = (inside & ((ratio - 1).abs() <= TOLERANCE)).float().mean()
+            conflict[i, j] = (inside & (ratio < 1 - TOLERANCE)).float().mean()
+    return overlap, conflict
+
+
+def fit(overlap: Float[Tensor, "v v"], conflict: Float[Tensor, "v v"]) -> Float[Tensor, " v"]:
+    """Return how well each view fits the others, from 0 to 1.
+
+    It is the overlaps of a view with all others, in both directions, as a share of the overlaps
+    and the conflicts. NaN for a view that has neither.
+    """
+    seen, wrong = (m.nan_to_num(0).sum(0) + m.nan_to_num(0).sum(1) for m in (overlap, conflict))
+    return seen / (seen + wrong)
