@@ -7,6 +7,8 @@ import torch
 
 from prob3r.models import (
     VGGT,
+    DepthAnything3,
+    DepthAnything3Config,
     DUSt3R,
     DUSt3RConfig,
     MultiViewModel,
@@ -51,6 +53,19 @@ PI3_CONFIG = Pi3Config(
     head_heads=2,
     cam_width=8,
 )
+DA3_CONFIG = DepthAnything3Config(
+    (28, 28),
+    14,
+    width=16,
+    heads=2,
+    enc_depth=2,
+    depth=2,
+    head_blocks=(0, 0, 1, 1),
+    features=8,
+    channels=(4, 4, 4, 4),
+    cam_depth=1,
+    cam_heads=2,
+)
 DUST3R_CONFIG = DUSt3RConfig((28, 28), 14, 16, 1, 2, 24, 2, 2)
 
 
@@ -63,6 +78,7 @@ def _vggt() -> VGGT:
 
 
 EXAMPLES: dict[str, Callable[[], MultiViewModel]] = {
+    "depth-anything-3": lambda: drawn(DepthAnything3(DA3_CONFIG)),
     "dust3r": lambda: drawn(DUSt3R(DUST3R_CONFIG)),
     "pi3": lambda: drawn(Pi3(PI3_CONFIG)),
     "posed-dust3r": lambda: drawn(PosedDUSt3R(DUST3R_CONFIG)),

@@ -9,6 +9,8 @@ from prob3r.models.checkpoints import (
     save,
     write_tensors,
 )
+from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
+from prob3r.models.depth_anything3_files import DepthAnything3Files
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.hooks import AttentionHookPoint, HookPoint
 from prob3r.models.info import Info, info
@@ -36,6 +38,9 @@ __all__ = [
     "Cameras",
     "DUSt3R",
     "DUSt3RConfig",
+    "DepthAnything3",
+    "DepthAnything3Config",
+    "DepthAnything3Files",
     "HookPoint",
     "Info",
     "Model",

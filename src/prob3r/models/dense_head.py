@@ -19,7 +19,9 @@ from prob3r.models.layers import layer_norm
 MOST_IMAGES = 8
 """Views of each scene that the head takes at once, which bounds its memory."""
 
-_HIDDEN = 32  # channels before the last convolution
+HIDDEN = 32
+"""Channels before the last convolution."""
+
 _POSITIONS = 0.1  # by which positions are scaled before they are added
 
 
@@ -63,7 +65,7 @@ class DenseHead(nn.Module):
         half = features // 2
         self.scratch.output_conv1 = nn.Conv2d(features, half, 3, padding=1)
         self.scratch.output_conv2 = nn.Sequential(
-            nn.Conv2d(half, _HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(_HIDDEN, out, 1)
+            nn.Conv2d(half, HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(HIDDEN, out, 1)
         )
 
     def add_fusions(self, names: str, features: int, rectified: bool) -> None:

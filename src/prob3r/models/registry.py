@@ -17,6 +17,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
 from prob3r.models.architectures import ARCHITECTURES, architecture_of
 from prob3r.models.checkpoints import read, read_card
+from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.factories import installed, is_factory, make, make_installed
 from prob3r.models.pi3 import Pi3, Pi3Config
@@ -86,6 +87,10 @@ def random(like: DUSt3RConfig, seed: int = 0) -> DUSt3R: ...
 
 @overload
 def random(like: VGGTConfig, seed: int = 0) -> VGGT: ...
+
+
+@overload
+def random(like: DepthAnything3Config, seed: int = 0) -> DepthAnything3: ...
 
 
 @overload
