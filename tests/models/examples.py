@@ -7,10 +7,14 @@ import torch
 
 from prob3r.models import (
     VGGT,
+    CroCo,
+    CroCoConfig,
     DepthAnything3,
     DepthAnything3Config,
     DUSt3R,
     DUSt3RConfig,
+    MASt3R,
+    MASt3RConfig,
     MultiViewModel,
     Pi3,
     Pi3Config,
@@ -67,6 +71,7 @@ DA3_CONFIG = DepthAnything3Config(
     cam_heads=2,
 )
 DUST3R_CONFIG = DUSt3RConfig((28, 28), 14, 16, 1, 2, 24, 2, 2)
+CROCO_CONFIG = CroCoConfig((28, 28), 14, 16, 1, 2, 24, 2, 2, mask_ratio=0.5)
 
 
 def _vggt() -> VGGT:
@@ -78,13 +83,15 @@ def _vggt() -> VGGT:
 
 
 EXAMPLES: dict[str, Callable[[], MultiViewModel]] = {
+    "croco": lambda: drawn(CroCo(CROCO_CONFIG)),
     "depth-anything-3": lambda: drawn(DepthAnything3(DA3_CONFIG)),
     "dust3r": lambda: drawn(DUSt3R(DUST3R_CONFIG)),
+    "mast3r": lambda: drawn(MASt3R(MASt3RConfig((32, 32), 16, 16, 1, 2, 24, 4, 2, descriptors=5))),
     "pi3": lambda: drawn(Pi3(PI3_CONFIG)),
     "posed-dust3r": lambda: drawn(PosedDUSt3R(DUST3R_CONFIG)),
     "vggt": _vggt,
 }
-"""Of every registered architecture, by its name; all take images of 28x42 pixels."""
+"""Of every registered architecture, by its name; all take images of 2x3 patches."""
 
 
 def drawn(model: Kind) -> Kind:

@@ -25,7 +25,8 @@ from tests.models.examples import EXAMPLES
 torch.set_num_threads(1)
 for name, example in EXAMPLES.items():
     model = example()
-    images = torch.randn(model.most_views or 3, 1, 3, 28, 42)
+    patch = model.config.patch
+    images = torch.randn(model.most_views or 3, 1, 3, 2 * patch, 3 * patch)
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(*images)
         eager = model(*images)
@@ -56,8 +57,8 @@ def every(model: MultiViewModel, views: Views) -> Trace:
 def random_views(model: MultiViewModel, seed: int) -> Views:
     """Return two scenes of as many views as the model takes, of three at most."""
     generator = torch.Generator().manual_seed(seed)
-    count = model.most_views or 3
-    images = 2 * torch.rand(count, 2, 3, 28, 42, generator=generator) - 1
+    count, patch = model.most_views or 3, model.config.patch
+    images = 2 * torch.rand(count, 2, 3, 2 * patch, 3 * patch, generator=generator) - 1
     return views_of([View(image) for image in images])
 
 

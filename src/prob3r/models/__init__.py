@@ -9,11 +9,16 @@ from prob3r.models.checkpoints import (
     save,
     write_tensors,
 )
+from prob3r.models.croco import CroCo, CroCoConfig
+from prob3r.models.croco_files import CroCoFiles
 from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
 from prob3r.models.depth_anything3_files import DepthAnything3Files
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
+from prob3r.models.dust3r_files import DUSt3RFiles
 from prob3r.models.hooks import AttentionHookPoint, HookPoint
 from prob3r.models.info import Info, info
+from prob3r.models.mast3r import MASt3R, MASt3RConfig
+from prob3r.models.mast3r_files import MASt3RFiles
 from prob3r.models.official import parse_model_string
 from prob3r.models.pi3 import Pi3, Pi3Config
 from prob3r.models.pi3_files import Pi3Files
@@ -36,13 +41,20 @@ __all__ = [
     "Adapter",
     "AttentionHookPoint",
     "Cameras",
+    "CroCo",
+    "CroCoConfig",
+    "CroCoFiles",
     "DUSt3R",
     "DUSt3RConfig",
+    "DUSt3RFiles",
     "DepthAnything3",
     "DepthAnything3Config",
     "DepthAnything3Files",
     "HookPoint",
     "Info",
+    "MASt3R",
+    "MASt3RConfig",
+    "MASt3RFiles",
     "Model",
     "MultiViewModel",
     "Pi3",

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.models.layers import Mlp
+
 
 def decode_points(
     raw: Float[Tensor, "*b 4"],
@@ -70,6 +72,35 @@ class DPTHead(nn.Module):
         """Return the raw output of every pixel, read off the four states of `dpt_states`."""
         maps = [state.transpose(1, 2).unflatten(2, grid) for state in states]
         return self.dpt(maps).permute(0, 2, 3, 1)
+
+
+class DescriptorHead(DPTHead):
+    """A DPT head, and beside it a perceptron that gives each patch the descriptors of its pixels.
+
+    The perceptron reads the encoder's output and the decoder's last state (Leroy et al.,
+    "Grounding Image Matching in 3D with MASt3R", ECCV 2024).
+    """
+
+    def __init__(self, widths: Sequence[int], patch: int, descriptors: int):
+        super().__init__(widths)
+        self.patch = patch
+        width = widths[0] + widths[-1]
+        self.head_local_features = Mlp(width, out=(descriptors + 1) * patch * patch)
+
+    def describe(
+        self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
+    ) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w"]]:
+        """Return a descriptor of unit length for every pixel, and the logarithm of its confidence.
+
+        Args:
+            states: What `forward` reads.
+            grid: Rows and columns of the patches.
+        """
+        raw = self.head_local_features(torch.cat((states[0], states[-1]), -1))
+        pixels = F.pixel_shuffle(raw.transpose(1, 2).unflatten(2, grid), self.patch)
+        pixels = pixels.permute(0, 2, 3, 1)
+        descriptors = pixels[..., :-1]
+        return descriptors / descriptors.norm(dim=-1, keepdim=True), pixels[..., -1]
 
 
 def dpt_states(blocks: int) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ of a model than what stands here.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,8 +31,26 @@ class Cameras(NamedTuple):
     intrinsics: Float[Tensor, "b v 3 3"] | None = None
 
 
+class NoPointmaps(tuple[Any, ...]):
+    """Stands where a model predicts no pointmaps; whatever reads one of them is told so."""
+
+    def __iter__(self) -> NoReturn:
+        raise Prob3rError(
+            "This model predicts no pointmaps, and they are needed here; take a model that does, "
+            "or decode its sites with a probe bank."
+        )
+
+    def __getitem__(self, index: object) -> NoReturn:
+        iter(self)
+
+
+NO_POINTMAPS = NoPointmaps()
+
+
 class Prediction(NamedTuple):
     """What a model says of a batch of scenes: tuples hold one tensor a view.
+
+    Of a model without pointmaps, `points` and `confidence` are `NO_POINTMAPS`.
 
     Attributes:
         points: Pointmaps `(b, h, w, 3)` in camera 1's frame, up to scale.
@@ -43,6 +61,7 @@ class Prediction(NamedTuple):
         local_points: Pointmaps `(b, h, w, 3)` in each view's own camera frame.
         descriptors: Features for matching, `(b, h, w, c)`.
         descriptor_confidence: Confidences of the descriptors, `(b, h, w)`.
+        patches: Completed patches, `(b, n, p * p * 3)`: rows, columns, then channels of a patch.
     """
 
     points: tuple[Float[Tensor, "b _h _w 3"], ...]
@@ -53,14 +72,17 @@ class Prediction(NamedTuple):
     local_points: tuple[Tensor, ...] | None = None
     descriptors: tuple[Tensor, ...] | None = None
     descriptor_confidence: tuple[Tensor, ...] | None = None
+    patches: tuple[Tensor, ...] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Prediction":
         """Return a prediction whose every tensor went through `function`."""
         mapped: dict[str, Any] = {}
         for name, part in self._asdict().items():
-            tensors = [t if t is None else function(t) for t in part or ()]
-            kind = Cameras._make if name == "cameras" else tuple
-            mapped[name] = None if part is None else kind(tensors)
+            if part is None or isinstance(part, NoPointmaps):
+                mapped[name] = part
+                continue
+            tensors = [t if t is None else function(t) for t in part]
+            mapped[name] = Cameras._make(tensors) if name == "cameras" else tuple(tensors)
         return Prediction(**mapped)
 
 
@@ -247,6 +269,7 @@ class MultiViewModel(nn.Module):
     architecture: ClassVar[str]
     config_type: ClassVar[type[Any]]
     most_views: int | None = None
+    predicts_pointmaps: ClassVar[bool] = True
     config: Any
 
     def __init__(self, config: Any):

@@ -17,9 +17,11 @@ from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
 from prob3r.models.architectures import ARCHITECTURES, architecture_of
 from prob3r.models.checkpoints import read, read_card
+from prob3r.models.croco import CroCo, CroCoConfig
 from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.factories import installed, is_factory, make, make_installed
+from prob3r.models.mast3r import MASt3R, MASt3RConfig
 from prob3r.models.pi3 import Pi3, Pi3Config
 from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
 from prob3r.models.vggt import VGGT, VGGTConfig
@@ -79,6 +81,14 @@ def metadata(source: str | Path) -> dict[str, Any]:
 def shipped() -> list[str]:
     """Return the names of the models that come with prob3r."""
     return sorted(_shipped_files())
+
+
+@overload
+def random(like: MASt3RConfig, seed: int = 0) -> MASt3R: ...
+
+
+@overload
+def random(like: CroCoConfig, seed: int = 0) -> CroCo: ...
 
 
 @overload

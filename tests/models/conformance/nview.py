@@ -28,7 +28,14 @@ _TOKENS = (
 )
 _CONSTANTS = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 # Layers in front of an exponential.
-_FACTORS = {"point_head.scratch.output_conv2.2.weight": 0.5, "point_head.proj.weight": 0.2}
+_FACTORS = {
+    "point_head.scratch.output_conv2.2.weight": 0.5,
+    "point_head.proj.weight": 0.2,
+    "downstream_head1.dpt.head.4.weight": 3,
+    "downstream_head2.dpt.head.4.weight": 3,
+}
+# MASt3R's inventory has these modules under two names, with the same values.
+_ALIAS = re.compile(r"(?<=\.dpt\.scratch\.)layer(\d)_rn\.")
 # A field of view that stays positive, and a layer norm without "norm" in its name.
 _OFFSETS = {r"\.fc_fov\.0\.bias$": 0.7, r"\.output_conv2_aux\.\d\.2\.weight$": 1.0}
 
@@ -47,6 +54,7 @@ def golden(name: str) -> dict[str, Tensor]:
 
 def parameter(name: str, shape: list[int]) -> Tensor:
     """Return the weight of this name and shape; it depends on nothing else."""
+    name = _ALIAS.sub(lambda found: f"layer_rn.{int(found[1]) - 1}.", name)
     last = name.rsplit(".", 1)[-1]
     if last in _CONSTANTS:
         return torch.tensor(_CONSTANTS[last]).reshape(shape)
