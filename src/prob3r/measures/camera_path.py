@@ -1,4 +1,4 @@
-"""The camera path by a model's own camera head: the poses of all cameras after every block."""
+"""The cameras that a model's own camera head says at every block of its trunk."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,53 +7,57 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import invert_rigid, rotation_error, translation_error
+from prob3r.geometry import relative_pose, rotation_error, translation_error
 from prob3r.models import Model
-from prob3r.models.protocol import ReadsEarly, trunk
-from prob3r.runs.edits import Edit, Editor, Setting
-from prob3r.scenes import Views
+from prob3r.probes.own_heads import cameras_at_blocks
+from prob3r.scenes.views import Views
 
 
 class CameraPath(NamedTuple):
-    """The poses of all cameras of one scene after every block of the trunk.
+    """Where the cameras are at every block.
 
     Attributes:
-        poses: In camera 1's frame, in the unit of the model's output. Camera 1's are the identity.
+        blocks: The numbers of the blocks.
+        cam_to_world: The poses of all views in camera 1's frame, by block. Each block's poses have
+            a unit of length of their own.
+        rotation_error: Angles to the rotations of the truth, or without it of the last block read,
+            in degrees. View 1 has none, so the first one is of view 2.
+        translation_error: Angles between the translations, in degrees; NaN where the camera it is
+            measured against has not moved.
     """
 
-    poses: Float[Tensor, "blocks v 4 4"]
+    blocks: tuple[int, ...]
+    cam_to_world: Float[Tensor, "l b v 4 4"]
+    rotation_error: Float[Tensor, "l b w"]
+    translation_error: Float[Tensor, "l b w"]
 
-    @classmethod
-    def of(cls, model: Model, views: Views, edits: Iterable[Edit] = ()) -> "CameraPath | None":
-        """Return the path of one scene; None for a model whose head states no cameras early.
 
-        Args:
-            model: The model. It runs once more.
-            views: One scene.
-            edits: Changes to the run.
-        """
-        if not isinstance(model, ReadsEarly):
-            return None
-        editor = Editor(edits, Setting.of(model, views))
-        with torch.no_grad():
-            found = model.cameras_at_blocks(range(trunk(model).blocks), *views.images, tap=editor)
-            poses = torch.stack([cameras.cam_to_world[0] for cameras in found])
-        return cls(invert_rigid(poses[:, :1].flatten(0, 1))[:, None] @ poses)
+def camera_path(model: Model, views: Views, blocks: Iterable[int] | None = None) -> CameraPath:
+    """Return the cameras that the model's camera head reads off each block of its trunk.
 
-    def errors(
-        self, true: Float[Tensor, "v 4 4"]
-    ) -> tuple[Float[Tensor, "blocks v"], Float[Tensor, "blocks v"]]:
-        """Return the rotation errors and the translation errors, in degrees.
+    Args:
+        model: A model whose heads can be read at any block; see `prob3r.probes.own_heads`.
+        views: A scene, or a batch of scenes, of two views or more.
+        blocks: Numbers of blocks. The default is all.
 
-        Camera 1's are NaN, since it is at the identity by definition. See `translation_error` for
-        a camera that stands where camera 1 does.
+    Raises:
+        Prob3rError: The model cannot be read so, or has no such block.
+    """
+    found = cameras_at_blocks(model, views, blocks)
+    poses = torch.stack([_relative(cameras.cam_to_world) for cameras in found.values()])
+    true = _relative(views.cam_to_world).to(poses) if views.has_poses else poses[-1]
+    aim = true.expand_as(poses)[:, :, 1:].flatten(0, 2)
+    moved = poses[:, :, 1:].flatten(0, 2)
+    shape = (*poses.shape[:2], poses.shape[2] - 1)
+    return CameraPath(
+        tuple(found),
+        poses,
+        rotation_error(moved[:, :3, :3], aim[:, :3, :3]).reshape(shape),
+        translation_error(moved[:, :3, 3], aim[:, :3, 3], None).reshape(shape),
+    )
 
-        Args:
-            true: The poses to compare with, in camera 1's frame.
-        """
-        shape = self.poses.shape[:2]
-        found, wanted = self.poses.flatten(0, 1), true.expand_as(self.poses).flatten(0, 1)
-        rotation = rotation_error(found[:, :3, :3], wanted[:, :3, :3]).reshape(shape)
-        direction = translation_error(found[:, :3, 3], wanted[:, :3, 3], None).reshape(shape)
-        rotation[:, 0] = direction[:, 0] = torch.nan
-        return rotation, direction
+
+def _relative(poses: Float[Tensor, "b v 4 4"]) -> Float[Tensor, "b v 4 4"]:
+    """Return poses in camera 1's frame."""
+    first = poses[:, :1].expand_as(poses).flatten(0, 1)
+    return relative_pose(first, poses.flatten(0, 1)).reshape(poses.shape)

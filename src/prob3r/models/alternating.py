@@ -13,11 +13,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding
 from prob3r.models.inputs import common_size
 from prob3r.models.layers import RoPE2D, ViewsBlock, patch_positions, sublayer
-from prob3r.models.protocol import Cameras, MultiViewModel, Prediction, Stack, TokenLayout
+from prob3r.models.protocol import (
+    Cameras,
+    LensHead,
+    MultiViewModel,
+    Prediction,
+    Stack,
+    TokenLayout,
+)
 from prob3r.models.sites import Site, Tap
 
 SUBLAYERS = ("self_attn", "mlp", "global_attn", "global_mlp")
@@ -137,6 +145,13 @@ class AlternatingModel(MultiViewModel):
     def cameras(self, layer: Layer, size: tuple[int, int], tap: Tap) -> Cameras:
         """Return the cameras that the model reads off one block of the trunk, as in `read`."""
         raise NotImplementedError
+
+    def lens_head(self) -> LensHead:
+        """Raise Prob3rError, as the heads are not linear; they are read by `at_blocks` instead."""
+        raise Prob3rError(
+            f"A {self.name} has no linear head, which a lens needs; read its own heads at any "
+            "block by `prob3r.probes.at_blocks`, or use linear or mlp probes."
+        )
 
     def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
         """Return what the model says of a batch of scenes.

@@ -263,6 +263,23 @@ class ReadsEarly(Protocol):
         """Yield the cameras alone that `at_blocks` yields."""
 
 
+@runtime_checkable
+class ReadsBlocks(Protocol):
+    """A model whose heads can be read at any block of its trunk.
+
+    Attributes:
+        early: Says in one sentence what the heads read at another block than the last one.
+    """
+
+    early: ClassVar[str]
+
+    def at_blocks(self, blocks: Iterable[int], *images: Tensor) -> Iterator[Prediction]:
+        """Yield what the heads say when they are read at each of some blocks."""
+
+    def cameras_at_blocks(self, blocks: Iterable[int], *images: Tensor) -> Iterator[Cameras]:
+        """Yield the cameras alone, without the cost of the other heads."""
+
+
 class MultiViewModel(nn.Module):
     """What prob3r's own models share: sites that follow from the stacks they declare."""
 

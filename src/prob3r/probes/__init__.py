@@ -3,6 +3,7 @@
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.probes.files import backbone_of, check_backbone, load_probes, save_probes
 from prob3r.probes.lens import Lens
+from prob3r.probes.own_heads import at_blocks, cameras_at_blocks, what_is_read
 from prob3r.probes.provide import Asked, Show, provide
 from prob3r.probes.reader import Decoded, SiteReader
 from prob3r.probes.ridge import Fit, RidgeBank
@@ -17,9 +18,12 @@ __all__ = [
     "RidgeBank",
     "Show",
     "SiteReader",
+    "at_blocks",
     "backbone_of",
+    "cameras_at_blocks",
     "check_backbone",
     "load_probes",
     "provide",
     "save_probes",
+    "what_is_read",
 ]

@@ -1,0 +1,71 @@
+"""A model's own heads, read at any block of its trunk: what it would say if the trunk ended there.
+
+Nothing is learned. For models with linear heads a `Lens` does the same at every site.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from prob3r.errors import Prob3rError
+from prob3r.models.protocol import Cameras, Model, Prediction, ReadsBlocks, trunk
+from prob3r.scenes.views import Views
+
+
+def at_blocks(
+    model: Model, views: Views, blocks: Iterable[int] | None = None
+) -> Iterator[tuple[int, Prediction]]:
+    """Yield blocks, and what the model's own heads say when they read each of them.
+
+    The model runs once. At the last block its heads say what the model says. `what_is_read` says
+    what they read at another block.
+
+    Args:
+        model: A VGGT, π³, Depth Anything 3, or another `ReadsBlocks`.
+        views: A scene, or a batch of scenes.
+        blocks: Numbers of blocks of the trunk. The default is all.
+
+    Raises:
+        Prob3rError: The model cannot be read so, or has no such block.
+    """
+    reader = _reader(model)
+    chosen = _chosen(model, blocks)
+    with torch.no_grad():
+        yield from zip(chosen, reader.at_blocks(chosen, *views.images), strict=True)
+
+
+def cameras_at_blocks(
+    model: Model, views: Views, blocks: Iterable[int] | None = None
+) -> dict[int, Cameras]:
+    """Return the cameras alone of `at_blocks`, by block, without the cost of the other heads."""
+    reader = _reader(model)
+    chosen = _chosen(model, blocks)
+    with torch.no_grad():
+        found = reader.cameras_at_blocks(chosen, *views.images)
+        return dict(zip(chosen, found, strict=True))
+
+
+def what_is_read(model: Model) -> str:
+    """Return the sentence that says what the model's heads read at a block.
+
+    Raises:
+        Prob3rError: The model cannot be read so.
+    """
+    return _reader(model).early
+
+
+def _reader(model: Model) -> ReadsBlocks:
+    if not isinstance(model, ReadsBlocks):
+        raise Prob3rError(
+            f"The heads of a {type(model).__name__} are not read at other blocks than its own; "
+            "use a lens or probes."
+        )
+    return model
+
+
+def _chosen(model: Model, blocks: Iterable[int] | None) -> list[int]:
+    count = trunk(model).blocks
+    chosen = list(range(count) if blocks is None else blocks)
+    if wrong := [block for block in chosen if not 0 <= block < count]:
+        raise Prob3rError(f"There is no block {wrong[0]}; they count from 0 to {count - 1}.")
+    return chosen
