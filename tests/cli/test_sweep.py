@@ -26,6 +26,16 @@ def test_sweep_heads_prints_a_grid_and_writes_every_row(
     assert {"block", "metric", "effect", "low", "high", "value", "clean", "pairs"} <= set(rows[0])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_sweep_names_the_precision_that_it_ran_in(
+    precision: str, here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = (*MODEL, "--precision", precision, "--json", "heads.json")
+    assert run(monkeypatch, "sweep", "heads", "../a.png", "../b.jpg", *options) == 0
+    assert f"in {precision}" in capfd.readouterr().out
+    assert json.loads((here / "heads.json").read_text())["precision"] == precision
+
+
 def test_means_are_taken_once_and_used_by_the_sweep(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +59,7 @@ def test_means_are_taken_once_and_used_by_the_sweep(
         (("../a.png", "../b.jpg", "--data", "rooms:test"), "sweep needs two photographs"),
         (("../a.png", "../b.jpg", "--sites", "dec2.9.cross_attn"), "No site of this model"),
         (("../a.png", "../b.jpg", "--mode", "half"), "it must be zero, mean or resample"),
+        (("../a.png", "../b.jpg", "--precision", "half"), "give one of auto, float32, bfloat16"),
         (("../a.png", "../b.jpg", "--mode", "mean"), "needs `source`, the means of this model"),
         (("../a.png", "../b.jpg", "--mode", "resample"), "at least two"),
         (("../a.png", "../b.jpg", "--means", "none.safetensors"), "none.safetensors"),

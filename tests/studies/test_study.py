@@ -8,6 +8,7 @@ import torch
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
+from prob3r.runs.precision import running_in
 from prob3r.scenes import Pair
 from prob3r.scenes.sampling import sample
 from prob3r.studies import STUDIES
@@ -144,13 +145,25 @@ def test_a_folder_from_before_samples_were_named_goes_on(
         conduct(Depths(), subject, pairs, 3, folder, "data")
         file = folder / "depths" / "study.json"
         about = json.loads(file.read_text())
-        del about["sample"]
+        del about["sample"], about["precision"]
         file.write_text(json.dumps(about))
     again = Depths()
     conduct(again, subject, rooms, 3, tmp_path / "rooms", "data")
     assert again.measured == []
     with pytest.raises(Prob3rError, match="differs in its sample"):
         conduct(Depths(), subject, held, 3, tmp_path / "held", "data")
+
+
+def test_a_study_goes_on_in_the_precision_that_it_began_in(
+    model: DUSt3R, rooms: Rooms, tmp_path: Path
+) -> None:
+    subject = Subject(model, "m")
+    with running_in("bfloat16", model):
+        conduct(Depths(), subject, rooms, 3, tmp_path, "data")
+    answers = json.loads((tmp_path / "depths" / "findings.json").read_text())
+    assert answers["precision"] == "bfloat16"
+    with pytest.raises(Prob3rError, match="differs in its precision"):
+        conduct(Depths(), subject, rooms, 3, tmp_path, "data")
 
 
 OWN = """

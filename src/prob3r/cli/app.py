@@ -51,6 +51,26 @@ Rotation = Annotated[
     typer.Option(help="Only pairs whose cameras differ by so many degrees.", metavar="LOW HIGH"),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="Of the matrix products: auto, float32 or bfloat16. auto takes bfloat16 for fitting "
+        "and sweeping, on hardware that computes in it.",
+    ),
+]
+
+
+@contextmanager
+def in_precision(
+    asked: str, network: "Model", *others: "Model | None", heavy: bool = False
+) -> Iterator[None]:
+    """Run models in the precision that was asked for; see `prob3r.runs.precision`."""
+    from prob3r.runs.precision import choose, running_in
+
+    models = [network, *(other for other in others if other is not None)]
+    with running_in(choose(asked, next(network.parameters()).device, heavy=heavy), *models):
+        yield
 
 
 def pair_of(image1: Path, image2: Path | None, network: "Model") -> "Pair":

@@ -13,10 +13,12 @@ from prob3r.cli.app import (
     Device,
     ModelName,
     Overlap,
+    PrecisionName,
     Rotation,
     app,
     chosen,
     console,
+    in_precision,
     progress,
     reader_of,
     wide,
@@ -50,6 +52,7 @@ def evaluate(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
     device: Device = "cpu",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Measure a model on pairs, beside what it would score without looking at view 1."""
     from prob3r.models import load
@@ -59,7 +62,7 @@ def evaluate(
     network = load(model, device)
     readers = [reader_of(network, model, kind) for kind in probes or []]
     source = chosen(data, network, device, pairs, overlap, rotation)
-    with progress() as report:
+    with progress() as report, in_precision(precision, network):
         table = measure(
             network,
             source,

@@ -12,9 +12,11 @@ from prob3r.cli.app import (
     Device,
     ModelName,
     Out,
+    PrecisionName,
     Probes,
     app,
     console,
+    in_precision,
     pair_of,
     progress,
     reader_of,
@@ -45,14 +47,15 @@ def explain(
         Path | None, typer.Option(help="A calibration, instead of the shipped one if any.")
     ] = None,
     device: Device = "cpu",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Explain a model's reconstruction of two or more photographs, in one HTML page."""
     from prob3r.models import load
 
     network = load(model, device)
-    _explain(
-        network, _views_of(images, network), model, probes, out, json_file, ply, heads, reliability
-    )
+    views = _views_of(images, network)
+    with in_precision(precision, network):
+        _explain(network, views, model, probes, out, json_file, ply, heads, reliability)
 
 
 @app.command()

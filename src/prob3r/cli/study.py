@@ -12,11 +12,13 @@ from prob3r.cli.app import (
     Device,
     ModelName,
     Overlap,
+    PrecisionName,
     Rotation,
     app,
     bank_of,
     chosen,
     console,
+    in_precision,
     progress,
     wide,
 )
@@ -43,6 +45,7 @@ def study(
         Path | None, typer.Option(help="A folder of the model's weights along its training.")
     ] = None,
     device: Device = "cpu",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.scenes.source import Pairs, open_pairs
@@ -65,7 +68,8 @@ def study(
         source: Pairs = open_pairs(asked, subject.model, processes.device)
         if overlap is not None or rotation is not None:
             source = chosen(asked, subject.model, processes.device, pairs, overlap, rotation)
-        with progress() as report:
+        run = in_precision(precision, subject.model, subject.untrained, *subject.relatives.values())
+        with progress() as report, run:
             result = conduct(
                 each(),
                 subject,

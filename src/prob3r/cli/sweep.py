@@ -16,10 +16,12 @@ from prob3r.cli.app import (
     ModelName,
     Out,
     Overlap,
+    PrecisionName,
     Rotation,
     app,
     chosen,
     console,
+    in_precision,
     pair_of,
     progress,
     wide,
@@ -62,6 +64,7 @@ def heads(
     means: Annotated[Path | None, typer.Option(help="For mean: from `prob3r means`.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
     device: Device = "cpu",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Switch off every head, one at a time, and measure what it does to pose and shape."""
     from prob3r.models import load
@@ -74,7 +77,7 @@ def heads(
     modes = mode or ["zero"]
     found = Means.load(means) if means else None
     runs = len(modes) * count * _heads(network, sites)
-    with progress() as report:
+    with progress() as report, in_precision(precision, network, heavy=True):
         table = summarise(
             sweep_heads(
                 network,
@@ -130,7 +133,8 @@ def print_heat_map(to: Console, rows: "pd.DataFrame", title: str) -> None:
         f"without the edit {rows.clean.iloc[0]:.3g}" if rows.clean.any() else "no truth is known"
     )
     how = f"; {rows.attrs['sample']}" if pairs > 1 and "sample" in rows.attrs else ""
-    grid.caption = f"{what}; {known}{how}"
+    ran = f"; in {rows.attrs['precision']}" if "precision" in rows.attrs else ""
+    grid.caption = f"{what}; {known}{how}{ran}"
     strongest = rows.effect.abs().max() or 1.0
     for site, cells in rows.groupby("site", sort=False):
         grid.add_row(str(site), *(_cell(cell, pairs, strongest) for cell in cells.itertuples()))

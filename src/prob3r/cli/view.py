@@ -1,6 +1,7 @@
 """`prob3r view`."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGTERM, default_int_handler, signal
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +13,13 @@ from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
     ModelName,
+    PrecisionName,
     Probes,
     app,
     bank_of,
     console,
     errors,
+    in_precision,
     progress,
 )
 from prob3r.errors import Prob3rError
@@ -53,6 +56,7 @@ def view(
         bool, typer.Option("--browser/--no-browser", help="Whether to open a browser.")
     ] = True,
     device: Device = "cpu",
+    precision: PrecisionName = "auto",
 ) -> None:
     """Take a model apart on two photographs, live in the browser."""
     try:
@@ -63,16 +67,24 @@ def view(
         raise Prob3rError(
             "The viewer needs viser; install it with pip install 'prob3r[viewer]'."
         ) from error
+    from prob3r.runs.precision import running_precision
     from prob3r.viewer.server import check_free, is_local
 
     source = _source(image1, image2, room)
     signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
     check_free(host, port)  # before the model is read, which takes its time
+    running = ExitStack()
+
+    def read(name: str, kind: str) -> "Subject":
+        subject = _subject(name, kind, device)
+        running.enter_context(in_precision(precision, subject.model))
+        return subject
+
     with progress() as report:
         report("Reading the model", 0.1)
-        subject = _subject(model, probes, device)
+        subject = read(model, probes)
         report("Running it", 0.6)
-        others = _others(subject, compare or [], device)
+        others = _others(subject, compare or [], read)
         viewer = Viewer(subject, source, others, host=host, port=port, names=name or [])
     try:
         if not is_local(host):
@@ -80,7 +92,10 @@ def view(
                 f"Listening on {host}: everybody who reaches this machine can use the viewer.",
                 style="yellow",
             )
-        console.print(Text(f"Open {viewer.url}, and press Ctrl-C here to end."), soft_wrap=True)
+        what = f"{model} runs in {running_precision(subject.model)}."
+        console.print(
+            Text(f"{what} Open {viewer.url}, and press Ctrl-C here to end."), soft_wrap=True
+        )
         if browser:
             viewer.open_browser()
         viewer.wait()
@@ -88,6 +103,7 @@ def view(
         errors.print("Ended.")
     finally:
         viewer.stop()
+        running.close()
 
 
 def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Source":
@@ -117,7 +133,7 @@ def _subject(model: str, probes: str, device: str) -> "Subject":
 
 
 def _others(
-    subject: "Subject", asked: list[str], device: str
+    subject: "Subject", asked: list[str], read: Callable[[str, str], "Subject"]
 ) -> dict[str, Callable[[], "Subject"]]:
     """Return what can be set beside a subject: what is shipped, and what was asked for."""
     from functools import cache, partial
@@ -139,6 +155,5 @@ def _others(
             raise Prob3rError(f"--compare is '{entry}'; write it as MODEL=PROBES.")
         choices.append((name, probes))
     return {
-        f"{name}, {probes} probes": cache(partial(_subject, name, probes, device))
-        for name, probes in choices
+        f"{name}, {probes} probes": cache(partial(read, name, probes)) for name, probes in choices
     }

@@ -32,6 +32,7 @@ class Setting:
         sizes: Height and width of every view, in pixels.
         patch: Side of a patch, in pixels.
         versions: Of prob3r and of torch.
+        precision: Of the model's matrix products.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Setting:
     sizes: tuple[tuple[int, int], ...]
     patch: int
     versions: dict[str, str]
+    precision: str
 
 
 @dataclass(frozen=True)

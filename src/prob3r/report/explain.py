@@ -20,6 +20,7 @@ from prob3r.report.explanation import Explanation
 from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
 from prob3r.runs.edits import Edit
+from prob3r.runs.precision import running_precision
 from prob3r.runs.trace import trace
 from prob3r.scenes import Views
 
@@ -109,6 +110,7 @@ def _setting(model: Model, views: Views, bank: SiteReader, name: str) -> Setting
         sizes=tuple(view.size for view in views.views),
         patch=model.config.patch,
         versions={name: metadata.version(name) for name in ("prob3r", "torch")},
+        precision=running_precision(model),
     )
 
 

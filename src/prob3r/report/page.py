@@ -69,6 +69,7 @@ def page(explanation: Explanation) -> str:
         "sink": f"{SINK:g}",
         "tolerance": f"{100 * TOLERANCE:g}",
         "fingerprint": escape(setting.fingerprint),
+        "precision": escape(setting.precision),
         "versions": escape(", ".join(f"{k} {v}" for k, v in setting.versions.items())),
     }
     # In one pass, so that nothing in a name is ever taken for a place to fill.

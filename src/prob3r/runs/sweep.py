@@ -13,6 +13,7 @@ from prob3r.geometry import bootstrap_interval, pose_and_shape
 from prob3r.models.protocol import Model, Prediction
 from prob3r.models.sites import HEADS, Site
 from prob3r.runs.edits import Edit, Editor, HeadAblation, Means, Setting
+from prob3r.runs.precision import running_precision
 from prob3r.runs.replay import Replay, repeat
 from prob3r.runs.trace import trace
 from prob3r.scenes.views import Views
@@ -53,7 +54,7 @@ def sweep(
 
     Returns:
         A row for each variant, pair and metric: the `value`, the value without edits (`clean`),
-        and their difference, the `effect`.
+        and their difference, the `effect`. `attrs` names the `precision` that the model ran in.
 
     Raises:
         Prob3rError: There is no variant or no pair; or an edit does not fit or touches nothing,
@@ -85,7 +86,9 @@ def sweep(
                 report(done)
     if not tables:
         raise Prob3rError("There is nothing to sweep; give at least one variant and one pair.")
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs["precision"] = running_precision(model)
+    return table
 
 
 class Head(NamedTuple):
@@ -146,7 +149,9 @@ def sweep_heads(
     table = sweep(model, pairs, variants, **others)
     what = pd.DataFrame(table.pop("variant").tolist(), columns=Head._fields)
     what.insert(1, "block", [Site.parse(site).block for site in what.site])
-    return pd.concat([what, table], axis=1)
+    joined = pd.concat([what, table], axis=1)
+    joined.attrs = table.attrs
+    return joined
 
 
 def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
@@ -159,7 +164,7 @@ def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     Returns:
         A row for each variant and metric: the median `effect`, the ends `low` and `high` of its
         95 % bootstrap interval over pairs, the median `value` and `clean`, and the number of
-        `pairs` for which there is an effect.
+        `pairs` for which there is an effect. `attrs` are those of the table.
     """
     import pandas as pd
 
@@ -180,7 +185,9 @@ def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
                 "pairs": int(group.effect.count()),
             }
         )
-    return pd.DataFrame(rows)
+    summary = pd.DataFrame(rows)
+    summary.attrs = table.attrs
+    return summary
 
 
 def errors_of(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ from prob3r.models.sites import Site
 from prob3r.probes import SiteReader, backbone_of
 from prob3r.rooms import Rooms
 from prob3r.runs.encoded import reusing_views
+from prob3r.runs.precision import running_precision
 from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
@@ -133,7 +134,8 @@ def evaluate(
         A row for each source (`model`, `mean_pose`, `identity_pose`, `shuffled`, `random`, and
         kinds of readers), stratum, site, view and metric: the median (for `auc@...` the area), its
         interval, and the number of pairs. `attrs` says how the pairs were chosen (`sample`), where
-        the other views 1 came from (`shuffled`), and what is absent without depth (`no depth`).
+        the other views 1 came from (`shuffled`), what is absent without depth (`no depth`), and
+        the `precision` that the model ran in.
 
     Raises:
         Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
@@ -155,6 +157,7 @@ def evaluate(
     if measured.without_depth:
         table.attrs["no depth"] = _without_depth(table, measured.without_depth)
     table.attrs[SHUFFLED] = describe_controls(measured.controls)
+    table.attrs["precision"] = running_precision(model)
     return table
 
 

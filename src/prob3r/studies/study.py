@@ -22,6 +22,7 @@ from prob3r.io.files import make_folder, to_json, writing_to
 from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.runs.encoded import reusing_views
+from prob3r.runs.precision import running_precision
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
@@ -179,10 +180,13 @@ def conduct(
         "pairs": len(drawn),
         "sample": describe(drawn),
         "batch": study.batch,
+        "precision": running_precision(subject.model),
         "relatives": {name: fingerprint(model) for name, model in subject.relatives.items()},
     }
-    # Folders from before samples were named hold the first pairs: of rooms, the same ones.
-    _claim(home / "study.json", about, optional=() if share_views(drawn) else ("sample",))
+    # Folders from before samples were named hold the first pairs: of rooms, the same ones. Those
+    # from before precisions were named ran in float32.
+    unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
+    _claim(home / "study.json", about, unnamed | {"precision": "float32"})
     study.prepare(subject, pairs)
     paths, done = [], 0
     backbones = [subject.model] if subject.untrained is None else [subject.model, subject.untrained]
@@ -202,13 +206,13 @@ def conduct(
     return result
 
 
-def _claim(path: Path, about: dict[str, object], optional: tuple[str, ...] = ()) -> None:
+def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) -> None:
     """Write what a folder is about, or raise Prob3rError if it is about something else.
 
     Args:
         path: The file that says it.
         about: What is to be written.
-        optional: What an older file may leave out.
+        unnamed: What a file is about that leaves it out, as older files do.
     """
     if path.exists():
         try:
@@ -216,7 +220,7 @@ def _claim(path: Path, about: dict[str, object], optional: tuple[str, ...] = ())
         except (OSError, ValueError, RecursionError) as error:
             raise Prob3rError(f"{path} is damaged; delete it or give a new folder.") from error
         if isinstance(found, dict):
-            found = {key: about[key] for key in optional} | found
+            found = {**unnamed, **found}
         if found != about:
             known = found.keys() if isinstance(found, dict) else ()
             differs = next((k for k in about if k not in known or found[k] != about[k]), "study")

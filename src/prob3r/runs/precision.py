@@ -1,0 +1,132 @@
+"""Precision: the dtype of a model's matrix products, decided in one place.
+
+In bfloat16 the products and the attention of the trunk run in bfloat16, as autocast has it. Heads
+run in float32, and so does everything that is computed from the output.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from threading import local
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+
+from prob3r.errors import Prob3rError
+from prob3r.models import Model
+
+Precision = Literal["float32", "bfloat16"]
+
+AUTO = "auto"
+CHOICES = (AUTO, *get_args(Precision))
+
+
+def choose(asked: str, device: torch.device | str, *, heavy: bool) -> Precision:
+    """Return the precision to run in.
+
+    Args:
+        asked: One of `CHOICES`. `auto` takes bfloat16 for heavy work on hardware that computes
+            in it, and float32 for everything else.
+        device: Where the model runs.
+        heavy: Whether the work is heavy: fitting probes, or a sweep.
+
+    Raises:
+        Prob3rError: `asked` is no choice.
+    """
+    if asked not in CHOICES:
+        raise Prob3rError(f"The precision '{asked}' is unknown; give one of {', '.join(CHOICES)}.")
+    if asked == AUTO:
+        return "bfloat16" if heavy and has_bfloat16(torch.device(device)) else "float32"
+    return "bfloat16" if asked == "bfloat16" else "float32"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies matrices of bfloat16 in hardware.
+
+    Of processors these are those with AVX512-BF16 or AMX.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@contextmanager
+def running_in(precision: Precision, *models: Model) -> Iterator[None]:
+    """Run models in a precision for as long as this lasts.
+
+    The models' weights stay as they are, and must not change meanwhile. In bfloat16 autocast is on
+    inside the models' forward alone, so that geometry keeps its digits. Weights are rounded to
+    bfloat16 once, and not anew at each run.
+
+    Args:
+        precision: The precision.
+        models: The models. A model that is given twice is taken once.
+
+    Raises:
+        Prob3rError: A model is no module of PyTorch, and bfloat16 is asked for.
+    """
+    with ExitStack() as stack:
+        if precision == "bfloat16":
+            modules = dict.fromkeys(_module(model) for model in models)
+            for kind in {_kind(module) for module in modules}:
+                # Autocast forgets rounded weights where the outermost context ends.
+                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=False))
+            for module in modules:
+                stack.enter_context(_autocasting(module))
+        yield
+
+
+def running_precision(model: Model) -> Precision:
+    """Return the precision that a model runs in."""
+    hooks = model._forward_pre_hooks.values() if isinstance(model, nn.Module) else ()
+    return "bfloat16" if any(isinstance(hook, _Enter) for hook in hooks) else "float32"
+
+
+class _Enter:
+    """Turns autocast on before a model's forward, and off after it, whatever thread runs it."""
+
+    def __init__(self) -> None:
+        self._local = local()  # autocast belongs to a thread
+
+    def __call__(self, model: nn.Module, args: object) -> None:
+        """Turn autocast on."""
+        context = torch.autocast(_kind(model), torch.bfloat16)
+        context.__enter__()
+        self._open.append(context)
+
+    def leave(self, model: nn.Module, args: object, output: object) -> None:
+        """Turn autocast off, also where the forward raised."""
+        self._open.pop().__exit__(None, None, None)
+
+    @property
+    def _open(self) -> list[torch.autocast]:
+        if not hasattr(self._local, "open"):
+            self._local.open = []
+        found: list[torch.autocast] = self._local.open
+        return found
+
+
+@contextmanager
+def _autocasting(model: nn.Module) -> Iterator[None]:
+    enter = _Enter()
+    before = model.register_forward_pre_hook(enter)
+    after = model.register_forward_hook(enter.leave, always_call=True)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
+
+
+def _module(model: Model) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise Prob3rError(
+            f"A {type(model).__name__} is no module of PyTorch, and runs in its own precision only."
+        )
+    return model
+
+
+def _kind(model: nn.Module) -> str:
+    return next(model.parameters()).device.type

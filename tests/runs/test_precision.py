@@ -1,0 +1,117 @@
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
+from prob3r.runs import precision
+from prob3r.runs.precision import choose, running_in, running_precision
+from prob3r.runs.sweep import errors_of, sweep_heads
+from prob3r.runs.trace import trace
+from prob3r.scenes import Pair, View
+
+CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
+
+
+@pytest.fixture
+def model() -> DUSt3R:
+    return random(CONFIG, seed=1)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Pair:
+    one, two = torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    return Pair(View(one), View(two))
+
+
+@pytest.mark.parametrize(
+    ("asked", "hardware", "heavy", "expected"),
+    [
+        ("auto", True, True, "bfloat16"),
+        ("auto", True, False, "float32"),
+        ("auto", False, True, "float32"),
+        ("float32", True, True, "float32"),
+        ("bfloat16", False, False, "bfloat16"),
+    ],
+)
+def test_auto_takes_bfloat16_for_heavy_work_on_hardware_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, asked: str, hardware: bool, heavy: bool, expected: str
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: hardware)
+    assert choose(asked, "cpu", heavy=heavy) == expected
+
+
+def test_an_unknown_precision_is_told_with_the_choices() -> None:
+    with pytest.raises(Prob3rError, match="'half' is unknown; give one of auto, float32, bfloat16"):
+        choose("half", "cpu", heavy=True)
+
+
+def test_the_trunk_runs_in_bfloat16_and_the_heads_and_the_metrics_in_float32(
+    model: DUSt3R, pair: Pair
+) -> None:
+    seen: list[bool] = []
+
+    def metric(output: Prediction, views: Pair, clean: Prediction) -> dict[str, Tensor]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return errors_of(output, views, clean)
+
+    plain = trace(model, pair, ["dec2.*.cross_attn.probs", "dec2.1.mlp"])
+    with running_in("bfloat16", model):
+        half = trace(model, pair, ["dec2.*.cross_attn.probs", "dec2.1.mlp"])
+        assert running_precision(model) == "bfloat16"
+        sweep_heads(model, pair, metrics=metric)
+    assert not any(seen)
+    assert half["dec2.1.mlp"].dtype == torch.bfloat16
+    assert plain.output is not None
+    assert half.output is not None
+    for expected, got in zip(plain.output.points, half.output.points, strict=True):
+        assert got.dtype == torch.float32
+        assert not torch.equal(got, expected)
+        torch.testing.assert_close(got, expected, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_models_are_left_as_they_were(model: DUSt3R, pair: Pair, name: precision.Precision) -> None:
+    before = trace(model, pair).output
+    with running_in(name, model, model):
+        trace(model, pair, ["dec2.0.mlp"], output=False)  # ends inside the forward
+        assert not torch.is_autocast_enabled("cpu")
+    after = trace(model, pair).output
+    assert running_precision(model) == "float32"
+    assert before is not None
+    assert after is not None
+    assert all(map(torch.equal, before.points, after.points))
+
+
+def test_other_threads_run_in_the_same_precision(model: DUSt3R, pair: Pair) -> None:
+    found: list[Tensor] = []
+
+    def run() -> None:
+        output = trace(model, pair).output
+        assert output is not None
+        found.append(output.points[1])
+
+    with running_in("bfloat16", model):
+        run()
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert torch.equal(*found)
+
+
+def test_weights_are_rounded_once(model: DUSt3R, pair: Pair) -> None:
+    with running_in("bfloat16", model):
+        first = copies_of(model, pair)
+        second = copies_of(model, pair)
+    assert second < first
+
+
+def copies_of(model: DUSt3R, pair: Pair) -> int:
+    """The conversions of tensors of a weight's shape in a forward."""
+    shapes = [list(p.shape) for p in model.parameters() if p.ndim == 2]
+    with torch.profiler.profile(record_shapes=True) as profiler:
+        trace(model, pair)
+    events = profiler.events() or ()
+    return sum(e.name == "aten::_to_copy" and e.input_shapes[0] in shapes for e in events)
