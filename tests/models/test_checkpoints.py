@@ -170,6 +170,66 @@ class TestHub:
             read(folder)
 
 
+def write_shards(folder: Path, weights: dict[str, Tensor], count: int = 3) -> Path:
+    """Put a hub folder's weights into shards, with an index."""
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    places = {}
+    for i in range(count):
+        shard = f"model-{i + 1:05}-of-{count:05}.safetensors"
+        held = {name: weights[name] for name in names[i::count]}
+        save_file(held, folder / shard)
+        places |= dict.fromkeys(held, shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+class TestShards:
+    @pytest.fixture
+    def folder(self, model: DUSt3R, tmp_path: Path) -> Path:
+        return write_shards(write_hub(tmp_path / "hub", model.state_dict()), model.state_dict())
+
+    def test_they_are_read(self, folder: Path, model: DUSt3R) -> None:
+        assert_same(read(folder), model)
+
+    def test_half_of_them_are_missing(self, folder: Path) -> None:
+        for i in (1, 3):
+            (folder / f"model-0000{i}-of-00003.safetensors").unlink()
+        assert sentence(folder) == (
+            f"The folder {folder} lacks 2 of its 3 shards of weights: "
+            "model-00001-of-00003.safetensors, model-00003-of-00003.safetensors; "
+            "copy or download them."
+        )
+
+    def test_one_of_them_is_cut_short(self, folder: Path) -> None:
+        shard = folder / "model-00002-of-00003.safetensors"
+        shard.write_bytes(shard.read_bytes()[:-9])
+        with pytest.raises(Prob3rError, match=r"model-00002-of-00003.safetensors is not a whole"):
+            read(folder)
+
+    def test_one_of_them_holds_something_else(self, folder: Path) -> None:
+        save_file({"a": torch.zeros(1)}, folder / "model-00002-of-00003.safetensors")
+        with pytest.raises(Prob3rError, match=r"00002-of-00003.safetensors does not hold what"):
+            read(folder)
+
+    @pytest.mark.parametrize(
+        "index",
+        ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"a": 3}}', '{"weight_map": [1]}'],
+    )
+    def test_an_index_that_is_none(self, index: str, folder: Path) -> None:
+        (folder / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(Prob3rError, match=r"index\.json (does not hold|must hold)"):
+            read(folder)
+
+    @pytest.mark.parametrize("place", ["../hub/model.safetensors", "/etc/x.safetensors", "a.pth"])
+    def test_an_index_that_points_elsewhere(self, place: str, folder: Path) -> None:
+        text = json.dumps({"weight_map": {"a": place}})
+        (folder / "model.safetensors.index.json").write_text(text)
+        with pytest.raises(Prob3rError, match="must hold a weight_map"):
+            read(folder)
+
+
 class TestOwn:
     def test_a_model_survives(self, model: DUSt3R, tmp_path: Path) -> None:
         path = tmp_path / "mini.safetensors"

@@ -25,6 +25,7 @@ from prob3r.models import (
 from prob3r.models.croco import completion_loss
 from prob3r.models.sites import Tap
 from tests.models.conformance import FOLDER, nview
+from tests.models.test_checkpoints import write_shards
 from tests.models.test_dust3r import Recorder
 
 SMALL = CroCoConfig((32, 32), 16, 16, 1, 2, 24, 2, 2)
@@ -265,6 +266,7 @@ class TestFiles:
         for path in (
             pth(tmp_path / "a.pth", weights),
             hub(tmp_path / "hub", weights),
+            write_shards(hub(tmp_path / "sharded", weights), weights),
             tmp_path / "own.safetensors",
         ):
             loaded = read(path)

@@ -25,6 +25,7 @@ from prob3r.models import (
     save,
 )
 from tests.models.conformance import FOLDER, nview
+from tests.models.test_checkpoints import write_shards
 
 NAMES = {"points": "pts3d", "confidence": "conf", "descriptors": "desc"}
 NAMES |= {"descriptor_confidence": "desc_conf"}
@@ -146,7 +147,9 @@ class TestFiles:
         weights = model.state_dict()
         leftovers = {"mask_token": torch.zeros(1, 1, 24)}
         assert_same(read(pth(tmp_path / "a.pth", weights | leftovers)), model)
-        assert_same(read(hub(tmp_path / "hub", weights | leftovers)), model)
+        folder = hub(tmp_path / "hub", weights | leftovers)
+        assert_same(read(folder), model)
+        assert_same(read(write_shards(folder, weights)), model)
         save(model, tmp_path / "own.safetensors")
         assert_same(read(tmp_path / "own.safetensors"), model)
 

@@ -13,6 +13,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import VGGT, VGGTConfig, info, load, random, read, save
 from prob3r.models.checkpoints import Checkpoint
 from tests.models.conformance import FOLDER, nview
+from tests.models.test_checkpoints import write_shards
 from tests.models.test_vggt import TINY
 
 # A position embedding tells the size of the images; a convolution does not.
@@ -55,7 +56,9 @@ def assert_same(got: Any, expected: VGGT) -> None:
     assert not got.training
 
 
-@pytest.mark.parametrize("layout", ["a.pt", "a.pth", "a.safetensors", "trained.pt", "hub", "own"])
+@pytest.mark.parametrize(
+    "layout", ["a.pt", "a.pth", "a.safetensors", "trained.pt", "hub", "sharded", "own"]
+)
 def test_every_layout_is_read(
     layout: str, model: VGGT, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -67,6 +70,8 @@ def test_every_layout_is_read(
     path = tmp_path / layout
     if layout == "hub":
         hub(path, more)
+    elif layout == "sharded":
+        write_shards(hub(path, more), more)
     elif layout == "own":
         path = path.with_suffix(".safetensors")
         save(model, path, {"title": "mini"})

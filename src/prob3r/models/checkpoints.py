@@ -3,7 +3,7 @@
 | layout | what it is |
 |---|---|
 | prob3r | a `.safetensors` file; its header holds architecture and configuration as JSON |
-| hub | a folder with `config.json` and `model.safetensors`, or the latter alone |
+| hub | a folder with `config.json` and `model.safetensors`, which may be in shards; or the latter |
 | official | a `.pth` or `.pt` file; what it holds, its architecture knows |
 
 Tensors are mapped from the file, not copied, and become the model's parameters as they are: a file
@@ -28,6 +28,15 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
 from prob3r.models.architectures import ARCHITECTURES, PUBLISHED
 from prob3r.models.protocol import MultiViewModel
+
+WEIGHTS = "model.safetensors"
+"""The name of a hub folder's weights."""
+
+SHARDS = "model-*-of-*.safetensors"
+"""The pattern of the names of weights in several files."""
+
+INDEX = "model.safetensors.index.json"
+"""The name of the file that lists the shards."""
 
 _HEADER = "prob3r"
 
@@ -182,15 +191,55 @@ def _open_own(path: Path) -> Checkpoint:
 
 
 def _open_hub(folder: Path) -> Checkpoint:
-    listing, file = folder / "config.json", folder / "model.safetensors"
+    listing, file = folder / "config.json", folder / WEIGHTS
+    if not file.is_file() and (folder / INDEX).is_file():
+        file = folder / INDEX
     if not (listing.is_file() and file.is_file()):
-        raise Prob3rError(f"The folder {folder} must hold config.json and model.safetensors.")
+        raise Prob3rError(f"The folder {folder} must hold config.json and {WEIGHTS}.")
     try:
-        weights = read_tensors(file)[0]
+        weights = read_tensors(file)[0] if file.name == WEIGHTS else _read_shards(file)
     except Prob3rError:
         _listed(listing, None)  # an unknown configuration goes before damaged weights
         raise
     return Checkpoint(file, _listed(listing, weights), weights)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of all shards that an index lists, mapped.
+
+    Raises:
+        Prob3rError: The index is damaged, a shard is missing or damaged, or the shards do not hold
+            what the index says.
+    """
+    places = _json_object(index.read_text(encoding="utf-8", errors="replace"), index).get(
+        "weight_map"
+    )
+    if not (isinstance(places, dict) and places and all(map(_is_plain, places.values()))):
+        raise Prob3rError(
+            f"{index} must hold a weight_map that says in which file beside it each weight is."
+        )
+    shards = sorted({*places.values()})
+    if gone := [name for name in shards if not (index.parent / name).is_file()]:
+        raise Prob3rError(
+            f"The folder {index.parent} lacks {len(gone)} of its {len(shards)} shards of weights: "
+            f"{_few(gone)}; copy or download them."
+        )
+    weights: dict[str, Tensor] = {}
+    for shard in shards:
+        held = read_tensors(index.parent / shard)[0]
+        listed = {name for name, place in places.items() if place == shard}
+        if wrong := held.keys() ^ listed:
+            raise Prob3rError(
+                f"{index.parent / shard} does not hold what {INDEX} says; weights missing or left "
+                f"over: {_few(wrong)}."
+            )
+        weights |= held
+    return weights
+
+
+def _is_plain(name: object) -> bool:
+    """Return whether something is the name of a file in the same folder."""
+    return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def _listed(listing: Path, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:

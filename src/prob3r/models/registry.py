@@ -16,7 +16,7 @@ from torch import nn
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
 from prob3r.models.architectures import ARCHITECTURES, architecture_of
-from prob3r.models.checkpoints import read, read_card
+from prob3r.models.checkpoints import INDEX, SHARDS, WEIGHTS, read, read_card
 from prob3r.models.croco import CroCo, CroCoConfig
 from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
 from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
@@ -183,8 +183,11 @@ def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
     elif Path(source).exists():
         yield Path(source)
     elif repository := hub_id(source):
-        needed = ["config.json", "model.safetensors"] if weights else ["config.json"]
-        yield download(repository, needed, ["README.md"])
+        wanted = [WEIGHTS, INDEX, SHARDS] if weights else []
+        folder = download(repository, ["config.json"], ["README.md", *wanted])
+        if weights and not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
+            raise Prob3rError(f"'{repository}' on the hub has no {WEIGHTS}.")
+        yield folder
     else:
         names = ", ".join(files) or "none here"
         raise Prob3rError(

@@ -11,7 +11,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, info, metadata, random
 from tests.io.hub.stand_in import TOKEN, Hub, Repository
 from tests.models.conftest import SMALL
-from tests.models.test_checkpoints import assert_same, write_hub
+from tests.models.test_checkpoints import assert_same, write_hub, write_shards
 
 README = b"---\nlicense: cc-by-nc-sa-4.0\n---\n# Small"
 
@@ -46,6 +46,20 @@ def refused(source: str) -> str:
 def test_a_model_is_loaded_by_its_id(hub: Hub, small: Repository, model: DUSt3R) -> None:
     assert_same(load("lab/small"), model)
     assert not hub.asked_for("pytorch_model.bin")
+
+
+def test_weights_in_shards_are_fetched(hub: Hub, model: DUSt3R, tmp_path: Path) -> None:
+    folder = write_hub(tmp_path / "sharded", model.state_dict())
+    write_shards(folder, model.state_dict())
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    whole = hub.create("lab/sharded")
+    whole.commit(files | {"model-fp16.safetensors": b"1"})
+    assert_same(load("lab/sharded"), model)
+    assert not hub.asked_for("model-fp16.safetensors")
+    del files["model-00002-of-00003.safetensors"]
+    hub.create("lab/half").commit(files)
+    with pytest.raises(Prob3rError, match=r"lacks 1 of its 3 shards of weights: model-00002-of-"):
+        load("lab/half")
 
 
 def test_weights_are_fetched_once(hub: Hub, small: Repository, model: DUSt3R) -> None:
