@@ -49,6 +49,20 @@ def test_every_view_has_points_curves_and_sentences(explained: Explanation) -> N
     assert {row["view"] for row in content["heads"]} == {2, 3}
 
 
+def test_attention_between_views_is_the_rest_of_what_special_tokens_take(
+    explained: Explanation,
+) -> None:
+    relations = explained.measurements.relations
+    shares = torch.tensor(relations.attention)
+    assert shares.shape == (4, 3, 3)
+    assert (shares > 0).all()
+    assert (shares.sum(-1) < 1).all()
+    # The strongest keys are all keys in so small a model: their sum over a view is its share.
+    kept = explained.measured.attention[2, 3].probs[:, :-1].sum(-1).mean((1, 2))
+    torch.testing.assert_close(shares[:, 1, 2], kept)
+    assert explained.to_json()["relations"]["blocks"] == [0, 1, 2, 3]
+
+
 def test_attention_is_among_the_patches_of_the_other_view(explained: Explanation) -> None:
     attention = explained.measured.attention
     assert set(attention) == {(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b}
@@ -78,6 +92,10 @@ def test_the_page_shows_every_view(
     assert tab.locator("#looks .photo").count() == 3
     assert tab.locator("#reconstruction [data-role=views] input").count() == 3
     assert tab.locator(".card.views tbody tr").count() == 3
+    assert tab.locator("#relations .matrix").count() == 2
+    tab.locator("#relations .small").nth(2).click()
+    assert "Block 2" in tab.inner_text("#relations figcaption >> nth=0")
+    assert "block 2" in tab.inner_text("#looks [data-role=status]")
     tab.locator("#looks .photo").nth(2).click()
     tab.select_option("#looks [data-role=other]", "1")
     assert "View 3" in tab.inner_text("#looks [data-role=status]")

@@ -14,6 +14,7 @@ from prob3r.measures.attention import AttentionRecords, Head, Strongest
 from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
 from prob3r.measures.reference import Points, Reference, errors_by_step
 from prob3r.measures.steps import OUTPUT, Step
+from prob3r.measures.views import ViewRelations
 from prob3r.probes import SiteReader
 from prob3r.runs.trace import Trace
 from prob3r.scenes import Views
@@ -58,6 +59,7 @@ class Measurements:
             those of `errors.METRICS`, and the median `confidence`.
         against: By view and metric, what the curve is measured against.
         heads: Rows of the table of heads.
+        relations: How the views relate to one another.
     """
 
     setting: Setting
@@ -66,6 +68,7 @@ class Measurements:
     curves: dict[int, dict[str, list[float]]]
     against: dict[int, dict[str, str]]
     heads: list[Head]
+    relations: ViewRelations
 
     @property
     def final(self) -> Final:
@@ -105,6 +108,7 @@ class Measurements:
                 del head["view"]  # which is view 2 for all
         else:
             content["finals"] = {f"view{view}": asdict(f) for view, f in self.finals.items()}
+            content["relations"] = asdict(self.relations)
         return to_json(content)
 
 
@@ -184,10 +188,17 @@ def measure(
         finals[view] = reconstruction(
             views.pair(1, view), both, sure_of, probed, cameras, matches, view, patch
         )
+    relations = ViewRelations.of(
+        [place.block or 0 for place in attention.places],
+        attention.by_view(run),
+        points[-1],
+        cameras,
+        patch,
+    )
     steps = [*sites, Step(None, OUTPUT)]
     setting = replace(setting, reference=reference.kind)
     return Measured(
-        measurements=Measurements(setting, finals, steps, curves, against, heads),
+        measurements=Measurements(setting, finals, steps, curves, against, heads, relations),
         reference=reference,
         points=points,
         confidence=confidence,

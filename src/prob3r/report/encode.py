@@ -70,6 +70,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
             match.match.where(match.visible, -1)[0].tolist() for match in found.matches.values()
         ],
         "heads": [asdict(head) for head in m.heads],
+        "relations": asdict(m.relations),
     }
     bare: dict[str, Any] = to_json(content)
     return bare

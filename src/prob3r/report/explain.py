@@ -17,6 +17,7 @@ from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration, Judgement
 from prob3r.reliability.signals import signal_sites
 from prob3r.report.explanation import Explanation
+from prob3r.report.many import MANY, trust_in_many, what_happened_to_many
 from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
 from prob3r.runs.edits import Edit
@@ -75,10 +76,14 @@ def explain(
         measurements = replace(measurements, heads=heads)
         found = found._replace(measurements=measurements)
     progress("Done", 1.0)
+    many = views.count >= MANY
     return Explanation(
         measured=found,
-        happened=what_happened(measurements),
-        trust=[*reliability(judged, setting.pair), *trust(measurements)],
+        happened=(what_happened_to_many if many else what_happened)(measurements),
+        trust=[
+            *reliability(judged, setting.pair),
+            *(trust_in_many if many else trust)(measurements),
+        ],
         views=views,
         reliability=judged,
     )

@@ -42,6 +42,8 @@ class Explanation:
             setting: What was explained, and with what (`measurements.Setting`).
             final: The output of views 1 and 2 as a reconstruction (`reconstruction.Final`).
             finals: Of three or more views only: the same for each view from view 2 on.
+            relations: Of three or more views only: who attends to whom, and whose geometry fits
+                whose (`views.ViewRelations`).
             against: By view and metric, what errors are measured against: `truth`, `truth, pose
                 by PnP` or `final state`.
             sites: One row for each site and view, the output last: `site`, `view`, `block`,

@@ -29,6 +29,7 @@ SCRIPTS = (
     "reconstruction.js",
     "layers.js",
     "attention.js",
+    "relations.js",
     "heads.js",
     "effects.js",
     "main.js",
@@ -59,6 +60,8 @@ def page(explanation: Explanation) -> str:
         **_words(explanation),
         "pair": escape(setting.pair),
         "views": _views(explanation) if several else "",
+        "relations": _asset("relations.html") if several else "",
+        "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
         "model": escape(setting.model),
         "probes": escape({"mlp": "MLP"}.get(setting.probes, setting.probes)),
         "reference": escape(_reference(explanation)),
@@ -98,6 +101,7 @@ def _words(explanation: Explanation) -> dict[str, str]:
         "scene": scene_words(m),
         "Scene": scene_words(m).capitalize(),
         "all": "all views" if several else "both views",
+        "any": "any" if several else "either",
         "moving": moving,
         "attention": attention_words(m),
         "other": "the view that you choose" if several else "the other one",
@@ -116,12 +120,22 @@ _COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
     "Size": lambda m, view: "{1} × {0}".format(*m.setting.sizes[view - 1]),
     "Confidence": lambda m, view: _number(m.finals[max(view, 2)].confidence[view > 1], 1),
     "Seen by view 1": lambda m, view: _percent(m, view, "overlap"),
+    "Fits the others": lambda m, view: _share(m.relations.fit[view - 1]),
     "Turned by": lambda m, view: _of(m, view, "rotation", "°"),
     "One camera explains": lambda m, view: _percent(m, view, "inliers"),
     "Rotation error": lambda m, view: _number(_last(m, view, "rotation_error"), 1, "°"),
     "Translation error": lambda m, view: _number(_last(m, view, "translation_error"), 1, "°"),
     "Shape error": lambda m, view: _number(_last(m, view, "inner_shape_error"), 3),
 }
+
+
+_FITS = (
+    "<div><dt>Sees too, fits the others</dt><dd>A patch's point is put into the other view's "
+    "camera. That view sees it too if its own pointmap has the same depth there (within "
+    "{tolerance} %). If the point is nearer, the other view should have seen it: a conflict. Fits "
+    "the others: the share of the former in both, over all other views and in both directions."
+    "</dd></div>\n    "
+)
 
 
 def _views(explanation: Explanation) -> str:
@@ -156,8 +170,12 @@ def _of(m: Measurements, view: int, name: str, unit: str) -> str:
     return _number(getattr(m.finals[view], name) if found else nan, 1, unit)
 
 
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %" if isfinite(value) else "–"
+
+
 def _percent(m: Measurements, view: int, name: str) -> str:
-    return "–" if view == 1 else f"{100 * getattr(m.finals[view], name):.0f} %"
+    return _share(nan if view == 1 else getattr(m.finals[view], name))
 
 
 def _number(value: float, digits: int, unit: str = "") -> str:

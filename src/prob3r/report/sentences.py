@@ -87,28 +87,29 @@ def _cameras(m: Measurements, view: int) -> Iterator[Sentence]:
     final = m.finals[view]
     if final.pose_found and final.inliers >= NO_CAMERA:
         yield Sentence(
-            f"In the reconstruction camera {view} is turned by {_degrees(final.rotation)} against "
-            f"camera 1 and stands {_percent(final.baseline)} of the mean depth away from it."
+            f"In the reconstruction camera {view} is turned by {in_degrees(final.rotation)} "
+            f"against camera 1 and stands {in_percent(final.baseline)} of the mean depth away "
+            "from it."
         )
     else:
         yield Sentence(
             f"View {view}'s final pointmap is not what any one camera could see: the best that was "
-            f"found explains {_percent(final.inliers)} of it.",
+            f"found explains {in_percent(final.inliers)} of it.",
             "warning",
         )
 
 
 def _pose(m: Measurements, view: int) -> Iterator[Sentence]:
     curve = m.curves[view]["rotation_error"]
-    last, whence, where = _ending(m, view, "rotation_error")
+    last, whence, where = ending(m, view, "rotation_error")
     start, end = curve[0], curve[last]
     step = settled(curve[:-1], SETTLED_DEGREES)
     if step is None or not isfinite(end):
         return
-    way = f"ends {_degrees(end)} off {whence} {where}"
+    way = f"ends {in_degrees(end)} off {whence} {where}"
     if isfinite(start):
-        way = f"goes from {_degrees(start)} off {whence} at {m.steps[0].words} to "
-        way += f"{_degrees(end)} {where}"
+        way = f"goes from {in_degrees(start)} off {whence} at {m.steps[0].words} to "
+        way += f"{in_degrees(end)} {where}"
     if end > HARDLY * start and start > SETTLED_DEGREES:
         way += ": it hardly improves."
     elif step == 0:
@@ -120,7 +121,7 @@ def _pose(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
-    last, _, where = _ending(m, view, "inner_shape_error")
+    last, _, where = ending(m, view, "inner_shape_error")
     shape, scale = (m.curves[view][f"{kind}_error"] for kind in ("inner_shape", "scale"))
     if not all(isfinite(curve[i]) for curve in (shape, scale) for i in (0, last)):
         return
@@ -137,8 +138,8 @@ def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
     )
 
 
-def _ending(m: Measurements, view: int, metric: str) -> tuple[int, str, str]:
-    """Where to read a curve's end, with words for its reference and for that place.
+def ending(m: Measurements, view: int, metric: str) -> tuple[int, str, str]:
+    """Return where to read a curve's end, with words for its reference and for that place.
 
     Against the final state that is the last site: the output is at zero by construction.
     """
@@ -149,7 +150,7 @@ def _ending(m: Measurements, view: int, metric: str) -> tuple[int, str, str]:
 
 def _roles(m: Measurements, view: int) -> Iterator[Sentence]:
     for metric, what, show in (
-        ("rotation_error", "rotation error", _signed_degrees),
+        ("rotation_error", "rotation error", signed_degrees),
         ("pointmap_error", "pointmap error", _signed),
     ):
         curve = m.curves[view][metric]
@@ -176,16 +177,18 @@ def _matching(m: Measurements, view: int) -> Iterator[Sentence]:
     true = isfinite(final.true_overlap)
     share = final.true_overlap if true else final.overlap
     whose = "In truth" if true else "By the model's own final pointmaps"
-    yield Sentence(f"{whose}, view 1 sees {_percent(share)} of view {view}'s patches too.")
+    yield Sentence(f"{whose}, view 1 sees {in_percent(share)} of view {view}'s patches too.")
     if best := best_head([head for head in m.heads if head.view == view]):
         extra = ""
         if isfinite(best.true_matches):
-            extra = f" It is within one patch of the true match for {_percent(best.true_matches)}."
+            extra = (
+                f" It is within one patch of the true match for {in_percent(best.true_matches)}."
+            )
         yield Sentence(
             f"The {attention_words(m)}{_of(m, view)} that agrees most with the final geometry is "
-            f"{best.words}: within one patch of it for {_percent(best.agreement)} of the patches "
+            f"{best.words}: within one patch of it for {in_percent(best.agreement)} of the patches "
             f"that both views see, where random attention would give "
-            f"{_percent(final.chance)}.{extra}"
+            f"{in_percent(final.chance)}.{extra}"
         )
 
 
@@ -198,7 +201,7 @@ def _switched_off(m: Measurements, view: int) -> Iterator[Sentence]:
     yield Sentence(
         f"Of the {len(known)} heads of view {view}'s {attention_words(m)}, switched off one at a "
         f"time, {pose.words} changes the rotation error most "
-        f"({_signed_degrees(pose.rotation_effect)}) "
+        f"({signed_degrees(pose.rotation_effect)}) "
         f"and {shape.words} the shape error ({_signed(shape.inner_shape_effect)})."
     )
 
@@ -228,9 +231,9 @@ def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
             "warning",
         )
         return
-    text = f"Against the truth, the final rotation of view {view} is {_degrees(rotation)} off"
+    text = f"Against the truth, the final rotation of view {view} is {in_degrees(rotation)} off"
     if isfinite(direction):
-        text += f" and the direction to camera {view} {_degrees(direction)}"
+        text += f" and the direction to camera {view} {in_degrees(direction)}"
     if rotation <= GOOD_ROTATION:
         yield Sentence(f"{text}: a good pose.", "good")
     elif rotation <= ROUGH_ROTATION:
@@ -244,19 +247,19 @@ def _input(m: Measurements, view: int) -> Iterator[Sentence]:
     if final.image_difference < SAME_IMAGE:
         yield Sentence(
             f"The images of views 1 and {view} are all but the same "
-            f"({_percent(final.image_difference, 1)} apart in colour): there is nothing to "
+            f"({in_percent(final.image_difference, 1)} apart in colour): there is nothing to "
             "triangulate, and all depth is a guess from one view.",
             "warning",
         )
     elif final.inliers >= NO_CAMERA and final.baseline < NO_BASELINE:
         yield Sentence(
-            f"Cameras 1 and {view} stand almost in one place, {_percent(final.baseline, 1)} of the "
-            "mean depth apart: the direction between them means little.",
+            f"Cameras 1 and {view} stand almost in one place, {in_percent(final.baseline, 1)} of "
+            "the mean depth apart: the direction between them means little.",
             "warning",
         )
     if final.overlap < LITTLE_OVERLAP:
         yield Sentence(
-            f"By the model's own geometry view 1 sees only {_percent(final.overlap)} of view "
+            f"By the model's own geometry view 1 sees only {in_percent(final.overlap)} of view "
             f"{view}'s patches: most of view {view} rests on what the model expects, not on "
             "matches.",
             "warning",
@@ -269,8 +272,8 @@ def _confidence(m: Measurements, view: int) -> Iterator[Sentence]:
     text = f"The model's median confidence is {one:.1f} in view 1 and {two:.1f} in view {view}"
     if unsure > MUCH_UNSURE:
         yield Sentence(
-            f"{text}, where 1 is the least it can say; {_percent(unsure)} of the pixels of a view "
-            f"are below {LOW_CONFIDENCE:g}.",
+            f"{text}, where 1 is the least it can say; {in_percent(unsure)} of the pixels of a "
+            f"view are below {LOW_CONFIDENCE:g}.",
             "warning",
         )
     else:
@@ -282,7 +285,7 @@ def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
     if final.inliers >= NO_CAMERA:
         few = final.inliers < FEW_INLIERS
         yield Sentence(
-            f"One camera explains {_percent(final.inliers)} of view {view}'s final pointmap to "
+            f"One camera explains {in_percent(final.inliers)} of view {view}'s final pointmap to "
             f"within 3 pixels{': the rest is bent.' if few else '.'}",
             "warning" if few else "plain",
         )
@@ -291,14 +294,15 @@ def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
     elif not NARROWEST_VIEW <= final.field_of_view <= WIDEST_VIEW:
         yield Sentence(
             f"View 1's pointmap is that of a camera with a field of view of "
-            f"{_degrees(final.field_of_view)}, which few have.",
+            f"{in_degrees(final.field_of_view)}, which few have.",
             "warning",
         )
     cycles = max((h.cycle_consistency for h in m.heads if h.view == view), default=0.0)
     if cycles < FEW_CYCLES:
         yield Sentence(
             f"Attention rarely finds its way back: from view {view} to view 1 and back, at best "
-            f"{_percent(cycles)} of the patches return to within one patch of where they started.",
+            f"{in_percent(cycles)} of the patches return to within one patch of where they "
+            "started.",
             "warning",
         )
     step = settled(m.curves[view]["rotation_error"][:-1], SETTLED_DEGREES)
@@ -338,11 +342,13 @@ def attention_words(m: Measurements) -> str:
     return SUBLAYER_WORDS[kinds[0]] if kinds else "attention between views"
 
 
-def _degrees(value: float) -> str:
+def in_degrees(value: float) -> str:
+    """Return an angle in words."""
     return f"{value:.1f}°" if abs(value) < 10 else f"{value:.0f}°"
 
 
-def _signed_degrees(value: float) -> str:
+def signed_degrees(value: float) -> str:
+    """Return a difference of angles in words."""
     return f"{value:+.1f}°".replace("-", "−")
 
 
@@ -350,5 +356,6 @@ def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _percent(share: float, digits: int = 0) -> str:
+def in_percent(share: float, digits: int = 0) -> str:
+    """Return a share in words."""
     return f"{100 * share:.{digits}f} %"

@@ -41,6 +41,7 @@ class Attention {
     this.lines = svg("svg", { class: "lines", "aria-hidden": "true" });
     this.pair = part(root, "pair");
     this.pair.style.setProperty("--columns", Math.min(VIEWS.length, 4));
+    this.pair.classList.toggle("many", VIEWS.length > 3);
     this.pair.append(...this.photographs.map((p) => p.figure), this.lines);
     this.select = part(root, "head");
     this.select.append(element("option", { value: "", textContent: "mean of all" }));

@@ -58,12 +58,17 @@ class Curve {
     this.chart.append(svg("text", { class: "axis", x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, `${DATA.trunk} block`));
     this.now = svg("line", { class: "now", y1: top, y2: height - bottom });
     this.chart.append(this.now);
-    this.lines = this.values.map((values, view) => {
-      const line = svg("g", { class: `line view${view + 1}` }, svg("path", { d: this.path(values), stroke: colourOf(view) }));
-      values.forEach((v, i) => v !== null && line.append(mark(steps[i].kind, this.x(i), this.y(v), view ? 3.6 : 2.4)));
+    this.many = VIEWS.length >= MANY;
+    this.middle = steps.map((_, i) => medianOf(OTHERS.map((view) => this.values[view][i])));
+    const draw = (values, name, stroke, size) => {
+      const line = svg("g", { class: `line ${name}` }, svg("path", { d: this.path(values), stroke }));
+      if (size) values.forEach((v, i) => v !== null && line.append(mark(steps[i].kind, this.x(i), this.y(v), size)));
       this.chart.append(line);
       return line;
-    });
+    };
+    this.lines = this.values.map((values, view) =>
+      draw(values, this.many ? "one" : `view${view + 1}`, colourOf(view), this.many ? 0 : view ? 3.6 : 2.4));
+    if (this.many) draw(this.middle, "median", COLOURS.kinds.output, 3.6);
     if (!known.slice(1).flat().length) this.chart.append(svg("text", { class: "tick", x: (left + width) / 2, y: height / 2, "text-anchor": "middle" }, empty));
     this.ring = svg("circle", { class: "ring", r: 7 });
     this.chart.append(this.ring);
@@ -73,7 +78,7 @@ class Curve {
     const against = [...new Set(OTHERS.map((view) => DATA.against[`view${view + 1}`][metric]))].join(" or the ");
     this.figure = element("figure", { className: "curve" },
       element("figcaption", {}, element("b", { textContent: title }), this.value,
-        element("small", { textContent: `against the ${against}` }), this.other), this.chart);
+        element("small", { textContent: `${this.many ? "median of the views, " : ""}against the ${against}` }), this.other), this.chart);
     const point = (event) => {
       const box = this.chart.getBoundingClientRect();
       const at = ((event.clientX - box.left) / box.width) * width;
@@ -96,7 +101,7 @@ class Curve {
   /** Mark a place between steps, and name the nearest step's number. */
   at(place, withView1) {
     const i = Math.round(place);
-    const shown = OTHERS.map((view) => this.values[view][i]);
+    const shown = this.many ? [this.middle[i]] : OTHERS.map((view) => this.values[view][i]);
     const value = shown[0];
     for (const side of ["x1", "x2"]) this.now.setAttribute(side, this.x(place));
     this.ring.style.display = value === null ? "none" : "";
@@ -106,7 +111,7 @@ class Curve {
     }
     this.lines[0].style.display = withView1 ? "" : "none";
     const text = (v) => (v === null ? "–" : this.show(v));
-    this.value.replaceChildren(...shown.flatMap((v, k) => [k ? " · " : "", OTHERS.length > 1 ? element("span", { textContent: text(v), style: `color: ${colourOf(k + 1)}` }) : text(v)]));
+    this.value.replaceChildren(...shown.flatMap((v, k) => [k ? " · " : "", shown.length > 1 ? element("span", { textContent: text(v), style: `color: ${colourOf(k + 1)}` }) : text(v)]));
     const other = this.values[0][i];
     this.other.textContent = withView1 && other !== null ? `view 1 ${this.show(other)}` : "";
   }

@@ -12,7 +12,24 @@ const COLOURS = {
 
 const VIEWS = DATA.views.map((_, view) => view);
 const OTHERS = VIEWS.slice(1);
-const colourOf = (view) => COLOURS.views[view % COLOURS.views.length];
+const MANY = 4; // views from which on charts show their median
+
+/** The colour of a view: of a palette, or evenly spaced hues where that is too short. */
+function colourOf(view) {
+  if (VIEWS.length <= COLOURS.views.length) return COLOURS.views[view];
+  const [hue, light] = [(360 * view) / VIEWS.length + 205, view % 2 ? 0.34 : 0.44];
+  const channel = (n) => {
+    const k = (n + hue / 30) % 12;
+    const value = light - 0.7 * light * Math.max(-1, Math.min(k - 3, 9 - k, 1));
+    return Math.round(255 * value).toString(16).padStart(2, "0");
+  };
+  return `#${channel(0)}${channel(8)}${channel(4)}`;
+}
+
+function medianOf(values) {
+  const known = values.filter((value) => value !== null).sort((a, b) => a - b);
+  return known.length ? (known[(known.length - 1) >> 1] + known[known.length >> 1]) / 2 : null;
+}
 
 /** What is said of each of the views after the first; the view is named if there are several. */
 const ofView = (view) => (OTHERS.length > 1 ? ` · view ${view + 1}` : "");

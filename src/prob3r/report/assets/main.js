@@ -22,6 +22,7 @@ function bestBlock() {
 (async () => {
   for (const view of DATA.views) view.pixels = await pixels(view);
   Object.assign(choice, { view: 1, other: 0, patch: middlePatch(1), block: bestBlock() });
+  document.getElementById("photographs").style.setProperty("--columns", VIEWS.length > 3 ? 4 : 2);
   document.getElementById("photographs").append(...VIEWS.map((i) => new Photograph(i, "choose a patch").figure));
   const root = document.getElementById("reconstruction");
   try {
@@ -33,6 +34,7 @@ function bestBlock() {
   const layers = new Layers(document.getElementById("layers"));
   layers.say();
   new Attention(document.getElementById("looks"));
+  if (document.getElementById("relations")) new Relations(document.getElementById("relations"));
   heads(document.getElementById("heads"));
   effects(document.getElementById("effects"));
   document.documentElement.dataset.ready = "";
