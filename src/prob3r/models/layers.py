@@ -5,7 +5,7 @@ Parameter names are those of the official checkpoints, so that these load as the
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -280,9 +280,8 @@ class ViewsBlock(nn.Module):
     ) -> Sequence[Tensor]:
         """Return chosen streams after each of them attended to itself."""
         x = torch.cat([streams[i] for i in chosen])
-        parts = self.attn.split(self.norm1(x), rope)
-        heads = attend_apart(tap, [sites[i] for i in chosen], *parts)
-        return (x + self.ls1(self.attn.merge(heads))).chunk(len(chosen))
+        heads = attend_apart(tap, [sites[i] for i in chosen], *self._split(x, rope))
+        return self._attended(x, heads).chunk(len(chosen))
 
     def _joint_attention(
         self,
@@ -294,17 +293,37 @@ class ViewsBlock(nn.Module):
     ) -> Sequence[Tensor]:
         """Return chosen streams after they attended to all."""
         joined = torch.cat(list(streams), 1)
-        queries, keys, values = self.attn.split(self.norm1(joined), rope)
+        queries, keys, values = self._split(joined, rope)
         parts = queries.chunk(len(streams), 2)
         own = [parts[i] for i in chosen]
         heads = tap.attend_views([sites[i] for i in chosen], own, keys, values)
         every = len(chosen) == len(streams)
         x = joined if every else torch.cat([streams[i] for i in chosen], 1)
-        return (x + self.ls1(self.attn.merge(torch.cat(heads, 2)))).chunk(len(chosen), 1)
+        return self._attended(x, torch.cat(heads, 2)).chunk(len(chosen), 1)
 
     def _perceptron(self, streams: Sequence[Tensor], chosen: list[int]) -> Sequence[Tensor]:
-        x = torch.cat([streams[i] for i in chosen])
-        return (x + self.ls2(self.mlp(self.norm2(x)))).chunk(len(chosen))
+        return self._refined(torch.cat([streams[i] for i in chosen])).chunk(len(chosen))
+
+    def _split(self, x: Tensor, rope: RoPE2D | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values of all heads, given the stream."""
+        return self.attn.split(self.norm1(x), rope)
+
+    def _attended(self, x: Tensor, heads: Tensor) -> Tensor:
+        """Return the stream after attention, given the outputs of all heads."""
+        return x + self.ls1(self.attn.merge(heads))
+
+    def _refined(self, x: Tensor) -> Tensor:
+        """Return the stream after the perceptron."""
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what lies between sites.
+
+        Nothing of it depends on the block or on the names of its sites, so that all blocks of one
+        shape share what is compiled.
+        """
+        for name in ("_split", "_attended", "_refined"):
+            setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
 
 
 def sublayer(
@@ -332,7 +351,7 @@ def attend_apart(
 
     A tap that reads or edits attention is shown the views one by one.
     """
-    if type(tap).attend is Tap.attend:
+    if not tap.attends_apart:
         return tap.attend(sites[0], queries, keys, values)
     parts = zip(*(tensor.chunk(len(sites)) for tensor in (queries, keys, values)), strict=True)
     return torch.cat([tap.attend(site, *part) for site, part in zip(sites, parts, strict=True)])

@@ -129,6 +129,15 @@ class Tap:
         """Return what the model goes on with at this residual site, `(b, n, d)`."""
         return tensor
 
+    @property
+    def attends_apart(self) -> bool:
+        """Whether `attend` is shown every site by itself, even where views could share one call.
+
+        A subclass that overrides `attend` without a look at the site's name may say no, which is
+        faster.
+        """
+        return type(self).attend is not Tap.attend
+
     def known(self, site: str) -> Tensor | None:
         """Return the stream after this sublayer if it need not be computed, else None."""
         return None
@@ -158,13 +167,14 @@ class Tap:
         """Return the outputs of attention sites that share their keys, one for each view.
 
         In joint attention the queries of every view see the tokens of all views. The keys are the
-        tokens of all views, in order. This is one product for all views; a tap that overrides
-        `attend` is shown the sites one by one.
+        tokens of all views, in order. This is one product for all views, unless the tap
+        `attends_apart`.
         """
-        if type(self).attend is not Tap.attend:
+        if self.attends_apart:
             each = zip(sites, queries, strict=True)
             return [self.attend(site, q, keys, values) for site, q in each]
-        return attend_jointly(queries, keys, values)
+        joined = self.attend(sites[0], torch.cat(list(queries), 2), keys, values)
+        return list(joined.split([q.shape[2] for q in queries], 2))
 
 
 def attend_jointly(

@@ -19,6 +19,7 @@ from prob3r.models.camera_head import CameraHead, cameras_of
 from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
 from prob3r.models.dense_head import DenseHead, every_view
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding, imagenet_normalised
+from prob3r.models.inputs import common_size
 from prob3r.models.protocol import Cameras, Prediction, Stack
 from prob3r.models.sites import Site, Tap
 
@@ -201,14 +202,31 @@ class VGGT(AlternatingModel):
 
     def read(self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap) -> Prediction:
         """Return cameras, depth, pointmaps and confidences; see `AlternatingModel.read`."""
-        # The heads run in float32 whatever the trunk's type.
+        return self._read(layers, size, tap)[0]
+
+    def refined(
+        self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None
+    ) -> tuple[Prediction, list[Float[Tensor, "b v 9"]]]:
+        """Return the prediction, and the encodings of all cameras after each iteration.
+
+        The arguments, and what is raised, are those of `forward`.
+        """
+        tap = Tap() if tap is None else tap
+        size = common_size(images, self.config.patch, self.name)
+        return self._read(self.layers(images, tap, self.head_blocks), size, tap)
+
+    def _read(
+        self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap
+    ) -> tuple[Prediction, list[Float[Tensor, "b v 9"]]]:
         last = layers[self.config.depth - 1]
+        # The heads run in float32 whatever the trunk's type.
         with torch.autocast(last.joint[0].device.type, enabled=False):
-            cameras = self.cameras(last, size, tap)
+            encodings = self.read_cameras(last, tap)
             states = [layers[block] for block in self.config.head_blocks]
             depth, depth_confidence = self.read_depth(states, size)
             points, confidence = self.read_points(states, size)
-        return Prediction(points, confidence, cameras, depth, depth_confidence)
+        cameras = cameras_of(encodings[-1], size)
+        return Prediction(points, confidence, cameras, depth, depth_confidence), encodings
 
     def cameras(self, layer: Layer, size: tuple[int, int], tap: Tap) -> Cameras:
         """Return the cameras after the last iteration; see `AlternatingModel.cameras`."""

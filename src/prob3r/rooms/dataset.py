@@ -1,5 +1,6 @@
 """Rooms: as many scenes of rendered views as wanted, each known exactly from its number."""
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,8 +102,7 @@ class Rooms(Independent, Generic[Seen]):
         *,
         views: int = 2,
     ) -> None:
-        if views < 2:
-            raise Prob3rError(f"views is {views}; a scene needs two views or more.")
+        _check_views(views)
         if split not in SPLITS:
             raise Prob3rError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
         if style not in STYLES:
@@ -145,6 +145,19 @@ class Rooms(Independent, Generic[Seen]):
         ]
         names = tuple(f"rooms/{self.split}/{i}" for i in indices)
         return cast(Seen, views_of(views, names).named(scenes=names))
+
+    def with_views(self, views: int) -> "Rooms[Views]":
+        """Return the same rooms seen by another number of cameras; they share the photographs.
+
+        The views that both have are the same ones.
+
+        Raises:
+            Prob3rError: There is less than two views.
+        """
+        _check_views(views)
+        other = cast("Rooms[Views]", copy.copy(self))
+        other.views, other.chunk = views, None
+        return other
 
     def cameras(
         self, indices: Sequence[int]
@@ -236,3 +249,8 @@ class Rooms(Independent, Generic[Seen]):
         return (
             max(1, CACHED // (self.views * height * width)) if self.device.type == "cpu" else SPAN
         )
+
+
+def _check_views(views: int) -> None:
+    if views < 2:
+        raise Prob3rError(f"views is {views}; a scene needs two views or more.")

@@ -231,7 +231,11 @@ class Views:
 
     def map(self: Scenes, function: Callable[[Tensor], Tensor]) -> Scenes:
         """Return views whose every known tensor went through `function`."""
-        views = tuple(view.map(function) for view in self.views)
+        return self.with_each(lambda view: view.map(function))
+
+    def with_each(self: Scenes, function: Callable[[View], View]) -> Scenes:
+        """Return what `function` makes of each view, in order."""
+        views = tuple(function(view) for view in self.views)
         return self._with(views, self.names, self.scenes)
 
     def to(self: Scenes, device: torch.device | str) -> Scenes:

@@ -13,6 +13,8 @@ class DirectAttention(Tap):
     for the few tokens of a small model.
     """
 
+    attends_apart = False
+
     def attend(
         self,
         site: str,

@@ -10,19 +10,31 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, PosedDUSt3R, load, save
-from prob3r.models.layers import Tokens
+from prob3r.models.architectures import ARCHITECTURES
+from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
+from prob3r.models.protocol import MultiViewModel
 from prob3r.models.sites import Tap
-from prob3r.scenes.views import Pair
 from prob3r.training.attention import DirectAttention
 from prob3r.training.loop import Progress, Task, run
-from prob3r.training.objectives import CrossViewCompletion, matching_loss, pointmap_loss, posed_loss
+from prob3r.training.many_views import ManyViews
+from prob3r.training.objectives import Objective
 from prob3r.training.optim import optimizers
+from prob3r.training.pairs import Completion, CrossViewCompletion, Matching, Pointmaps
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Recipe
-from prob3r.training.stream import Stream
+from prob3r.training.stream import Stream, ViewsStream
 from prob3r.training.validation import Validation
+from prob3r.training.views_validation import ViewsValidation
 
 CLIP = 1.0  # largest norm of the gradient
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "completion": Completion,
+    "matching": Matching,
+    "pointmaps": Pointmaps,
+    "many-views": ManyViews,
+}
+"""What a stage can train, by the name that recipes give it."""
 
 
 def train_backbone(
@@ -79,11 +91,23 @@ class _BackboneTask(Task):
         self.keep_every = recipe.keep_every
         torch.manual_seed(recipe.seed)
         self.model = _fresh(recipe).to(device)
-        if recipe.tied_start:
-            _tie(self.model)
-        self.module: CrossViewCompletion = CrossViewCompletion(self.model, tap=self.tap).to(device)
+        self.module: nn.Module = self.model
+        if isinstance(self.model, DUSt3R):
+            if recipe.tied_start:
+                _tie(self.model)
+            self.module = CrossViewCompletion(self.model, tap=self.tap).to(device)
+        for name in {stage.objective for stage in self.stages}:
+            if not OBJECTIVES[name].trains(self.module):
+                raise Prob3rError(
+                    f"The recipe {recipe.name} has the objective {name}, which the architecture "
+                    f"{recipe.architecture} cannot be trained for."
+                )
         self.optimizers = optimizers(self.module, recipe)
-        blocks = (*self.model.enc_blocks, *self.model.dec_blocks, *self.model.dec_blocks2)
+        blocks = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, EncoderBlock | DecoderBlock | ViewsBlock)
+        ]
         # Each block is compiled for each of its shapes, and they share one limit.
         torch._dynamo.config.recompile_limit = 8 * len(blocks)
         for block in blocks:
@@ -93,13 +117,24 @@ class _BackboneTask(Task):
     def begin(self, number: int) -> None:
         self.number, self.stage = number, self.stages[number]
         seed = self.recipe.seed * len(self.stages) + number
-        self.stream = Stream(self.stage, seed, self.device, photographs=self.photographs)
-        self.validation: Validation | None = None
-        if self.stage.objective == "pointmaps":
-            pairs = self.recipe.validation_pairs
+        kind = OBJECTIVES[self.stage.objective]
+        stream = ViewsStream if kind.many_views else Stream
+        self.stream = stream(self.stage, seed, self.device, photographs=self.photographs)
+        self.objective = kind(self.module, self.stage, self.recipe.seed, self.tap)
+        self.validation: Validation | ViewsValidation | None = None
+        size, count = self.stage.size, self.recipe.validation_pairs
+        if kind.validated and kind.many_views:
+            self.validation = ViewsValidation(
+                size,
+                count // 2,
+                self.device,
+                photographs=self.photographs,
+                everyday=self.stage.everyday > 0,
+            )
+        elif kind.validated:
             self.validation = Validation(
-                self.stage.size,
-                pairs,
+                size,
+                count,
                 self.device,
                 photographs=self.photographs,
                 everyday=self.stage.everyday > 0,
@@ -107,11 +142,13 @@ class _BackboneTask(Task):
             )
 
     def losses(self, step: int) -> Iterator[Tensor]:
-        pair, parts = self.stream.batch(step), self.stage.parts
+        scenes, parts = self.stream.batch(step), self.stage.parts
         for i in range(parts):
             # In a symmetric stage a part takes the same pairs from both halves.
-            part = pair if parts == 1 else pair[self._rows(i, len(pair) // parts)]
-            yield self._loss(part, step * parts + i) / parts
+            part = scenes if parts == 1 else scenes[self._rows(i, len(scenes) // parts)]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                loss = self.objective.loss(part, step * parts + i)
+            yield loss / parts
 
     def _rows(self, part: int, count: int) -> list[int]:
         if not self.stage.symmetric:
@@ -119,43 +156,6 @@ class _BackboneTask(Task):
         first, half = part * count // 2, self.stage.batch // 2
         rows = list(range(first, first + count // 2))
         return rows + [half + row for row in rows]
-
-    def _loss(self, pair: Pair, seed: int) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.stage.objective == "completion":
-                generator = torch.Generator().manual_seed(self.recipe.seed * 2**26 + seed)
-                return self.module(pair, generator)
-            model, stage = self.model, self.stage
-            encoded1, encoded2 = self._encode(pair)
-            loss = torch.zeros((), device=self.device)
-            if stage.objective == "pointmaps":
-                states1, states2 = model.decode(encoded1, encoded2, self.tap)
-                output = model.read(states1, states2, encoded1.grid, encoded2.grid)
-                if isinstance(model, PosedDUSt3R):
-                    loss = posed_loss(output, model.pose(states2), pair)
-                else:
-                    loss = pointmap_loss(output, pair)
-            weight = 1.0 if stage.objective == "matching" else stage.matching
-            if weight:
-                patch = model.config.patch
-                loss = loss + weight * matching_loss(encoded1.stream, encoded2.stream, pair, patch)
-            return loss
-
-    def _encode(self, pair: Pair) -> tuple[Tokens, Tokens]:
-        """Return the encoder's output for both views; each picture of a batch is encoded once."""
-        one, two = pair.view1.image, pair.view2.image
-        if self.stage.symmetric:  # the second half is the first with its views exchanged
-            half = len(pair) // 2
-            both = self._encoded(torch.cat((one[:half], two[:half])))
-            exchanged = torch.cat(both.stream.chunk(2)[::-1])
-            return both, Tokens(exchanged, both.grid)
-        both = self._encoded(torch.cat((one, two)))
-        first, second = both.stream.chunk(2)
-        return Tokens(first, both.grid), Tokens(second, both.grid)
-
-    def _encoded(self, images: Tensor) -> Tokens:
-        stream, grid = self.model.encoder_stream(images, self.tap)
-        return Tokens(self.model.enc_norm(stream), grid)
 
     def clip(self) -> None:
         nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
@@ -178,27 +178,26 @@ class _BackboneTask(Task):
         save(self.model, kept / f"{name}.safetensors", {"name": name})
 
     def end(self, number: int) -> None:
-        if self.stage.objective == "completion":
-            # As in DUSt3R, both decoders start from the one that learned to complete.
-            self.model.dec_blocks2.load_state_dict(self.model.dec_blocks.state_dict())
+        self.objective.end()
 
 
-def _fresh(recipe: Recipe) -> DUSt3R:
+def _fresh(recipe: Recipe) -> MultiViewModel:
     """Return the model that a recipe starts from.
 
     Raises:
         Prob3rError: It is to start from a model of another shape.
     """
-    model = (PosedDUSt3R if recipe.posed else DUSt3R)(recipe.model)
+    kind = ARCHITECTURES[recipe.architecture]
+    model = kind(recipe.model)
     if not recipe.start:
         return model
     start = load(recipe.start)
-    if not isinstance(start, DUSt3R) or start.config != recipe.model:
+    if not isinstance(start, MultiViewModel) or start.config != recipe.model:
         raise Prob3rError(
             f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
             "both the same [model]."
         )
-    if recipe.posed and not isinstance(start, PosedDUSt3R):
+    if kind is PosedDUSt3R and type(start) is DUSt3R:
         start = PosedDUSt3R.from_twin(start)
     model.load_state_dict(start.state_dict())
     return model

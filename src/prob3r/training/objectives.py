@@ -1,105 +1,49 @@
-"""What a backbone is trained to do: complete a masked view, and regress pointmaps."""
+"""What a backbone is trained to do, and the losses that several objectives share."""
 
-import torch
-import torch.nn.functional as F
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from prob3r.geometry import norm_factor, normalise
-from prob3r.models import DUSt3R, Prediction
-from prob3r.models.layers import RoPE2D, patch_positions
 from prob3r.models.sites import Tap
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Views
+from prob3r.training.recipe import Stage
 
 ALPHA = 0.2
-"""Weight of the confidence's own term in the regression loss, as in DUSt3R."""
+"""Weight of the confidence's own term in the regression losses, as in DUSt3R and VGGT."""
 
 
-class CrossViewCompletion(nn.Module):
-    """Completes a masked view 1 from view 2 (Weinzaepfel et al., CroCo, NeurIPS 2022).
-
-    The backbone's encoder sees the visible patches of view 1 and all of view 2; its first decoder
-    fills in mask tokens while it looks at view 2's encoding; a linear layer gives pixels.
-    """
-
-    def __init__(self, backbone: DUSt3R, visible: float = 0.15, tap: Tap | None = None):
-        super().__init__()
-        c = backbone.config
-        self.backbone = backbone
-        self.visible = visible
-        self.tap = tap or Tap()
-        self.mask_token = nn.Parameter(0.02 * torch.randn(c.dec_width))
-        self.prediction_head = nn.Linear(c.dec_width, 3 * c.patch * c.patch)
-
-    def forward(self, pair: Pair, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Return the mean squared error on hidden patches, each with its pixels standardised."""
-        model, images = self.backbone, pair.view1.image
-        b, c = len(pair), model.config
-        stream, grid = model.embed(images)
-        n = stream.shape[1]
-        order = torch.rand(b, n, generator=generator).argsort(1).to(images.device)
-        shown = order[:, : max(1, round(self.visible * n))].unsqueeze(-1)
-        positions = patch_positions(*grid, images.device)
-        places = positions.expand(b, n, 2).take_along_dim(shown, 1)
-        seen = model.enc_norm(
-            model.encode_patches(stream.take_along_dim(shown, 1), places, self.tap)
-        )
-        embedded = model.decoder_embed(seen)
-        tokens = self.mask_token.to(embedded).expand(b, n, -1)
-        tokens = tokens.scatter(1, shown.expand(-1, -1, c.dec_width), embedded)
-        other = model.encoder_stream(pair.view2.image, self.tap).stream
-        memory = model.decoder_embed(model.enc_norm(other))
-        rope = RoPE2D(positions, c.dec_width // c.dec_heads, c.rope_base)
-        for i, block in enumerate(model.dec_blocks):
-            tokens = block(tokens, memory, rope, rope, self.tap, f"dec1.{i}")
-        predicted = self.prediction_head(model.dec_norm(tokens))
-        target = F.pixel_unshuffle(images, c.patch).flatten(2).transpose(1, 2)
-        target = F.layer_norm(target, target.shape[-1:])
-        hidden = torch.ones(b, n, 1, device=images.device).scatter(1, shown, 0.0)
-        return ((predicted - target).square().mean(-1, keepdim=True) * hidden).sum() / hidden.sum()
-
-
-def pointmap_loss(output: Prediction, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:
-    """Return DUSt3R's confidence-weighted regression loss (Wang et al. 2024, eq. 4), both views.
-
-    Predicted and true pointmaps are each normalised over both views together.
-    """
-    predicted = normalise(output.points, pair.valid)
-    true = normalise(pair.points, pair.valid)
-    views = zip(predicted, output.confidence, true, pair.valid, strict=True)
-    return torch.stack([confident_error(p, c, t, v, alpha) for p, c, t, v in views]).sum()
-
-
-def posed_loss(
-    output: Prediction,
-    pose: tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]],
-    pair: Pair,
-    alpha: float = ALPHA,
-) -> Float[Tensor, ""]:
-    """Return the loss of a `PosedDUSt3R`: that of both pointmaps, and that of the local one.
-
-    With view 2's points right in both frames, the pose between them can only be the camera's.
+class Objective(ABC):
+    """What one stage trains a model to do.
 
     Args:
-        output: Its pointmaps and confidences.
-        pose: Rotation and translation of camera 2 in camera 1's frame that it read.
-        pair: The truth.
-        alpha: As in `confident_error`.
+        module: The model, or what holds it together with what is learned beside it.
+        stage: The stage.
+        seed: Of what the objective draws.
+        tap: Called at every site.
     """
-    rotation, translation = pose
-    unit, true_unit = (
-        norm_factor(points, pair.valid)[:, None, None, None]
-        for points in (output.points, pair.points)
-    )
-    local = torch.einsum("bji,bhwj->bhwi", rotation, output.points[1] - translation[:, None, None])
-    alone = confident_error(
-        local / unit,
-        output.confidence[1],
-        pair.view2.points / true_unit,
-        pair.valid[1],
-        alpha,
-    )
-    return pointmap_loss(output, pair, alpha) + alone
+
+    validated: ClassVar[bool] = True
+    """Whether validation means anything while this objective is trained."""
+
+    many_views: ClassVar[bool] = False
+    """Whether it takes scenes of any number of views, or pairs alone."""
+
+    def __init__(self, module: nn.Module, stage: Stage, seed: int, tap: Tap):
+        self.module, self.stage, self.seed, self.tap = module, stage, seed, tap
+
+    @classmethod
+    @abstractmethod
+    def trains(cls, module: nn.Module) -> bool:
+        """Return whether such a module can be trained to do this."""
+
+    @abstractmethod
+    def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:
+        """Return the loss of a batch, the `number`-th of the stage."""
+
+    def end(self) -> None:  # noqa: B027 - most objectives have nothing to do here
+        """Finish the stage."""
 
 
 def confident_error(
@@ -107,11 +51,10 @@ def confident_error(
     confidence: Float[Tensor, "*b h w"],
     true: Float[Tensor, "b h w 3"],
     valid: Bool[Tensor, "b h w"],
-    alpha: float,
+    alpha: float = ALPHA,
 ) -> Float[Tensor, ""]:
     """Return the mean over valid pixels of `confidence * error - alpha * log(confidence)`."""
-    weighted = weigh((predicted - true).norm(dim=-1), confidence, alpha)
-    return (weighted * valid).sum() / valid.sum().clamp(min=1)
+    return mean_over(weigh((predicted - true).norm(dim=-1), confidence, alpha), valid)
 
 
 def weigh(
@@ -121,18 +64,6 @@ def weigh(
     return confidence * error - alpha * confidence.log()
 
 
-def matching_loss(
-    tokens1: Float[Tensor, "b n d"],
-    tokens2: Float[Tensor, "b n d"],
-    pair: Pair,
-    patch: int,
-    temperature: float = 0.07,
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy of finding each view-2 token's true match among view 1's tokens.
-
-    Not part of DUSt3R: it hands a model its matches, and is for disclosed variants only.
-    """
-    match, visible = pair.patch_matches(patch)
-    similarity = F.normalize(tokens2, dim=-1) @ F.normalize(tokens1, dim=-1).mT / temperature
-    total = F.cross_entropy(similarity[visible], match[visible], reduction="sum")
-    return total / visible.sum().clamp(min=1)
+def mean_over(values: Float[Tensor, "*b h w"], valid: Bool[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    """Return the mean over valid pixels; 0 where none is valid."""
+    return (values * valid).sum() / valid.sum().clamp(min=1)

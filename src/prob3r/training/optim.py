@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
 from prob3r.training.recipe import Recipe
 
 
@@ -73,7 +74,9 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return the optimizers of a run; each group's learning rate is set before every step."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
-    hidden = [p for n, p in model.named_parameters() if "_blocks" in n and p.ndim == 2]
+    kinds = EncoderBlock | DecoderBlock | ViewsBlock
+    blocks = [module for module in model.modules() if isinstance(module, kinds)]
+    hidden = [p for block in blocks for p in block.parameters() if p.ndim == 2]
     muon: list[torch.optim.Optimizer] = []
     if recipe.optimizer == "muon":
         dtype = torch.bfloat16 if recipe.bf16 else torch.float32

@@ -1,24 +1,26 @@
 """What a hand, a lens and a sensor do to a picture, so that training sees photographs."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.views import Scenes, View
 
 _REACH = 3  # pixels on each side that a blur covers
 
 Images = Float[Tensor, "b 3 h w"]
 
 
-def photographed(pair: Pair, generator: torch.Generator) -> Pair:
-    """Return a batch of pairs whose pictures look taken by a hand with a cheap camera.
+def photographed(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    """Return a batch of scenes whose pictures look taken by a hand with a cheap camera.
 
-    Both views of a pair share the scene's colours and contrast. Each view has its own exposure,
-    white balance, vignette, blur and noise. Depth and cameras stay as they are.
+    All views of a scene share its colours and contrast. Each view has its own exposure, white
+    balance, vignette, blur and noise. Depth and cameras stay as they are.
     """
-    draw = _Draw(len(pair), pair.view1.image, generator)
+    draw = _Draw(len(scenes), scenes.images[0], generator)
     saturation = draw.between(0.2, 1.5).where(draw.between(0.0, 1.0) > 0.1, 0.0)
     contrast, gamma = draw.between(0.55, 1.3), (0.25 * draw.normal()).exp()
     level = draw.between(0.35, 0.6)
@@ -28,16 +30,9 @@ def photographed(pair: Pair, generator: torch.Generator) -> Pair:
         grey = light.mean(dim=1, keepdim=True)
         light = torch.lerp(grey, light, saturation)
         light = level + contrast * (light - grey.mean(dim=(2, 3), keepdim=True))
-        return View(
-            _take(light, draw),
-            view.intrinsics,
-            view.cam_to_world,
-            view.depth,
-            view.valid,
-            view.labels,
-        )
+        return replace(view, image=_take(light, draw))
 
-    return Pair(develop(pair.view1), develop(pair.view2), pair.names)
+    return scenes.with_each(develop)
 
 
 class _Draw:

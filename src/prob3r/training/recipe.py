@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3RConfig
+from prob3r.models.architectures import ARCHITECTURES
 
 T = TypeVar("T")
 
@@ -21,9 +21,11 @@ class Stage:
 
     Attributes:
         objective: `completion` (cross-view completion, CroCo), `matching` (contrastive matching of
-            the encoder's patches; not faithful) or `pointmaps` (Model).
+            the encoder's patches; not faithful), `pointmaps` (DUSt3R's loss) or `many-views`
+            (VGGT's losses of cameras, depth and pointmaps).
         size: Side of the square images, in pixels.
-        pairs: Pairs to see; the stage's length.
+        pairs: Pairs to see; the stage's length. Two photographs count as a pair, however many
+            views their scenes have.
         batch: Pairs a step; even, since every pair comes both ways round.
         lr: Peak learning rate.
         warmup: Pairs over which the learning rate rises from zero.
@@ -36,9 +38,10 @@ class Stage:
         symmetric: Whether the two ways round of a pair share a step, which saves half of the
             encoder's work; else they come at random.
         parts: Parts of a batch that go through the model one after the other.
+        views: How many views scenes have, step by step in turn.
     """
 
-    objective: Literal["completion", "matching", "pointmaps"]
+    objective: Literal["completion", "matching", "pointmaps", "many-views"]
     size: int
     pairs: int
     batch: int
@@ -51,6 +54,7 @@ class Stage:
     everyday: float = 0.0
     symmetric: bool = False
     parts: int = 1
+    views: tuple[int, ...] = (2,)
 
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such stage can be trained."""
@@ -64,6 +68,20 @@ class Stage:
             raise Prob3rError(
                 f"batch is {self.batch} in {self.parts} parts; each part must be even, since every "
                 "pair comes both ways round."
+            )
+        many = self.objective == "many-views"
+        if self.views != (2,) and not many:
+            raise Prob3rError(f"views is {list(self.views)}; {self.objective} takes pairs, [2].")
+        if many and (self.symmetric or self.matching):
+            raise Prob3rError("many-views is neither symmetric nor with a matching loss.")
+        if (
+            not self.views
+            or min(self.views) < 2
+            or 2 * self.batch % (self.parts * math.lcm(*self.views))
+        ):
+            raise Prob3rError(
+                f"views is {list(self.views)}; each must be 2 or more, and divide the "
+                f"{2 * self.batch // self.parts} photographs of a part of a step."
             )
 
     @property
@@ -93,13 +111,13 @@ class Recipe:
     Attributes:
         name: What the trained backbone is called.
         seed: Of the weights, the order of the pairs and the augmentation.
-        model: The backbone's shape.
+        model: The backbone's shape, a configuration of its architecture.
         stages: In order.
         weight_decay: Of AdamW, on matrices only.
         optimizer: `adamw`, or `muon` for the blocks' matrices with AdamW for the rest.
         tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
         start: Name or path of the model whose weights it starts from; fresh ones by default.
-        posed: Whether it is a `PosedDUSt3R`, which carries an explicit pose.
+        architecture: Name of the backbone's architecture.
         bf16: Whether products are in bfloat16 on a CPU too, as they are on a GPU.
         validate_every: Pairs between validations.
         validation_pairs: How many pairs a validation uses.
@@ -109,13 +127,13 @@ class Recipe:
 
     name: str
     seed: int
-    model: DUSt3RConfig
+    model: Any
     stages: tuple[Stage, ...]
     weight_decay: float = 0.05
     optimizer: Literal["adamw", "muon"] = "adamw"
     tied_start: bool = False
     start: str = ""
-    posed: bool = False
+    architecture: str = "dust3r"
     bf16: bool = False
     validate_every: int = 8192
     validation_pairs: int = 256
@@ -143,7 +161,13 @@ class Recipe:
             if not isinstance(model, dict):
                 raise Prob3rError("it needs a [model]")
             values["stages"] = tuple(_build(Stage, s) for s in stages)
-            values["model"] = DUSt3RConfig.from_dict(model)
+            if values.pop("posed", False) is True:  # recipes before architectures had names
+                values["architecture"] = "posed-dust3r"
+            name = values.get("architecture", cls.architecture)
+            if name not in ARCHITECTURES:
+                known = " or ".join(map(repr, ARCHITECTURES))
+                raise Prob3rError(f"architecture is {name!r}; it must be {known}")
+            values["model"] = ARCHITECTURES[name].config_type.from_dict(model)
             return _build(cls, values)
         except (OSError, ValueError, RecursionError) as error:
             reason = str(error).rstrip(".")
@@ -168,7 +192,12 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 def _typed(name: str, value: object, kind: Any) -> object:
     if kind is float and type(value) is int:
         return float(value)
-    if get_origin(kind) is Literal:
+    if kind == tuple[int, ...] and isinstance(value, list):
+        good, wanted = all(type(n) is int for n in value), "a list of whole numbers"
+        value = tuple(value)
+    elif kind is Any:
+        good, wanted = True, ""
+    elif get_origin(kind) is Literal:
         good, wanted = value in get_args(kind), " or ".join(map(repr, get_args(kind)))
     else:
         good, wanted = isinstance(value, get_origin(kind) or kind), f"of type {kind.__name__}"

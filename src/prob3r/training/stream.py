@@ -1,7 +1,9 @@
-"""The endless stream of training pairs: rendered as needed, opened from easy to hard, augmented."""
+"""The endless stream of training scenes: rendered as needed, from easy to hard, augmented."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,15 +11,16 @@ from torch import Tensor
 
 from prob3r.geometry import rotation_between
 from prob3r.rooms import Rooms
-from prob3r.scenes.views import Pair, View, stack
+from prob3r.rooms.dataset import SPAN
+from prob3r.scenes.views import Pair, Scenes, View, Views, stack
 from prob3r.training.photometry import photographed
 from prob3r.training.recipe import Stage
 
-_STRIDE = 2**26  # pairs between the first candidates of two seeds; more than a stage draws
+_STRIDE = 2**26  # scenes between the first candidates of two seeds; more than a stage draws
 
 
 class Stream:
-    """The batches of one stage.
+    """The batches of pairs of one stage.
 
     A batch is a function of the seed and its step alone, so that a resumed run sees what an
     unbroken one would have seen. Pairs are rendered a chunk of steps at a time.
@@ -40,13 +43,7 @@ class Stream:
     ):
         self.stage = stage
         self.seed = seed
-        size = (stage.size, stage.size)
-        self.rooms = Rooms("train", size, device=device)
-        self.everyday: Rooms | None = None
-        if stage.everyday:
-            self.everyday = Rooms(
-                "train", size, photographs=photographs, device=device, style="everyday"
-            )
+        self.source = _Source(stage, device, photographs)
         self.steps_per_chunk = max(1, chunk // stage.batch)
         self.candidates = int(self.steps_per_chunk * stage.batch / 2 / stage.pool_start) + 1
         self._chunk: tuple[int, Pair] | None = None
@@ -71,39 +68,152 @@ class Stream:
         """
         wanted = self.steps_per_chunk * self.stage.batch // 2
         share = self.stage.pool_at(number * self.steps_per_chunk)
-        first = (self.seed * _STRIDE + number * self.candidates) % (len(self.rooms) - _STRIDE)
-        everyday = round(wanted * self.stage.everyday)
-        middle, last = (first + round(n / share) for n in (everyday, wanted))
+        first = _first(self.seed, number * self.candidates)
         generator = torch.Generator().manual_seed(self.seed * _STRIDE + number)
-        parts = []
-        if self.everyday and everyday:
-            pair = self._easiest(self.everyday, range(first, middle), everyday)
-            parts.append(photographed(self._ways(pair, generator), generator))
+        found = self.source.draw(2, first, wanted, share, generator, not self.stage.symmetric)
+        assert isinstance(found, Pair)
+        return found
+
+
+class ViewsStream:
+    """The batches of one stage of scenes with several numbers of views, in turn.
+
+    All batches have equally many photographs. A batch is a function of the seed and its step, as in
+    `Stream`; the arguments are the same.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        seed: int,
+        device: torch.device | str,
+        chunk: int = 256,
+        photographs: Path | None = None,
+    ):
+        self.stage = stage
+        self.seed = seed
+        self.source = _Source(stage, device, photographs)
+        self.rounds = max(1, chunk // stage.batch // len(stage.views))
+        counts = [self._wanted(views) for views in stage.views]
+        self.candidates = sum(int(count / stage.pool_start) + 1 for count in counts)
+        self._chunk: tuple[int, list[Views]] | None = None
+
+    def batch(self, step: int) -> Views:
+        """Return the batch of a step; steps asked for in order cost one rendering a chunk."""
+        turn, place = divmod(step, len(self.stage.views))
+        number, offset = divmod(turn, self.rounds)
+        if self._chunk is None or self._chunk[0] != number:
+            self._chunk = number, self._render(number)
+        scenes = self._chunk[1][place]
+        count = len(scenes) // self.rounds
+        return scenes[offset * count : (offset + 1) * count]
+
+    def _wanted(self, views: int) -> int:
+        """Return how many scenes of so many views a chunk has."""
+        return self.rounds * 2 * self.stage.batch // views
+
+    def _render(self, number: int) -> list[Views]:
+        """Render a chunk: scenes for each number of views, those of least rotation."""
+        share = self.stage.pool_at(number * self.rounds * len(self.stage.views))
+        first = _first(self.seed, number * self.candidates)
+        generator = torch.Generator().manual_seed(self.seed * _STRIDE + number)
+        chunk = []
+        for views in self.stage.views:
+            wanted = self._wanted(views)
+            chunk.append(self.source.draw(views, first, wanted, share, generator))
+            first += int(wanted / self.stage.pool_start) + 1
+        return chunk
+
+
+class _Source:
+    """Draws and renders scenes of both styles."""
+
+    def __init__(self, stage: Stage, device: torch.device | str, photographs: Path | None):
+        self.share, size = stage.everyday, (stage.size, stage.size)
+        # The renderer would be compiled for every number of views, which takes many minutes.
+        compile = stage.views == (2,)
+        rooms = Rooms("train", size, device=device, compile=compile)
+        self.staged = _by_views(rooms, stage.views)
+        self.everyday: dict[int, Rooms[Any]] = {}
+        if stage.everyday:
+            rooms = Rooms(
+                "train",
+                size,
+                photographs=photographs,
+                device=device,
+                compile=compile,
+                style="everyday",
+            )
+            self.everyday = _by_views(rooms, stage.views)
+
+    def draw(
+        self,
+        views: int,
+        first: int,
+        wanted: int,
+        share: float,
+        generator: torch.Generator,
+        both_ways: bool = False,
+    ) -> Views:
+        """Render scenes, those of least rotation, in random order.
+
+        Args:
+            views: How many views each has.
+            first: Number of the first candidate.
+            wanted: How many scenes to render.
+            share: What share of the candidates these are.
+            generator: Of the order and the augmentation.
+            both_ways: Whether a pair comes a second time, with its views exchanged.
+        """
+        everyday = round(wanted * self.share)
+        middle, last = (first + round(n / share) for n in (everyday, wanted))
+        parts: list[Views] = []
+        if everyday:
+            scenes = _easiest(self.everyday[views], range(first, middle), everyday)
+            parts.append(photographed(_ways(scenes, both_ways, generator), generator))
         if everyday < wanted:
-            pair = self._ways(
-                self._easiest(self.rooms, range(middle, last), wanted - everyday), generator
+            scenes = _easiest(self.staged[views], range(middle, last), wanted - everyday)
+            jittered = _ways(scenes, both_ways, generator).with_each(
+                lambda view: _jitter(view, generator)
             )
-            parts.append(
-                Pair(_jitter(pair.view1, generator), _jitter(pair.view2, generator), pair.names)
-            )
+            parts.append(jittered)
         return parts[0] if len(parts) == 1 else _shuffled(stack(parts), generator)
 
-    def _easiest(self, rooms: Rooms, candidates: range, wanted: int) -> Pair:
-        """Render as many of the candidates as are wanted, those of least rotation."""
-        indices: Sequence[int] = candidates
-        if wanted < len(candidates):
-            _, poses = rooms.cameras(candidates)
-            order = rotation_between(poses[:, 0], poses[:, 1]).argsort()[:wanted]
-            indices = [candidates[i] for i in order.tolist()]
-        return rooms.batch(indices)
 
-    def _ways(self, pair: Pair, generator: torch.Generator) -> Pair:
-        """Return pairs in random order, both ways round unless the stage is symmetric."""
-        return _shuffled(pair if self.stage.symmetric else stack([pair, pair.swap()]), generator)
+def _first(seed: int, candidates: int) -> int:
+    """Return the number of the first candidate of a chunk that comes after so many candidates."""
+    return (seed * _STRIDE + candidates) % (SPAN - _STRIDE)
 
 
-def _shuffled(pair: Pair, generator: torch.Generator) -> Pair:
-    return pair[torch.randperm(len(pair), generator=generator).tolist()]
+def _by_views(rooms: Rooms[Any], views: Sequence[int]) -> dict[int, Rooms[Any]]:
+    return {count: rooms.with_views(count) for count in views}
+
+
+def _easiest(rooms: Rooms[Any], candidates: range, wanted: int) -> Views:
+    """Render as many of the candidates as are wanted, those of least rotation.
+
+    Of several views, it is the mean rotation from view 1 to the others.
+    """
+    indices: Sequence[int] = candidates
+    if wanted < len(candidates):
+        _, poses = rooms.cameras(candidates)
+        first, *others = poses.unbind(1)
+        rotation = torch.stack([rotation_between(first, other) for other in others]).mean(0)
+        indices = [candidates[i] for i in rotation.argsort()[:wanted].tolist()]
+    found: Views = rooms.batch(indices)
+    return found
+
+
+def _ways(scenes: Views, both_ways: bool, generator: torch.Generator) -> Views:
+    """Return scenes in random order, pairs both ways round if so asked."""
+    if both_ways:
+        assert isinstance(scenes, Pair)
+        scenes = stack([scenes, scenes.swap()])
+    return _shuffled(scenes, generator)
+
+
+def _shuffled(scenes: Scenes, generator: torch.Generator) -> Scenes:
+    return scenes[torch.randperm(len(scenes), generator=generator).tolist()]
 
 
 def _jitter(view: View, generator: torch.Generator) -> View:
@@ -116,5 +226,4 @@ def _jitter(view: View, generator: torch.Generator) -> View:
     light = (view.image + 1) / 2 * spread(1, 0.1) * spread(3, 0.05)
     light = light.clamp(min=0) ** spread(1, 0.1)
     noise = torch.randn(view.image.shape, generator=generator).to(view.image)
-    image = (2 * light - 1 + 0.02 * noise).clamp(-1, 1)
-    return View(image, view.intrinsics, view.cam_to_world, view.depth, view.valid, view.labels)
+    return replace(view, image=(2 * light - 1 + 0.02 * noise).clamp(-1, 1))

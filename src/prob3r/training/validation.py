@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from prob3r.models import Model
 from prob3r.rooms import Rooms
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.shuffled import shuffled
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Pair, Views
 from prob3r.training.photometry import photographed
 
 _SEED = 2**20  # of the photometry, which is the same at every validation
@@ -48,22 +49,7 @@ class Validation:
         everyday: bool = False,
         real: Path | None = None,
     ):
-        rooms = Rooms("validation", (size, size), device=device, compile=False)
-        self.batches = _rendered(rooms, pairs, batch)
-        self.everyday: list[Pair] = []
-        if everyday:
-            rooms = Rooms(
-                "validation",
-                (size, size),
-                photographs=photographs,
-                device=device,
-                compile=False,
-                style="everyday",
-            )
-            generator = torch.Generator().manual_seed(_SEED)
-            self.everyday = [
-                photographed(pair, generator) for pair in _rendered(rooms, pairs // 2, batch)
-            ]
+        self.batches, self.everyday = held_out(size, pairs, device, batch, photographs, everyday)
         self.real = [] if real is None else _read(real, size, device)
 
     def measure(self, model: Model) -> dict[str, float]:
@@ -79,8 +65,40 @@ class Validation:
             return measured
 
 
-def _rendered(rooms: Rooms, pairs: int, batch: int) -> list[Pair]:
-    return [rooms.batch(range(i, min(i + batch, pairs))) for i in range(0, pairs, batch)]
+def held_out(
+    size: int,
+    scenes: int,
+    device: torch.device | str,
+    batch: int,
+    photographs: Path | None,
+    everyday: bool,
+    views: int = 2,
+) -> tuple[list[Any], list[Any]]:
+    """Return batches of held-out staged rooms, and of everyday rooms, half as many, or none.
+
+    The arguments are those of `Validation`, and how many views a room has.
+    """
+    square = (size, size)
+    rooms = Rooms("validation", square, device=device, compile=False, views=views)
+    staged = _rendered(rooms, scenes, batch)
+    if not everyday:
+        return staged, []
+    rooms = Rooms(
+        "validation",
+        square,
+        photographs=photographs,
+        device=device,
+        compile=False,
+        style="everyday",
+        views=views,
+    )
+    generator = torch.Generator().manual_seed(_SEED)
+    plain = _rendered(rooms, scenes // 2, batch)
+    return staged, [photographed(scenes, generator) for scenes in plain]
+
+
+def _rendered(rooms: Rooms[Views], count: int, batch: int) -> list[Views]:
+    return [rooms.batch(range(i, min(i + batch, count))) for i in range(0, count, batch)]
 
 
 def _read(folder: Path, size: int, device: torch.device | str) -> list[Pair]:

@@ -8,9 +8,9 @@ from torch import Tensor
 from prob3r.geometry import norm_factor
 from prob3r.models import DUSt3R, Prediction
 from prob3r.scenes import Pair, View
-from prob3r.training.objectives import (
+from prob3r.training.objectives import confident_error
+from prob3r.training.pairs import (
     CrossViewCompletion,
-    confident_error,
     matching_loss,
     pointmap_loss,
     posed_loss,
