@@ -10,9 +10,11 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, PosedDUSt3R, load, metadata, save
 from prob3r.models.sites import Tap
+from prob3r.scenes import Pair
 from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.attention import DirectAttention
 from prob3r.training.backbone import _BackboneTask
+from prob3r.training.pairs import Pointmaps
 from prob3r.training.stream import Stream
 from tests.training.conftest import CONFIG
 
@@ -99,7 +101,11 @@ def test_a_symmetric_step_encodes_as_an_ordinary_one() -> None:
     task = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), torch.device("cpu"))
     task.begin(0)
     pair = task.stream.batch(0)
-    found = task._encode(pair)
+    objective = task.objective
+    assert isinstance(objective, Pointmaps)
+    assert isinstance(pair, Pair)
+    assert isinstance(task.model, DUSt3R)
+    found = objective.encode(pair)
     for tokens, view in zip(found, (pair.view1, pair.view2), strict=True):
         torch.testing.assert_close(tokens.stream, task.model.encode(view.image).stream)
 
@@ -204,7 +210,7 @@ def test_a_run_can_start_from_a_models_weights_and_carry_a_pose(
         torch.allclose(weight, model.state_dict()[name], atol=1e-6)
         for name, weight in best(tmp_path / "plain").items()
     )
-    train_backbone(replace(recipe, posed=True), tmp_path / "posed")
+    train_backbone(replace(recipe, architecture="posed-dust3r"), tmp_path / "posed")
     posed = load(tmp_path / "posed" / "small.safetensors")
     assert isinstance(posed, PosedDUSt3R)
     twin = model.downstream_head1.state_dict()

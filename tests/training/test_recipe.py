@@ -88,6 +88,33 @@ def test_shipped_recipes_are_read_by_name(name: str) -> None:
     assert read.model.image_size == (read.stages[-1].size,) * 2
 
 
+def test_a_recipe_names_its_architecture(tmp_path: Path) -> None:
+    assert Recipe.read(recipe(tmp_path)).architecture == "dust3r"
+    older = Recipe.read(recipe(tmp_path, "seed = 3", "seed = 3\nposed = true"))
+    newer = 'seed = 3\narchitecture = "posed-dust3r"'
+    assert older == Recipe.read(recipe(tmp_path, "seed = 3", newer))
+    many = Recipe.read("mini-vggt")
+    assert many.architecture == "vggt"
+    assert many.stages[0].views == (2, 3, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"views": (2, 5)}, "must be 2 or more, and divide the 8 photographs"),
+        ({"views": (1, 2)}, "must be 2 or more"),
+        ({"views": ()}, "must be 2 or more"),
+        ({"views": (8,), "parts": 2}, "divide the 4 photographs of a part"),
+        ({"symmetric": True}, "neither symmetric nor"),
+        ({"matching": 0.5}, "neither symmetric nor"),
+    ],
+)
+def test_views_must_fill_a_part_of_a_step(changes: dict[str, object], said: str) -> None:
+    stage = Stage("many-views", 16, 8, 4, 1e-3, views=(2, 4))
+    with pytest.raises(Prob3rError, match=said):
+        replace(stage, **changes)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("source", ["nothing", "nothing.toml", ".", ""])
 def test_a_missing_recipe_is_named(source: str) -> None:
     with pytest.raises(Prob3rError, match=f"'{source}' is no recipe: .* one of .*mini"):
@@ -115,6 +142,15 @@ def test_a_missing_recipe_is_named(source: str) -> None:
         ('"completion"', '"guessing"', "objective is 'guessing'; it must be 'completion' or"),
         ("patch = 8", "patch = 0", "patch is 0; it must be positive"),
         ("patch = 8", "patches = 8", "patches is not known of a DUSt3R"),
+        (
+            "seed = 3",
+            'seed = 3\narchitecture = "nerf"',
+            "architecture is 'nerf'; it must be 'dust3r'",
+        ),
+        ("seed = 3", 'seed = 3\narchitecture = "vggt"', "enc_width is not known of a VGGT"),
+        ("pairs = 64", "pairs = 64\nviews = 3", "views is 3; it must be"),
+        ("pairs = 64", 'pairs = 64\nviews = ["two"]', "views is .*a list of whole numbers"),
+        ("pairs = 64", "pairs = 64\nviews = [2, 3]", r"views is \[2, 3\]; completion takes pairs"),
         ("[model]", "[shape]", r"it needs a \[model\]"),
         ("[model]", "[[model]]", r"it needs a \[model\]"),
     ],

@@ -11,13 +11,15 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import pixel_grid, rotation_between
 from prob3r.models import DUSt3R, Prediction
 from prob3r.models.sites import Tap
+from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
 from prob3r.training.recipe import Stage
-from prob3r.training.stream import Stream
+from prob3r.training.stream import Stream, ViewsStream
 from prob3r.training.validation import Validation
 from tests.training.conftest import CONFIG
 
 STAGE = Stage("pointmaps", size=16, pairs=48, batch=4, lr=1e-3)
+VIEWS = Stage("many-views", 16, 48, 4, 1e-3, views=(2, 4))
 CURRICULUM = Stage("pointmaps", 16, 48, 4, 1e-3, pool_start=0.25, pool_open=0.5)
 
 
@@ -80,7 +82,7 @@ def test_the_curriculum_starts_with_the_least_rotation() -> None:
     """The first chunk takes the easiest quarter of its candidates, the last takes all."""
     through = stream(CURRICULUM)
     first = torch.cat([rotations(through.batch(step)) for step in (0, 1)])
-    _, poses = through.rooms.cameras(range(16))
+    _, poses = through.source.staged[2].cameras(range(16))
     candidates = rotation_between(poses[:, 0], poses[:, 1]).sort().values
     torch.testing.assert_close(first.sort().values[::2], candidates[:4], atol=0.1, rtol=0)
     assert first.max() < candidates[4]
@@ -94,7 +96,7 @@ def test_images_are_varied_and_the_truth_is_not() -> None:
     through = stream()
     pair = through.batch(0)
     numbers = [int(name.rpartition("/")[2]) for name in pair.names]
-    plain = through.rooms.batch(numbers)
+    plain = through.source.staged[2].batch(numbers)
     for row in range(4):
         ways = [plain[row], plain[row].swap()]
         same = [torch.equal(pair[row].points[0], way.points[0]) for way in ways]
@@ -126,10 +128,46 @@ def test_everyday_rooms_are_the_share_that_was_asked_for() -> None:
     through = Stream(stage, 0, "cpu", chunk=16)
     pair = through.batch(0)[:8]
     numbers = [int(name.rpartition("/")[2]) for name in pair.names]
-    assert through.everyday is not None
-    styles = [through.rooms.batch(numbers), through.everyday.batch(numbers)]
+    styles = [through.source.staged[2].batch(numbers), through.source.everyday[2].batch(numbers)]
     apart = torch.stack([(s.points[0] - pair.points[0]).abs().amax((1, 2, 3)) for s in styles])
     assert (apart < 1e-3).sum(dim=1).tolist() == [6, 2]
+
+
+def views_stream(stage: Stage = VIEWS, seed: int = 0) -> ViewsStream:
+    """Two rounds of two and four views a chunk."""
+    return ViewsStream(stage, seed, "cpu", chunk=16)
+
+
+@pytest.mark.parametrize("everyday", [0.0, 0.5])
+def test_batches_of_several_views_take_turns_and_depend_on_their_step_alone(
+    everyday: float,
+) -> None:
+    stage = replace(VIEWS, everyday=everyday)
+    through = views_stream(stage)
+    in_order = [through.batch(step) for step in range(6)]
+    assert [(scenes.count, len(scenes)) for scenes in in_order] == [(2, 4), (4, 2)] * 3
+    names = [name for scenes in in_order for name in scenes.names]
+    assert len(set(names)) == len(names)
+    for step in (5, 2):
+        fresh = views_stream(stage).batch(step)
+        assert fresh.names == in_order[step].names
+        for one, other in zip(fresh.views, in_order[step].views, strict=True):
+            assert torch.equal(one.image, other.image)
+            assert torch.equal(one.points, other.points)
+    others = views_stream(stage, seed=1)
+    assert {*names}.isdisjoint(others.batch(0).names + others.batch(1).names)
+
+
+def test_scenes_of_several_views_start_with_the_least_mean_rotation() -> None:
+    through = views_stream(replace(VIEWS, pool_start=0.25, pool_open=0.5))
+    first = through.batch(1), through.batch(3)
+    numbers = {int(name.rpartition("/")[2]) for scenes in first for name in scenes.names}
+    # The first chunk has 32 candidates with two views, and one to spare; then 16 with four.
+    candidates = range(33, 49)
+    _, poses = Rooms("train", (16, 16), views=4, compile=False).cameras(candidates)
+    angles = [rotation_between(poses[:, 0], poses[:, view]) for view in (1, 2, 3)]
+    order = torch.stack(angles).sum(0).argsort()
+    assert numbers == {candidates[i] for i in order[:4].tolist()}
 
 
 def test_a_long_batch_is_a_chunk_of_its_own() -> None:

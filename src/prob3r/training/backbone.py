@@ -192,13 +192,13 @@ def _fresh(recipe: Recipe) -> MultiViewModel:
     if not recipe.start:
         return model
     start = load(recipe.start)
-    if not isinstance(start, MultiViewModel) or start.config != recipe.model:
-        raise Prob3rError(
-            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
-            "both the same [model]."
-        )
     if kind is PosedDUSt3R and type(start) is DUSt3R:
         start = PosedDUSt3R.from_twin(start)
+    if not isinstance(start, kind) or start.config != recipe.model:
+        raise Prob3rError(
+            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
+            "both the same architecture and [model]."
+        )
     model.load_state_dict(start.state_dict())
     return model
 

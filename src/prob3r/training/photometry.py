@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.scenes.views import Scenes, View
+from prob3r.scenes.readers.items import Seen
+from prob3r.scenes.views import View
 
 _REACH = 3  # pixels on each side that a blur covers
 
 Images = Float[Tensor, "b 3 h w"]
 
 
-def photographed(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def photographed(scenes: Seen, generator: torch.Generator) -> Seen:
     """Return a batch of scenes whose pictures look taken by a hand with a cheap camera.
 
     All views of a scene share its colours and contrast. Each view has its own exposure, white

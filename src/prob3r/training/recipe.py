@@ -190,13 +190,14 @@ def _build(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def _typed(name: str, value: object, kind: Any) -> object:
+    if kind is Any:
+        return value
     if kind is float and type(value) is int:
         return float(value)
-    if kind == tuple[int, ...] and isinstance(value, list):
-        good, wanted = all(type(n) is int for n in value), "a list of whole numbers"
-        value = tuple(value)
-    elif kind is Any:
-        good, wanted = True, ""
+    if kind == tuple[int, ...]:
+        if isinstance(value, list | tuple) and all(type(n) is int for n in value):
+            return tuple(value)
+        good, wanted = False, "a list of whole numbers"
     elif get_origin(kind) is Literal:
         good, wanted = value in get_args(kind), " or ".join(map(repr, get_args(kind)))
     else:

@@ -12,7 +12,8 @@ from torch import Tensor
 from prob3r.geometry import rotation_between
 from prob3r.rooms import Rooms
 from prob3r.rooms.dataset import SPAN
-from prob3r.scenes.views import Pair, Scenes, View, Views, stack
+from prob3r.scenes.readers.items import Seen
+from prob3r.scenes.views import Pair, View, Views, stack
 from prob3r.training.photometry import photographed
 from prob3r.training.recipe import Stage
 
@@ -212,7 +213,7 @@ def _ways(scenes: Views, both_ways: bool, generator: torch.Generator) -> Views:
     return _shuffled(scenes, generator)
 
 
-def _shuffled(scenes: Scenes, generator: torch.Generator) -> Scenes:
+def _shuffled(scenes: Seen, generator: torch.Generator) -> Seen:
     return scenes[torch.randperm(len(scenes), generator=generator).tolist()]
 
 
