@@ -1,5 +1,6 @@
 """`prob3r evaluate`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +8,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from prob3r.cli.app import (
     DEFAULT_MODEL,
@@ -23,10 +25,16 @@ from prob3r.cli.app import (
     reader_of,
     wide,
 )
+from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from prob3r.models import Model
+    from prob3r.studies.protocols import Outcome
+
+PAIRS = 512
+ROOMS = "rooms:test"
 
 SHORT = {
     "pointmap_error": "points",
@@ -41,9 +49,21 @@ SHORT = {
 def evaluate(
     model: ModelName = DEFAULT_MODEL,
     data: Annotated[
-        str, typer.Option(help="rooms:test, rooms:validation, or a folder of pairs.")
-    ] = "rooms:test",
-    pairs: Annotated[int, typer.Option(min=1, help="How many pairs, a sample of all.")] = 512,
+        str,
+        typer.Option(help="Rooms, a folder of pairs, LAYOUT:PATH; a protocol's is a data set."),
+    ] = ROOMS,
+    protocol: Annotated[
+        str | None, typer.Option(help="A public benchmark by name, such as re10k-poses.")
+    ] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="The protocol's published list; else it is rebuilt.")
+    ] = None,
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How many pairs, a sample of all: 512. Of a protocol, how many scenes: all."
+        ),
+    ] = None,
     overlap: Overlap = None,
     rotation: Rotation = None,
     probes: Annotated[
@@ -54,12 +74,19 @@ def evaluate(
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Measure a model on pairs, beside what it would score without looking at view 1."""
+    """Measure a model on pairs, beside references, or on a public benchmark by its protocol."""
     from prob3r.models import load
     from prob3r.studies import evaluate as measure
-    from prob3r.studies.evaluation import write_rows
+    from prob3r.studies.evaluation import about_pairs, write_rows
 
     network = load(model, device)
+    if protocol is not None:
+        unused = {"--overlap": overlap, "--rotation": rotation, "--probes": probes}
+        _refuse(f"the protocol {protocol}", unused)
+        _protocol(network, model, protocol, data, frames, pairs, json_file)
+        return
+    _refuse("pairs without a --protocol", {"--frames": frames})
+    pairs = pairs or PAIRS
     readers = [reader_of(network, model, kind) for kind in probes or []]
     source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report, in_precision(precision, network):
@@ -72,7 +99,77 @@ def evaluate(
         )
     print_evaluation(console, table, f"{model} on {data}")
     if json_file is not None:
-        write_rows(table, json_file)
+        write_rows(table, json_file, about_pairs(network, model, data, table))
+
+
+def _refuse(what: str, given: Mapping[str, object]) -> None:
+    """Refuse options that have no meaning here.
+
+    Raises:
+        Prob3rError: One of them is given.
+    """
+    for option, value in given.items():
+        if value is not None:
+            raise Prob3rError(f"{option} has no meaning for {what}; leave it out.")
+
+
+def _protocol(
+    network: "Model",
+    model: str,
+    name: str,
+    data: str,
+    frames: Path | None,
+    count: int | None,
+    json_file: Path | None,
+) -> None:
+    """Run a protocol, print its table and write the result."""
+    from prob3r.studies.protocols import protocol_named, run
+    from prob3r.studies.results import write_result
+
+    protocol = protocol_named(name)
+    if data == ROOMS:
+        raise Prob3rError(f"{name} needs --data, the data set's folder: {protocol.layout}.")
+    with progress() as report:
+        outcome = run(
+            protocol,
+            network,
+            Path(data),
+            name=model,
+            listed=frames,
+            count=count,
+            report=lambda done, total: report("Scenes", done / total),
+        )
+    print_outcome(console, outcome, f"{model} on {name}")
+    if json_file is not None:
+        write_result(outcome.content(), json_file)
+
+
+def print_outcome(to: Console, outcome: "Outcome", title: str) -> None:
+    """Print what a model scores on a protocol, and what the numbers rest on."""
+    about, printed = outcome.about, Table("metric", "value", "better", "scenes", title=title)
+    for row in outcome.table.itertuples():
+        cells = row.metric, f"{_cell(row)} {row.unit}", row.better, row.scenes
+        printed.add_row(*(str(cell) for cell in cells))
+    wide(to).print(printed)
+    same = {
+        True: "the published frames",
+        False: "not the published frames",
+        None: "no published list is known to compare with",
+    }
+    frames = about["frames"]
+    facts = {
+        "frames": f"{about['protocol']['frames']}; here {frames['chosen']}, digest "
+        f"{frames['digest']}: {same[frames['published']]}",
+        "alignment": about["protocol"]["alignment"],
+        "views": about["model"]["views"],
+        "cameras": about["model"]["cameras"],
+        "framing": about["model"]["framing"],
+        "metrics checked against": about["checked"],
+        "skipped": ", ".join(about["skipped"]),
+    }
+    for what, words in facts.items():
+        if words:
+            to.print(Text(f"{what}: {words}"), soft_wrap=True)
 
 
 def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
@@ -83,7 +180,8 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     head, sites = table[table.site == HEAD], table[table.site != HEAD]
     sources = list(dict.fromkeys(head.source))
     printed = Table("stratum", "metric", "view", *sources, title=title)
-    sample = "".join(f"{name}: {words}; " for name, words in table.attrs.items())
+    told = {name: words for name, words in table.attrs.items() if isinstance(words, str)}
+    sample = "".join(f"{name}: {words}; " for name, words in told.items())
     printed.caption = f"median [95 % interval]; {sample}easy: {EASY}; hard: {HARD}"
     for (stratum, metric, view), rows in head.groupby(["stratum", "metric", "view"], sort=False):
         cells = {row.source: _cell(row) for row in rows.itertuples()}

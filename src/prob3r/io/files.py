@@ -1,6 +1,8 @@
 """Atomic writing of files, and values that JSON can hold."""
 
 import glob
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -110,3 +112,9 @@ def to_json(value: Any) -> Any:
     if isinstance(value, float) and not isfinite(value):
         return None
     return value
+
+
+def digest_of(value: Any) -> str:
+    """Return 16 hexadecimal digits that tell a value that fits JSON from any other."""
+    text = json.dumps(to_json(value), separators=(",", ":"), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

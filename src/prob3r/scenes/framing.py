@@ -67,6 +67,21 @@ class Window(NamedTuple):
         resized = resize_intrinsics(full, self.full, self.resized)
         return crop_intrinsics(resized, float(self.left), float(self.top))
 
+    def to_photograph(self, pixels: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Return positions (x, y) in the photograph, from those in the framed image."""
+        offset, stretch = self._map(pixels)
+        return (pixels + offset + 0.5) / stretch - 0.5
+
+    def from_photograph(self, pixels: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Return positions (x, y) in the framed image, from those in the photograph."""
+        offset, stretch = self._map(pixels)
+        return (pixels + 0.5) * stretch - 0.5 - offset
+
+    def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first kept pixel (x, y), and how much the resize stretches x and y."""
+        stretch = [new / old for new, old in zip(self.resized, self.full, strict=True)]
+        return like.new_tensor([self.left, self.top]), like.new_tensor(stretch[::-1])
+
     def nearest(self, full: Shaped[Tensor, "fh fw"]) -> Shaped[Tensor, "1 h w"]:
         """Return a map of the photograph, such as depth, at the nearest of its pixels."""
         rows, columns = (

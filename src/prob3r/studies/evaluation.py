@@ -10,12 +10,12 @@ probes; any other reader is a source of its own, by its kind (`linear`, `tuned`,
 `encoder`), and the probes of the random control are `random` as its output is.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import roma
@@ -40,7 +40,6 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
-from prob3r.io.files import to_json, writing_to
 from prob3r.measures.controls import (
     SHUFFLED,
     describe_controls,
@@ -57,6 +56,7 @@ from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
+from prob3r.studies.results import frames_of, provenance, write_result
 
 HEAD = "head"
 """The site of the model's own output."""
@@ -90,6 +90,7 @@ class _Measured:
             known, and every batch is in `all`.
         controls: How many pairs have which shuffled control.
         without_depth: How many pairs lack the depth of a view.
+        names: Of the pairs.
     """
 
     values: dict[tuple[str, str, str, str], list[Tensor]] = field(
@@ -97,6 +98,7 @@ class _Measured:
     )
     controls: Counter[str] = field(default_factory=Counter)
     without_depth: int = 0
+    names: list[str] = field(default_factory=list)
 
     def add(
         self, source: str, site: str, errors: Mapping[str, Tensor], rows: Mapping[str, Tensor]
@@ -133,9 +135,9 @@ def evaluate(
     Returns:
         A row for each source (`model`, `mean_pose`, `identity_pose`, `shuffled`, `random`, and
         kinds of readers), stratum, site, view and metric: the median (for `auc@...` the area), its
-        interval, and the number of pairs. `attrs` says how the pairs were chosen (`sample`), where
-        the other views 1 came from (`shuffled`), what is absent without depth (`no depth`), and
-        the `precision` that the model ran in.
+        interval, and the number of pairs. `attrs` says how the pairs were chosen (`sample`), what
+        they are called (`names`), where the other views 1 came from (`shuffled`), what is absent
+        without depth (`no depth`), and the `precision` that the model ran in.
 
     Raises:
         Prob3rError: The pairs have no truth to measure against, two readers are of one kind, or one
@@ -150,10 +152,12 @@ def evaluate(
     with torch.no_grad(), reusing_views(pairs, model, untrained, *backbones):
         for pair in batches(pairs, len(pairs), batch):
             _measure(measured, model, untrained, pair.to(device), sources)
+            measured.names += pair.names
             done += len(pair)
             report(done, len(pairs))
     table = _table(measured, torch.Generator().manual_seed(seed))
     table.attrs["sample"] = describe(pairs)
+    table.attrs["names"] = measured.names
     if measured.without_depth:
         table.attrs["no depth"] = _without_depth(table, measured.without_depth)
     table.attrs[SHUFFLED] = describe_controls(measured.controls)
@@ -325,13 +329,34 @@ def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_rows(table: pd.DataFrame, path: Path) -> None:
+def about_pairs(model: Model, name: str, data: str, table: pd.DataFrame) -> dict[str, Any]:
+    """Return what the result file of an evaluation says of itself; see `provenance`.
+
+    Args:
+        model: That was measured.
+        name: What it is called.
+        data: Name of the pairs.
+        table: Of `evaluate`.
+    """
+    protocol = {
+        "name": "pairs",
+        "data": data,
+        "alignment": "both views normalised together; a robust similarity gives view 2's pose",
+    }
+    frames = frames_of(table.attrs["names"], table.attrs["sample"])
+    return provenance(model, name, data, protocol, frames)
+
+
+def write_rows(table: pd.DataFrame, path: Path, about: Mapping[str, Any] | None = None) -> None:
     """Write a table as JSON, whole or not at all: its attributes by name, and a list of its `rows`.
+
+    Args:
+        table: What is written; of its attributes, those that are words.
+        path: The file.
+        about: What else the file says, before them.
 
     Raises:
         Prob3rError: The file cannot be written.
     """
-    with writing_to(path) as temporary:
-        temporary.write_text(
-            json.dumps(to_json({**table.attrs, "rows": table.to_dict("records")}), indent=1)
-        )
+    attributes = {str(name): words for name, words in table.attrs.items() if isinstance(words, str)}
+    write_result({**(about or {}), **attributes, "rows": table.to_dict("records")}, path)

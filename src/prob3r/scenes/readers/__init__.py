@@ -14,6 +14,7 @@ from prob3r.scenes.readers.corrupt import CorruptError, Tally
 from prob3r.scenes.readers.dtu import DTU
 from prob3r.scenes.readers.eth3d import ETH3D
 from prob3r.scenes.readers.habitat import Habitat
+from prob3r.scenes.readers.hpatches import HPatches
 from prob3r.scenes.readers.items import Items, kind
 from prob3r.scenes.readers.megadepth import MegaDepth
 from prob3r.scenes.readers.nerfstudio import Nerfstudio
@@ -38,6 +39,7 @@ __all__ = [
     "CalibratedPairs",
     "Camera",
     "CorruptError",
+    "HPatches",
     "Habitat",
     "Items",
     "Listing",

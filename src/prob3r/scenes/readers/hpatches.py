@@ -1,0 +1,85 @@
+"""HPatches: photographs of planar scenes, with the homographies between them.
+
+v_SEQUENCE/1.ppm … 6.ppm        v: the viewpoint changes; i: the light does
+v_SEQUENCE/H_1_2 … H_1_6        the homography from image 1 to image 2, …, in pixels
+
+There are no cameras and no depth: pairs have true matches, and no other truth.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, transfer
+from prob3r.scenes.framing import FramesImages, Framing, Window
+from prob3r.scenes.readers.corrupt import CorruptError
+from prob3r.scenes.readers.files import image_size, read_table, reading
+from prob3r.scenes.readers.items import Items
+from prob3r.scenes.views import Pair, View
+
+IMAGES = range(2, 7)  # beside image 1
+
+
+class HPatches(Items):
+    """Image 1 with each other image of every sequence whose viewpoint changes.
+
+    Args:
+        path: The folder of the sequences.
+        model: What frames the images.
+
+    Attributes:
+        pairs: The sequence's folder and the number of the other image, which is view 2.
+
+    Raises:
+        Prob3rError: There is no such sequence.
+    """
+
+    def __init__(self, path: Path, model: FramesImages | Framing):
+        self.framing = Framing.of(model)
+        self.pairs = [(folder, k) for folder in sorted(path.glob("v_*")) for k in IMAGES]
+        if not self.pairs:
+            raise Prob3rError(f"{path} holds no v_SEQUENCE; give the folder of HPatches.")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Pair:
+        """Read one pair, as a batch of one named after its images."""
+        folder, other = self.pairs[index]
+        views = [self._view(folder / f"{number}.ppm") for number in (1, other)]
+        names = (f"{folder.name}/1, {folder.name}/{other}",)
+        return Pair(views[0], views[1], names, (folder.name,))
+
+    def homography(self, index: int) -> Float[Tensor, "3 3"]:
+        """Return the map from image 1 to the other image of a pair, in pixels of the files."""
+        folder, other = self.pairs[index]
+        file = folder / f"H_1_{other}"
+        with reading(file):
+            matrix = np.array(read_table(file), dtype=np.float64)
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+            raise CorruptError(f"{file} must hold 3 rows of 3 numbers.")
+        return torch.from_numpy(matrix)
+
+    def windows(self, index: int) -> tuple[Window, Window]:
+        """Return where the framed views lie in the photographs of a pair."""
+        folder, other = self.pairs[index]
+        sizes = (image_size(folder / f"{number}.ppm") for number in (1, other))
+        first, second = (self.framing.window(size) for size in sizes)
+        return first, second
+
+    def matches(self, index: int) -> PixelMatches:
+        """Return where view 2's pixels lie in view 1, both as they are framed."""
+        first, second = self.windows(index)
+        grid = pixel_grid(*second.size, dtype=torch.float64)
+        there = transfer(second.to_photograph(grid), self.homography(index).inverse())
+        pixels = first.from_photograph(there).float()[None]
+        _, inside = patch_of_pixels(pixels, *first.size, 1)
+        return PixelMatches(pixels, inside)
+
+    def _view(self, file: Path) -> View:
+        with reading(file):
+            return View.from_image(file, self.framing)

@@ -1,0 +1,161 @@
+"""Protocol: a public benchmark by name, with its frames, its alignment and its metrics.
+
+A protocol is a class with a `name` in any file of this folder: it is found without being listed. It
+says which frames (`choose`) and which numbers of one scene (`measure`); `run` does the rest.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from prob3r.io.files import digest_of
+from prob3r.scenes.framing import FramesImages, Framing
+from prob3r.scenes.readers.sets import FrameSets
+from prob3r.scenes.source import Scenes, Subset
+from prob3r.scenes.views import Views
+from prob3r.studies.protocols.reconstruct import Reconstruction
+
+Key = tuple[str, list[int]] | list[str]
+"""A scene and the places of its frames in it, counted from 0; or the frames' names."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that a protocol reports over all scenes.
+
+    Attributes:
+        name: What it is called.
+        better: Whether larger or smaller values are better.
+        unit: Of the number; empty for shares, which go from 0 to 1.
+        column: The number of one scene that it is made of; `name` by default.
+        weight: The number of one scene that weighs it in the mean over scenes; by default, none.
+        area: If set, it is the exact area under the recall curve up to this value, and no mean.
+    """
+
+    name: str
+    better: Literal["larger", "smaller"]
+    unit: str = ""
+    column: str = ""
+    weight: str = ""
+    area: int | float | None = None
+
+    @property
+    def of(self) -> str:
+        """The number of one scene that it is made of."""
+        return self.column or self.name
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The scenes that a protocol measures.
+
+    Attributes:
+        scenes: To be asked for by number.
+        keys: What identifies the frames of each scene, whatever folder they are in.
+        names: The frames of each scene, in the order in which the model sees them.
+        words: Where the choice comes from.
+    """
+
+    scenes: Scenes[Views]
+    keys: Sequence[Key]
+    names: Sequence[Sequence[str]]
+    words: str
+
+    @classmethod
+    def of(cls, sets: FrameSets, words: str) -> "Chosen":
+        """Return the sets of a reader's frames."""
+        reader, seen = sets.reader, dict[str, int]()
+        place = []
+        for scene in reader.scenes:
+            place.append(seen.setdefault(scene, 0))
+            seen[scene] += 1
+        keys: list[Key] = [
+            (reader.scenes[frames[0]], [place[frame] for frame in frames]) for frames in sets.sets
+        ]
+        names = [[reader.names[frame] for frame in frames] for frames in sets.sets]
+        return cls(sets, keys, names, words)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell these frames from others; scenes may be in any order."""
+        return digest_of(sorted(self.keys, key=str))
+
+    def take(self, numbers: Sequence[int], words: str) -> "Chosen":
+        """Return some of the scenes."""
+        return replace(
+            self,
+            scenes=Subset(self.scenes, numbers),
+            keys=[self.keys[i] for i in numbers],
+            names=[self.names[i] for i in numbers],
+            words=words,
+        )
+
+
+class Protocol(ABC):
+    """A public benchmark; every class with a `name` is registered.
+
+    Attributes:
+        registry: Every protocol class by its name.
+        name: What it is called.
+        title: The data set, and what is measured.
+        layout: Which data, in which layout.
+        frames: Which frames, and by whose list.
+        alignment: How predictions are brought to the frame and unit of the truth.
+        checked: The public code that the metrics were held to.
+        metrics: What is reported.
+        published: The digest of the published list, if there is one that is known.
+        farthest: Beyond this depth, in the unit of the truth, points do not count.
+    """
+
+    registry: ClassVar[dict[str, type["Protocol"]]] = {}
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    layout: ClassVar[str]
+    frames: ClassVar[str]
+    alignment: ClassVar[str]
+    checked: ClassVar[str]
+    metrics: ClassVar[Sequence[Metric]]
+    published: ClassVar[str | None] = None
+    farthest: ClassVar[int | float | None] = None
+
+    def __init_subclass__(cls) -> None:
+        """Register the protocol by its name."""
+        if "name" in vars(cls):
+            Protocol.registry[cls.name] = cls
+
+    @abstractmethod
+    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+        """Return the scenes of the protocol.
+
+        Args:
+            path: The data set's folder.
+            model: What frames the images.
+            listed: A file with the published list; without, the list is rebuilt.
+
+        Raises:
+            Prob3rError: The data set or the list cannot be used.
+        """
+
+    @abstractmethod
+    def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
+        """Return the numbers of one scene by their names.
+
+        Args:
+            number: Of the scene, among those that were chosen.
+            scene: The views with the truth.
+            found: What the model says of them.
+        """
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """Return what makes two results of this protocol comparable, for result files."""
+        return {
+            "name": cls.name,
+            "frames": cls.frames,
+            "alignment": cls.alignment,
+            "metrics": [metric.name for metric in cls.metrics],
+            "farthest": cls.farthest,
+        }

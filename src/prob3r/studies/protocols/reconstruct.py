@@ -1,0 +1,129 @@
+"""What a model says of a scene, as protocols need it: points, cameras and depth in one frame.
+
+Models differ in what they predict and in how many views they take. A model of any number of views
+sees all views of a scene at once. A model of two sees the reference with each other view, and the
+pairs' reconstructions are brought to one scale by view 1's pointmap: by the median over its pixels
+of the ratio of the distances to camera 1. Cameras are the model's own where it predicts them;
+otherwise they are found by PnP from its pointmaps, with the focal length read off view 1's. The
+intrinsics of the data set are never used.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.geometry import invert_rigid, transform
+from prob3r.measures.reconstruction import Cameras
+from prob3r.models import Model, Prediction
+from prob3r.scenes.views import View, Views, views_of
+
+AT_ONCE = "all views at once"
+PAIRS = "pairs with the reference, brought to one scale by view 1's pointmap"
+OWN_CAMERAS = "the model's own"
+PNP_CAMERAS = "by PnP from pointmaps"
+
+
+class Reconstruction(NamedTuple):
+    """What a model says of one scene; lengths are in one unit of its own.
+
+    Attributes:
+        points: Pointmaps of all views in camera 1's frame.
+        poses: Of all cameras in camera 1's frame; NaN where none is found.
+        depth: Along each camera's z axis; of a camera that is not found, along camera 1's.
+        predictions: What the model gave: one of all views, or one of each pair.
+    """
+
+    points: tuple[Float[Tensor, "1 _h _w 3"], ...]
+    poses: Float[Tensor, "1 v 4 4"]
+    depth: tuple[Float[Tensor, "1 _h _w"], ...]
+    predictions: Sequence[Prediction]
+
+
+def views_at_once(model: Model, views: int) -> bool:
+    """Return whether the model sees so many views at once, rather than in pairs.
+
+    Raises:
+        Prob3rError: It takes more than two views, but not so many.
+    """
+    if model.most_views is None or views <= model.most_views:
+        return True
+    if model.most_views == 2:
+        return False
+    raise Prob3rError(
+        f"A scene has {views} views and the model takes {model.most_views} at most; this protocol "
+        "needs a model of two views or one of as many as its scenes have."
+    )
+
+
+def reconstruct(model: Model, scene: Views) -> Reconstruction:
+    """Return what a model says of one scene, from its photographs alone.
+
+    Raises:
+        Prob3rError: The model does not take so many views.
+    """
+    if views_at_once(model, scene.count):
+        return _of(scene, model(*scene.images))
+    first, *others = scene.views
+    parts = [_of(views_of([first, other]), model(first.image, other.image)) for other in others]
+    reach = parts[0].points[0].norm(dim=-1)
+    scales = [float((reach / part.points[0].norm(dim=-1)).nanmedian()) for part in parts]
+    return Reconstruction(
+        (parts[0].points[0], *(s * part.points[1] for s, part in zip(scales, parts, strict=True))),
+        torch.stack(
+            [
+                parts[0].poses[:, 0],
+                *(_scaled(part.poses[:, 1], s) for s, part in zip(scales, parts, strict=True)),
+            ],
+            dim=1,
+        ),
+        (parts[0].depth[0], *(s * part.depth[1] for s, part in zip(scales, parts, strict=True))),
+        [prediction for part in parts for prediction in part.predictions],
+    )
+
+
+def _of(scene: Views, prediction: Prediction) -> Reconstruction:
+    """Return the reconstruction of the views that the model saw together."""
+    points = prediction.points
+    if prediction.cameras is not None:
+        poses = prediction.cameras.cam_to_world
+    else:
+        bare = views_of([View(view.image) for view in scene.views])
+        cameras = Cameras.of(bare, points, prediction.confidence[0])
+        poses = cameras.poses.clone()
+        for number, inliers in enumerate(cameras.inliers[1:], start=1):
+            if inliers is None:
+                poses[:, number] = torch.nan
+    return Reconstruction(points, poses, _depth(prediction, poses), [prediction])
+
+
+def _depth(
+    prediction: Prediction, poses: Float[Tensor, "1 v 4 4"]
+) -> tuple[Float[Tensor, "1 _h _w"], ...]:
+    """Return the model's own depth, or z of its points in each camera's frame."""
+    if prediction.depth is not None:
+        return prediction.depth
+    if prediction.local_points is not None:
+        return tuple(points[..., 2] for points in prediction.local_points)
+    identity = torch.eye(4).to(poses)
+    found = poses.where(poses.isfinite().all(-1).all(-1)[..., None, None], identity)
+    return tuple(
+        transform(points, invert_rigid(found[:, number]))[..., 2]
+        for number, points in enumerate(prediction.points)
+    )
+
+
+def _scaled(pose: Float[Tensor, "1 4 4"], scale: float) -> Float[Tensor, "1 4 4"]:
+    """Return a pose in another unit."""
+    scaled = pose.clone()
+    scaled[:, :3, 3] *= scale
+    return scaled
+
+
+def how_cameras(found: Reconstruction) -> str:
+    """Return in words where the cameras come from."""
+    own = all(prediction.cameras is not None for prediction in found.predictions)
+    return OWN_CAMERAS if own else PNP_CAMERAS

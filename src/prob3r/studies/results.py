@@ -1,0 +1,159 @@
+"""Result files: what a number rests on, and whether two numbers may stand side by side."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+from prob3r.errors import Prob3rError
+from prob3r.io.files import digest_of, to_json, writing_to
+from prob3r.models import Model, fingerprint
+
+LABELS = ("stratum", "view", "metric")
+"""The columns that say what a row's value is of."""
+
+
+def provenance(
+    model: Model, name: str, data: str, protocol: Mapping[str, Any], frames: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what every result file says: protocol, frames, model, precision and version.
+
+    Args:
+        model: That was measured.
+        name: What it is called.
+        data: What it was measured on.
+        protocol: What makes two results comparable: its `name`, and whatever defines the numbers.
+        frames: Which were used; its `digest` tells them from others.
+    """
+    from prob3r import __version__  # the package imports its rooms before it has a version
+
+    dtype = next(model.parameters()).dtype
+    return {
+        "protocol": dict(protocol),
+        "frames": dict(frames),
+        "data": data,
+        "model": {"name": name, "fingerprint": fingerprint(model)},
+        "precision": str(dtype).removeprefix("torch."),
+        "prob3r": __version__,
+    }
+
+
+def frames_of(names: Sequence[str], words: str) -> dict[str, Any]:
+    """Return what a result file says of frames that are known by name alone."""
+    return {"digest": digest_of(list(names)), "chosen": words, "list": list(names)}
+
+
+def write_result(content: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all.
+
+    Raises:
+        Prob3rError: The file cannot be written.
+    """
+    with writing_to(path) as temporary:
+        temporary.write_text(json.dumps(to_json(dict(content)), indent=1), encoding="utf-8")
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a result file.
+
+    Raises:
+        Prob3rError: It is none, or does not say its protocol.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Prob3rError(
+            f"{path} cannot be read ({error}); give a file that --json of prob3r wrote."
+        ) from error
+    known = isinstance(content, dict) and isinstance(content.get("rows"), list)
+    if not known or not all(isinstance(content.get(k), dict) for k in ("protocol", "frames")):
+        raise Prob3rError(
+            f"{path} does not say its protocol and its frames; give a file that --json of this "
+            "version of prob3r evaluate wrote."
+        )
+    return content
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of one protocol side by side.
+
+    Attributes:
+        title: The protocol's name.
+        facts: What is to be known of each result, by name; a value for each.
+        rows: What the values are of, and for each result the value with its interval; None where
+            a result lacks it.
+        better: Of each row, whether larger or smaller values are better, if it is known.
+    """
+
+    title: str
+    facts: dict[str, list[str]]
+    rows: list[tuple[str, list[tuple[float, float, float] | None]]]
+    better: list[str]
+
+
+def compare(paths: Sequence[Path]) -> Comparison:
+    """Lay results side by side.
+
+    Args:
+        paths: Of result files.
+
+    Raises:
+        Prob3rError: A file is no result, or protocols or frames differ; the message says in what.
+    """
+    results = [read_result(path) for path in paths]
+    for path, result in zip(paths[1:], results[1:], strict=True):
+        difference = _difference(results[0], result)
+        if difference:
+            raise Prob3rError(
+                f"{paths[0]} and {path} differ in {difference}; only results of one protocol on "
+                "the same frames can be compared."
+            )
+    values: dict[str, list[tuple[float, float, float] | None]] = {}
+    better: dict[str, str] = {}
+    for number, result in enumerate(results):
+        for row in _rows(result):
+            label = " ".join(str(row[name]) for name in LABELS if name in row)
+            cells = values.setdefault(label, [None] * len(results))
+            cells[number] = row["value"], row["low"], row["high"]
+            better[label] = row.get("better", "")
+    facts = {
+        "model": [str(result["model"]["name"]) for result in results],
+        "fingerprint": [str(result["model"]["fingerprint"]) for result in results],
+        "views": [str(result["model"].get("views", "")) for result in results],
+        "cameras": [str(result["model"].get("cameras", "")) for result in results],
+        "framing": [str(result["model"].get("framing", "")) for result in results],
+        "precision": [str(result.get("precision")) for result in results],
+        "prob3r": [str(result.get("prob3r")) for result in results],
+    }
+    shown = {name: cells for name, cells in facts.items() if any(cells)}
+    title = str(results[0]["protocol"]["name"])
+    return Comparison(title, shown, list(values.items()), list(better.values()))
+
+
+def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """Return in words what keeps two results from being compared; empty if nothing does."""
+    for name in one["protocol"] | other["protocol"]:
+        mine, theirs = one["protocol"].get(name), other["protocol"].get(name)
+        if mine != theirs:
+            what = "their protocol" if name == "name" else f"the protocol's {name}"
+            return f"{what} ({mine} against {theirs})"
+    mine, theirs = one["frames"].get("digest"), other["frames"].get("digest")
+    if mine != theirs:
+        counts = [len(result["frames"].get("list", ())) for result in (one, other)]
+        return (
+            f"their frames ({counts[0]} scenes, digest {mine}, against {counts[1]} scenes, "
+            f"digest {theirs})"
+        )
+    return ""
+
+
+def _rows(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows about the model's own output, with numbers for None."""
+    own, found = {"source": "model", "site": "head"}, []
+    for row in result["rows"]:
+        if all(row.get(column, value) == value for column, value in own.items()):
+            found.append(row | {k: nan for k in ("value", "low", "high") if row.get(k) is None})
+    return found
