@@ -80,6 +80,12 @@ def test_every_protocol_says_what_it_is() -> None:
         protocol_named("kitti")
 
 
+def test_the_page_of_protocols_names_each() -> None:
+    page = (Path(__file__).parents[3] / "docs/protocols.md").read_text(encoding="utf-8")
+    listed = {name for row in re.findall(r"^\| (`.*?) \|", page, re.M) for name in row.split(", ")}
+    assert listed == {f"`{name}`" for name in PROTOCOLS}
+
+
 @pytest.mark.parametrize("name", ["co3dv2", "re10k"])
 def test_poses_of_ten_frames(root: Path2, name: str) -> None:
     folder, protocol = root(name), protocol_named(f"{name}-poses")
