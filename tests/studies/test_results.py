@@ -12,6 +12,7 @@ from prob3r import __version__
 from prob3r.cli.compare import print_comparison
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3RConfig, fingerprint, random
+from prob3r.runs.precision import running_in
 from prob3r.studies.results import compare, frames_of, provenance, read_result, write_result
 
 MODEL = random(DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2))
@@ -33,8 +34,8 @@ def test_a_result_says_what_it_rests_on(tmp_path: Path) -> None:
     assert content["prob3r"] == __version__
     assert content["frames"]["list"] == ["a", "b"]
     assert len(content["frames"]["digest"]) == 16
-    half = provenance(random(MODEL.config).bfloat16(), "a", "", {"name": "x"}, {})
-    assert half["precision"] == "bfloat16"
+    with running_in("bfloat16", MODEL):
+        assert provenance(MODEL, "a", "", {"name": "x"}, {})["precision"] == "bfloat16"
 
 
 def test_results_of_one_protocol_stand_side_by_side(tmp_path: Path) -> None:

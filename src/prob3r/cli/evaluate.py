@@ -83,7 +83,8 @@ def evaluate(
     if protocol is not None:
         unused = {"--overlap": overlap, "--rotation": rotation, "--probes": probes}
         _refuse(f"the protocol {protocol}", unused)
-        _protocol(network, model, protocol, data, frames, pairs, json_file)
+        with in_precision(precision, network):
+            _protocol(network, model, protocol, data, frames, pairs, json_file)
         return
     _refuse("pairs without a --protocol", {"--frames": frames})
     pairs = pairs or PAIRS

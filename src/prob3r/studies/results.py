@@ -10,6 +10,7 @@ from typing import Any
 from prob3r.errors import Prob3rError
 from prob3r.io.files import digest_of, to_json, writing_to
 from prob3r.models import Model, fingerprint
+from prob3r.runs.precision import running_precision
 
 LABELS = ("stratum", "view", "metric")
 """The columns that say what a row's value is of."""
@@ -29,13 +30,12 @@ def provenance(
     """
     from prob3r import __version__  # the package imports its rooms before it has a version
 
-    dtype = next(model.parameters()).dtype
     return {
         "protocol": dict(protocol),
         "frames": dict(frames),
         "data": data,
         "model": {"name": name, "fingerprint": fingerprint(model)},
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": running_precision(model),
         "prob3r": __version__,
     }
 

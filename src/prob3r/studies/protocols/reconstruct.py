@@ -87,6 +87,7 @@ def reconstruct(model: Model, scene: Views) -> Reconstruction:
 
 def _of(scene: Views, prediction: Prediction) -> Reconstruction:
     """Return the reconstruction of the views that the model saw together."""
+    prediction = prediction.map(torch.Tensor.float)  # geometry needs its digits
     points = prediction.points
     if prediction.cameras is not None:
         poses = prediction.cameras.cam_to_world
