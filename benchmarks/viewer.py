@@ -33,14 +33,14 @@ import viser  # noqa: E402
 import zstandard  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
-from prob3r.cli.view import _others, _source, _subject  # noqa: E402
+from prob3r.cli.view import _others, _probed, _source  # noqa: E402
 from prob3r.errors import Prob3rError  # noqa: E402
 from prob3r.viewer import Viewer  # noqa: E402
-from prob3r.viewer.scissors import HEAD, MODES, SUBLAYERS, Cut  # noqa: E402
+from prob3r.viewer.ablations import HEAD, MODES, SUBLAYERS, Ablation  # noqa: E402
 from prob3r.viewer.session import COLOURS, GHOSTS, MOVING  # noqa: E402
 from prob3r.viewer.visit import Visit  # noqa: E402
 
-MOVES, CUTS = 200, 15
+MOVES, ABLATIONS = 200, 15
 ACTIONS, SETTLED = 2000, 200
 MOVE_BAR, CUT_BAR, START_BAR, GROWTH_BAR = 0.050, 0.300, 6.0, 0.10
 
@@ -102,8 +102,8 @@ class Faults(logging.Handler):
 
 def serve() -> Viewer:
     """Start a viewer of the bundled books in the shipped model."""
-    subject = _subject("mini", "mlp", "cpu")
-    return Viewer(subject, _source(None, None, None), _others(subject, [], "cpu"), port=0)
+    probed = _probed("mini", "mlp", "cpu")
+    return Viewer(probed, _source(None, None, None), _others(probed, [], "cpu"), port=0)
 
 
 def visit_of(viewer: Viewer) -> Visit:
@@ -117,7 +117,7 @@ def moves(visit: Visit) -> list[float]:
     """Return the server's seconds for each of many moves of the timeline."""
     generator, times = random.Random(0), []
     for _ in range(MOVES):
-        last = visit.session.glide.last
+        last = visit.session.timeline.last
         start = time.perf_counter()
         visit.session.move(generator.randint(0, last))
         visit.step(0.1)
@@ -128,13 +128,13 @@ def moves(visit: Visit) -> list[float]:
 
 def knockouts(visit: Visit) -> dict[int, list[float]]:
     """Return the server's seconds for knocking a head out, by block."""
-    depth = visit.session.subject.model.config.dec_depth
+    depth = visit.session.probed.model.config.dec_depth
     times: dict[int, list[float]] = {}
     for block in (0, depth // 2, depth - 1):
         times[block] = []
-        for i in range(CUTS):
+        for i in range(ABLATIONS):
             start = time.perf_counter()
-            visit.session.cut(Cut(HEAD, "zero", block, head=i % 4))
+            visit.session.ablate(Ablation(HEAD, "zero", block, head=i % 4))
             visit.change(home=False)
             times[block].append(time.perf_counter() - start)
             visit.session.undo()
@@ -145,16 +145,16 @@ def knockouts(visit: Visit) -> dict[int, list[float]]:
 def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
     """Return everything that a person can do, and how often they do it."""
     session = visit.session
-    config = session.subject.model.config
+    config = session.probed.model.config
 
-    def cut(r: random.Random) -> None:
+    def ablation(r: random.Random) -> None:
         kind = r.choice(list(MODES))
         mode = r.choice(list(MODES[kind]))
         sublayer = r.choice(SUBLAYERS[:2] if kind != "a sublayer" else SUBLAYERS)
         block, head = r.randrange(config.dec_depth), r.randrange(config.dec_heads)
-        if len(session.cuts) > 4:
+        if len(session.ablations) > 4:
             session.undo()
-        session.cut(Cut(kind, mode, block, r.randrange(3), sublayer, head))
+        session.ablate(Ablation(kind, mode, block, r.randrange(3), sublayer, head))
         visit.change(home=r.random() < 0.2)
 
     def shown(**changes: Any) -> None:
@@ -175,13 +175,13 @@ def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
 
     def click(r: random.Random) -> None:
         direction = [r.uniform(-0.5, 0.5), r.uniform(-0.5, 0.5), 1.0]
-        found = visit.stage.pick((0.0, 0.0, -2.0), direction)
+        found = visit.renderer.pick((0.0, 0.0, -2.0), direction)
         if found is not None:
             session.pin(found.view, found.patch)
             visit.redraw()
 
     def move(r: random.Random) -> None:
-        session.move(r.randint(-1, session.glide.last + 1))
+        session.move(r.randint(-1, session.timeline.last + 1))
         for _ in range(r.randint(1, 12)):
             visit.step(0.04)
 
@@ -195,7 +195,7 @@ def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
 
     return [
         (40, move),
-        (8, cut),
+        (8, ablation),
         (8, undo),
         (8, pin),
         (6, click),
@@ -284,7 +284,7 @@ def main() -> None:
     for block, spent in knockouts(visit).items():
         middle = statistics.median(spent)
         told(
-            f"knockout of a head of block {block}: median of {CUTS}, worst",
+            f"knockout of a head of block {block}: median of {ABLATIONS}, worst",
             f"{1e3 * middle:.0f}, {1e3 * max(spent):.0f} ms",
             middle < CUT_BAR,
             "300 ms",

@@ -1,4 +1,4 @@
-"""A small subject on a room with truth; what several tests look at is read only."""
+"""A small probed model on a room with truth; what several tests look at is read only."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.probes.bank import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.session import Session
 
 CONFIG = DUSt3RConfig((48, 48), 8, 32, 1, 2, 32, 3, 2)
@@ -24,17 +24,17 @@ class Given:
         return self.given
 
 
-def subject_of(seed: int, depth: int = 1) -> Subject:
+def probed_of(seed: int, depth: int = 1) -> ProbedModel:
     """A random model with random probes."""
     model = random(CONFIG, seed)
     sites = [site for site in model.sites() if site.startswith("dec")]
     config = ProbeConfig(model.config.dec_width, model.config.patch, depth, 16)
-    return Subject(f"random{seed}", model, ProbeBank(sites, config, fingerprint(model), seed))
+    return ProbedModel(f"random{seed}", model, ProbeBank(sites, config, fingerprint(model), seed))
 
 
 @pytest.fixture(scope="session")
-def subject() -> Subject:
-    return subject_of(0)
+def probed() -> ProbedModel:
+    return probed_of(0)
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +43,12 @@ def room() -> Pair:
 
 
 @pytest.fixture(scope="session")
-def experiment(subject: Subject, room: Pair) -> Experiment:
-    return Experiment(subject, room)
+def experiment(probed: ProbedModel, room: Pair) -> Experiment:
+    return Experiment(probed, room)
 
 
 @pytest.fixture
-def session(subject: Subject, room: Pair, experiment: Experiment) -> Session:
+def session(probed: ProbedModel, room: Pair, experiment: Experiment) -> Session:
     """A session of one's own, with something to compare with."""
-    others = {"other probes": lambda: Subject("random0", subject.model, subject_of(0, 2).bank)}
-    return Session(subject, Given(room), others, experiment)
+    others = {"other probes": lambda: ProbedModel("random0", probed.model, probed_of(0, 2).bank)}
+    return Session(probed, Given(room), others, experiment)

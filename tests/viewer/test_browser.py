@@ -9,8 +9,8 @@ import pytest
 
 from prob3r.scenes import Pair
 from prob3r.viewer import Viewer, saving
-from prob3r.viewer.experiment import Subject
-from tests.viewer.conftest import Given, subject_of
+from prob3r.viewer.experiment import ProbedModel
+from tests.viewer.conftest import Given, probed_of
 
 BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def viewer(subject: Subject, room: Pair) -> Iterator[Viewer]:
-    others = {"other probes": lambda: Subject("random0", subject.model, subject_of(0, 2).bank)}
-    running = Viewer(subject, Given(room), others, port=0)
+def viewer(probed: ProbedModel, room: Pair) -> Iterator[Viewer]:
+    others = {"other probes": lambda: ProbedModel("random0", probed.model, probed_of(0, 2).bank)}
+    running = Viewer(probed, Given(room), others, port=0)
     yield running
     running.stop()
 
@@ -84,13 +84,13 @@ def test_the_timeline_is_dragged_and_played(tab) -> None:
     session = visit.session
     drag(tab, 0.4)
     tab.wait_for_selector("text=Block 1's self-attention")
-    until(tab, lambda: session.glide.position == 4)
+    until(tab, lambda: session.timeline.position == 4)
     angle = session.run.curves["rotation_error"][4]
     tab.wait_for_selector(f"svg[aria-label^='Rotation of camera 2'] >> text={angle:.1f}°")
     tab.get_by_role("button", name="Play").click()
-    until(tab, lambda: session.glide.target > 4)
+    until(tab, lambda: session.timeline.target > 4)
     tab.get_by_role("button", name="Pause").click()
-    until(tab, lambda: not session.glide.moving)
+    until(tab, lambda: not session.timeline.moving)
 
 
 def test_a_clicked_patch_shows_where_it_looks(tab) -> None:
@@ -121,24 +121,24 @@ def test_a_click_in_the_scene_chooses_a_patch(tab) -> None:
         if visit.session.pins:
             break
     assert len(visit.session.pins) == 1
-    assert len(visit.stage.pins) == 1
+    assert len(visit.renderer.pins) == 1
 
 
 def test_a_head_is_cut_and_given_back(tab) -> None:
     tab, visit = tab
     session = visit.session
-    tab.get_by_role("tab", name="Scissors").click()
-    tab.get_by_role("button", name="Cut", exact=True).click()
+    tab.get_by_role("tab", name="Ablations").click()
+    tab.get_by_role("button", name="Switch off", exact=True).click()
     tab.wait_for_selector("text=head 0 of block 1's cross-attention, view 2 (zero)")
-    assert [pane.title for pane in session.panes] == ["before", "after the cuts"]
-    tab.wait_for_selector("th:text-is('after the cuts') >> visible=true")
-    tab.get_by_role("button", name="Cut", exact=True).click()
-    tab.wait_for_selector("text=is cut already")
+    assert [pane.title for pane in session.panes] == ["before", "after ablation"]
+    tab.wait_for_selector("th:text-is('after ablation') >> visible=true")
+    tab.get_by_role("button", name="Switch off", exact=True).click()
+    tab.wait_for_selector("text=is switched off already")
     tab.get_by_text("The same in Python").click()
     tab.wait_for_selector('pre:has-text(\'HeadAblation("dec2.1.cross_attn", mode="zero"\')')
     tab.get_by_role("button", name="Undo").click()
-    tab.wait_for_selector("text=Nothing is cut.")
-    assert session.cuts == []
+    tab.wait_for_selector("text=Nothing is switched off.")
+    assert session.ablations == []
 
 
 def test_probes_are_compared_and_pictures_saved(tab, tmp_path) -> None:
@@ -180,14 +180,14 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
     other, complaints = opened(browser, viewer)
     theirs = viewer.visits[max(viewer.visits)]
     assert theirs is not visit
-    before = (visit.session.run, visit.session.glide.position)
-    other.get_by_role("tab", name="Scissors").click()
-    other.get_by_role("button", name="Cut", exact=True).click()
-    until(other, lambda: len(theirs.session.cuts) == 1)
+    before = (visit.session.run, visit.session.timeline.position)
+    other.get_by_role("tab", name="Ablations").click()
+    other.get_by_role("button", name="Switch off", exact=True).click()
+    until(other, lambda: len(theirs.session.ablations) == 1)
     drag(other, 0.0)
-    until(other, lambda: theirs.session.glide.position == 0)
+    until(other, lambda: theirs.session.timeline.position == 0)
     other.wait_for_selector("text=The decoder's input")
-    assert (visit.session.run, visit.session.glide.position) == before
+    assert (visit.session.run, visit.session.timeline.position) == before
 
     def fails(_: object) -> bytes:
         raise ZeroDivisionError

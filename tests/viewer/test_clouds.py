@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from prob3r.viewer import colours
+from prob3r.viewer.ablations import BLOCK, Ablation
 from prob3r.viewer.clouds import Box, Drawing, cameras, pick
-from prob3r.viewer.scissors import BLOCK, Cut
-from prob3r.viewer.session import Look, Pane, Session
+from prob3r.viewer.session import Display, Pane, Session
 
 
-def drawing_of(session: Session, **look) -> Drawing:
-    return Drawing.of(session.panes[session.present], Look(**look))
+def drawing_of(session: Session, **display) -> Drawing:
+    return Drawing.of(session.panes[session.present], Display(**display))
 
 
 def test_the_least_sure_points_are_hidden(session: Session) -> None:
@@ -32,7 +32,7 @@ def test_one_view_can_stay_in_its_final_state(session: Session) -> None:
 
 
 def test_every_colour_paints_every_point(session: Session) -> None:
-    session.cut(Cut(BLOCK, "skip", 1))
+    session.ablate(Ablation(BLOCK, "skip", 1))
     for colour in (colours.PHOTOGRAPH, colours.VIEW, colours.CONFIDENCE):
         drawing = drawing_of(session, colour=colour)
         assert not drawing.repaints
@@ -47,12 +47,12 @@ def test_displacement_is_from_before_a_cut_or_from_the_final_state(session: Sess
     end = float(len(session.run.steps) - 1)
     assert (still.paint(end)[1] == colours.HEAT[0]).all()
     assert not (still.paint(0.0)[1] == colours.HEAT[0]).all()
-    session.cut(Cut(BLOCK, "skip", 1))
-    cut = drawing_of(session, colour=colours.DISPLACEMENT)
-    assert (cut.paint(0.0)[1] == colours.HEAT[0]).all()
-    assert not (cut.paint(end)[1] == colours.HEAT[0]).all()
-    assert cut.scale is not None
-    assert "before" in cut.scale.words
+    session.ablate(Ablation(BLOCK, "skip", 1))
+    ablation = drawing_of(session, colour=colours.DISPLACEMENT)
+    assert (ablation.paint(0.0)[1] == colours.HEAT[0]).all()
+    assert not (ablation.paint(end)[1] == colours.HEAT[0]).all()
+    assert ablation.scale is not None
+    assert "before" in ablation.scale.words
 
 
 def test_error_and_ghost_are_of_the_truth(session: Session) -> None:
@@ -65,7 +65,7 @@ def test_error_and_ghost_are_of_the_truth(session: Session) -> None:
     np.testing.assert_array_equal(ghost, np.concatenate(known))
     pane = drawing.pane
     right = Pane("right", _at(pane, truth), pane.experiment)
-    painted = Drawing.of(right, drawing.look).paint(0.0)[0]
+    painted = Drawing.of(right, drawing.display).paint(0.0)[0]
     assert (painted == colours.HEAT[0]).all()
     final = drawing_of(session, ghost="the final state", hidden=0).ghost()
     np.testing.assert_array_equal(

@@ -7,8 +7,8 @@ from prob3r.errors import Prob3rError
 from prob3r.runs.edits import HeadAblation, Knockout, Skip
 from prob3r.scenes import Pair, stack
 from prob3r.viewer import experiment as module
-from prob3r.viewer.experiment import Experiment, Subject
-from tests.viewer.conftest import subject_of
+from prob3r.viewer.experiment import Experiment, ProbedModel
+from tests.viewer.conftest import probed_of
 
 EDITS = [
     [HeadAblation("dec2.1.cross_attn", heads=[1])],
@@ -21,12 +21,12 @@ EDITS = [
 def test_a_run_is_what_a_trace_from_scratch_decodes_to(experiment: Experiment, edits: list) -> None:
     run = experiment.run(edits)
     sites = [step.site(view) for step in experiment.steps[:-1] for view in (1, 2)]
-    whole = trace(experiment.subject.model, experiment.pair, sites, edits)
+    whole = trace(experiment.probed.model, experiment.pair, sites, edits)
     assert whole.output is not None
     for i, step in enumerate(experiment.steps):
         both = whole.output.points
         if step.sublayer != "output":
-            bank = experiment.subject.bank
+            bank = experiment.probed.bank
             both = tuple(bank.decode(whole[step.site(view)]).points for view in (1, 2))
         for shown, points in zip(run.points, experiment.reference.normalise(both), strict=True):
             np.testing.assert_allclose(shown[i], points[0].numpy(), atol=2e-4, rtol=1e-3)
@@ -53,9 +53,11 @@ def test_attention_is_that_of_the_edited_run(experiment: Experiment) -> None:
     torch.testing.assert_close(second.probs.sum(-1), torch.ones(3, 3, 36), atol=1e-4, rtol=0)
 
 
-def test_large_views_are_drawn_at_fewer_pixels(subject: Subject, room: Pair, monkeypatch) -> None:
+def test_large_views_are_drawn_at_fewer_pixels(
+    probed: ProbedModel, room: Pair, monkeypatch
+) -> None:
     monkeypatch.setattr(module, "SHOWN_PIXELS", 600)
-    thin = Experiment(subject, room)
+    thin = Experiment(probed, room)
     assert thin.stride == 2
     assert thin.clean.points[0].shape == (len(thin.steps), 24, 24, 3)
     assert thin.clean.confidence[1].shape == (24, 24)
@@ -63,8 +65,8 @@ def test_large_views_are_drawn_at_fewer_pixels(subject: Subject, room: Pair, mon
     assert thin.truth[0].shape == (24, 24, 3)
 
 
-def test_probes_of_another_model_and_batches_are_refused(subject: Subject, room: Pair) -> None:
+def test_probes_of_another_model_and_batches_are_refused(probed: ProbedModel, room: Pair) -> None:
     with pytest.raises(Prob3rError, match="trained on"):
-        Subject("mixed", subject.model, subject_of(1).bank)
+        ProbedModel("mixed", probed.model, probed_of(1).bank)
     with pytest.raises(Prob3rError, match="batch of 2"):
-        Experiment(subject, stack([room, room]))
+        Experiment(probed, stack([room, room]))

@@ -12,14 +12,14 @@ from websockets.asyncio import server
 from prob3r.errors import Prob3rError
 from prob3r.scenes import Pair
 from prob3r.viewer import Viewer
-from prob3r.viewer.experiment import Subject
+from prob3r.viewer.experiment import ProbedModel
 from prob3r.viewer.gate import Gate, gated
 from tests.viewer.conftest import Given
 
 
 @pytest.fixture(scope="module")
-def port(subject: Subject, room: Pair) -> Iterator[int]:
-    viewer = Viewer(subject, Given(room), port=0)
+def port(probed: ProbedModel, room: Pair) -> Iterator[int]:
+    viewer = Viewer(probed, Given(room), port=0)
     yield int(viewer.url.rpartition(":")[2])
     viewer.stop()
 
@@ -133,12 +133,12 @@ def test_a_server_that_cannot_be_guarded_is_an_error() -> None:
 
 
 def test_a_viewer_that_cannot_be_guarded_is_stopped(
-    subject: Subject, room: Pair, monkeypatch: pytest.MonkeyPatch
+    probed: ProbedModel, room: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unguarded = Mock(viser.ViserServer)
     monkeypatch.setattr(viser, "ViserServer", lambda *_, **__: unguarded)
     with pytest.raises(Prob3rError, match="cannot guard"):
-        Viewer(subject, Given(room), port=0)
+        Viewer(probed, Given(room), port=0)
     unguarded.stop.assert_called_once_with()
 
 

@@ -7,13 +7,13 @@ from PIL import Image
 
 from prob3r import trace
 from prob3r.viewer import saving
-from prob3r.viewer.scissors import HEAD, Cut
+from prob3r.viewer.ablations import HEAD, Ablation
 from prob3r.viewer.session import Session
 
 
 @pytest.fixture
 def cut_session(session: Session) -> Session:
-    session.cut(Cut(HEAD, "zero", 1, head=1))
+    session.ablate(Ablation(HEAD, "zero", 1, head=1))
     return session
 
 
@@ -21,7 +21,7 @@ def test_what_is_explained_is_the_present_state(cut_session: Session) -> None:
     explained = saving.explanation(cut_session)
     name = "random0 without head 1 of block 1's cross-attention, view 2 (zero)"
     assert explained.measurements.setting.model == name
-    model, pair = cut_session.subject.model, cut_session.experiment.pair
+    model, pair = cut_session.probed.model, cut_session.experiment.pair
     output = trace(model, pair, "dec2.*", cut_session.edits).output
     assert output is not None
     expected = explained.measured.reference.normalise(output.points)[1]
@@ -36,10 +36,10 @@ def test_the_points_are_those_of_the_output(cut_session: Session) -> None:
 
 
 def test_a_recording_leaves_the_session_where_it_was(session: Session) -> None:
-    place = session.glide.position
+    place = session.timeline.position
     content = saving.recording(session)
     assert len(content) > 10_000
-    assert session.glide.position == place
+    assert session.timeline.position == place
 
 
 def test_a_picture_is_put_on_white() -> None:

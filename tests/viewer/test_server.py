@@ -15,7 +15,7 @@ from prob3r.cli.view import view
 from prob3r.errors import Prob3rError
 from prob3r.scenes import Pair
 from prob3r.viewer import Viewer
-from prob3r.viewer.experiment import Subject
+from prob3r.viewer.experiment import ProbedModel
 from prob3r.viewer.server import check_free, is_local
 from prob3r.viewer.visit import Visit
 from tests.viewer.conftest import Given
@@ -36,11 +36,11 @@ def test_local_addresses_are_known(host: str, local: bool) -> None:
     assert is_local(host) == local
 
 
-def test_a_port_in_use_is_one_sentence(subject: Subject, room: Pair) -> None:
+def test_a_port_in_use_is_one_sentence(probed: ProbedModel, room: Pair) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Prob3rError, match=rf"port {port} .*give another --port"):
-            Viewer(subject, Given(room), port=port)
+            Viewer(probed, Given(room), port=port)
     check_free("127.0.0.1", port)
 
 

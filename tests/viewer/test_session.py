@@ -5,31 +5,31 @@ import pytest
 
 from prob3r.errors import Prob3rError
 from prob3r.viewer import colours
+from prob3r.viewer.ablations import BLOCK, HEAD, SINKS, SUBLAYER, Ablation
 from prob3r.viewer.attention import MOST_PINS, Pin, heat, rays
-from prob3r.viewer.scissors import BLOCK, HEAD, SINKS, SUBLAYER, Cut
 from prob3r.viewer.session import Session
 from prob3r.viewer.sources import Folder
 
 BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
-HEAD_CUT = Cut(HEAD, "zero", 1, head=1)
+HEAD_ABLATION = Ablation(HEAD, "zero", 1, head=1)
 
 
 def test_a_cut_stands_beside_what_was_before_and_can_be_undone(session: Session) -> None:
     clean = session.run
-    session.cut(HEAD_CUT)
-    assert [pane.title for pane in session.panes] == ["before", "after the cuts"]
+    session.ablate(HEAD_ABLATION)
+    assert [pane.title for pane in session.panes] == ["before", "after ablation"]
     assert session.panes[session.present].run is session.run
     assert session.panes[0].run is clean
     values = {title: values for title, _, values in session.numbers()}
     assert len(values["Rotation of camera 2"]) == 2
-    session.cut(Cut(SUBLAYER, "skip", 2, sublayer="mlp"))
+    session.ablate(Ablation(SUBLAYER, "skip", 2, sublayer="mlp"))
     session.undo()
     again = session.run
     session.undo()
     assert session.run is clean
-    assert session.cuts == []
+    assert session.ablations == []
     session.undo()
-    session.cut(HEAD_CUT)
+    session.ablate(HEAD_ABLATION)
     np.testing.assert_array_equal(again.points[1], session.run.points[1])
     session.restore()
     assert len(session.panes) == 1
@@ -38,10 +38,10 @@ def test_a_cut_stands_beside_what_was_before_and_can_be_undone(session: Session)
 @pytest.mark.parametrize(
     ("wish", "reason"),
     [
-        (lambda s: s.cut(HEAD_CUT), "cut already"),
-        (lambda s: s.cut(Cut(HEAD, "uniform", 9)), "dec2.9"),
-        (lambda s: s.cut(Cut(HEAD, "zero", 0, head=7)), "head 7"),
-        (lambda s: s.cut(Cut(HEAD, "mean", 1, head=1)), "dec2.1.cross_attn"),
+        (lambda s: s.ablate(HEAD_ABLATION), "switched off already"),
+        (lambda s: s.ablate(Ablation(HEAD, "uniform", 9)), "dec2.9"),
+        (lambda s: s.ablate(Ablation(HEAD, "zero", 0, head=7)), "head 7"),
+        (lambda s: s.ablate(Ablation(HEAD, "mean", 1, head=1)), "dec2.1.cross_attn"),
         (lambda s: s.compare("/etc/passwd"), "nothing called"),
         (lambda s: s.move(99), "no site 99"),
         (lambda s: s.move(-1), "no site -1"),
@@ -54,9 +54,9 @@ def test_a_cut_stands_beside_what_was_before_and_can_be_undone(session: Session)
     ],
 )
 def test_a_wish_that_cannot_be_granted_changes_nothing(session: Session, wish, reason) -> None:
-    session.cut(HEAD_CUT)
+    session.ablate(HEAD_ABLATION)
     session.pin(1, 3)
-    before = {name: value for name, value in vars(session).items() if name != "glide"}
+    before = {name: value for name, value in vars(session).items() if name != "timeline"}
     with pytest.raises(Prob3rError, match=reason):
         wish(session)
     assert {name: vars(session)[name] for name in before} == before
@@ -68,8 +68,8 @@ def test_a_comparison_gets_the_same_cuts(session: Session) -> None:
     assert other.title == "other probes"
     np.testing.assert_allclose(other.run.points[1][-1], session.run.points[1][-1], atol=1e-5)
     assert not np.allclose(other.run.points[1][0], session.run.points[1][0])
-    session.cut(HEAD_CUT)
-    assert [pane.title for pane in session.panes] == ["after the cuts", "other probes"]
+    session.ablate(HEAD_ABLATION)
+    assert [pane.title for pane in session.panes] == ["after ablation", "other probes"]
     final = session.panes[1].run.points[1][-1]
     np.testing.assert_allclose(final, session.run.points[1][-1], atol=1e-5)
     assert session.present == 0
@@ -97,7 +97,7 @@ def test_attention_is_the_models_and_follows_the_cuts(session: Session) -> None:
     np.testing.assert_allclose(probs[:, -1], probs[:, :2].mean(1), atol=1e-5)
     session.watch(1, 0)
     np.testing.assert_array_equal(session.watched(pin), probs[1, 0])
-    session.cut(Cut(HEAD, "uniform", 1, head=0))
+    session.ablate(Ablation(HEAD, "uniform", 1, head=0))
     np.testing.assert_allclose(session.watched(pin), 1 / 36, atol=1e-5)
 
 
@@ -110,11 +110,11 @@ def test_rays_and_heat_rank_the_patches() -> None:
 
 
 def test_another_pair_starts_over(session: Session) -> None:
-    session.cut(HEAD_CUT)
+    session.ablate(HEAD_ABLATION)
     session.pin(1, 2)
     session.compare("other probes")
     session.open(session.source)
-    assert (session.cuts, session.pins, session.against) == ([], [], None)
+    assert (session.ablations, session.pins, session.against) == ([], [], None)
     assert len(session.panes) == 1
 
 
@@ -123,7 +123,7 @@ def test_the_truth_is_offered_where_it_is_known(session: Session) -> None:
     assert session.reference == "the truth"
     books = Folder(BOOKS)
     session.open(books)
-    assert (session.look.colour, session.look.ghost) == (colours.PHOTOGRAPH, "nothing")
+    assert (session.display.colour, session.display.ghost) == (colours.PHOTOGRAPH, "nothing")
     assert session.reference == "the final state"
     with pytest.raises(Prob3rError, match="truth of this pair is not known"):
         session.show(ghost="the truth")
@@ -131,8 +131,12 @@ def test_the_truth_is_offered_where_it_is_known(session: Session) -> None:
 
 
 def test_cuts_of_every_kind_can_be_together(session: Session) -> None:
-    for cut in (HEAD_CUT, Cut(BLOCK, "skip", 2), Cut(SUBLAYER, "skip", 0, view=1, sublayer="mlp")):
-        session.cut(cut)
+    for ablation in (
+        HEAD_ABLATION,
+        Ablation(BLOCK, "skip", 2),
+        Ablation(SUBLAYER, "skip", 0, view=1, sublayer="mlp"),
+    ):
+        session.ablate(ablation)
     assert len(session.edits) == 3
     with pytest.raises(Prob3rError):
-        session.cut(Cut(SINKS, "mask", 99))
+        session.ablate(Ablation(SINKS, "mask", 99))

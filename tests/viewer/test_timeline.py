@@ -7,29 +7,29 @@ from hypothesis import strategies as st
 
 from prob3r.viewer import tables
 from prob3r.viewer.session import Session
-from prob3r.viewer.timeline import GLIDE_SECONDS, Glide, curves, marks, number
+from prob3r.viewer.timeline import GLIDE_SECONDS, TimelinePosition, curves, marks, number
 
 
 @given(st.lists(st.tuples(st.integers(-3, 25), st.integers(1, 20)), max_size=8))
-def test_a_glide_stays_on_the_line_and_arrives(wishes: list[tuple[int, int]]) -> None:
-    glide = Glide(19, 19.0, 19)
+def test_the_position_stays_on_the_line_and_arrives(wishes: list[tuple[int, int]]) -> None:
+    timeline = TimelinePosition(19, 19.0, 19)
     for target, frames in wishes:
-        glide.send(target)
+        timeline.send(target)
         for _ in range(frames):
-            before = glide.position
-            after = glide.advance(0.04)
+            before = timeline.position
+            after = timeline.advance(0.04)
             assert 0 <= after <= 19
-            assert abs(glide.target - after) <= abs(glide.target - before)
-    glide.advance(GLIDE_SECONDS + 0.01)
-    assert glide.position == glide.target
-    assert not glide.moving
+            assert abs(timeline.target - after) <= abs(timeline.target - before)
+    timeline.advance(GLIDE_SECONDS + 0.01)
+    assert timeline.position == timeline.target
+    assert not timeline.moving
 
 
 def test_a_neighbour_takes_as_long_as_the_whole_line() -> None:
     for target in (18, 0):
-        glide = Glide(19, 19.0, 19)
-        glide.send(target)
-        assert glide.advance(GLIDE_SECONDS / 2) == pytest.approx((19 + target) / 2)
+        timeline = TimelinePosition(19, 19.0, 19)
+        timeline.send(target)
+        assert timeline.advance(GLIDE_SECONDS / 2) == pytest.approx((19 + target) / 2)
 
 
 def test_blocks_are_marked_where_they_begin(session: Session) -> None:

@@ -28,7 +28,7 @@ def test_two_uploads_make_a_pair_whose_names_are_only_words(tmp_path: Path, sess
     assert source is not None
     assert source.names == ("a.png", "<b>.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["view1", "view2"]
-    pair = source.pair(session.subject.model)
+    pair = source.pair(session.probed.model)
     assert pair.names == ("a, <b>",)
     assert "'a.png', '<b>.png'" in source.python
     session.open(source)

@@ -25,7 +25,7 @@ from prob3r.cli.app import (
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
-    from prob3r.viewer import Subject
+    from prob3r.viewer import ProbedModel
     from prob3r.viewer.sources import Source
 
 
@@ -75,24 +75,24 @@ def view(
     check_free(host, port)  # before the model is read, which takes its time
     running = ExitStack()
 
-    def read(name: str, kind: str) -> "Subject":
-        subject = _subject(name, kind, device)
-        running.enter_context(in_precision(precision, subject.model))
-        return subject
+    def read(name: str, kind: str) -> "ProbedModel":
+        probed = _probed(name, kind, device)
+        running.enter_context(in_precision(precision, probed.model))
+        return probed
 
     with progress() as report:
         report("Reading the model", 0.1)
-        subject = read(model, probes)
+        probed = read(model, probes)
         report("Running it", 0.6)
-        others = _others(subject, compare or [], read)
-        viewer = Viewer(subject, source, others, host=host, port=port, names=name or [])
+        others = _others(probed, compare or [], read)
+        viewer = Viewer(probed, source, others, host=host, port=port, names=name or [])
     try:
         if not is_local(host):
             console.print(
                 f"Listening on {host}: everybody who reaches this machine can use the viewer.",
                 style="yellow",
             )
-        what = f"{model} runs in {running_precision(subject.model)}."
+        what = f"{model} runs in {running_precision(probed.model)}."
         console.print(
             Text(f"{what} Open {viewer.url}, and press Ctrl-C here to end."), soft_wrap=True
         )
@@ -125,17 +125,17 @@ def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Sour
     )
 
 
-def _subject(model: str, probes: str, device: str) -> "Subject":
+def _probed(model: str, probes: str, device: str) -> "ProbedModel":
     from prob3r.models import load
-    from prob3r.viewer import Subject
+    from prob3r.viewer import ProbedModel
 
-    return Subject(model, load(model, device), bank_of(model, probes), probes)
+    return ProbedModel(model, load(model, device), bank_of(model, probes), probes)
 
 
 def _others(
-    subject: "Subject", asked: list[str], read: Callable[[str, str], "Subject"]
-) -> dict[str, Callable[[], "Subject"]]:
-    """Return what can be set beside a subject: what is shipped, and what was asked for."""
+    probed: "ProbedModel", asked: list[str], read: Callable[[str, str], "ProbedModel"]
+) -> dict[str, Callable[[], "ProbedModel"]]:
+    """Return what can be set beside it: what is shipped, and what was asked for."""
     from functools import cache, partial
     from importlib.resources import files
 
@@ -147,7 +147,7 @@ def _others(
         for name in shipped()
         for kind in ("mlp", "linear", "tuned")
         if (weights / name / f"probes-{kind}.safetensors").is_file()
-        and (name, kind) != (subject.name, subject.probes)
+        and (name, kind) != (probed.name, probed.probes)
     ]
     for entry in asked:
         name, found, probes = entry.rpartition("=")

@@ -1,4 +1,4 @@
-"""Attention of chosen patches: where they look, as heat on the other view and as rays."""
+"""Attention of chosen patches: where they display, as heat on the other view and as rays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from prob3r.viewer import colours
-from prob3r.viewer.session import MOVING, NOTHING, THE_TRUTH, Look, Pane
+from prob3r.viewer.session import MOVING, NOTHING, THE_TRUTH, Display, Pane
 
 CLICK = 0.015
 """How far beside a point a click may go, as a share of its distance."""
@@ -26,33 +26,33 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawing:
-    """A pane with a look, ready to be drawn at any position.
+    """A pane with its display, ready to be drawn at any position.
 
     Attributes:
         pane: What is drawn.
-        look: How.
+        display: How.
         masks: Which pixels of each view are drawn.
         scale: Of colours that stand for numbers; None for others.
     """
 
     pane: Pane
-    look: Look
+    display: Display
     masks: tuple[Bool[np.ndarray, "h1 w1"], Bool[np.ndarray, "h2 w2"]]
     scale: Scale | None
 
     @classmethod
-    def of(cls, pane: Pane, look: Look) -> "Drawing":
+    def of(cls, pane: Pane, display: Display) -> "Drawing":
         """Return the drawing of a pane."""
         run = pane.run
         both = np.concatenate([c.ravel() for c in run.confidence])
-        least = np.percentile(both, look.hidden)
+        least = np.percentile(both, display.hidden)
         masks = tuple(
             (confidence >= least) & np.isfinite(points).all((0, 3)) & shown
             for confidence, points, shown in zip(
-                run.confidence, run.points, (look.view1, look.view2), strict=True
+                run.confidence, run.points, (display.view1, display.view2), strict=True
             )
         )
-        return cls(pane, look, (masks[0], masks[1]), _scale(pane, look))
+        return cls(pane, display, (masks[0], masks[1]), _scale(pane, display))
 
     def points(self, position: float) -> tuple[Float[np.ndarray, "n 3"], ...]:
         """Return the points that are drawn of both views."""
@@ -61,21 +61,21 @@ class Drawing:
     def maps(self, position: float) -> tuple[Float[np.ndarray, "h w 3"], ...]:
         """Return both pointmaps, of which one may stay in its final state."""
         moving = self.pane.run.at(position)
-        if self.look.moving == MOVING[0]:
+        if self.display.moving == MOVING[0]:
             return moving
-        still = 1 if self.look.moving == MOVING[1] else 0
+        still = 1 if self.display.moving == MOVING[1] else 0
         final = self.pane.run.points[still][-1]
         return (moving[0], final) if still else (final, moving[1])
 
     def pose(self, position: float) -> Float[np.ndarray, "4 4"]:
         """Return camera 2's pose, which stays with view 2."""
-        stays = self.look.moving == MOVING[1]
+        stays = self.display.moving == MOVING[1]
         return self.pane.run.poses[-1] if stays else self.pane.run.pose(position)
 
     @property
     def repaints(self) -> bool:
         """Whether colours change as the points move."""
-        return self.look.colour in (colours.ERROR, colours.DISPLACEMENT)
+        return self.display.colour in (colours.ERROR, colours.DISPLACEMENT)
 
     def paint(self, position: float) -> tuple[UInt8[np.ndarray, "n 3"], ...]:
         """Return the colours of the points that are drawn of both views."""
@@ -83,10 +83,10 @@ class Drawing:
 
     def ghost(self) -> Float[np.ndarray, "n 3"] | None:
         """Return the points of what stands in grey beside them, if anything does."""
-        if self.look.ghost == NOTHING:
+        if self.display.ghost == NOTHING:
             return None
         maps: Sequence[np.ndarray] | None = self.pane.experiment.truth
-        if self.look.ghost != THE_TRUTH:
+        if self.display.ghost != THE_TRUTH:
             clean = self.pane.experiment.clean
             maps = [points[-1] for points in clean.points]
         if maps is None:
@@ -96,40 +96,42 @@ class Drawing:
 
     def _paint(self, view: int, position: float) -> UInt8[np.ndarray, "h w 3"]:
         stride = self.pane.experiment.stride
-        if self.look.colour == colours.PHOTOGRAPH:
+        if self.display.colour == colours.PHOTOGRAPH:
             return self.pane.experiment.images[view][::stride, ::stride]
-        if self.look.colour == colours.VIEW:
+        if self.display.colour == colours.VIEW:
             shape = (*self.masks[view].shape, 1)
             return np.tile(np.array(colours.VIEW_COLOURS[view], np.uint8), shape)
         assert self.scale is not None
         _, low, high, _ = self.scale
         values = self.pane.run.confidence[view]
         if self.repaints:
-            others = _counterpart(self.pane, self.look, position)[view]
+            others = _counterpart(self.pane, self.display, position)[view]
             values = colours.distances(self.maps(position)[view], others)
         return colours.ramp((values - low) / (high - low), self.scale.stops)
 
 
-def _counterpart(pane: Pane, look: Look, position: float) -> Sequence[Float[np.ndarray, "h w 3"]]:
+def _counterpart(
+    pane: Pane, display: Display, position: float
+) -> Sequence[Float[np.ndarray, "h w 3"]]:
     """Return where the points would be without error, or before they were displaced."""
-    if look.colour == colours.ERROR and pane.experiment.truth is not None:
+    if display.colour == colours.ERROR and pane.experiment.truth is not None:
         return pane.experiment.truth
     if pane.before is not None:
         return pane.before.at(position)
     return [points[-1] for points in pane.run.points]
 
 
-def _scale(pane: Pane, look: Look) -> Scale | None:
+def _scale(pane: Pane, display: Display) -> Scale | None:
     """Return one scale for the whole timeline, so that colours can be compared along it."""
-    if look.colour == colours.CONFIDENCE:
+    if display.colour == colours.CONFIDENCE:
         both = np.concatenate([c.ravel() for c in pane.run.confidence])
         return Scale(colours.LEVELS, 1.0, max(colours.highest(both), 1.01), "confidence")
-    if look.colour not in (colours.ERROR, colours.DISPLACEMENT):
+    if display.colour not in (colours.ERROR, colours.DISPLACEMENT):
         return None
-    error = look.colour == colours.ERROR
-    # Points begin far from where they end, but a cut shows where they end.
+    error = display.colour == colours.ERROR
+    # Points begin far from where they end, but a ablation shows where they end.
     step = 0 if error or pane.before is None else len(pane.run.steps) - 1
-    others = _counterpart(pane, look, float(step))
+    others = _counterpart(pane, display, float(step))
     values = [
         colours.distances(points[step], other).ravel()
         for points, other in zip(pane.run.points, others, strict=True)
@@ -168,7 +170,7 @@ def cameras(drawing: Drawing, position: float) -> tuple[Camera, Camera]:
 
 
 class Box(NamedTuple):
-    """Where to look: the box of most points and of camera 1."""
+    """Where to display: the box of most points and of camera 1."""
 
     low: Float[np.ndarray, "3"]
     high: Float[np.ndarray, "3"]
@@ -237,7 +239,7 @@ def pick(
             best = near[np.argmin(along[near])]
             row, column = pixels[best] * stride
             hits.append(Hit(view + 1, int(row), int(column), float(along[best])))
-    if drawing.look.cameras:
+    if drawing.display.cameras:
         shown = enumerate(cameras(drawing, position), 1)
         hits += [
             hit for view, c in shown if (hit := _photograph(view, c, origin, direction, depth))

@@ -30,7 +30,7 @@ SHOWN_PIXELS = 50_000
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ProbedModel:
     """A model with the probes that read it.
 
     Attributes:
@@ -59,10 +59,12 @@ class Subject:
 
 
 class Experiment:
-    """A subject on a pair. It is shared by all who look at it, and reruns one at a time.
+    """A model with its probes on a pair.
+
+    It is shared by all who look at it, and reruns one at a time.
 
     Args:
-        subject: A model with its probes.
+        probed: A model with its probes.
         pair: A batch of one, framed for that model.
 
     Attributes:
@@ -78,14 +80,14 @@ class Experiment:
         Prob3rError: The pair is a batch of several, or the probes read no decoder site.
     """
 
-    def __init__(self, subject: Subject, pair: Pair):
+    def __init__(self, probed: ProbedModel, pair: Pair):
         if len(pair) != 1:
             raise Prob3rError(f"The pair is a batch of {len(pair)}; the viewer shows one pair.")
-        self.subject = subject
-        self.pair = pair.to(next(subject.model.parameters()).device)
-        sites = trunk_steps(subject.bank, trunk(subject.model), pair.count)
+        self.probed = probed
+        self.pair = pair.to(next(probed.model.parameters()).device)
+        sites = trunk_steps(probed.bank, trunk(probed.model), pair.count)
         self.steps = [*sites, Step(None, OUTPUT)]
-        config = subject.model.config
+        config = probed.model.config
         views = (pair.view1, pair.view2)
         first, second = (patch_grid(*v.size, config.patch) for v in views)
         self.grids = first, second
@@ -93,14 +95,14 @@ class Experiment:
         self.stride = ceil((max(v.size[0] * v.size[1] for v in views) / SHOWN_PIXELS) ** 0.5)
         self._lock = threading.Lock()
         residuals = [step.site(view) for step in sites for view in (1, 2)]
-        self._replay = Replay(subject.model, self.pair, residuals)
+        self._replay = Replay(probed.model, self.pair, residuals)
         output = self._replay.clean.output
         assert output is not None
         cameras = Cameras.of(self.pair, output.points, output.confidence[0])
         self.focal = [torch.diagonal(m)[:2].tolist() for m in cameras.intrinsics]
         self.reference = Reference.of(self.pair, output.points, cameras.poses)
         self._thin, self._pick = thinned(self.reference)
-        self.clean = self._look(self._replay.clean, None)
+        self.clean = self._result(self._replay.clean, None)
 
     @property
     def has_truth(self) -> bool:
@@ -127,14 +129,14 @@ class Experiment:
         if not edits:
             return self.clean
         with self._lock:
-            return self._look(self._replay.run(edits), self.clean)
+            return self._result(self._replay.run(edits), self.clean)
 
     def attention(self, edits: Sequence[Edit] = ()) -> dict[tuple[int, int], Strongest]:
         """Return what each view's patches attend to in each other view, the mean head last."""
-        records = AttentionRecords(self.subject.model, self.pair)
+        records = AttentionRecords(self.probed.model, self.pair)
         with self._lock:
             run = trace(
-                self.subject.model,
+                self.probed.model,
                 self.pair,
                 records.sites(["strongest"]),
                 edits,
@@ -144,7 +146,7 @@ class Experiment:
         return records.strongest(run)
 
     @torch.no_grad()
-    def _look(self, run: Trace, before: Run | None) -> Run:
+    def _result(self, run: Trace, before: Run | None) -> Run:
         """Decode and measure a trace, from the first step on that the edits changed."""
         assert run.output is not None
         start = 0 if before is None else self._first_changed(run)
@@ -174,7 +176,7 @@ class Experiment:
         )
 
     def _decoded(self, run: Trace, step: Step) -> Points:
-        first, second = (self.subject.bank.decode(run[step.site(v)]).points for v in (1, 2))
+        first, second = (self.probed.bank.decode(run[step.site(v)]).points for v in (1, 2))
         return first, second
 
     def _first_changed(self, run: Trace) -> int:

@@ -5,16 +5,16 @@ from typing import Any
 import viser
 
 from prob3r.viewer import tables
-from prob3r.viewer.tabs import AttentionTab, CompareTab, FilesTab, LookTab, ScissorsTab, Tab
+from prob3r.viewer.tabs import AblationTab, AttentionTab, CompareTab, DisplayTab, FilesTab, Tab
 from prob3r.viewer.timeline import marks
-from prob3r.viewer.visit import Visit, put
+from prob3r.viewer.visit import Visit, set_value
 
 WIDTH = 380
 BLUE = (31, 111, 181)
 TABS: dict[str, type[Tab]] = {
-    "Look": LookTab,
+    "Display": DisplayTab,
     "Attention": AttentionTab,
-    "Scissors": ScissorsTab,
+    "Ablations": AblationTab,
     "Compare": CompareTab,
     "Files": FilesTab,
 }
@@ -54,13 +54,13 @@ class Panel:
         """Bring up to date what depends on the place on the timeline."""
         self.where.content = tables.where(self.session)
         self.play.label = "Pause" if self.visit.playing else "Play"
-        if self.visit.playing or not self.session.glide.moving:
-            put(self.slider, self.session.glide.target)
+        if self.visit.playing or not self.session.timeline.moving:
+            set_value(self.slider, self.session.timeline.target)
 
     def _timeline(self, gui: viser.GuiApi) -> None:
         self.heading = gui.add_html("")
         steps = self.session.experiment.steps
-        end = self.session.glide.target
+        end = self.session.timeline.target
         self.slider = gui.add_slider(
             "Site",
             0,
@@ -76,12 +76,12 @@ class Panel:
         def move(_: Any) -> None:
             self.visit.playing = False
             self.session.move(self.slider.value)
-            self.visit.glide()
+            self.visit.animate()
 
         def play(_: Any) -> None:
             self.visit.playing = not self.visit.playing
             self.refresh_place()
-            self.visit.glide()
+            self.visit.animate()
 
         self.slider.on_update(self.visit.guarded(move))
         self.play.on_click(self.visit.guarded(play))

@@ -16,9 +16,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from prob3r.report import Explanation, explain, write_page, write_ply
-from prob3r.viewer.scene import UP, Stage
+from prob3r.viewer.scene import UP, SceneRenderer
 from prob3r.viewer.session import Session
-from prob3r.viewer.timeline import Glide
+from prob3r.viewer.timeline import TimelinePosition
 
 FRAME_SECONDS = 0.12
 """Between two frames of a recording, of which there are `FRAMES` from one site to the next."""
@@ -28,12 +28,12 @@ _RECORDING = threading.Lock()  # a recording holds a scene of its own: one at a 
 
 
 def explanation(session: Session) -> Explanation:
-    """Return the explanation of the present state, cuts and all."""
-    name = session.subject.name
-    if session.cuts:
-        name += f" without {'; '.join(cut.words for cut in session.cuts)}"
-    subject, pair = session.subject, session.experiment.pair
-    return explain(subject.model, pair, subject.bank, model_name=name, edits=session.edits)
+    """Return the explanation of the present state, ablations and all."""
+    name = session.probed.name
+    if session.ablations:
+        name += f" without {'; '.join(ablation.words for ablation in session.ablations)}"
+    probed, pair = session.probed, session.experiment.pair
+    return explain(probed.model, pair, probed.bank, model_name=name, edits=session.edits)
 
 
 def page(session: Session) -> bytes:
@@ -61,21 +61,21 @@ def png(client: viser.ClientHandle, seconds: float = 20.0) -> bytes:
 def recording(session: Session) -> bytes:
     """Return the scene as it moves along the whole timeline, as a `.viser` file."""
     shown = copy.copy(session)
-    last = session.glide.last
-    shown.glide = Glide(last)
+    last = session.timeline.last
+    shown.timeline = TimelinePosition(last)
     # A client's own scene can't be recorded; a server's can, so the recording gets one for itself,
     # on a port that the system chooses and that nobody else can reach.
     with _RECORDING:
         server = viser.ViserServer("127.0.0.1", 0, verbose=False)
         try:
             server.scene.set_up_direction(UP)
-            stage = Stage(server.scene, shown)
-            stage.draw()
+            renderer = SceneRenderer(server.scene, shown)
+            renderer.draw()
             serializer = server.get_scene_serializer()
             for frame in range(1, FRAMES * last + 1):
                 serializer.insert_sleep(FRAME_SECONDS)
-                shown.glide.position = frame / FRAMES
-                stage.move()
+                shown.timeline.position = frame / FRAMES
+                renderer.move()
             serializer.insert_sleep(1.0)
             return serializer.serialize()
         finally:

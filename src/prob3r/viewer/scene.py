@@ -1,4 +1,4 @@
-"""The stage: a drawing of a session in a viser scene, kept up to date."""
+"""The renderer: a drawing of a session in a viser scene, kept up to date."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ PAPER = 235
 """Grey of the faintest rays."""
 
 
-class Stage:
+class SceneRenderer:
     """Draws one session into one scene.
 
     Args:
@@ -44,13 +44,13 @@ class Stage:
 
     def draw(self) -> None:
         """Draw everything anew, at the session's place on the timeline."""
-        panes, look = self.session.panes, self.session.look
+        panes, display = self.session.panes, self.session.display
         for frame in self.frames:
             frame.remove()
         self._clear()
         self.box = Box.of(panes)
         for i, pane in enumerate(panes):
-            self.drawings.append(Drawing.of(pane, look))
+            self.drawings.append(Drawing.of(pane, display))
             name, at = f"/pane{i}", self.offset(i)
             self.frames.append(self.scene.add_frame(name, show_axes=False, position=at))
             self._draw_pane(i)
@@ -58,7 +58,7 @@ class Stage:
 
     def move(self) -> None:
         """Move what is drawn to the session's place on the timeline."""
-        position = self.session.glide.position
+        position = self.session.timeline.position
         for drawing, clouds, frustum in zip(self.drawings, self.clouds, self.frustums, strict=True):
             for cloud, points in zip(clouds, drawing.points(position), strict=True):
                 cloud.points = points
@@ -80,7 +80,7 @@ class Stage:
         unit = np.array(direction) / np.linalg.norm(direction)
         for i, drawing in enumerate(self.drawings):
             start = np.array(origin) - self.offset(i)
-            hit = pick(drawing, self.session.glide.position, start, unit, self.depth)
+            hit = pick(drawing, self.session.timeline.position, start, unit, self.depth)
             if hit is not None:
                 hits.append((hit, drawing))
         if not hits:
@@ -89,7 +89,7 @@ class Stage:
         experiment = drawing.pane.experiment
         if experiment.grids != self.session.experiment.grids:
             return None
-        patch = experiment.subject.model.config.patch
+        patch = experiment.probed.model.config.patch
         columns = experiment.grids[hit.view - 1][1]
         return Pin(hit.view, hit.row // patch * columns + hit.column // patch)
 
@@ -99,7 +99,7 @@ class Stage:
         return FRUSTUM * self.box.radius
 
     def draw_pins(self) -> None:
-        """Draw the chosen patches of the present state, and where they look."""
+        """Draw the chosen patches of the present state, and where they display."""
         for _, line, ball in self.pins:
             line.remove()
             ball.remove()
@@ -132,7 +132,7 @@ class Stage:
 
         Rays of patches that get less attention are fainter.
         """
-        drawing, position = self.drawings[self.session.present], self.session.glide.position
+        drawing, position = self.drawings[self.session.present], self.session.timeline.position
         maps = drawing.maps(position)
         centres = np.zeros(3), drawing.pose(position)[:3, 3]
         keys, weights = rays(self.session.watched(pin))
@@ -152,7 +152,7 @@ class Stage:
     ) -> Float[np.ndarray, "n 3"]:
         """Return the point in the middle of every patch."""
         experiment = self.session.experiment
-        patch = experiment.subject.model.config.patch
+        patch = experiment.probed.model.config.patch
         rows, columns = (
             (np.arange(count) * patch + patch // 2) // experiment.stride
             for count in experiment.grids[view - 1]
@@ -161,10 +161,10 @@ class Stage:
         return points.reshape(-1, 3)
 
     def _draw_pane(self, i: int) -> None:
-        drawing, look = self.drawings[i], self.session.look
-        position, name = self.session.glide.position, f"/pane{i}"
+        drawing, display = self.drawings[i], self.session.display
+        position, name = self.session.timeline.position, f"/pane{i}"
         experiment = drawing.pane.experiment
-        size = POINT * look.size * experiment.stride / experiment.focal[0][0]
+        size = POINT * display.size * experiment.stride / experiment.focal[0][0]
         views = zip(drawing.points(position), drawing.paint(position), strict=True)
         self.clouds.append(
             [
@@ -186,7 +186,7 @@ class Stage:
                 f"{name}/ghost", ghost, colours.GHOST, point_size=0.6 * size, point_shading="flat"
             )
         frustum = None
-        if look.cameras:
+        if display.cameras:
             both = enumerate(cameras(drawing, position), 1)
             frustum = [self._draw_camera(f"{name}/camera{v}", v, camera) for v, camera in both][1]
         self.frustums.append(frustum)

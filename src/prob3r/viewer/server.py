@@ -11,7 +11,7 @@ import rich
 import viser
 
 from prob3r.errors import Prob3rError
-from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.gate import Gate, gated
 from prob3r.viewer.panels import Panel
 from prob3r.viewer.scene import UP
@@ -26,7 +26,7 @@ class Viewer:
     """A running viewer.
 
     Args:
-        subject: The model with its probes.
+        probed: The model with its probes.
         source: The pair that every browser sees first.
         others: What can be compared with, by name; each is read when it is first asked for.
         host: The address to bind to; of another than the own machine, others can come in.
@@ -39,9 +39,9 @@ class Viewer:
 
     def __init__(
         self,
-        subject: Subject,
+        probed: ProbedModel,
         source: Source,
-        others: Mapping[str, Callable[[], Subject]] | None = None,
+        others: Mapping[str, Callable[[], ProbedModel]] | None = None,
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -49,8 +49,8 @@ class Viewer:
     ):
         check_free(host, port)
         gate = Gate(host, names)
-        self.subject, self.source, self.others = subject, source, dict(others or {})
-        self.experiment = Experiment(subject, source.pair(subject.model))
+        self.probed, self.source, self.others = probed, source, dict(others or {})
+        self.experiment = Experiment(probed, source.pair(probed.model))
         self.visits: dict[int, Visit] = {}
         # viser reports every stop on the console; ours is the only voice there.
         rich.get_console().quiet = True
@@ -88,7 +88,7 @@ class Viewer:
 
     def _welcome(self, client: viser.ClientHandle) -> None:
         try:
-            session = Session(self.subject, self.source, self.others, self.experiment)
+            session = Session(self.probed, self.source, self.others, self.experiment)
             visit = Visit(client, session)
             self.visits[client.client_id] = visit
             visit.begin()

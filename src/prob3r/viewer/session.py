@@ -12,14 +12,14 @@ from prob3r.measures.attention import Strongest
 from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Edit
 from prob3r.viewer import colours
+from prob3r.viewer.ablations import Ablation, python
 from prob3r.viewer.attention import MOST_PINS, Pin, weights
-from prob3r.viewer.experiment import Experiment, Subject
+from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.run import METRICS, Run
-from prob3r.viewer.scissors import Cut, python
 from prob3r.viewer.sources import Source
-from prob3r.viewer.timeline import Glide
+from prob3r.viewer.timeline import TimelinePosition
 
-MOST_CUTS = 50
+MOST_ABLATIONS = 50
 NOTHING, FINAL_STATE, THE_TRUTH = "nothing", "the final state", "the truth"
 GHOSTS = (NOTHING, FINAL_STATE, THE_TRUTH)
 MOVING = ("both views", "view 1", "view 2")
@@ -33,7 +33,7 @@ COLOURS = (
 
 
 @dataclass(frozen=True)
-class Look:
+class Display:
     """How the points are shown.
 
     Attributes:
@@ -81,95 +81,95 @@ class Pane:
 
 
 class Session:
-    """What one person looks at: a pair, cuts, a comparison, pins, a place on the timeline.
+    """What one person looks at: a pair, ablations, a comparison, pins, a place on the timeline.
 
     A wish that cannot be granted raises Prob3rError and changes nothing.
 
     Args:
-        subject: The model with its probes.
+        probed: The model with its probes.
         source: The pair.
         others: What it can be compared with, by name; each is read when it is first asked for.
-        experiment: The subject on the pair, if somebody has it already.
+        experiment: The model on the pair, if somebody has it already.
 
     Attributes:
-        experiment: The subject on the pair.
-        run: The run with the present cuts.
-        cuts: What is switched off, the latest last.
-        look: How the points are shown.
-        glide: The place on the timeline.
+        experiment: The model on the pair.
+        run: The run with the present ablations.
+        ablations: What is switched off, the latest last.
+        display: How the points are shown.
+        timeline: The place on the timeline.
         pins: The chosen patches, the latest last.
         block, head: Whose attention is shown; None is the mean of a block's heads.
     """
 
     def __init__(
         self,
-        subject: Subject,
+        probed: ProbedModel,
         source: Source,
-        others: Mapping[str, Callable[[], Subject]] | None = None,
+        others: Mapping[str, Callable[[], ProbedModel]] | None = None,
         experiment: Experiment | None = None,
     ):
-        self.subject, self.source = subject, source
+        self.probed, self.source = probed, source
         self.others = dict(others or {})
-        self.look = Look()
-        self.experiment = experiment or Experiment(subject, source.pair(subject.model))
+        self.display = Display()
+        self.experiment = experiment or Experiment(probed, source.pair(probed.model))
         self.against: str | None = None
         self._begin()
 
     def _begin(self) -> None:
         """Start over with the present experiment, at the end of the timeline."""
         self.run = self.experiment.clean
-        self.cuts: list[Cut] = []
+        self.ablations: list[Ablation] = []
         self._edits: list[list[Edit]] = []
         self._other: Pane | None = None
         self._attention: dict[tuple[int, int], Strongest] | None = None
         self.pins: list[Pin] = []
-        self.block = trunk(self.subject.model).blocks // 2
+        self.block = trunk(self.probed.model).blocks // 2
         self.head: int | None = None
         last = len(self.experiment.steps) - 1
-        self.glide = Glide(last, float(last), last)
+        self.timeline = TimelinePosition(last, float(last), last)
 
     def open(self, source: Source) -> None:
-        """Look at another pair, with nothing cut and nothing compared.
+        """Look at another pair, with nothing switched off and nothing compared.
 
         Raises:
             Prob3rError: The pair cannot be read.
         """
-        self.experiment = Experiment(self.subject, source.pair(self.subject.model))
+        self.experiment = Experiment(self.probed, source.pair(self.probed.model))
         self.source, self.against = source, None
-        if self._needs_truth(self.look) and not self.experiment.has_truth:
-            self.look = replace(self.look, colour=colours.PHOTOGRAPH, ghost=NOTHING)
+        if self._needs_truth(self.display) and not self.experiment.has_truth:
+            self.display = replace(self.display, colour=colours.PHOTOGRAPH, ghost=NOTHING)
         self._begin()
 
     def show(self, **changes: Any) -> None:
-        """Change how the points are shown; see `Look`."""
-        look = replace(self.look, **changes)
-        if self._needs_truth(look) and not self.experiment.has_truth:
+        """Change how the points are shown; see `Display`."""
+        display = replace(self.display, **changes)
+        if self._needs_truth(display) and not self.experiment.has_truth:
             raise Prob3rError("The truth of this pair is not known; choose something else.")
-        self.look = look
+        self.display = display
 
     def move(self, step: int) -> None:
         """Send the timeline to a step."""
         if not 0 <= step < len(self.experiment.steps):
-            raise Prob3rError(f"There is no site {step}; they go to {self.glide.last}.")
-        self.glide.send(step)
+            raise Prob3rError(f"There is no site {step}; they go to {self.timeline.last}.")
+        self.timeline.send(step)
 
-    def cut(self, cut: Cut) -> None:
+    def ablate(self, ablation: Ablation) -> None:
         """Switch something off, beside what is off already."""
-        if cut in self.cuts:
-            raise Prob3rError(f"{cut.words} is cut already.")
-        if len(self.cuts) == MOST_CUTS:
-            raise Prob3rError(f"There are {MOST_CUTS} cuts already; take some back first.")
-        edits = cut.edits(self.subject.model, self.experiment.pair)
-        self._rerun([*self.cuts, cut], [*self._edits, edits])
+        if ablation in self.ablations:
+            raise Prob3rError(f"{ablation.words} is switched off already.")
+        if len(self.ablations) == MOST_ABLATIONS:
+            raise Prob3rError(f"There are {MOST_ABLATIONS} ablations already; undo some first.")
+        edits = ablation.edits(self.probed.model, self.experiment.pair)
+        self._rerun([*self.ablations, ablation], [*self._edits, edits])
 
     def undo(self) -> None:
-        """Take the latest cut back; without any, nothing happens."""
-        if self.cuts:
-            self._rerun(self.cuts[:-1], self._edits[:-1])
+        """Take the latest ablation back; without any, nothing happens."""
+        if self.ablations:
+            self._rerun(self.ablations[:-1], self._edits[:-1])
 
     def restore(self) -> None:
-        """Take all cuts back."""
-        if self.cuts:
+        """Undo all."""
+        if self.ablations:
             self._rerun([], [])
 
     def compare(self, name: str | None) -> None:
@@ -179,9 +179,9 @@ class Session:
             return
         if name not in self.others:
             raise Prob3rError(f"There is nothing called '{name}' to compare with.")
-        subject = self.others[name]()
-        other = Experiment(subject, self.source.pair(subject.model))
-        self._other = self._beside(name, other, self.cuts)
+        probed = self.others[name]()
+        other = Experiment(probed, self.source.pair(probed.model))
+        self._other = self._beside(name, other, self.ablations)
         self.against = name
 
     def pin(self, view: int, patch: int) -> None:
@@ -200,7 +200,7 @@ class Session:
 
     def watch(self, block: int, head: int | None) -> None:
         """Choose the head whose attention is shown; None is the mean of the block's heads."""
-        stack = trunk(self.subject.model)
+        stack = trunk(self.probed.model)
         if not 0 <= block < stack.blocks or not (head is None or 0 <= head < stack.heads):
             raise Prob3rError(
                 f"Blocks go from 0 to {stack.blocks - 1}, heads to {stack.heads - 1}."
@@ -221,25 +221,25 @@ class Session:
 
     @property
     def edits(self) -> list[Edit]:
-        """All cuts as edits."""
+        """All ablations as edits."""
         return [edit for edits in self._edits for edit in edits]
 
     @property
     def panes(self) -> list[Pane]:
         """What stands in the scene; the present state is `present`."""
-        before = self.experiment.clean if self.cuts else None
-        title = "after the cuts" if self.cuts else self.subject.words
+        before = self.experiment.clean if self.ablations else None
+        title = "after ablation" if self.ablations else self.probed.words
         pane = Pane(title, self.run, self.experiment, before)
         if self._other is not None:
             return [pane, self._other]
-        if self.cuts:
+        if self.ablations:
             return [Pane("before", self.experiment.clean, self.experiment), pane]
         return [pane]
 
     @property
     def present(self) -> int:
         """Which of the panes is the present state."""
-        return 1 if self.cuts and self._other is None else 0
+        return 1 if self.ablations and self._other is None else 0
 
     @property
     def reference(self) -> str:
@@ -249,7 +249,7 @@ class Session:
     @property
     def python(self) -> str:
         """A program that does what was done here."""
-        return python(self.cuts, self.subject.name, self.source.python)
+        return python(self.ablations, self.probed.name, self.source.python)
 
     def numbers(self) -> list[tuple[str, str, list[float]]]:
         """Return the errors of every pane's output: what it is, its unit, a value for each pane.
@@ -263,18 +263,20 @@ class Session:
         ]
 
     @staticmethod
-    def _needs_truth(look: Look) -> bool:
-        return look.colour == colours.ERROR or look.ghost == THE_TRUTH
+    def _needs_truth(display: Display) -> bool:
+        return display.colour == colours.ERROR or display.ghost == THE_TRUTH
 
-    def _rerun(self, cuts: list[Cut], edits: list[list[Edit]]) -> None:
+    def _rerun(self, ablations: list[Ablation], edits: list[list[Edit]]) -> None:
         run = self.experiment.run([edit for one in edits for edit in one])
         other = self._other
         if other is not None and self.against is not None:
-            other = self._beside(self.against, other.experiment, cuts)
-        self.run, self.cuts, self._edits, self._other = run, cuts, edits, other
+            other = self._beside(self.against, other.experiment, ablations)
+        self.run, self.ablations, self._edits, self._other = run, ablations, edits, other
         self._attention = None
 
-    def _beside(self, name: str, other: Experiment, cuts: list[Cut]) -> Pane:
-        """Return a comparison with the same cuts."""
-        edits = [e for cut in cuts for e in cut.edits(other.subject.model, other.pair)]
-        return Pane(name, other.run(edits), other, other.clean if cuts else None)
+    def _beside(self, name: str, other: Experiment, ablations: list[Ablation]) -> Pane:
+        """Return a comparison with the same ablations."""
+        edits = [
+            e for ablation in ablations for e in ablation.edits(other.probed.model, other.pair)
+        ]
+        return Pane(name, other.run(edits), other, other.clean if ablations else None)

@@ -26,15 +26,15 @@ def heading(session: Session) -> str:
     if not session.experiment.has_truth:
         against = "the model's own final state: the truth of this pair is not known"
     return (
-        f'{_NARROW}<div style="{_PAD}"><b>{escape(name)}</b> · {escape(session.subject.words)}<br>'
+        f'{_NARROW}<div style="{_PAD}"><b>{escape(name)}</b> · {escape(session.probed.words)}<br>'
         f'<span style="opacity:0.7">Errors are against {against}.</span></div>'
     )
 
 
 def where(session: Session) -> str:
     """Return the current site in words, and the curves with it marked."""
-    glide, panes = session.glide, session.panes
-    step = session.experiment.steps[round(glide.position)]
+    timeline, panes = session.timeline, session.panes
+    step = session.experiment.steps[round(timeline.position)]
     present = panes[session.present]
     others = [pane for pane in panes if pane is not present]
     lines = [
@@ -42,17 +42,18 @@ def where(session: Session) -> str:
         for pane, colour in zip([present, *others], LINES, strict=False)
         if len(pane.run.steps) == len(present.run.steps)
     ]
-    drawn = curves(present.run.steps, glide.position, lines, session.reference)
+    drawn = curves(present.run.steps, timeline.position, lines, session.reference)
     words = escape(step.words[0].upper() + step.words[1:])
     return f'<div style="{_PAD}"><b>{words}</b></div>{drawn}'
 
 
-def cuts(session: Session) -> str:
-    """Return what is cut, or how to begin."""
-    if not session.cuts:
-        return f'<div style="{_PAD};opacity:0.7">Nothing is cut.</div>'
-    items = "".join(f"<li>{escape(cut.words)}</li>" for cut in session.cuts)
-    return f'<div style="{_PAD}">Cut:<ol style="margin:2px 0;padding-left:20px">{items}</ol></div>'
+def ablations(session: Session) -> str:
+    """Return what is switched off, or how to begin."""
+    if not session.ablations:
+        return f'<div style="{_PAD};opacity:0.7">Nothing is switched off.</div>'
+    items = "".join(f"<li>{escape(ablation.words)}</li>" for ablation in session.ablations)
+    listed = f'<ol style="margin:2px 0;padding-left:20px">{items}</ol>'
+    return f'<div style="{_PAD}">Switched off:{listed}</div>'
 
 
 def numbers(session: Session) -> str:
@@ -83,7 +84,7 @@ def legend(session: Session, drawing: Drawing) -> str:
             f'<div style="{_PAD}">{bar}<div style="display:flex;justify-content:space-between">'
             f"{ends}</div>{escape(scale.words)}</div>"
         )
-    if session.look.colour != colours.VIEW:
+    if session.display.colour != colours.VIEW:
         return ""
     views = "".join(
         f'<span style="color:{colours.css(colour)};margin-right:12px">■ view {view}</span>'

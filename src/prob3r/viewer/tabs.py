@@ -8,12 +8,12 @@ from typing import Any
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import trunk
 from prob3r.viewer import colours, pictures, saving, tables
+from prob3r.viewer.ablations import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYERS, Ablation
 from prob3r.viewer.pictures import chosen
-from prob3r.viewer.scissors import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYERS, Cut
 from prob3r.viewer.session import COLOURS, GHOSTS, MOVING, THE_TRUTH
 from prob3r.viewer.sources import Source
 from prob3r.viewer.uploads import LIMIT, Uploads, limit
-from prob3r.viewer.visit import Visit, put
+from prob3r.viewer.visit import Visit, set_value
 
 ALONE = "nothing"
 MEAN = "mean of the heads"
@@ -45,28 +45,33 @@ class Tab(ABC):
         self.gui.add_html(f'<div style="{_NOTE}">{escape(text)}</div>')
 
 
-class LookTab(Tab):
+class DisplayTab(Tab):
     """How the points are shown."""
 
     def build(self) -> None:
         """Add the controls."""
-        gui, look = self.gui, self.session.look
-        self.colour = gui.add_dropdown("Colour by", self._known(COLOURS), initial_value=look.colour)
-        self.legend = gui.add_html("")
-        self.size = gui.add_slider("Point size", 0.2, 3.0, 0.1, look.size)
-        self.hidden = gui.add_slider(
-            "Hide, %", 0, 90, 5, look.hidden, hint="Points that the model is least sure of."
+        gui, display = self.gui, self.session.display
+        self.colour = gui.add_dropdown(
+            "Colour by", self._known(COLOURS), initial_value=display.colour
         )
-        self.view1 = gui.add_checkbox("View 1", look.view1)
-        self.view2 = gui.add_checkbox("View 2", look.view2)
-        self.cameras = gui.add_checkbox("Cameras", look.cameras)
+        self.legend = gui.add_html("")
+        self.size = gui.add_slider("Point size", 0.2, 3.0, 0.1, display.size)
+        self.hidden = gui.add_slider(
+            "Hide, %", 0, 90, 5, display.hidden, hint="Points that the model is least sure of."
+        )
+        self.view1 = gui.add_checkbox("View 1", display.view1)
+        self.view2 = gui.add_checkbox("View 2", display.view2)
+        self.cameras = gui.add_checkbox("Cameras", display.cameras)
         self.moving = gui.add_dropdown(
-            "Timeline", MOVING, initial_value=look.moving, hint="Which views follow the timeline."
+            "Timeline",
+            MOVING,
+            initial_value=display.moving,
+            hint="Which views follow the timeline.",
         )
         self.ghost = gui.add_dropdown(
             "Ghost",
             self._known(GHOSTS),
-            initial_value=look.ghost,
+            initial_value=display.ghost,
             hint="In grey beside the points.",
         )
         for name in ("colour", "size", "hidden", "view1", "view2", "cameras", "moving", "ghost"):
@@ -75,9 +80,9 @@ class LookTab(Tab):
     def refresh(self) -> None:
         """Offer what there is truth for, and say what colours mean."""
         self.colour.options, self.ghost.options = self._known(COLOURS), self._known(GHOSTS)
-        put(self.colour, self.session.look.colour)
-        put(self.ghost, self.session.look.ghost)
-        drawing = self.visit.stage.drawings[self.session.present]
+        set_value(self.colour, self.session.display.colour)
+        set_value(self.ghost, self.session.display.ghost)
+        drawing = self.visit.renderer.drawings[self.session.present]
         self.legend.content = tables.legend(self.session, drawing)
 
     def _known(self, choices: tuple[str, ...]) -> tuple[str, ...]:
@@ -96,11 +101,11 @@ class LookTab(Tab):
 
 
 class AttentionTab(Tab):
-    """Where chosen patches look."""
+    """Where chosen patches display."""
 
     def build(self) -> None:
         """Add the controls."""
-        stack = trunk(self.session.subject.model)
+        stack = trunk(self.session.probed.model)
         self.note(
             "Click a patch below, or a point in 3D: the other photograph shows where it looks."
         )
@@ -129,8 +134,8 @@ class AttentionTab(Tab):
         self.photographs.content = pictures.photographs(session)
         self.heads.content = pictures.heads(session)
         self.unpin.disabled = not session.pins
-        put(self.block, str(session.block))
-        put(self.head, MEAN if session.head is None else f"head {session.head}")
+        set_value(self.block, str(session.block))
+        set_value(self.head, MEAN if session.head is None else f"head {session.head}")
 
     def _choose(self, _: Any) -> None:
         choice = chosen(self.choice.value)
@@ -162,48 +167,48 @@ class AttentionTab(Tab):
 
     def _unpin(self, _: Any) -> None:
         self.session.unpin()
-        put(self.choice, "")
+        set_value(self.choice, "")
         self._shown()
 
     def _click(self, event: Any) -> None:
-        pin = self.visit.stage.pick(event.ray_origin, event.ray_direction)
+        pin = self.visit.renderer.pick(event.ray_origin, event.ray_direction)
         if pin is not None:
             self.session.pin(pin.view, pin.patch)
             columns = self.session.experiment.grids[pin.view - 1][1]
-            put(self.choice, pin.words(columns))
+            set_value(self.choice, pin.words(columns))
             self._shown()
 
     def _shown(self) -> None:
-        self.visit.stage.draw_pins()
+        self.visit.renderer.draw_pins()
         self.refresh()
 
 
-class ScissorsTab(Tab):
+class AblationTab(Tab):
     """Parts to switch off."""
 
     def build(self) -> None:
         """Add the controls."""
-        gui, stack = self.gui, trunk(self.session.subject.model)
+        gui, stack = self.gui, trunk(self.session.probed.model)
         blocks = tuple(str(i) for i in range(stack.blocks))
         heads = tuple(str(i) for i in range(stack.heads))
-        self.kind = gui.add_dropdown("Cut", tuple(MODES))
+        self.kind = gui.add_dropdown("Switch off", tuple(MODES))
         self.mode = gui.add_dropdown("Mode", tuple(MODES[HEAD]))
         self.meaning = gui.add_html("")
         self.view = gui.add_dropdown("In", tuple(VIEW_CHOICES))
         self.block = gui.add_dropdown("Block", blocks, initial_value=str(self.session.block))
         self.sublayer = gui.add_dropdown("Sublayer", tuple(SUBLAYER_CHOICES))
         self.head = gui.add_dropdown("Head", heads)
-        self.cut = gui.add_button("Cut", color="red")
-        self.cuts = gui.add_html("")
+        self.ablation = gui.add_button("Switch off", color="red")
+        self.ablations = gui.add_html("")
         self.numbers = gui.add_html("")
-        self.undo = gui.add_button("Undo the last cut", color="gray")
-        self.restore = gui.add_button("Take all cuts back", color="gray")
+        self.undo = gui.add_button("Undo the last", color="gray")
+        self.restore = gui.add_button("Undo all", color="gray")
         with gui.add_folder("The same in Python", expand_by_default=False):
             self.code = gui.add_html("")
         self.kind.on_update(self.visit.guarded(self._choose_kind))
         self.mode.on_update(self.visit.guarded(lambda _: self._explain()))
         for button, action in (
-            (self.cut, self._cut),
+            (self.ablation, self._ablate),
             (self.undo, lambda: self.session.undo()),
             (self.restore, lambda: self.session.restore()),
         ):
@@ -211,16 +216,16 @@ class ScissorsTab(Tab):
         self._explain()
 
     def refresh(self) -> None:
-        """Show what is cut, what it did, and the Python for it."""
-        self.cuts.content = tables.cuts(self.session)
+        """Show what is switched off, what it did, and the Python for it."""
+        self.ablations.content = tables.ablations(self.session)
         self.numbers.content = tables.numbers(self.session)
-        self.undo.disabled = self.restore.disabled = not self.session.cuts
+        self.undo.disabled = self.restore.disabled = not self.session.ablations
         self.code.content = tables.code(self.session.python)
 
     def _choose_kind(self, _: Any) -> None:
         kind = self.kind.value
         if kind not in MODES:
-            raise Prob3rError(f"'{kind}' cannot be cut.")
+            raise Prob3rError(f"'{kind}' cannot be switched off.")
         self.mode.options = tuple(MODES[kind])
         self.head.visible = kind == HEAD
         self.sublayer.visible = kind != BLOCK
@@ -233,9 +238,9 @@ class ScissorsTab(Tab):
         words = MODES.get(self.kind.value, {}).get(self.mode.value, "")
         self.meaning.content = f'<div style="{_NOTE}">{escape(words)}</div>'
 
-    def _cut(self) -> None:
-        self.session.cut(
-            Cut(
+    def _ablate(self) -> None:
+        self.session.ablate(
+            Ablation(
                 kind=self.kind.value,
                 mode=self.mode.value,
                 block=int(self.block.value),
@@ -259,7 +264,7 @@ class CompareTab(Tab):
 
     def build(self) -> None:
         """Add the controls."""
-        self.note("The same pair, and the same cuts, in another model or by other probes.")
+        self.note("The same pair, and the same ablations, in another model or by other probes.")
         choices = (ALONE, *self.session.others)
         self.other = self.gui.add_dropdown("Beside", choices)
         self.numbers = self.gui.add_html("")
@@ -267,7 +272,7 @@ class CompareTab(Tab):
 
     def refresh(self) -> None:
         """Show what is compared."""
-        put(self.other, self.session.against or ALONE)
+        set_value(self.other, self.session.against or ALONE)
         self.numbers.content = tables.numbers(self.session)
 
     def _compare(self, _: Any) -> None:
@@ -290,7 +295,7 @@ class FilesTab(Tab):
             self._upload(view)
         self.status = gui.add_html("")
         gui.add_divider()
-        self.note("Save what is shown, cuts and all.")
+        self.note("Save what is shown, ablations and all.")
         for label, name, make in (
             ("Picture (PNG)", "prob3r.png", lambda: saving.png(self.visit.client)),
             ("Points (PLY)", "prob3r.ply", lambda: saving.ply(self.session)),

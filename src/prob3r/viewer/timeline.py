@@ -21,7 +21,7 @@ WIDTH, HEIGHT, TOP, GAP = 320, 46, 17, 8
 
 
 @dataclass
-class Glide:
+class TimelinePosition:
     """A place on the timeline on its way to another.
 
     Attributes:

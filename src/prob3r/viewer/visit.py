@@ -13,7 +13,7 @@ import numpy as np
 import viser
 
 from prob3r.errors import Prob3rError
-from prob3r.viewer.scene import Stage
+from prob3r.viewer.scene import SceneRenderer
 from prob3r.viewer.session import Session
 from prob3r.viewer.timeline import STAY_SECONDS
 
@@ -26,7 +26,7 @@ CLOSE = 1.05
 """How far away that is, as a share of where all of the scene's sphere would be seen."""
 
 
-def put(handle: Any, value: object) -> None:
+def set_value(handle: Any, value: object) -> None:
     """Give a control a value; as viser declares it, a type checker takes it for read-only."""
     handle.value = value
 
@@ -39,7 +39,7 @@ class Visit:
         session: What it looks at.
 
     Attributes:
-        stage: Its scene.
+        renderer: Its scene.
         playing: Whether the timeline goes on by itself.
         on_move: Called when the timeline has moved, to bring the panel up to date.
         on_change: Called when anything else has changed.
@@ -47,7 +47,7 @@ class Visit:
 
     def __init__(self, client: viser.ClientHandle, session: Session):
         self.client, self.session = client, session
-        self.stage = Stage(client.scene, session)
+        self.renderer = SceneRenderer(client.scene, session)
         self.playing = False
         self.on_move: Callable[[], None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None
@@ -85,19 +85,19 @@ class Visit:
         """Show a message."""
         self.client.add_notification("prob3r", text, auto_close_seconds=8.0, color="orange")
 
-    def glide(self) -> None:
+    def animate(self) -> None:
         """Let the points move to where the timeline was sent."""
         self._wake.set()
 
     def begin(self) -> None:
         """Draw the scene for the first time."""
-        self.stage.draw()
+        self.renderer.draw()
         self.look_home()
 
     def redraw(self) -> None:
         """Draw the scene anew, and bring the panel up to date."""
         with self.client.atomic():
-            self.stage.draw()
+            self.renderer.draw()
         self.on_change()
 
     def change(self, *, home: bool) -> None:
@@ -117,8 +117,8 @@ class Visit:
 
     def look_home(self) -> None:
         """Look at all of the scene from behind camera 1, a little from above and from the side."""
-        box, camera = self.stage.box, self.client.camera
-        beside = self.stage.offset(len(self.stage.drawings) - 1)
+        box, camera = self.renderer.box, self.client.camera
+        beside = self.renderer.offset(len(self.renderer.drawings) - 1)
         aspect = camera.image_width / max(camera.image_height, 1)
         half = np.tan(camera.fov / 2) * min(1.0, aspect)
         away = (box.radius + np.linalg.norm(beside) / 2) * CLOSE / half
@@ -139,26 +139,28 @@ class Visit:
     def step(self, seconds: float) -> None:
         """Move along the timeline for so long, and show it."""
         with self._lock, self.client.atomic():
-            self.session.glide.advance(seconds)
-            self.stage.move()
+            self.session.timeline.advance(seconds)
+            self.renderer.move()
             self.on_move()
 
     def _play(self) -> None:
         """Draw frames while the timeline moves, until the visit ends."""
         left = time.monotonic()
         while not self._closed.is_set():
-            if not (self.session.glide.moving or self.playing):
+            if not (self.session.timeline.moving or self.playing):
                 self._wake.wait()
             self._wake.clear()
             try:
                 if self.playing and time.monotonic() - left > STAY_SECONDS:
                     left = time.monotonic()
-                    glide = self.session.glide
-                    self.session.move(0 if glide.target == glide.last else glide.target + 1)
-                if self.session.glide.moving and not self._closed.is_set():
+                    timeline = self.session.timeline
+                    self.session.move(
+                        0 if timeline.target == timeline.last else timeline.target + 1
+                    )
+                if self.session.timeline.moving and not self._closed.is_set():
                     self.step(FRAME_SECONDS)
             except Exception:
                 logger.exception("The timeline failed")
                 self.playing = False
-                self.session.glide.position = float(self.session.glide.target)
+                self.session.timeline.position = float(self.session.timeline.target)
             time.sleep(FRAME_SECONDS)

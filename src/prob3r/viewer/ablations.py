@@ -1,4 +1,4 @@
-"""Scissors: what a person can switch off, in words, as edits, and as Python."""
+"""Ablations: what a person can switch off, in words, as edits, and as Python."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,15 +25,15 @@ MODES: Mapping[str, Mapping[str, str]] = {
     SUBLAYER: {"skip": "it adds nothing"},
     BLOCK: {"skip": "its sublayers add nothing"},
 }
-"""What can be cut, the ways to cut it, and what each of them means."""
+"""What can be switched off, the ways to do it, and what each of them means."""
 
 SUBLAYERS = ("cross_attn", "self_attn", "mlp")
 BOTH = 0
-"""The view of a cut that concerns both."""
+"""The view of a ablation that concerns both."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class Ablation:
     """One thing that is switched off.
 
     Attributes:
@@ -55,7 +55,7 @@ class Cut:
     def __post_init__(self) -> None:
         attends = self.kind in (HEAD, SINKS)
         if self.kind not in MODES or self.mode not in MODES[self.kind]:
-            raise Prob3rError(f"'{self.kind}' cannot be cut by '{self.mode}'.")
+            raise Prob3rError(f"'{self.kind}' cannot be switched off by '{self.mode}'.")
         if self.sublayer not in SUBLAYERS or (attends and self.sublayer == "mlp"):
             raise Prob3rError(
                 "An MLP has no heads and no attention: choose cross-attention or self-attention."
@@ -63,7 +63,7 @@ class Cut:
 
     @property
     def words(self) -> str:
-        """What is cut, such as `head 2 of block 3's cross-attention, view 2 (zero)`."""
+        """What is switched off, such as `head 2 of block 3's cross-attention, view 2 (zero)`."""
         where = f"block {self.block}'s {SUBLAYER_WORDS[self.sublayer]}"
         what = {
             HEAD: f"head {self.head} of {where}",
@@ -82,10 +82,10 @@ class Cut:
         return [f"dec{view}.{self.block}.{last}" for view in views]
 
     def edits(self, model: Model, pair: Pair) -> list[Edit]:
-        """Return the edits that make this cut.
+        """Return the edits that make it.
 
         Raises:
-            Prob3rError: There are no sinks to cut.
+            Prob3rError: There are no sinks.
         """
         return [self._edit(site, model, pair) for site in self.sites]
 
@@ -138,15 +138,15 @@ def sinks(site):
 '''
 
 
-def python(cuts: Sequence[Cut], model: str, pair: str) -> str:
-    """Return a program that does what the viewer does with these cuts.
+def python(ablations: Sequence[Ablation], model: str, pair: str) -> str:
+    """Return a program that does what the viewer does with these ablations.
 
     Args:
-        cuts: What is switched off.
+        ablations: What is switched off.
         model: The model's name.
         pair: The statements that read it, where `model` stands for the model.
     """
-    edits = [line for cut in cuts for line in cut.python()]
+    edits = [line for ablation in ablations for line in ablation.python()]
     used = [name for name in _NAMES if any(name in line for line in edits)]
     return "\n".join(
         [
@@ -155,7 +155,7 @@ def python(cuts: Sequence[Cut], model: str, pair: str) -> str:
             "",
             f"model = prob3r.load({model!r})",
             *pair.splitlines(),
-            *(_SINKS.splitlines() if any(cut.kind == SINKS for cut in cuts) else []),
+            *(_SINKS.splitlines() if any(ablation.kind == SINKS for ablation in ablations) else []),
             "edits = [",
             *(f"    {line}," for line in edits),
             "]",
