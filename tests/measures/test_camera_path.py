@@ -7,6 +7,8 @@ from prob3r.geometry import invert_rigid, rotation_angle
 from prob3r.measures.camera_path import camera_path
 from prob3r.models import VGGT
 from prob3r.probes import cameras_at_blocks
+from prob3r.runs.edits import HeadAblation, Skip
+from prob3r.runs.trace import trace
 from prob3r.scenes import View
 from prob3r.scenes.views import Views, views_of
 from tests.models.examples import EXAMPLES
@@ -62,3 +64,16 @@ def test_against_the_truth(model: VGGT, views: Views) -> None:
     assert path.rotation_error[0].max() < 0.1
     assert path.translation_error[0].max() < 0.1
     assert path.rotation_error[1].min() > 0.5
+
+
+def test_with_an_edit_the_path_ends_at_the_edited_output(model: VGGT, views: Views) -> None:
+    edits = [HeadAblation("dec*.0.global_attn"), Skip("cam2.1.global_attn")]
+    output = trace(model, views, edits=edits).output
+    assert output is not None
+    assert output.cameras is not None
+    poses = output.cameras.cam_to_world
+    path = camera_path(model, views, edits=edits)
+    expected = invert_rigid(poses[:, 0]) @ poses[:, 2]
+    torch.testing.assert_close(path.cam_to_world[-1, :, 2], expected)
+    clean = camera_path(model, views).cam_to_world
+    assert not torch.allclose(path.cam_to_world[-1], clean[-1])

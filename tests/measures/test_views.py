@@ -1,11 +1,13 @@
 """How the views of a scene relate, by hand."""
 
+import math
+
 import torch
 
 from prob3r.geometry import central_intrinsics, transform, unproject
 from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.reconstruction import Cameras
-from prob3r.measures.views import ViewRelations, fit, overlaps
+from prob3r.measures.views import ViewRelations, disagreeing, fit, overlaps
 from prob3r.models import VGGT, VGGTConfig, random
 from prob3r.runs.trace import trace
 from prob3r.scenes import View
@@ -64,6 +66,14 @@ def test_a_view_whose_camera_is_not_found_is_compared_by_the_others_cameras_alon
 def test_a_fit_is_unknown_where_nothing_is_shared() -> None:
     nothing = torch.zeros(2, 2).fill_diagonal_(torch.nan)
     assert fit(nothing, nothing).isnan().all()
+
+
+def test_the_view_that_fits_least_disagrees_if_it_is_far_below_the_others() -> None:
+    assert disagreeing([0.8, 0.8, 0.3, 0.9]) == 3
+    assert disagreeing([0.8, 0.8, 0.41, 0.9]) is None  # more than half of 0.8
+    assert disagreeing([0.8, 0.1]) is None  # two views cannot tell which is wrong
+    assert disagreeing([0.8, math.nan, 0.3, 0.9]) == 3
+    assert disagreeing([0.8, math.nan, 0.3]) is None
 
 
 def test_attention_by_view_is_the_sum_of_the_map_over_each_views_patches() -> None:

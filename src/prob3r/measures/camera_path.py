@@ -10,6 +10,7 @@ from torch import Tensor
 from prob3r.geometry import relative_pose, rotation_error, translation_error
 from prob3r.models import Model
 from prob3r.probes.own_heads import cameras_at_blocks
+from prob3r.runs.edits import Edit
 from prob3r.scenes.views import Views
 
 
@@ -32,18 +33,21 @@ class CameraPath(NamedTuple):
     translation_error: Float[Tensor, "l b w"]
 
 
-def camera_path(model: Model, views: Views, blocks: Iterable[int] | None = None) -> CameraPath:
+def camera_path(
+    model: Model, views: Views, blocks: Iterable[int] | None = None, edits: Iterable[Edit] = ()
+) -> CameraPath:
     """Return the cameras that the model's camera head reads off each block of its trunk.
 
     Args:
         model: A model whose heads can be read at any block; see `prob3r.probes.own_heads`.
         views: A scene, or a batch of scenes, of two views or more.
         blocks: Numbers of blocks. The default is all.
+        edits: Changes to the run.
 
     Raises:
         Prob3rError: The model cannot be read so, or has no such block.
     """
-    found = cameras_at_blocks(model, views, blocks)
+    found = cameras_at_blocks(model, views, blocks, edits)
     poses = torch.stack([_relative(cameras.cam_to_world) for cameras in found.values()])
     true = _relative(views.cam_to_world).to(poses) if views.has_poses else poses[-1]
     aim = true.expand_as(poses)[:, :, 1:].flatten(0, 2)

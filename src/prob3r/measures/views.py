@@ -1,6 +1,9 @@
 """How the views of a scene relate: who attends to whom, and whose geometry fits whose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+from statistics import median
 
 import torch
 from jaxtyping import Float
@@ -9,6 +12,9 @@ from torch import Tensor
 from prob3r.geometry import invert_rigid, patch_of_pixels, project, transform
 from prob3r.measures.reconstruction import TOLERANCE, Cameras
 from prob3r.measures.reference import Points
+
+POOR_FIT = 0.5
+"""A view that fits the others by less than this share of their median disagrees with them."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +110,20 @@ def fit(overlap: Float[Tensor, "v v"], conflict: Float[Tensor, "v v"]) -> Float[
     """
     seen, wrong = (m.nan_to_num(0).sum(0) + m.nan_to_num(0).sum(1) for m in (overlap, conflict))
     return seen / (seen + wrong)
+
+
+def disagreeing(fit: Sequence[float]) -> int | None:
+    """Return the number of the view that disagrees with the rest, from 1; None if none does.
+
+    It is the view with the least fit, if that is under `POOR_FIT` of the median fit of the others.
+    Two views alone cannot tell which of them is wrong.
+
+    Args:
+        fit: How well each view fits the others; see `fit`.
+    """
+    known = {view: value for view, value in enumerate(fit, 1) if isfinite(value)}
+    if len(known) < 3:
+        return None
+    least = min(known, key=lambda view: known[view])
+    others = [value for view, value in known.items() if view != least]
+    return least if known[least] < POOR_FIT * median(others) else None

@@ -243,27 +243,6 @@ class EncodesViews(Protocol):
 
 
 @runtime_checkable
-class ReadsEarly(Protocol):
-    """A model whose own heads can be read at any block of its trunk.
-
-    Attributes:
-        early: What the heads read then, in one sentence.
-    """
-
-    early: ClassVar[str]
-
-    def at_blocks(
-        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
-    ) -> Iterator[Prediction]:
-        """Yield what the heads say at each of some blocks; the model runs once."""
-
-    def cameras_at_blocks(
-        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
-    ) -> Iterator[Cameras]:
-        """Yield the cameras alone that `at_blocks` yields."""
-
-
-@runtime_checkable
 class ReadsBlocks(Protocol):
     """A model whose heads can be read at any block of its trunk.
 
@@ -273,10 +252,17 @@ class ReadsBlocks(Protocol):
 
     early: ClassVar[str]
 
-    def at_blocks(self, blocks: Iterable[int], *images: Tensor) -> Iterator[Prediction]:
-        """Yield what the heads say when they are read at each of some blocks."""
+    def at_blocks(
+        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
+    ) -> Iterator[Prediction]:
+        """Yield what the heads say when they are read at each of some blocks; the model runs once.
 
-    def cameras_at_blocks(self, blocks: Iterable[int], *images: Tensor) -> Iterator[Cameras]:
+        The tap sees the sites of the trunk once, and those of the heads once for each block.
+        """
+
+    def cameras_at_blocks(
+        self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
+    ) -> Iterator[Cameras]:
         """Yield the cameras alone, without the cost of the other heads."""
 
 

@@ -9,11 +9,12 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import Cameras, Model, Prediction, ReadsBlocks, trunk
+from prob3r.runs.edits import Edit, Editor, Setting
 from prob3r.scenes.views import Views
 
 
 def at_blocks(
-    model: Model, views: Views, blocks: Iterable[int] | None = None
+    model: Model, views: Views, blocks: Iterable[int] | None = None, edits: Iterable[Edit] = ()
 ) -> Iterator[tuple[int, Prediction]]:
     """Yield blocks, and what the model's own heads say when they read each of them.
 
@@ -24,24 +25,26 @@ def at_blocks(
         model: A VGGT, π³, Depth Anything 3, or another `ReadsBlocks`.
         views: A scene, or a batch of scenes.
         blocks: Numbers of blocks of the trunk. The default is all.
+        edits: Changes to the run, in the trunk and in the heads.
 
     Raises:
-        Prob3rError: The model cannot be read so, or has no such block.
+        Prob3rError: The model cannot be read so, or has no such block, or an edit does not fit.
     """
     reader = _reader(model)
-    chosen = _chosen(model, blocks)
+    chosen, editor = _chosen(model, blocks), Editor(edits, Setting.of(model, views))
     with torch.no_grad():
-        yield from zip(chosen, reader.at_blocks(chosen, *views.images), strict=True)
+        found = reader.at_blocks(chosen, *views.images, tap=editor)
+        yield from zip(chosen, found, strict=True)
 
 
 def cameras_at_blocks(
-    model: Model, views: Views, blocks: Iterable[int] | None = None
+    model: Model, views: Views, blocks: Iterable[int] | None = None, edits: Iterable[Edit] = ()
 ) -> dict[int, Cameras]:
     """Return the cameras alone of `at_blocks`, by block, without the cost of the other heads."""
     reader = _reader(model)
-    chosen = _chosen(model, blocks)
+    chosen, editor = _chosen(model, blocks), Editor(edits, Setting.of(model, views))
     with torch.no_grad():
-        found = reader.cameras_at_blocks(chosen, *views.images)
+        found = reader.cameras_at_blocks(chosen, *views.images, tap=editor)
         return dict(zip(chosen, found, strict=True))
 
 
