@@ -16,6 +16,7 @@ from prob3r.geometry import (
     matches_by_points,
     normals,
     pixel_grid,
+    reciprocal_matches,
     register,
     relative_pose_errors,
     trajectory_errors,
@@ -145,3 +146,25 @@ def test_matches_of_a_shifted_view_are_the_shift() -> None:
     assert torch.equal(matches_by_points(wide[:, 4:], wide), expected)
     described = torch.nn.functional.normalize(torch.randn(6, 12, 16), dim=-1)
     assert torch.equal(matches_by_descriptors(described[:, 4:], described), expected)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_reciprocal_matches_are_those_that_come_back(step: int) -> None:
+    one, two = (torch.nn.functional.normalize(torch.randn(n, 8, 4), dim=-1) for n in (5, 6))
+    products = one.flatten(0, 1) @ two.flatten(0, 1).mT
+    expected = {
+        (int(i) % 8, int(i) // 8, j % 8, j // 8)
+        for j, i in enumerate(products.argmax(0))
+        if products[i].argmax() == j and j // 8 % step == j % 8 % step == step // 2
+    }
+    found = reciprocal_matches(two, one, step)
+    rows = torch.cat(found, dim=1).int().tolist()
+    assert len(rows) == len(expected) > 0
+    assert {tuple(row) for row in rows} == expected
+
+
+def test_what_a_view_does_not_show_has_no_reciprocal_match() -> None:
+    wide = torch.nn.functional.normalize(torch.randn(4, 9, 16), dim=-1)
+    pixels1, pixels2 = reciprocal_matches(wide, wide[:, 3:])
+    assert torch.equal(pixels2, pixels1 + torch.tensor([3, 0]))
+    assert len(pixels1) == 4 * 6

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, fingerprint, random
+from prob3r.models import CroCoConfig, DUSt3R, DUSt3RConfig, Prediction, fingerprint, random
 from prob3r.models.sites import Tap
 from prob3r.probes import Lens
 from prob3r.rooms import Rooms
@@ -392,3 +392,44 @@ def test_pairs_of_which_less_is_known_count_where_they_can() -> None:
             for t in (table, alone)
         ]
         assert both[0].tolist() == pytest.approx(both[1].tolist(), rel=1e-4, nan_ok=True)
+
+
+class Describing(Oracle):
+    """Describes each pixel by its true point: products rank points by distance; or by noise."""
+
+    def __init__(self, pair: Pair, noise: bool):
+        super().__init__(pair)
+        self.noise = noise
+
+    def forward(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
+        output = super().forward(*images)
+        first, second = output.points
+        if self.noise:
+            return output._replace(descriptors=(torch.randn_like(first), torch.randn_like(second)))
+        # (p, -p^2/2, 1) (q, 1, -q^2/2) = -(p - q)^2 / 2
+        halves = [-p.square().sum(-1, keepdim=True) / 2 for p in (first, second)]
+        one = torch.ones_like(halves[0])
+        described = torch.cat((first, halves[0], one), -1), torch.cat((second, one, halves[1]), -1)
+        return output._replace(descriptors=described)
+
+
+def test_descriptors_are_measured_by_their_reciprocal_matches(
+    held_out: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation.MATCH_STEP", 2)
+    knowing, guessing = (
+        evaluate(Describing(held_out, noise), Held(held_out), 9) for noise in (False, True)
+    )
+    assert value(knowing, "descriptors", "right_matches") > 0.9
+    assert value(knowing, "descriptors", "rotation_error") < 2
+    assert value(knowing, "descriptors", "auc@30") > 0.9
+    assert value(guessing, "descriptors", "right_matches") < 0.2
+    assert value(guessing, "descriptors", "rotation_error") > 60
+
+
+def test_of_a_model_without_pointmaps_the_readers_are_measured(held_out: Pair) -> None:
+    model = random(CroCoConfig((32, 32), 8, 16, 1, 2, 24, 2, 2))
+    bank = bank_for(model, "linear")[1]
+    table = evaluate(model, Held(held_out), 9, bank)
+    assert {*table.source} == {"linear", "mean_pose", "identity_pose"}
+    assert {row["site"] for row in rows(table, source="linear")} >= {"dec1.embed", "dec2.1.mlp"}

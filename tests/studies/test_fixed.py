@@ -50,7 +50,7 @@ def test_a_pose_is_found_where_views_overlap(room: Pair) -> None:
     assert rotation_error(pose[:, :3, :3], true[:, :3, :3]).item() < 2
     assert translation_error(pose[:, :3, 3], true[:, :3, 3], torch.ones(1)).item() < 4
     assert found.inliers.sum() == len(found.points) >= 15
-    assert right_matches(found, room).item() > 0.9
+    assert right_matches(found.pixels1, found.pixels2, room).item() > 0.9
 
 
 def test_points_are_where_the_scene_is(room: Pair) -> None:
@@ -64,7 +64,7 @@ def test_blank_views_have_no_pose(room: Pair) -> None:
     found = reconstruct(blank(room))
     assert found.pose2_to_1 is None
     assert len(found.inliers) == len(found.points) == 0
-    assert right_matches(found, room).item() == 0
+    assert right_matches(found.pixels1, found.pixels2, room).item() == 0
 
 
 def test_keypoints_are_where_the_pixels_are() -> None:
@@ -116,7 +116,7 @@ def test_right_matches_are_near_the_truth(room: Pair) -> None:
     moved = true + torch.where(torch.arange(100) < 30, 7.0, 5.0)[:, None] * torch.tensor([1.0, 0])
     none = torch.zeros(100, dtype=torch.bool)
     found = Reconstruction(moved, pixels2, none, None, torch.zeros(0, 3))
-    assert right_matches(found, room).item() == pytest.approx(0.7)
+    assert right_matches(found.pixels1, found.pixels2, room).item() == pytest.approx(0.7)
 
 
 def test_point_errors_know_no_scale() -> None:

@@ -89,7 +89,13 @@ from prob3r.geometry.relative_poses import (
     share_below,
 )
 from prob3r.geometry.trajectories import TrajectoryErrors, trajectory_errors
-from prob3r.geometry.transfer import matches_by_descriptors, matches_by_points, transfer
+from prob3r.geometry.transfer import (
+    PixelPairs,
+    matches_by_descriptors,
+    matches_by_points,
+    reciprocal_matches,
+    transfer,
+)
 
 __all__ = [
     "CloudErrors",
@@ -101,6 +107,7 @@ __all__ = [
     "MatchTruth",
     "PatchMatches",
     "PixelMatches",
+    "PixelPairs",
     "PnPPose",
     "PointTree",
     "PoseAndShape",
@@ -151,6 +158,7 @@ __all__ = [
     "pose_from_pointmap",
     "pose_of_pointmap",
     "project",
+    "reciprocal_matches",
     "register",
     "relative_pose",
     "relative_pose_errors",

@@ -1,5 +1,7 @@
 """Matches of pixels: where a homography puts them, and where a prediction finds them."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -49,3 +51,37 @@ def matches_by_descriptors(
     keys = descriptors1.flatten(0, 1).mT
     best = [(some @ keys).argmax(dim=-1) for some in descriptors2.flatten(0, 1).split(_AT_ONCE)]
     return pixels.flatten(0, 1)[torch.cat(best)].reshape(*descriptors2.shape[:2], 2)
+
+
+class PixelPairs(NamedTuple):
+    """Matching pixels of two views, as (x, y).
+
+    Attributes:
+        pixels1: In view 1.
+        pixels2: In view 2.
+    """
+
+    pixels1: Float[Tensor, "k 2"]
+    pixels2: Float[Tensor, "k 2"]
+
+
+def reciprocal_matches(
+    descriptors2: Float[Tensor, "h w c"], descriptors1: Float[Tensor, "h1 w1 c"], step: int = 1
+) -> PixelPairs:
+    """Pixels of which each is the other's match by `matches_by_descriptors`.
+
+    Args:
+        descriptors2: Of view 2, of unit length.
+        descriptors1: Of view 1.
+        step: Distance of the rows and columns of view 2 that are matched, from half a step on.
+            Their matches are sought among all pixels.
+    """
+    height, width, _ = descriptors2.shape
+    chosen = (slice(step // 2, None, step),) * 2
+    grid = pixel_grid(height, width, dtype=descriptors2.dtype, device=descriptors2.device)
+    start = grid[chosen].flatten(0, 1)
+    there = matches_by_descriptors(descriptors2[chosen], descriptors1).flatten(0, 1)
+    column, row = there.long().unbind(-1)
+    back = matches_by_descriptors(descriptors1[row, column][None], descriptors2)[0]
+    same = (back == start).all(-1)
+    return PixelPairs(there[same], start[same])

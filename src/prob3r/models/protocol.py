@@ -369,6 +369,20 @@ class LensHead(NamedTuple):
     heads: tuple[nn.Linear, ...]
 
 
+def predicts_pointmaps(model: Model) -> bool:
+    """Return whether a model predicts pointmaps; one that does not say so does."""
+    return getattr(model, "predicts_pointmaps", True)
+
+
+def needs_pointmaps(model: Model, what: str) -> None:
+    """Raise Prob3rError if a model predicts no pointmaps; `what` needs them, and is named."""
+    if not predicts_pointmaps(model):
+        raise Prob3rError(
+            f"{what} needs pointmaps, and a {type(model).__name__} predicts none; take a model "
+            "that does, or decode its sites with a probe bank."
+        )
+
+
 def stack_of(model: Model, site: str | Site) -> Stack:
     """Return the stack that a site belongs to.
 

@@ -70,7 +70,7 @@ def reconstruct(pair: Pair) -> Reconstruction:
     found1, found2 = (keypoints(view.image[0]) for view in (pair.view1, pair.view2))
     first, second = mutual_matches(found1.descriptors, found2.descriptors).unbind(1)
     pixels1, pixels2 = found1.pixels[first], found2.pixels[second]
-    pose, inliers = _relative_pose(pair, pixels1, pixels2)
+    pose, inliers = pose_from_matches(pair, pixels1, pixels2)
     rays1, rays2 = rays(pixels1[inliers], matrix1), rays(pixels2[inliers], matrix2)
     points = rays1 if pose is None else triangulate(rays1, rays2, pose)
     return Reconstruction(pixels1, pixels2, inliers, pose, points)
@@ -120,6 +120,39 @@ def mutual_matches(
     return torch.stack([kept, there[kept]], dim=1)
 
 
+def pose_from_matches(
+    pair: Pair, pixels1: Float[Tensor, "m 2"], pixels2: Float[Tensor, "m 2"]
+) -> tuple[Float[Tensor, "4 4"] | None, Bool[Tensor, " m"]]:
+    """Return the motion from camera 2's frame to camera 1's, and the matches that agree with it.
+
+    Args:
+        pair: A batch of one, with intrinsics.
+        pixels1: Positions of the matches in view 1, on the CPU.
+        pixels2: Positions of the matches in view 2.
+
+    Returns:
+        The motion, with the baseline as the unit of length, or None where too few matches agree
+        with any.
+    """
+    import poselib  # here, so that all that never solves for a pose runs without poselib
+
+    none = torch.zeros(len(pixels1), dtype=torch.bool)
+    if len(pixels1) < ENOUGH:
+        return None, none
+    pose, info = poselib.estimate_relative_pose(
+        pixels1.double().numpy(),
+        pixels2.double().numpy(),
+        _camera(pair.view1),
+        _camera(pair.view2),
+        {"max_epipolar_error": MAX_ERROR, "max_iterations": ITERATIONS, "seed": 0},
+    )
+    inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
+    if inliers.sum() < ENOUGH or not np.isfinite(pose.Rt).all():
+        return None, none
+    view1_to_view2 = torch.as_tensor(np.vstack([pose.Rt, [0, 0, 0, 1]]))
+    return invert_rigid(view1_to_view2[None])[0], inliers
+
+
 def triangulate(
     rays1: Float[Tensor, "n 3"], rays2: Float[Tensor, "n 3"], pose2_to_1: Float[Tensor, "4 4"]
 ) -> Float[Tensor, "n 3"]:
@@ -150,12 +183,14 @@ def intrinsics_of(view: View) -> Float[Tensor, "3 3"]:
     return view.intrinsics[0]
 
 
-def right_matches(found: Reconstruction, pair: Pair) -> Float[Tensor, ""]:
+def right_matches(
+    pixels1: Float[Tensor, "m 2"], pixels2: Float[Tensor, "m 2"], pair: Pair
+) -> Float[Tensor, ""]:
     """Return the share of one pair's matches that are right; 0 if there is none."""
-    local2, known = true_points(pair.view2, found.pixels2)
+    local2, known = true_points(pair.view2, pixels2)
     points2 = transform(local2[None], pair.view2_to_view1.double())
     true1 = project(points2, intrinsics_of(pair.view1)[None].double())[0]
-    near = (true1 - found.pixels1).norm(dim=-1) <= NEAR * max(pair.view1.size)
+    near = (true1 - pixels1).norm(dim=-1) <= NEAR * max(pair.view1.size)
     return near[known].double().mean().nan_to_num(0.0)
 
 
@@ -190,29 +225,6 @@ def _nearest(
     """Return each row's nearest column, and whether it is so by far."""
     two, where = distances.topk(2, dim=1, largest=False)
     return where[:, 0], two[:, 0] < ratio * two[:, 1]
-
-
-def _relative_pose(
-    pair: Pair, pixels1: Float[Tensor, "m 2"], pixels2: Float[Tensor, "m 2"]
-) -> tuple[Float[Tensor, "4 4"] | None, Bool[Tensor, " m"]]:
-    """Return the motion from camera 2's frame to camera 1's, and the matches that agree with it."""
-    import poselib  # here, so that all that never solves for a pose runs without poselib
-
-    none = torch.zeros(len(pixels1), dtype=torch.bool)
-    if len(pixels1) < ENOUGH:
-        return None, none
-    pose, info = poselib.estimate_relative_pose(
-        pixels1.double().numpy(),
-        pixels2.double().numpy(),
-        _camera(pair.view1),
-        _camera(pair.view2),
-        {"max_epipolar_error": MAX_ERROR, "max_iterations": ITERATIONS, "seed": 0},
-    )
-    inliers = torch.as_tensor(np.asarray(info["inliers"], dtype=bool))
-    if inliers.sum() < ENOUGH or not np.isfinite(pose.Rt).all():
-        return None, none
-    view1_to_view2 = torch.as_tensor(np.vstack([pose.Rt, [0, 0, 0, 1]]))
-    return invert_rigid(view1_to_view2[None])[0], inliers
 
 
 def _camera(view: View) -> dict[str, object]:

@@ -12,7 +12,7 @@ from prob3r.measures.measurements import Measured, Setting, measure
 from prob3r.measures.reference import FINAL
 from prob3r.measures.steps import trunk_steps
 from prob3r.models import Model
-from prob3r.models.protocol import trunk
+from prob3r.models.protocol import needs_pointmaps, trunk
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration, Judgement
 from prob3r.reliability.signals import signal_sites
@@ -97,7 +97,8 @@ def check_views(model: Model, views: Views) -> None:
 
 
 def check_count(model: Model, views: int) -> None:
-    """Raise Prob3rError if there are more views than a model takes."""
+    """Raise Prob3rError if a model predicts no pointmaps, or there are more views than it takes."""
+    needs_pointmaps(model, "explain")
     most = model.most_views
     if most is not None and views > most:
         raise Prob3rError(f"This model takes at most {most} views, and there are {views}.")

@@ -7,7 +7,9 @@ wrong by 180 degrees of translation; `shuffled` shows the model another view 1 (
 
 The source of a row says who spoke: `model` is the model's own output and, at its sites, the MLP
 probes; any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
-`encoder`), and the probes of the random control are `random` as its output is.
+`encoder`), and the probes of the random control are `random` as its output is. `descriptors` are
+the reciprocal matches of a model that describes pixels: the share of them that is right, and the
+pose that they alone give. Of a model without pointmaps only the readers are measured.
 """
 
 from collections import Counter, defaultdict
@@ -34,6 +36,7 @@ from prob3r.geometry import (
     pointmap_error,
     pose_error,
     pose_of_pointmap,
+    reciprocal_matches,
     relative_pose,
     rotation_angle,
     rotation_error,
@@ -46,8 +49,10 @@ from prob3r.measures.controls import (
 )
 from prob3r.measures.errors import twins
 from prob3r.models import Model, random
+from prob3r.models.protocol import predicts_pointmaps
 from prob3r.models.sites import Site
 from prob3r.probes import SiteReader, backbone_of
+from prob3r.reliability.classical import pose_from_matches, right_matches
 from prob3r.rooms import Rooms
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
@@ -77,6 +82,9 @@ NEED_DEPTH = {
 """What is not measured of pairs without depth, by metric and view."""
 
 MEAN_POSE_PAIRS = 2048
+
+MATCH_STEP = 8
+"""Pixels between the places in view 2 that descriptors are matched from."""
 
 _VIEWLESS = {"pointmap_error1": "pointmap_error", "pointmap_error2": "pointmap_error"}
 
@@ -205,15 +213,16 @@ def _measure(
     assert recorded.output is not None
     # The overlap is known of pairs with the full truth alone.
     rows = dict(zip(("easy", "hard"), strata(pair), strict=True)) if pair.has_truth else {}
-    measured.add("model", HEAD, errors(recorded.output.points, pair), rows)
-    measured.add("random", HEAD, errors(untrained(images1, images2).points, pair), rows)
     control = shuffled(pair)
     measured.controls.update(control.counts)
-    if control.known.any():
-        other = errors(model(control.pair.view1.image, images2).points, pair)
-        with_control = {name: values[control.known] for name, values in other.items()}
-        strata_of = {name: mask[control.known] for name, mask in rows.items()}
-        measured.add(SHUFFLED, HEAD, with_control, strata_of)
+    if predicts_pointmaps(model):
+        measured.add("model", HEAD, errors(recorded.output.points, pair), rows)
+        measured.add("random", HEAD, errors(untrained(images1, images2).points, pair), rows)
+        if control.known.any():
+            other = errors(model(control.pair.view1.image, images2).points, pair)
+            with_control = {name: values[control.known] for name, values in other.items()}
+            strata_of = {name: mask[control.known] for name, mask in rows.items()}
+            measured.add(SHUFFLED, HEAD, with_control, strata_of)
     if not pair.has_truth:
         return
     mean_pose = _mean_pose(MEAN_POSE_PAIRS).to(images1.device).expand(len(pair), 4, 4)
@@ -226,6 +235,8 @@ def _measure(
             measured.add(source, site2, errors(points, pair), rows)
     # Last, so that the intervals of all others are drawn as they were without it.
     measured.add("identity_pose", HEAD, _identity_errors(pair), rows)
+    if recorded.output.descriptors is not None:
+        measured.add("descriptors", HEAD, _match_errors(recorded.output.descriptors, pair), rows)
 
 
 def _without_depth(table: pd.DataFrame, pairs: int) -> str:
@@ -268,15 +279,45 @@ def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
         known = pair.view1.known
         (predicted1,) = normalise(points[:1], [known])
         (true1,) = normalise([pair.view1.points], [known])
-        mean_depth = (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
+        mean_depth = _mean_depth(pair)
         errors["pointmap_error1"] = pointmap_error(predicted1, true1, known)
-    return errors | {
+    return errors | _pose_errors(found, true, mean_depth)
+
+
+def _pose_errors(
+    found: Float[Tensor, "b 4 4"], true: Float[Tensor, "b 4 4"], mean_depth: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the errors of poses, NaN where none was found, which is wrong by 180 degrees."""
+    return {
         "rotation_error": rotation_error(found[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0),
         # Zero, which points nowhere, is wrong by 180 degrees too; a short baseline stays NaN.
         "translation_error": translation_error(
             found[:, :3, 3].nan_to_num(0.0), true[:, :3, 3], mean_depth
         ),
     }
+
+
+def _mean_depth(pair: Pair) -> Float[Tensor, " b"]:
+    """Return the mean of view 1's known depths."""
+    known = pair.view1.known
+    return (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
+
+
+def _match_errors(descriptors: Sequence[Tensor], pair: Pair) -> dict[str, Tensor]:
+    """Return how many reciprocal matches are right, and the errors of the pose that they give."""
+    poses, shares = [], []
+    for row in range(len(pair)):
+        single = pair[row].to("cpu")
+        first, second = (described[row].float().cpu() for described in descriptors)
+        pixels1, pixels2 = reciprocal_matches(second, first, MATCH_STEP)
+        pose, _ = pose_from_matches(single, pixels1, pixels2)
+        poses.append(torch.full((4, 4), torch.nan) if pose is None else pose.float())
+        shares.append(right_matches(pixels1, pixels2, single).float())
+    true = pair.view2_to_view1
+    errors = _pose_errors(torch.stack(poses).to(true), true, _mean_depth(pair))
+    worst = pose_error(errors["rotation_error"], errors["translation_error"])
+    areas = {f"auc@{degrees}": worst for degrees in AUC_DEGREES}
+    return errors | areas | {"right_matches": torch.stack(shares).to(true)}
 
 
 def _pose(points: tuple[Tensor, ...], pair: Pair, row: int) -> Float[Tensor, "4 4"]:

@@ -208,7 +208,7 @@ def _of_matches(singles: Iterable[Pair], pair: Pair) -> dict[str, Tensor]:
         if result.pose2_to_1 is not None:
             true, known = true_points(one.view1, result.pixels1[result.inliers])
             off = point_error(result.points[known], true[known], unit.double())
-        share = right_matches(result, one)
+        share = right_matches(result.pixels1, result.pixels2, one)
         found.append(result.pose2_to_1)
         rows.append((len(result.inliers), int(result.inliers.sum()), float(share), float(off)))
     names = ("matches", "inliers", "right matches", "point_error")
