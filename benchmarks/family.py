@@ -1,0 +1,266 @@
+"""VGGT, π³ and Depth Anything 3 at their published sizes, on a few views of noise, random weights.
+
+- forward: beside the official code with the same weights, `--official PATH`: a checkout of
+  facebookresearch/vggt, yyfz/Pi3 or ByteDance-Seed/Depth-Anything-3 from GitHub, and what it
+  imports. The two take turns.
+- record: a forward that records all residual sites, beside a plain one, turn by turn.
+- sweep: view 2 kept from seeing view 1 in the global attention of one block at a time, beside
+  running the full model for each. `allowed` is the speed-up that counting floating-point operations
+  allows.
+- memory: the peak of a process of its own that records all residual sites of view 2, beside the
+  size of the model.
+
+Seconds are those of the clock and, in brackets, of the processor: on a busy machine the latter tell
+more. Run `python benchmarks/family.py vggt [--official PATH] [--threads 1]`; VGGT takes 12 GB of
+memory and about ten minutes on two idle cores.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from prob3r.cost.dry_run import DryRun, operations
+from prob3r.models import (
+    DepthAnything3Config,
+    MultiViewModel,
+    Pi3Config,
+    Prediction,
+    VGGTConfig,
+    random,
+)
+from prob3r.models.dinov2 import imagenet_normalised
+from prob3r.runs.edits import Edit, Knockout, view
+from prob3r.runs.replay import Replay
+from prob3r.runs.sweep import sweep
+from prob3r.runs.trace import trace
+from prob3r.scenes import View
+from prob3r.scenes.views import Views, views_of
+
+CONFIGS = {"vggt": VGGTConfig(), "pi3": Pi3Config(), "da3": DepthAnything3Config()}
+CHECKS = ("forward", "record", "sweep", "memory")
+
+
+class Seconds(NamedTuple):
+    """How long some work took: by the clock, and on the processor."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.cpu:.2f})"
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", choices=CONFIGS)
+    parser.add_argument("--official", type=Path, help="a checkout of the official code")
+    parser.add_argument("--only", choices=CHECKS, action="append")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", type=int, default=6, help="of the sweep")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--child", action="store_true", help="internal")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.child:
+        print(*peak(options.model, options.views, options.size))
+        return
+    checks = options.only or CHECKS
+    title = f"{options.model}: {options.views} views of {options.size} pixels"
+    table = Table("what", "took", "beside it", "ratio (processor)", "bar", title=title)
+    if {*checks} - {"memory"}:
+        model = random(CONFIGS[options.model])
+        views = noise(options.views, options.size)
+        trace(model, views)  # warms up
+        if "forward" in checks and options.official:
+            forward(table, options.model, model, views, options.official, options.rounds)
+        if "record" in checks:
+            record(table, model, views, options.rounds)
+        if "sweep" in checks:
+            sweeping(table, model, views, options.variants)
+        del model
+    if "memory" in checks:
+        memory(table, options)
+    Console(width=140).print(table)
+
+
+def noise(count: int, size: int) -> Views:
+    """One scene of views of noise."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 3, size, size)
+    return views_of([View(2 * torch.rand(shape, generator=generator) - 1) for _ in range(count)])
+
+
+def forward(
+    table: Table, name: str, ours: MultiViewModel, views: Views, checkout: Path, rounds: int
+) -> None:
+    """Compare a plain forward with that of the official code."""
+    theirs, read = OFFICIAL[name](checkout)
+    prefix = "model." if name == "da3" else ""
+    weights = {prefix + key: tensor for key, tensor in ours.state_dict().items()}
+    left = theirs.load_state_dict(weights, strict=False, assign=True)
+    assert not left.unexpected_keys, left.unexpected_keys
+    theirs.eval()
+    images = torch.stack(views.images, 1)
+
+    def run_theirs() -> Any:
+        with torch.no_grad():
+            return read(theirs, images)
+
+    output, depth = trace(ours, views).output, run_theirs()  # warms up
+    assert output is not None
+    found = output.local_points[0][..., 2] if output.depth is None else output.depth[0]
+    difference = (found - depth).abs().max().item() / depth.abs().max().item()
+    mine, other = turns(lambda: trace(ours, views), run_theirs, rounds)
+    row(table, f"forward, depth differs by {difference:.0e}", mine, "official", other, "1")
+
+
+def _vggt(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+    sys.path.insert(0, str(checkout))
+    from vggt.models.vggt import VGGT
+
+    model = VGGT(enable_track=False)
+    return model, lambda model, images: model((images + 1) / 2)["depth"][:, 0, ..., 0]
+
+
+def _pi3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+    sys.path.insert(0, str(checkout))
+    from pi3.models.pi3 import Pi3
+
+    return Pi3(), lambda model, images: model((images + 1) / 2)["local_points"][:, 0, ..., 2]
+
+
+def _da3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+    sys.path.insert(0, str(checkout / "src"))
+    from depth_anything_3.cfg import create_object, load_config
+
+    holder = torch.nn.Module()
+    holder.model = create_object(
+        load_config(str(checkout / "src/depth_anything_3/configs/da3-small.yaml"))
+    )
+    return holder, lambda holder, images: holder.model(
+        imagenet_normalised(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    ).depth[:, 0]
+
+
+OFFICIAL = {"vggt": _vggt, "pi3": _pi3, "da3": _da3}
+
+
+def record(table: Table, model: MultiViewModel, views: Views, rounds: int) -> None:
+    """Compare a forward that records all residual sites with a plain one."""
+    plain, recorded = turns(lambda: trace(model, views), lambda: trace(model, views, "*"), rounds)
+    count = len(model.sites(views.count))
+    row(table, f"record {count} sites", recorded, "plain forward", plain, "1.05")
+
+
+def sweeping(table: Table, model: MultiViewModel, views: Views, count: int) -> None:
+    """Compare a sweep with full runs of its variants."""
+    blocks = model.stacks["dec"].blocks
+    count = min(count, blocks)
+    variants: dict[int, list[Edit]] = {
+        block: [Knockout(f"dec2.{block}.global_attn", queries=view(2), keys=view(1))]
+        for block in range(blocks // count - 1, blocks, blocks // count)
+    }
+    outputs: dict[int, Prediction] = {}
+
+    def naive() -> None:
+        for block, edits in variants.items():
+            output = trace(model, views, edits=edits).output
+            assert output is not None
+            outputs[block] = output
+
+    def nearest(output: Prediction, views: Views, clean: Prediction) -> dict[str, torch.Tensor]:
+        return {"point": output.points[1][:, -1, -1].norm(dim=-1)}
+
+    slow = once(naive)
+    tables = []
+    fast = once(lambda: tables.append(sweep(model, views, variants, nearest)))
+    values = tables[0].set_index("variant")["value"]
+    differences = [
+        abs(values[b] / nearest(o, views, o)["point"].item() - 1) for b, o in outputs.items()
+    ]
+    with DryRun():
+        _, full = operations(lambda: trace(model, views))
+        replay = Replay(model, views)
+        rest = sum(operations(lambda e=edits: replay.run(e))[1] for edits in variants.values())
+    allowed = full * len(variants) / (full + rest)
+    reached = slow.cpu / fast.cpu / allowed
+    table.add_row(
+        f"sweep of {len(variants)} knockouts",
+        str(fast),
+        f"full runs {slow}",
+        f"{slow.wall / fast.wall:.2f} ({slow.cpu / fast.cpu:.2f}) times faster, "
+        f"{reached:.0%} of {allowed:.2f} allowed; differs by {max(differences):.0e}",
+        "85 %",
+    )
+
+
+def memory(table: Table, options: argparse.Namespace) -> None:
+    """Compare the peak of recording one view's sites with the size of the model."""
+    command = [sys.executable, __file__, options.model, "--child"]
+    command += ["--views", str(options.views), "--size", str(options.size)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    took, size, records = (int(n) / 2**20 for n in done.stdout.split()[-3:])
+    table.add_row(
+        "record view 2",
+        f"{took:.0f} MiB",
+        f"model {size:.0f} MiB, records {records:.0f} MiB",
+        f"{took / size:.3f}",
+        "1.2",
+    )
+
+
+def peak(name: str, count: int, size: int) -> tuple[int, int, int]:
+    """Return how many bytes this process grew by, and those of the model and of the records."""
+    before = _resident()
+    model, views = random(CONFIGS[name]), noise(count, size)
+    run = trace(model, views, "*2.*")
+    held, kept = (sum(t.nbytes for t in tensors) for tensors in (model.parameters(), run.values()))
+    return _resident() - before, held, kept
+
+
+def row(table: Table, what: str, took: Seconds, than: str, other: Seconds, bar: str) -> None:
+    """Add a row that compares two times."""
+    ratio = f"{took.wall / other.wall:.2f} ({took.cpu / other.cpu:.2f})"
+    table.add_row(what, str(took), f"{than} {other}", ratio, bar)
+
+
+def once(work: Callable[[], object]) -> Seconds:
+    """Return how long some work takes."""
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    return Seconds(time.perf_counter() - start, time.process_time() - used)
+
+
+def turns(
+    one: Callable[[], object], other: Callable[[], object], rounds: int
+) -> tuple[Seconds, Seconds]:
+    """Return the least times of two works that take turns, by the clock and on the processor."""
+    both = [(once(one), once(other)) for _ in range(rounds)]
+    first, second = zip(*both, strict=True)
+    return _least(first), _least(second)
+
+
+def _least(times: tuple[Seconds, ...]) -> Seconds:
+    return Seconds(min(t.wall for t in times), min(t.cpu for t in times))
+
+
+def _resident() -> int:
+    """Return the most memory that this process ever held, in bytes."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    main()
