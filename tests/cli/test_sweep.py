@@ -20,7 +20,10 @@ def test_sweep_heads_prints_a_grid_and_writes_every_row(
     assert "dec2.1.cross_attn" in printed
     assert "head 1" in printed
     assert "no truth is known" in printed
-    rows = json.loads((here / "heads.json").read_text())["rows"]
+    content = json.loads((here / "heads.json").read_text())
+    assert content["protocol"]["name"] == "sweep heads"
+    assert len(content["frames"]["list"]) == 1
+    rows = content["rows"]
     assert len({(row["site"], row["head"]) for row in rows}) == 4
     assert {row["mode"] for row in rows} == {"zero"}
     assert {"block", "metric", "effect", "low", "high", "value", "clean", "pairs"} <= set(rows[0])

@@ -105,6 +105,10 @@ def test_files_that_are_no_results_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps({"rows": []}))
     with pytest.raises(Prob3rError, match=r"old\.json does not say its protocol and its frames"):
         read_result(file)
+    row = {"site": "dec2.1.cross_attn", "metric": "rotation_error", "value": 1, "low": 0, "high": 2}
+    sweep = written(tmp_path / "sweep.json", rows=[row])
+    with pytest.raises(Prob3rError, match=r"sweep\.json holds no metric of a model's output"):
+        compare([sweep, sweep])
     file.write_text("{")
     with pytest.raises(Prob3rError, match=r"old\.json cannot be read"):
         read_result(file)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from prob3r import __version__
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
@@ -71,6 +72,9 @@ def test_a_study_leaves_its_table_its_findings_and_its_figures(
     assert len(pd.read_csv(home / "table.csv")) == 5
     saved = json.loads((home / "findings.json").read_text())
     assert saved["model"] == "m"
+    assert saved["protocol"] == {"name": "study depths", "data": "rooms:test"}
+    assert saved["frames"]["list"] == [f"rooms/test/{number}" for number in range(5)]
+    assert saved["prob3r"] == __version__
     assert saved["findings"][0]["effect"] == pytest.approx(result.table.value.mean())
     assert (home / "depth.png").stat().st_size > 1000
     assert (home / "depth.pdf").read_bytes().startswith(b"%PDF")

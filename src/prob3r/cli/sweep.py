@@ -71,17 +71,19 @@ def heads(
     from prob3r.runs.edits import Means
     from prob3r.runs.sweep import summarise, sweep_heads
     from prob3r.studies.evaluation import write_rows
+    from prob3r.studies.results import frames_of, provenance
 
     network = load(model, device)
     batches, count, sample = _pairs(network, image1, image2, data, (pairs, overlap, rotation))
     modes = mode or ["zero"]
     found = Means.load(means) if means else None
     runs = len(modes) * count * _heads(network, sites)
+    names = list[str]()
     with progress() as report, in_precision(precision, network, heavy=True):
         table = summarise(
             sweep_heads(
                 network,
-                batches,
+                _noting(batches, names),
                 sites,
                 modes,
                 found,
@@ -95,7 +97,17 @@ def heads(
             if not rows.empty:
                 print_heat_map(console, rows, f"{words}: effect of one head off ({each})")
     if json_file is not None:
-        write_rows(table, json_file)
+        protocol = {"name": "sweep heads", "sites": sites, "modes": modes}
+        used = frames_of(names, sample)
+        about = provenance(network, model, data or "photographs", protocol, used)
+        write_rows(table, json_file, about)
+
+
+def _noting(batches: "Iterator[Pair]", names: list[str]) -> "Iterator[Pair]":
+    """Yield batches, and note their pairs' names."""
+    for pair in batches:
+        names += pair.names
+        yield pair
 
 
 @app.command()

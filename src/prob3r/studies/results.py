@@ -28,16 +28,21 @@ def provenance(
         protocol: What makes two results comparable: its `name`, and whatever defines the numbers.
         frames: Which were used; its `digest` tells them from others.
     """
-    from prob3r import __version__  # the package imports its rooms before it has a version
-
     return {
         "protocol": dict(protocol),
         "frames": dict(frames),
         "data": data,
         "model": {"name": name, "fingerprint": fingerprint(model)},
         "precision": running_precision(model),
-        "prob3r": __version__,
+        "prob3r": version(),
     }
+
+
+def version() -> str:
+    """Return prob3r's version."""
+    from prob3r import __version__  # the package imports its rooms before it has a version
+
+    return __version__
 
 
 def frames_of(names: Sequence[str], words: str) -> dict[str, Any]:
@@ -119,6 +124,11 @@ def compare(paths: Sequence[Path]) -> Comparison:
             cells = values.setdefault(label, [None] * len(results))
             cells[number] = row["value"], row["low"], row["high"]
             better[label] = row.get("better", "")
+    if not values:
+        raise Prob3rError(
+            f"{paths[0]} holds no metric of a model's output; give a file that --json of prob3r "
+            "evaluate wrote."
+        )
     facts = {
         "model": [str(result["model"]["name"]) for result in results],
         "fingerprint": [str(result["model"]["fingerprint"]) for result in results],

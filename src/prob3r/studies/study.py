@@ -28,6 +28,7 @@ from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import strata
 from prob3r.studies.parts import read_part, write_part
+from prob3r.studies.results import frames_of, version
 from prob3r.studies.verdict import Finding
 from prob3r.training.processes import Processes
 
@@ -188,7 +189,7 @@ def conduct(
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
     _claim(home / "study.json", about, unnamed | {"precision": "float32"})
     study.prepare(subject, pairs)
-    paths, done = [], 0
+    paths, names, done = [], list[str](), 0
     backbones = [subject.model] if subject.untrained is None else [subject.model, subject.untrained]
     with reusing_views(drawn, *backbones):
         for number, pair in enumerate(batches(drawn, len(drawn), study.batch)):
@@ -196,13 +197,19 @@ def conduct(
             if number % processes.count == processes.rank and not paths[-1].exists():
                 part = _measured(study, subject, pair, done)
                 write_part(part, paths[-1])
+            names += pair.names
             done += len(pair)
             report(done, len(drawn))
     processes.wait()
     table = pd.concat([read_part(path) for path in paths], ignore_index=True)
     result = Result(study.name, subject.name, data, study.findings(table), table)
     if processes.first:
-        _write(result, study, home, about)
+        rests_on = {
+            "protocol": {"name": f"study {study.name}", "data": data},
+            "frames": frames_of(names, describe(drawn)),
+            "prob3r": version(),
+        }
+        _write(result, study, home, about | rests_on)
     return result
 
 
