@@ -11,7 +11,7 @@ from PIL import Image
 from tests.geometry.made_up import HOMOGRAPHY
 from tests.scenes.readers import benchmark_writers as writers
 from tests.scenes.readers.shots import shots
-from tests.scenes.readers.writers import tum
+from tests.scenes.readers.writers import image, png16, tum
 
 
 def co3dv2(root: Path) -> Path:
@@ -82,9 +82,11 @@ def sintel(root: Path) -> Path:
 
 
 def recordings(root: Path) -> Path:
-    """One recording of TUM's, without any depth image: none is needed."""
+    """One recording of TUM's, without depth images, and listed ones of another time."""
     tum(root)
-    shutil.rmtree(root / "rgbd_dataset_freiburg3_office" / "depth")
+    folder = root / "rgbd_dataset_freiburg3_office"
+    shutil.rmtree(folder / "depth")
+    (folder / "depth.txt").write_text("1.0 depth/1.0.png\n")
     return root
 
 
@@ -101,4 +103,25 @@ def hpatches(root: Path) -> Path:
         rows = [" ".join(f"{x:.9g}" for x in row) for row in matrix]
         (folder / f"H_1_{number}").write_text("\n".join(rows) + "\n")
     (root / "i_pool").mkdir()
+    return root
+
+
+def bonn(root: Path) -> Path:
+    """Five recordings with frames from 29 on; images and depth have times of their own."""
+    for sequence in ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous"):
+        folder = root / f"rgbd_bonn_{sequence}"
+        for i in range(33):
+            shot = shots()[i % 5].scaled(0.5)
+            image(folder / "rgb" / f"1548266470.{i:05d}.png", shot)
+            png16(folder / "depth" / f"1548266470.{i + 7:05d}.png", 5000 * shot.depth)
+    return root
+
+
+def kitti(root: Path) -> Path:
+    """Two drives of three frames."""
+    for drive in ("2011_09_26_drive_0002_sync_02", "2011_09_26_drive_0005_sync_02"):
+        for i, shot in enumerate(shots()[:3]):
+            image(root / "image_gathered" / drive / f"{i:010d}.png", shot)
+            depth = root / "groundtruth_depth_gathered" / drive / f"{i:010d}.png"
+            png16(depth, 256 * shot.depth)
     return root

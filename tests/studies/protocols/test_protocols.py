@@ -68,7 +68,7 @@ def value(outcome: Outcome, metric: str) -> float:
 
 
 def test_every_protocol_says_what_it_is() -> None:
-    assert len(PROTOCOLS) == 15
+    assert len(PROTOCOLS) == 17
     for name, protocol in PROTOCOLS.items():
         described = protocol.describe()
         assert described["name"] == name
@@ -76,8 +76,8 @@ def test_every_protocol_says_what_it_is() -> None:
         assert protocol.__doc__
         assert protocol.layout
         assert protocol.checked
-    with pytest.raises(Prob3rError, match="There is no protocol 'kitti'; give one of 7scenes-d"):
-        protocol_named("kitti")
+    with pytest.raises(Prob3rError, match="There is no protocol 'nyu'; give one of 7scenes-d"):
+        protocol_named("nyu")
 
 
 def test_the_page_of_protocols_names_each() -> None:
@@ -230,6 +230,35 @@ def test_depth_by_alignment(root: Path2) -> None:
         assert value(outcome, f"δ<1.25 ({how})") == pytest.approx(1, abs=0.01)
     (counted,) = outcome.scenes.pixels
     assert counted == 5 * (48 * 64 - 6 * 7)  # what is unknown in each frame does not count
+
+
+@pytest.mark.parametrize(("name", "unit"), [("bonn", 0.5), ("kitti", 1.0)])
+def test_depth_of_films(root: Path2, name: str, unit: float) -> None:
+    folder, protocol = root(name), protocol_named(f"{name}-depth")
+    chosen = protocol.choose(folder, FRAMING, None)
+    first = {"bonn": ("rgbd_bonn_balloon2", [30, 31, 32])}
+    assert chosen.keys[0] == first.get(name, ("2011_09_26_drive_0002_sync_02", [0, 1, 2]))
+    scene = chosen.scenes.batch([0])
+    shown = scene.views[1]
+    assert shown.depth[0].numpy() == pytest.approx(unit * shots()[1].depth, abs=5e-3)
+    assert not scene.has_poses
+    depth = [view.depth.where(view.known, 9.0) for view in scene.views]
+    found = Found((), torch.empty(1, 0, 4, 4), tuple(0.4 * d for d in depth), [])
+    assert protocol.measure(0, scene, found)["AbsRel (scale)"] == pytest.approx(0, abs=1e-4)
+    wrong = found._replace(depth=tuple(0.4 * d.where(d < 2.5 * unit, 99.0) for d in depth))
+    assert protocol.measure(0, scene, wrong)["δ<1.25 (scale)"] < 0.95
+    outcome = run(protocol, random(CONFIG), folder)
+    assert len(outcome.scenes) == len(chosen.names)
+    assert outcome.about["model"]["views"] == PAIRS
+
+
+def test_films_whose_images_and_depths_do_not_pair_are_refused(root: Path2, tmp_path: Path) -> None:
+    with pytest.raises(
+        Prob3rError, match=r"has 0 frames and .* 0, from place 30 on; there must be"
+    ):
+        protocol_named("bonn-depth").choose(tmp_path, FRAMING, None)
+    with pytest.raises(Prob3rError, match="has no image_gathered/DRIVE; give val_selection_cro"):
+        protocol_named("kitti-depth").choose(tmp_path, FRAMING, None)
 
 
 @pytest.mark.parametrize("cameras", [True, False])

@@ -54,7 +54,8 @@ class TUM(Reader, layout="tum"):
                 raise Prob3rError(f"{folder} has no images, no depth or no poses in its lists.")
             depth, near = _nearest(times, depth_times)
             pose, also_near = _nearest(times, pose_times)
-            for i in np.flatnonzero(near & also_near):
+            # Without a use for depth, an image counts even where none was measured near it.
+            for i in np.flatnonzero(near & also_near if self.has_depth else also_near):
                 self.images.append(folder / images[i][0])
                 self.depths.append(folder / depths[depth[i]][0])
                 self.poses.append(np.array(poses[pose[i]], dtype=np.float64))

@@ -1,17 +1,14 @@
 """Protocols of video depth: AbsRel and the share of ratios below 1.25, by alignment."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from prob3r.geometry import DepthAlignment, align_depth, depth_errors
-from prob3r.scenes.framing import FramesImages, Framing
-from prob3r.scenes.readers import Reader
+from prob3r.scenes.readers.videos import Videos
 from prob3r.scenes.views import Views
-from prob3r.studies.protocols.lists import Places, refuse_list, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
+from prob3r.studies.protocols.protocol import Chosen, Key, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
 ALIGNMENTS: tuple[DepthAlignment, ...] = ("scale", "scale and shift")
@@ -22,9 +19,13 @@ class Depths(Protocol):
     """Depth of all frames of a sequence, aligned once for the whole sequence.
 
     Sequences are averaged by the number of pixels whose true depth is known. The truth is compared
-    at the resolution and in the crop in which the model sees the frames. Predicted depth beyond
-    the farthest that counts is set to it.
+    at the resolution and in the crop in which the model sees the frames.
+
+    Attributes:
+        clipped: Predicted depth beyond it is set to it, after the alignment.
     """
+
+    clipped: ClassVar[int | float | None] = None
 
     alignment = (
         "for each sequence, named beside each metric: a scale of least absolute differences (ten "
@@ -40,20 +41,6 @@ class Depths(Protocol):
         )
     ]
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
-        """Return the sequences' frames."""
-        refuse_list(self.name, listed)
-        reader = self.reader(path, model)
-        return Chosen.of(sets_by_places(reader, self.places(reader)), f"all sequences of {path}")
-
-    def reader(self, path: Path, model: FramesImages | Framing) -> Reader:
-        """Return the data set."""
-        raise NotImplementedError
-
-    def places(self, reader: Reader) -> Places:
-        """Return the places of the frames."""
-        raise NotImplementedError
-
     def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
         """Return the errors of one sequence, by alignment, and how many pixels counted."""
         own, truth = [], []
@@ -66,7 +53,17 @@ class Depths(Protocol):
         values = {PIXELS: float(len(true))}
         for how in ALIGNMENTS:
             fit = align_depth(predicted, true, how)
-            errors = depth_errors(predicted, true, fit, self.farthest)
+            errors = depth_errors(predicted, true, fit, self.clipped)
             values[f"AbsRel ({how})"] = float(errors.abs_rel)
             values[f"δ<1.25 ({how})"] = float(errors.delta)
         return values
+
+
+def films_chosen(videos: Videos, words: str) -> Chosen:
+    """Return all frames of all films."""
+    keys: list[Key] = []
+    names = []
+    for film in videos.films:
+        keys.append((film.name, list(range(film.first, film.first + len(film.images)))))
+        names.append([f"{film.name}/{image.stem}" for image in film.images])
+    return Chosen(videos, keys, names, words)

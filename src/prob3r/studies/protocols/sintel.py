@@ -5,7 +5,8 @@ from pathlib import Path
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import Reader, Sintel
 from prob3r.studies.protocols.depth import Depths
-from prob3r.studies.protocols.lists import Places, every
+from prob3r.studies.protocols.lists import Places, every, refuse_list, sets_by_places
+from prob3r.studies.protocols.protocol import Chosen
 from prob3r.studies.protocols.trajectories import Trajectories
 
 SEQUENCES = [
@@ -55,11 +56,11 @@ class SintelDepth(Depths):
     layout = LAYOUT
     frames = FRAMES.format("depth")
     farthest = 70.0
+    clipped = 70.0
 
-    def reader(self, path: Path, model: FramesImages | Framing) -> Reader:
-        """Return the film's sequences."""
-        return Sintel(path, model, seek=False)
-
-    def places(self, reader: Reader) -> Places:
+    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
         """Return all frames of the 14 sequences."""
-        return every(reader, 1, SEQUENCES)
+        refuse_list(self.name, listed)
+        reader = Sintel(path, model, seek=False)
+        places = every(reader, 1, SEQUENCES)
+        return Chosen.of(sets_by_places(reader, places), f"all sequences of {path}")
