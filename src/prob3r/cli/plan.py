@@ -23,17 +23,22 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help="A shipped model's name, a checkpoint's path, or a published checkpoint's name."
+            help="A shipped model's name, a checkpoint's path, or a published model's name."
         ),
     ] = DEFAULT_MODEL,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 224, or 512x384 for width and height.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pairs that run at once.")] = 1,
+    batch: Annotated[int, typer.Option(help="Scenes that run at once.")] = 1,
+    views: Annotated[int, typer.Option(help="Views of each scene.")] = 2,
     record: Annotated[
         list[str] | None, typer.Option(help="Sites to trace; all residual ones by default.")
     ] = None,
     kind: Annotated[str, typer.Option(help="Of the probes: mlp or linear.")] = "mlp",
+    sites: Annotated[
+        str | None,
+        typer.Option(help="Attention sublayers to sweep; by default view 2's to other views."),
+    ] = None,
     memory: Annotated[
         float, typer.Option(min=0, help="GiB that a sweep gives to variants that run at once.")
     ] = 1.0,
@@ -43,7 +48,16 @@ def plan(
     from prob3r.cost.plan import EVERY_SITE
     from prob3r.cost.plan import plan as planned
 
-    found = planned(model, _size(size), batch, record or EVERY_SITE, kind, int(memory * GIB))
+    found = planned(
+        model,
+        _size(size),
+        batch,
+        record or EVERY_SITE,
+        kind,
+        int(memory * GIB),
+        views=views,
+        sites=sites,
+    )
     if json_file is not None:
         with writing_to(json_file) as temporary:
             temporary.write_text(json.dumps({"model": model} | found.to_dict(), indent=1))
@@ -63,6 +77,9 @@ def _size(text: str | None) -> tuple[int, int] | None:
 def _table(model: str, kind: str, found: "Plan") -> Table:
     height, width = found.size
     pairs = "one pair" if found.batch == 1 else f"{found.batch} pairs"
+    if found.views > 2:
+        scenes = "one scene" if found.batch == 1 else f"{found.batch} scenes"
+        pairs = f"{scenes} of {found.views} views"
     columns = ("weights", "records", "gradients", "optimizer", "activations", "operations")
     table = Table("", "memory", *columns, title=f"{model}: {pairs} of {width}x{height} pixels")
     table.caption = (
@@ -70,8 +87,12 @@ def _table(model: str, kind: str, found: "Plan") -> Table:
         "views, up to 1 GiB of encoded ones come on top"
     )
     table.add_row(f"trace {found.tracing.count} records", *_cells(found.tracing))
-    table.add_row(f"train {found.training.count} {kind} probes, a step", *_cells(found.training))
+    on_pairs = " on pairs" if found.views > 2 else ""
+    probes = f"train {found.training.count} {kind} probes{on_pairs}, a step"
+    table.add_row(probes, *_cells(found.training))
     swept = found.sweeping
+    if swept is None:
+        return table
     cells = _cells(swept)
     cells[-1] += f"\n{swept.naive / swept.operations:.1f} times less than whole runs"
     table.add_row(f"sweep {swept.count} heads, {swept.at_once} at once", *cells)

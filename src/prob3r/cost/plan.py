@@ -17,15 +17,17 @@ import torch
 
 from prob3r.cost.dry_run import DryRun, operations, storage_bytes
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, DUSt3RConfig, metadata
-from prob3r.models.architectures import ARCHITECTURES
-from prob3r.models.protocol import stack_of
-from prob3r.models.sites import select
+from prob3r.models import metadata
+from prob3r.models.architectures import ARCHITECTURES, architecture_of, published_model
+from prob3r.models.checkpoints import config_of
+from prob3r.models.factories import installed, is_factory
+from prob3r.models.protocol import MultiViewModel, Shape, stack_of, trunk
+from prob3r.models.sites import BETWEEN_VIEWS, PROBS, Site, select
 from prob3r.runs.edits import HeadAblation
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import MEMORY, sweep
 from prob3r.runs.trace import trace
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.views import Pair, View, Views, views_of
 from prob3r.training.probes import (
     CLIP,
     bank_for,
@@ -35,16 +37,9 @@ from prob3r.training.probes import (
     site_losses,
 )
 
-PUBLISHED = {
-    "DUSt3R_ViTLarge_BaseDecoder_224_linear": DUSt3RConfig((224, 224)),
-    "DUSt3R_ViTLarge_BaseDecoder_512_linear": DUSt3RConfig((512, 512)),
-    "DUSt3R_ViTLarge_BaseDecoder_512_dpt": DUSt3RConfig((512, 512), head="dpt"),
-}
-"""The configurations of the published checkpoints, which can be planned for without the files."""
+Source = str | Path | MultiViewModel | Shape
 
-Source = str | Path | DUSt3R | DUSt3RConfig
-
-EVERY_SITE = ("enc*", "dec*")
+EVERY_SITE = ("*",)
 
 KINDS = ("mlp", "linear")
 
@@ -105,17 +100,19 @@ class Plan:
 
     Attributes:
         size: Height and width of the images, in pixels.
-        batch: Pairs that run at once.
+        batch: Scenes that run at once.
+        views: Views of each scene.
         tracing: See `tracing`.
         training: See `training`.
-        sweeping: See `sweeping`.
+        sweeping: See `sweeping`; None for a model without pointmaps, which are what is measured.
     """
 
     size: tuple[int, int]
     batch: int
+    views: int
     tracing: Cost
     training: Cost
-    sweeping: SweepCost
+    sweeping: SweepCost | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON can hold it, with the sums."""
@@ -123,6 +120,7 @@ class Plan:
         return asdict(self) | {
             name: asdict(cost) | {"total": cost.total, "operations": cost.operations}
             for name, cost in costs.items()
+            if cost is not None
         }
 
 
@@ -133,27 +131,38 @@ def plan(
     record: str | Iterable[str] = EVERY_SITE,
     kind: str = "mlp",
     memory: int = MEMORY,
+    *,
+    views: int = 2,
+    sites: str | None = None,
 ) -> Plan:
     """Return what tracing, probe training and sweeping take, each as its own function says.
 
     Args:
-        source: A name or path as for `load`, one of `PUBLISHED`, a model, or a configuration.
+        source: A name or path as for `load`, the name of a published model as for `info`, a model,
+            or a configuration.
         size: Height and width of the images, in pixels; by default what the model was made for.
-        batch: Pairs that run at once.
+        batch: Scenes that run at once.
         record: What is traced; see `trace`.
         kind: Of the probes, one of `KINDS`.
         memory: Bytes that the variants of one stack may take; see `sweep`.
+        views: Views of each scene; probes are trained on pairs whatever it is.
+        sites: Pattern of the attention sublayers that are swept; by default view 2's attention to
+            other views, where they meet.
 
     Raises:
-        Prob3rError: There is no such model, kind or pair, the size is not a whole number of
-            patches, or a pattern matches nothing.
+        Prob3rError: There is no such model or kind, the model takes no such number of views, the
+            size is not a whole number of patches, or a pattern matches nothing.
     """
+    architecture, config = _described(source)
     return Plan(
-        size or _described(source)[1].image_size,
+        size or config.image_size,
         batch,
-        tracing(source, size, batch, record),
+        views,
+        tracing(source, size, batch, record, views=views),
         training(source, size, batch, kind),
-        sweeping(source, size, batch, memory),
+        sweeping(source, size, batch, memory, views=views, sites=sites)
+        if architecture.predicts_pointmaps
+        else None,
     )
 
 
@@ -162,10 +171,12 @@ def tracing(
     size: tuple[int, int] | None = None,
     batch: int = 1,
     record: str | Iterable[str] = EVERY_SITE,
+    *,
+    views: int = 2,
 ) -> Cost:
     """Return what a run that records takes; arguments and errors are those of `plan`."""
-    with _dry_run(source, size, batch) as (dry_run, model, pair):
-        found, forward = operations(lambda: trace(model, pair, record))
+    with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
+        found, forward = operations(lambda: trace(model, scenes, record))
         weights, records = storage_bytes(model.parameters()), storage_bytes(found.values())
         rest = dry_run.peak - weights - records
     return Cost(len(found), weights, records, activations=rest, forward=forward)
@@ -181,6 +192,7 @@ def training(
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
     with _dry_run(source, size, batch) as (dry_run, model, pair):
+        assert isinstance(pair, Pair)
         _, bank = bank_for(model, kind)
         optimizer = optimizer_for(bank)
         for parameter in bank.parameters():
@@ -212,38 +224,72 @@ def sweeping(
     size: tuple[int, int] | None = None,
     batch: int = 1,
     memory: int = MEMORY,
+    *,
+    views: int = 2,
+    sites: str | None = None,
 ) -> SweepCost:
-    """Return what it takes to switch off every head of view 2's cross-attention, one at a time.
+    """Return what it takes to switch off every head of some attention, one at a time.
 
-    Arguments and errors are those of `plan`.
+    Arguments and errors are those of `plan`. A model without pointmaps is an error, too.
     """
-    with _dry_run(source, size, batch) as (dry_run, model, pair):
-        sites = select("dec2.*.cross_attn", model.sites())
-        heads = stack_of(model, sites[0]).heads
-        replay, once = operations(lambda: Replay(model, pair))
-        at_once = min(heads, max(1, memory // replay.bytes_per_variant))
-        stacks = [
-            {head: [HeadAblation(site, heads=[head])] for head in range(at_once)} for site in sites
-        ]
-        few = [operations(partial(replay.stack, list(s.values())))[1] for s in stacks]
+    with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
+        if not model.predicts_pointmaps:
+            raise Prob3rError(
+                f"A {type(model).__name__} has no pointmaps, which a sweep measures; plan for a "
+                "model that has."
+            )
+        swept = [Site.parse(site).residual for site in _attention(model, views, sites)]
+        heads = {site: stack_of(model, site).heads for site in swept}
+        replay, once = operations(lambda: Replay(model, scenes))
+        most = max(1, memory // replay.bytes_per_variant)
+        at_once = {site: min(count, most) for site, count in heads.items()}
+        stacks = {
+            site: {head: [HeadAblation(str(site), heads=[head])] for head in range(count)}
+            for site, count in at_once.items()
+        }
+        few = {
+            site: operations(partial(replay.stack, list(s.values())))[1]
+            for site, s in stacks.items()
+        }
         del replay
         dry_run.peak = dry_run.live
-        _, first = operations(lambda: sweep(model, pair, stacks[0], memory=memory))
-        count, weights = heads * len(sites), storage_bytes(model.parameters())
+        _, measured = operations(lambda: sweep(model, scenes, stacks[swept[0]], memory=memory))
+        weights = storage_bytes(model.parameters())
         rest = dry_run.peak - weights
     # A sublayer's heads cost the same, and each as much alone as in a stack; so does measuring.
-    metrics = (first - once - few[0]) // (1 + at_once)
-    forward = once + sum(few) * heads // at_once + metrics * (1 + count)
+    count, first = sum(heads.values()), swept[0]
+    metrics = (measured - once - few[first]) // (1 + at_once[first])
+    runs = sum(few[site] * heads[site] // at_once[site] for site in swept)
+    forward = once + runs + metrics * (1 + count)
     return SweepCost(
-        count, weights, activations=rest, forward=forward, at_once=at_once, naive=count * once
+        count,
+        weights,
+        activations=rest,
+        forward=forward,
+        at_once=max(at_once.values()),
+        naive=count * once,
     )
+
+
+def _attention(model: MultiViewModel, views: int, pattern: str | None) -> list[str]:
+    """Return the attention sites that a pattern of sublayers matches, or those of the default."""
+    every = model.attention_sites(views)
+    if pattern is not None:
+        return select(f"{pattern}.{PROBS}", every)
+    stack = trunk(model).name
+    places = [Site.parse(site) for site in every]
+    return [
+        str(place)
+        for place in places
+        if place.stack == stack and place.view == 2 and place.sublayer in BETWEEN_VIEWS
+    ]
 
 
 @contextmanager
 def _dry_run(
-    source: Source, size: tuple[int, int] | None, batch: int
-) -> Iterator[tuple[DryRun, DUSt3R, Pair]]:
-    """Give a dry run, and a model and pairs in it."""
+    source: Source, size: tuple[int, int] | None, batch: int, views: int = 2
+) -> Iterator[tuple[DryRun, MultiViewModel, Views]]:
+    """Give a dry run, and a model and scenes in it."""
     architecture, config = _described(source)
     height, width = size or config.image_size
     if min(height, width) < 1 or height % config.patch or width % config.patch:
@@ -253,37 +299,49 @@ def _dry_run(
         )
     if batch < 1:
         raise Prob3rError(f"batch is {batch}; it must be at least 1.")
-    with DryRun() as dry_run:
-        yield dry_run, architecture(config).eval(), _pair(batch, height, width)
-
-
-def _described(source: Source) -> tuple[type[DUSt3R], DUSt3RConfig]:
-    """Return the architecture and the configuration of a model, without reading its weights."""
-    if isinstance(source, DUSt3R):
-        return type(source), source.config
-    if isinstance(source, DUSt3RConfig):
-        return DUSt3R, source
-    name = str(source).removeprefix("naver/")
-    if name in PUBLISHED:
-        return DUSt3R, PUBLISHED[name]
-    card = metadata(source)
-    kind = ARCHITECTURES[card["architecture"]]
-    if not issubclass(kind, DUSt3R):
-        raise Prob3rError(f"'{source}' is a {kind.architecture}; plan takes a DUSt3R.")
-    return kind, DUSt3RConfig.from_dict(card["config"])
-
-
-def _pair(batch: int, height: int, width: int) -> Pair:
-    """Return pairs of which all is known that training needs."""
-    size = (batch, height, width)
-    first, second = (
-        View(
-            torch.empty(batch, 3, height, width),
-            torch.empty(batch, 3, 3),
-            torch.empty(batch, 4, 4),
-            torch.empty(size),
-            torch.ones(size, dtype=torch.bool),
+    most = architecture.most_views
+    if views < 2 or (most is not None and views > most):
+        range_ = "2" if most == 2 else "2 or more" if most is None else f"from 2 to {most}"
+        raise Prob3rError(
+            f"views is {views}; for a model of the architecture {architecture.architecture} it "
+            f"must be {range_}."
         )
-        for _ in range(2)
+    with DryRun() as dry_run:
+        # Nothing trains the model; torch's counter stumbles over views of weights that learn.
+        model = architecture(config).eval().requires_grad_(False)
+        yield dry_run, model, _scenes(batch, views, height, width)
+
+
+def _described(source: Source) -> tuple[type[MultiViewModel], Any]:
+    """Return the architecture and the configuration of a model, without reading its weights."""
+    if isinstance(source, MultiViewModel):
+        return type(source), source.config
+    if not isinstance(source, str | Path):
+        return architecture_of(source), source
+    known = None if Path(source).exists() else published_model(str(source))
+    if known is not None:
+        return known
+    if isinstance(source, str) and (is_factory(source) or source in installed()):
+        raise Prob3rError(
+            f"'{source}' is made by code; plan takes models of the architectures "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    card = metadata(source)
+    return ARCHITECTURES[card["architecture"]], config_of(card, str(source))
+
+
+def _scenes(batch: int, views: int, height: int, width: int) -> Views:
+    """Return scenes of which all is known that training needs."""
+    size = (batch, height, width)
+    return views_of(
+        [
+            View(
+                torch.empty(batch, 3, height, width),
+                torch.empty(batch, 3, 3),
+                torch.empty(batch, 4, 4),
+                torch.empty(size),
+                torch.ones(size, dtype=torch.bool),
+            )
+            for _ in range(views)
+        ]
     )
-    return Pair(first, second)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 from torch import Tensor
 
@@ -18,7 +18,13 @@ class Published:
 
     Every method returns None for what is not of this architecture, and raises Prob3rError for what
     is of it and cannot be used. Weights are mapped, so that their shapes cost nothing.
+
+    Attributes:
+        names: The configurations of published models, by the names that they are published under,
+            on the hub `owner/name`, so that they can be described without any file.
     """
+
+    names: ClassVar[Mapping[str, Any]] = {}
 
     def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
         """Return the configuration and the weights that a `.pth` or `.pt` file holds.
@@ -110,6 +116,24 @@ def architecture_of(config: object) -> type[MultiViewModel]:
     raise Prob3rError(
         f"A {type(config).__name__} is no configuration of {' or '.join(ARCHITECTURES)}."
     )
+
+
+def published_model(name: str) -> tuple[type[MultiViewModel], Any] | None:
+    """Return the class and the configuration of a published model, or None if none is so called.
+
+    Args:
+        name: With the owner on the hub, or without: `facebook/VGGT-1B` or `VGGT-1B`.
+    """
+    for architecture, published in PUBLISHED.items():
+        for known, config in published.names.items():
+            if name in (known, known.rpartition("/")[2]):
+                return ARCHITECTURES[architecture], config
+    return None
+
+
+def published_names() -> list[str]:
+    """Return the names of all published models whose configurations are known."""
+    return sorted(name for published in PUBLISHED.values() for name in published.names)
 
 
 def are_tensors(weights: object) -> TypeGuard[dict[str, Tensor]]:

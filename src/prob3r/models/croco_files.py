@@ -20,6 +20,10 @@ class CroCoFiles(FamilyFiles):
     A `.pth` file holds the keyword arguments of the official constructor under `croco_kwargs`.
     """
 
+    names: ClassVar[Mapping[str, Any]] = {
+        "CroCo_V2_ViTLarge_BaseDecoder": CroCoConfig((224, 224)),
+    }
+
     builder = "CroCoNet"
     config_type = CroCoConfig
     accepted: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {

@@ -7,7 +7,7 @@ hub folder adds a `config.json` that names the model.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,9 +15,6 @@ from prob3r.errors import Prob3rError
 from prob3r.models.architectures import Published, Shapes, register
 from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
 from prob3r.models.dinov2 import HEAD_WIDTH
-
-NAMES = {"depth-anything/DA3-SMALL": DepthAnything3Config()}
-"""The published models, by their names on the hub."""
 
 _PREFIX = "model."
 _SMALL = "da3-small"
@@ -32,6 +29,8 @@ _UNUSED = re.compile(
 
 class DepthAnything3Files(Published):
     """Reads what the authors of Depth Anything 3 publish."""
+
+    names: ClassVar[Mapping[str, Any]] = {"depth-anything/DA3-SMALL": DepthAnything3Config()}
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> DepthAnything3Config | None:
         """Return the configuration that the shapes of weights tell."""

@@ -15,6 +15,12 @@ from prob3r.models.official import FamilyFiles
 class DUSt3RFiles(FamilyFiles):
     """Reads what the authors of DUSt3R publish."""
 
+    names: ClassVar[Mapping[str, Any]] = {
+        "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear": DUSt3RConfig((224, 224)),
+        "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear": DUSt3RConfig((512, 512)),
+        "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt": DUSt3RConfig((512, 512), head="dpt"),
+    }
+
     builder = "AsymmetricCroCo3DStereo"
     config_type = DUSt3RConfig
     accepted: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {

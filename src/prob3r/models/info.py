@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from prob3r.models.architectures import ARCHITECTURES
+from prob3r.errors import Prob3rError
+from prob3r.models.architectures import ARCHITECTURES, published_model
 from prob3r.models.checkpoints import config_of, read_card
 from prob3r.models.protocol import Model, Shape, Stack
 from prob3r.models.registry import from_code, path_of
@@ -47,10 +48,12 @@ class Info:
 def info(source: str | Path) -> Info:
     """Return what there is to know of a model, without reading its weights or fetching them.
 
-    A model that code makes (`package.module:factory`) is made.
+    A model that code makes (`package.module:factory`) is made. Of a published model that cannot be
+    fetched, what follows from its configuration is known by its name.
 
     Args:
-        source: As for `load`.
+        source: As for `load`; or the name of a published model, with the owner on the hub or
+            without.
 
     Raises:
         Prob3rError: As `load` does, but for the weights.
@@ -59,12 +62,19 @@ def info(source: str | Path) -> Info:
     card: dict[str, Any] = {}
     licence = None
     if model is None:
-        with path_of(source, weights=False) as path:
-            card = read_card(path)
-            licence = card.get("licence") or _licence_beside(path)
-        config = config_of(card, str(source))
+        try:
+            with path_of(source, weights=False) as path:
+                card = read_card(path)
+                licence = card.get("licence") or _licence_beside(path)
+            kind, config = ARCHITECTURES[card["architecture"]], config_of(card, str(source))
+        except Prob3rError:
+            known = published_model(str(source))
+            if known is None or Path(source).exists():
+                raise
+            kind, config = known
+            card = {"architecture": kind.architecture, "read": "nothing; known by its name"}
         with torch.device("meta"):
-            model = ARCHITECTURES[card["architecture"]](config)
+            model = kind(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rest = {k: v for k, v in card.items() if k not in ("architecture", "config", "licence")}
     return Info(

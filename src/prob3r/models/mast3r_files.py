@@ -16,6 +16,10 @@ _EXPONENTIALS = (("exp", 0, math.inf), ("exp", 1, math.inf))
 class MASt3RFiles(DUSt3RFiles):
     """Reads what the authors of MASt3R publish."""
 
+    names: ClassVar[Mapping[str, Any]] = {
+        "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": MASt3RConfig((512, 512)),
+    }
+
     builder = "AsymmetricMASt3R"
     config_type = MASt3RConfig
     accepted: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {

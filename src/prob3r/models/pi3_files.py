@@ -6,7 +6,7 @@ names the size and the position embedding.
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,9 +15,6 @@ from prob3r.errors import Prob3rError
 from prob3r.models.architectures import Published, Shapes, register
 from prob3r.models.dinov2 import HEAD_WIDTH, IMAGENET_DEVIATION, IMAGENET_MEAN
 from prob3r.models.pi3 import Pi3, Pi3Config
-
-NAMES = {"yyfz233/Pi3": Pi3Config()}
-"""The published models, by their names on the hub."""
 
 # What images are normalised with, which is a part of the code here; and a token of DINOv2's
 # pretraining.
@@ -29,6 +26,8 @@ _STATED = {"decoder_size": "large", "pos_type": "rope100"}
 
 class Pi3Files(Published):
     """Reads what the authors of π³ publish."""
+
+    names: ClassVar[Mapping[str, Any]] = {"yyfz233/Pi3": Pi3Config()}
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> Pi3Config | None:
         """Return the configuration that the shapes of weights tell."""

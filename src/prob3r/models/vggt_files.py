@@ -7,7 +7,7 @@ three of the sizes.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -29,6 +29,11 @@ _SWITCHES = ("enable_camera", "enable_point", "enable_depth", "enable_track")
 
 class VGGTFiles(Published):
     """Reads what the authors of VGGT publish."""
+
+    names: ClassVar[Mapping[str, Any]] = {
+        "facebook/VGGT-1B": VGGTConfig(),
+        "facebook/VGGT-1B-Commercial": VGGTConfig(),
+    }
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> VGGTConfig | None:
         """Return the configuration that the shapes of weights tell."""
