@@ -1,4 +1,6 @@
-"""What `prob3r plan` says beside what is measured, for `mini` and a DUSt3R-Large at 224.
+"""What `prob3r plan` says beside what is measured, for `mini`, a DUSt3R-Large and VGGT-1B at 224.
+
+Of VGGT-1B it is tracing alone, of a scene of four views.
 
 Weights are random and images are noise, which cost what others do. Each work is done in a process
 of its own, and its memory is measured in two ways:
@@ -34,10 +36,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from prob3r.cost.dry_run import operations
 from prob3r.cost.plan import EVERY_SITE, Cost, Plan, plan
-from prob3r.models import DUSt3RConfig, random
+from prob3r.models import DUSt3RConfig, VGGTConfig, random
+from prob3r.models.protocol import Shape
 from prob3r.runs.sweep import sweep_heads
 from prob3r.runs.trace import trace
-from prob3r.scenes import Pair, View
+from prob3r.scenes import View, Views
+from prob3r.scenes.views import views_of
 from prob3r.training import ProbeTraining, Stage, train_probes
 from prob3r.training.probes import (
     CLIP,
@@ -53,7 +57,10 @@ SMALL = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
 MODELS = {
     "mini": DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4),
     "Large": DUSt3RConfig((224, 224)),
+    "VGGT-1B": VGGTConfig((224, 224)),
 }
+WORKS = {"VGGT-1B": ("tracing",)}
+VIEWS = {"VGGT-1B": 4}
 BATCH = {"tracing": 1, "training": 8, "sweeping": 1}
 BAR = 0.15
 MEMORY_BAR = 16e9
@@ -74,9 +81,9 @@ def main() -> None:
     for name in [options.only] if options.only else MODELS:
         seconds = once(lambda name=name: planned(name, 1))
         table.add_row(f"{name}: the plan itself", "", f"{seconds:.1f} s", "", "")
-        for work, batch in BATCH.items():
-            compare(table, name, work, batch)
-    if options.only != "mini":
+        for work in WORKS.get(name, BATCH):
+            compare(table, name, work, BATCH[work])
+    if options.only in (None, "Large"):
         full_bank(table)
     Console(width=150).print(table)
 
@@ -86,7 +93,7 @@ def compare(table: Table, name: str, work: str, batch: int) -> None:
     cost: Cost = getattr(planned(name, batch), work)
     found = child("allocated", work, name)
     rows = {"allocated": (cost.total / GB, "GB"), "operations": (cost.operations / 1e9, "GFLOP")}
-    if name == "Large":
+    if name != "mini":
         found |= child("grown", work, name)
         rows["resident"] = (cost.total / GB, "GB")
     for what, (expected, unit) in rows.items():
@@ -126,7 +133,7 @@ def full_bank(table: Table) -> None:
 @cache
 def planned(name: str, batch: int) -> Plan:
     """Return the plan for a model."""
-    return plan(MODELS[name], batch=batch)
+    return plan(MODELS[name], batch=batch, views=VIEWS.get(name, 2))
 
 
 def child(measure: str, work: str, name: str) -> dict[str, float]:
@@ -137,8 +144,8 @@ def child(measure: str, work: str, name: str) -> dict[str, float]:
     return found
 
 
-def noise(config: DUSt3RConfig, batch: int) -> Pair:
-    """Pairs of noise of which all is known."""
+def noise(config: Shape, batch: int, views: int = 2) -> Views:
+    """Scenes of noise of which all is known."""
     generator = torch.Generator().manual_seed(0)
     height, width = config.image_size
 
@@ -153,22 +160,24 @@ def noise(config: DUSt3RConfig, batch: int) -> Pair:
             torch.ones(batch, height, width, dtype=torch.bool),
         )
 
-    return Pair(view(), view())
+    return views_of([view() for _ in range(views)])
 
 
-def tracing(config: DUSt3RConfig) -> Callable[[], object]:
+def tracing(config: Shape) -> Callable[[], object]:
     """Return a run that records every residual site."""
-    model, pair = random(config), noise(config, BATCH["tracing"])
-    return lambda: trace(model, pair, EVERY_SITE)
+    model = random(config).requires_grad_(False)
+    views = next((VIEWS[name] for name in VIEWS if MODELS[name] == config), 2)
+    scenes = noise(config, BATCH["tracing"], views)
+    return lambda: trace(model, scenes, EVERY_SITE)
 
 
-def sweeping(config: DUSt3RConfig) -> Callable[[], object]:
+def sweeping(config: Shape) -> Callable[[], object]:
     """Return a sweep over view 2's cross-attention heads."""
     model, pair = random(config), noise(config, BATCH["sweeping"])
     return lambda: sweep_heads(model, pair)
 
 
-def training(config: DUSt3RConfig, compiled: bool = False) -> Callable[[], object]:
+def training(config: Shape, compiled: bool = False) -> Callable[[], object]:
     """Return a step of the training of a full bank."""
     model, bank = bank_for(random(config), "mlp")
     pair, optimizer = noise(config, BATCH["training"]), optimizer_for(bank)
@@ -206,7 +215,7 @@ def grown(work: str, name: str) -> dict[str, float]:
     return {"resident": resident() - before}
 
 
-def ready(work: str, config: DUSt3RConfig) -> Callable[[], object]:
+def ready(work: str, config: Shape) -> Callable[[], object]:
     """Return some work on a model, past its beginnings."""
     prepared = {"tracing": tracing, "training": training, "sweeping": sweeping}[work](config)
     if work == "training":
