@@ -10,6 +10,8 @@ from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.models.sites import Tap
 from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, mass, trace
 from prob3r.scenes import Pair, View
+from prob3r.scenes.views import views_of
+from tests.models.examples import EXAMPLES
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 
@@ -225,3 +227,17 @@ def test_the_model_and_the_pair_are_left_as_they_were(model: DUSt3R, pair: Pair)
     assert all(torch.equal(first[site], again[site]) for site in first)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(p.grad is not None for p in model.parameters())
+
+
+def test_a_record_of_one_view_holds_no_memory_of_the_others() -> None:
+    """Views run as one batch; only a record of all of them shares its memory."""
+    vggt = EXAMPLES["vggt"]()
+    views = views_of([View(torch.randn(1, 3, 28, 42)) for _ in range(3)])
+    whole = trace(vggt, views, ["*", "*.heads"])
+    part = trace(vggt, views, ["*2.*", "*2.*.heads"])
+    assert len(part) > 20
+    for site, record in part.items():
+        assert record.untyped_storage().nbytes() == record.nbytes, site
+        assert torch.equal(record, whole[site]), site
+    shared = [r for r in whole.values() if r.untyped_storage().nbytes() > r.nbytes]
+    assert len(shared) > 20

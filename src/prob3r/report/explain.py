@@ -1,9 +1,11 @@
 """Explain: run a model once over the views of a scene and say what happens to them on the way."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import metadata
 
+from prob3r.cost.fit import check_fits
 from prob3r.errors import Prob3rError
 from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.effects import with_effects
@@ -58,8 +60,8 @@ def explain(
         progress: Called with what is done next, and the share of the work that is behind.
 
     Raises:
-        Prob3rError: There are several scenes, or more views than the model takes, or the bank or
-            the calibration is not one for this model.
+        Prob3rError: There are several scenes, or more views than the model takes or memory holds,
+            or the bank or the calibration is not one for this model.
     """
     check_views(model, views)
     setting = _setting(model, views, bank, model_name)
@@ -137,6 +139,9 @@ def _run(
     if calibration is not None:
         calibration.check(model, bank)
         wanted += signal_sites(model, bank)
+    if views.count > 2:
+        size = max((view.size for view in views.views), key=math.prod)
+        check_fits(model, views.count, size, wanted)
     progress("Running the model", 0.0)
     run = trace(model, views, wanted, edits, reductions={**READ, **attention.reductions})
     found = measure(run, views, bank, sites, attention, setting, progress)

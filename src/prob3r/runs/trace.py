@@ -264,9 +264,18 @@ class Recorder(Tap):
             self._keep(read, output)
 
     def _keep(self, site: str, tensor: Tensor) -> None:
-        self.records[site] = tensor.to(self.device or tensor.device)
+        kept = tensor.to(self.device or tensor.device)
+        # Views that ran as one batch share its memory, which a record of few of them must not hold.
+        if kept.untyped_storage().nbytes() > kept.nbytes and not self._of_all_views(site):
+            kept = kept.clone()
+        self.records[site] = kept
         if self.stop and self.records.keys() == self.wanted:
             raise _Done
+
+    def _of_all_views(self, site: str) -> bool:
+        """Return whether the same is recorded of every view."""
+        place, views = Site.parse(site), range(1, self.editor.setting.views + 1)
+        return all(str(place.of(view)) in self.wanted for view in views)
 
     def _reduced(
         self,

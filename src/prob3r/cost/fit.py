@@ -1,0 +1,84 @@
+"""How many views fit into the memory that is free, told before a run and not by its end."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from prob3r.cost.dry_run import DryRun, storage_bytes
+from prob3r.errors import Prob3rError
+from prob3r.models.protocol import Model, MultiViewModel
+from prob3r.models.sites import Site
+from prob3r.runs.trace import trace
+from prob3r.scenes.views import View, views_of
+
+GIB = 2**30
+
+
+def check_fits(
+    model: Model,
+    views: int,
+    size: tuple[int, int],
+    record: Iterable[str] = (),
+    free: int | None = None,
+) -> None:
+    """Raise Prob3rError if a run over one scene takes more memory than is free.
+
+    The sentence says how many views fit. Nothing is checked of a model of other people's code, or
+    where the system does not say what is free.
+
+    Args:
+        model: The model, in memory already.
+        views: The number of views.
+        size: Height and width of every view, in pixels.
+        record: Names of the sites that are recorded. Attention is reduced as it is computed and
+            not counted.
+        free: Bytes; by default what the model's device has.
+    """
+    if not isinstance(model, MultiViewModel):
+        return
+    free = free_memory(next(model.parameters()).device) if free is None else free
+    residual = [site for site in record if not Site.parse(site).reading]
+    if free is None or (needed := run_memory(model, views, size, residual)) <= free:
+        return
+    fits, too_many = 1, views
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        kept = [site for site in residual if Site.parse(site).view <= middle]
+        if run_memory(model, middle, size, kept) <= free:
+            fits = middle
+        else:
+            too_many = middle
+    height, width = size
+    advice = f"{fits} views fit" if fits > 1 else "not even two views fit; choose smaller images"
+    raise Prob3rError(
+        f"{views} views of {width}x{height} pixels take {needed / GIB:.1f} GiB, and "
+        f"{free / GIB:.1f} GiB are free; {advice}."
+    )
+
+
+def run_memory(
+    model: MultiViewModel, views: int, size: tuple[int, int], record: Iterable[str] = ()
+) -> int:
+    """Return the bytes that a run over one scene takes at its peak, without the model itself.
+
+    They are those of float32 tensors. Nothing is computed; see `DryRun`.
+    """
+    with DryRun() as dry_run:
+        twin = type(model)(model.config).eval().requires_grad_(False)
+        scene = views_of([View(torch.empty(1, 3, *size)) for _ in range(views)])
+        trace(twin, scene, record)
+        return dry_run.peak - storage_bytes(twin.parameters())
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that a device has to give, or None if the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # only Linux has it
+        return None
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", lines, re.M)
+    return 1024 * int(found[1]) if found else None
