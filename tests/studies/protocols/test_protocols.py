@@ -19,34 +19,9 @@ from prob3r.scenes.readers.sets import sets_by_names
 from prob3r.studies.protocols import PROTOCOLS, Outcome, protocol_named, reconstruct, run
 from prob3r.studies.protocols.reconstruct import AT_ONCE, OWN_CAMERAS, PAIRS, PNP_CAMERAS
 from prob3r.studies.protocols.reconstruct import Reconstruction as Found
-from tests.scenes.readers import benchmark_writers as writers
 from tests.scenes.readers.shots import FRAMING, shots
-from tests.studies.protocols import sets
+from tests.studies.protocols.conftest import Written
 from tests.studies.protocols.oracle import CONFIG, Oracle, of_reader
-
-Path2 = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path2:
-    """Give the folder of a small data set, written once."""
-    kept: dict[str, Path] = {}
-
-    def written(name: str) -> Path:
-        if name not in kept:
-            folder = tmp_path_factory.mktemp("protocols") / name
-            folder.mkdir()
-            (getattr(sets, name, None) or getattr(writers, name))(folder)
-            kept[name] = folder
-        return kept[name]
-
-    return written
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("prob3r.studies.protocols.sintel.SEQUENCES", ["alley_2"])
 
 
 @pytest.fixture
@@ -87,7 +62,7 @@ def test_the_page_of_protocols_names_each() -> None:
 
 
 @pytest.mark.parametrize("name", ["co3dv2", "re10k"])
-def test_poses_of_ten_frames(root: Path2, name: str) -> None:
+def test_poses_of_ten_frames(root: Written, name: str) -> None:
     folder, protocol = root(name), protocol_named(f"{name}-poses")
     known = of_reader(reader(name, folder))
     outcome = run(protocol, known, folder, name="oracle")
@@ -111,7 +86,7 @@ def _copied(frame: str) -> int:
     return int(re.findall(r"(?:copy|/1)(\d{3})", frame)[0]) % 5
 
 
-def test_sequences_of_co3d_that_the_list_leaves_out(root: Path2) -> None:
+def test_sequences_of_co3d_that_the_list_leaves_out(root: Written) -> None:
     chosen = protocol_named("co3dv2-poses").choose(root("co3dv2"), FRAMING, None)
     # Of the short ones and those with impossible translations none; the unseen category last.
     assert [key[0] for key in chosen.keys] == ["110_13051_23361", "113_13350_23632"]
@@ -120,14 +95,14 @@ def test_sequences_of_co3d_that_the_list_leaves_out(root: Path2) -> None:
     assert chosen.words == "drawn with seed 42"
 
 
-def test_recordings_too_short_draw_nothing(root: Path2) -> None:
+def test_recordings_too_short_draw_nothing(root: Written) -> None:
     chosen = protocol_named("re10k-poses").choose(root("re10k"), FRAMING, None)
     assert chosen.keys == [
         ("000c3ab189999a83", np.random.RandomState(42).choice(12, 10, False).tolist())
     ]
 
 
-def test_poses_of_listed_views(root: Path2) -> None:
+def test_poses_of_listed_views(root: Written) -> None:
     folder = root("posed_pairs")
     known = of_reader(reader("posed-pairs", folder))
     outcome = run(protocol_named("megadepth-1500"), known, folder)
@@ -141,7 +116,7 @@ def test_poses_of_listed_views(root: Path2) -> None:
     assert 0.4 < value(off, "AUC@20") < 0.9
 
 
-def test_poses_of_calibrated_pairs(root: Path2) -> None:
+def test_poses_of_calibrated_pairs(root: Written) -> None:
     folder = root("calibrated_pairs")
     opened = reader("calibrated-pairs", folder)
     views = []
@@ -163,7 +138,7 @@ CLOUDS = [
 
 @pytest.mark.parametrize(("name", "layout", "data", "scene", "unit"), CLOUDS)
 def test_reconstructions(
-    root: Path2,
+    root: Written,
     listed: Callable[[dict[str, list[int]]], Path],
     name: str,
     layout: str,
@@ -186,7 +161,7 @@ def test_reconstructions(
     assert value(turned, "accuracy") > 100 * value(outcome, "accuracy")
 
 
-def test_far_points_do_not_count(root: Path2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_far_points_do_not_count(root: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = protocol_named("nrgbd-dense")
     assert protocol.farthest == 10
     opened = reader("nrgbd", root("nrgbd"))
@@ -203,7 +178,7 @@ def test_far_points_do_not_count(root: Path2, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_trajectories(root: Path2) -> None:
+def test_trajectories(root: Written) -> None:
     folder = root("sintel")
     outcome = run(
         protocol_named("sintel-trajectories"), of_reader(reader("sintel", folder)), folder
@@ -214,7 +189,7 @@ def test_trajectories(root: Path2) -> None:
     assert value(run(protocol_named("sintel-trajectories"), turned, folder), "RPE rotation") > 5
 
 
-def test_every_third_image_of_a_recording_without_asking_for_depth(root: Path2) -> None:
+def test_every_third_image_of_a_recording_without_asking_for_depth(root: Written) -> None:
     chosen = protocol_named("tum-trajectories").choose(root("recordings"), FRAMING, None)
     assert chosen.keys == [("rgbd_dataset_freiburg3_office", [0, 3])]
     scene = chosen.scenes.batch([0])
@@ -222,7 +197,7 @@ def test_every_third_image_of_a_recording_without_asking_for_depth(root: Path2) 
     assert scene.views[0].depth is None
 
 
-def test_depth_by_alignment(root: Path2) -> None:
+def test_depth_by_alignment(root: Written) -> None:
     folder = root("sintel")
     outcome = run(protocol_named("sintel-depth"), of_reader(reader("sintel", folder)), folder)
     for how in ("scale", "scale and shift"):
@@ -233,7 +208,7 @@ def test_depth_by_alignment(root: Path2) -> None:
 
 
 @pytest.mark.parametrize(("name", "unit"), [("bonn", 0.5), ("kitti", 1.0)])
-def test_depth_of_films(root: Path2, name: str, unit: float) -> None:
+def test_depth_of_films(root: Written, name: str, unit: float) -> None:
     folder, protocol = root(name), protocol_named(f"{name}-depth")
     chosen = protocol.choose(folder, FRAMING, None)
     first = {"bonn": ("rgbd_bonn_balloon2", [30, 31, 32])}
@@ -252,7 +227,9 @@ def test_depth_of_films(root: Path2, name: str, unit: float) -> None:
     assert outcome.about["model"]["views"] == PAIRS
 
 
-def test_films_whose_images_and_depths_do_not_pair_are_refused(root: Path2, tmp_path: Path) -> None:
+def test_films_whose_images_and_depths_do_not_pair_are_refused(
+    root: Written, tmp_path: Path
+) -> None:
     with pytest.raises(
         Prob3rError, match=r"has 0 frames and .* 0, from place 30 on; there must be"
     ):
@@ -262,7 +239,7 @@ def test_films_whose_images_and_depths_do_not_pair_are_refused(root: Path2, tmp_
 
 
 @pytest.mark.parametrize("cameras", [True, False])
-def test_a_model_of_two_views_sees_pairs_with_the_reference(root: Path2, cameras: bool) -> None:
+def test_a_model_of_two_views_sees_pairs_with_the_reference(root: Written, cameras: bool) -> None:
     folder = root("sintel")
     known = of_reader(reader("sintel", folder), most_views=2, cameras=cameras)
     outcome = run(protocol_named("sintel-trajectories"), known, folder)
@@ -275,14 +252,14 @@ def test_a_model_of_two_views_sees_pairs_with_the_reference(root: Path2, cameras
     assert value(depth, "AbsRel (scale)") < 0.02  # all pairs were brought to one scale
 
 
-def test_a_model_of_too_few_views_is_refused(root: Path2) -> None:
+def test_a_model_of_too_few_views_is_refused(root: Written) -> None:
     known = of_reader(reader("sintel", root("sintel")), most_views=4)
     with pytest.raises(Prob3rError, match="has 5 views and the model takes 4 at most; this"):
         run(protocol_named("sintel-trajectories"), known, root("sintel"))
 
 
 def test_cameras_that_are_not_found_fail_the_pairs(
-    root: Path2, monkeypatch: pytest.MonkeyPatch
+    root: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prob3r.measures.reconstruction.pose_of_pointmap", lambda *_: None)
     folder = root("posed_pairs")
@@ -292,7 +269,7 @@ def test_cameras_that_are_not_found_fail_the_pairs(
     assert value(outcome, "AUC@20") == 0
 
 
-def test_hpatches_by_the_homography(root: Path2) -> None:
+def test_hpatches_by_the_homography(root: Written) -> None:
     folder, protocol = root("hpatches"), protocol_named("hpatches-matches")
     chosen = protocol.choose(folder, FRAMING, None)
     assert chosen.keys == [("v_there", [1, k]) for k in range(2, 7)]
@@ -322,7 +299,7 @@ def test_hpatches_by_the_homography(root: Path2) -> None:
     )
 
 
-def test_a_homography_that_is_none_is_corrupt(root: Path2, tmp_path: Path) -> None:
+def test_a_homography_that_is_none_is_corrupt(root: Written, tmp_path: Path) -> None:
     pairs = HPatches(root("hpatches"), FRAMING)
     (tmp_path / "v_x").mkdir()
     (tmp_path / "v_x" / "H_1_2").write_text("1 0 0\n0 1 0\n")
@@ -333,7 +310,7 @@ def test_a_homography_that_is_none_is_corrupt(root: Path2, tmp_path: Path) -> No
         HPatches(tmp_path / "v_x", FRAMING)
 
 
-def test_eth3d_matches_by_depth(root: Path2) -> None:
+def test_eth3d_matches_by_depth(root: Written) -> None:
     folder = root("eth3d")
     known = of_reader(reader("eth3d", folder))
     outcome = run(protocol_named("eth3d-matches"), known, folder)

@@ -48,7 +48,8 @@ class Matching(Protocol):
         """Return the errors of one pair, and how many pixels counted."""
         truth, scale = self.truth(number, scene)
         matches = predicted_matches(found.predictions[0])
-        off = (matches - truth.pixels[0])[truth.visible[0]] * torch.tensor(scale).to(matches)
+        pixels, visible = (t[0].to(matches.device) for t in truth)
+        off = (matches - pixels)[visible] * torch.tensor(scale).to(matches)
         distance = off.norm(dim=-1)
         values = {PIXELS: float(len(distance)), "end-point error": float(distance.mean())}
         return values | {f"PCK@{k}": float((distance <= k).float().mean()) for k in WITHIN}
