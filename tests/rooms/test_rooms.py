@@ -433,6 +433,14 @@ def test_photographs_cover_half_of_the_surfaces(tmp_path, pairs):
     assert 0.35 < pure.sum() / covered.view1.valid.sum() < 0.65
 
 
+def test_rooms_share_the_photographs_of_a_folder_until_it_changes(tmp_path: Path):
+    Image.new("RGB", (40, 30), (200, 90, 10)).save(tmp_path / "a.png")
+    one, other = (Rooms("test", SIZE, photographs=tmp_path, compile=False) for _ in range(2))
+    assert one.atlas is other.atlas
+    Image.new("RGB", (40, 30), (20, 90, 10)).save(tmp_path / "b.png")
+    assert len(read_atlas(tmp_path)) == len(one.atlas) + 1
+
+
 def test_a_photograph_is_read_where_and_as_finely_as_asked(tmp_path: Path):
     ramp = torch.arange(EDGE).expand(EDGE, EDGE).to(torch.uint8)
     Image.fromarray(torch.stack([ramp, ramp.T, 0 * ramp], -1).numpy()).save(tmp_path / "a.png")

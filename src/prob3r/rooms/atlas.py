@@ -1,6 +1,7 @@
 """Photographs as textures: image pyramids, read as finely as a pixel sees them."""
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,14 @@ from prob3r.scenes.photographs import load_photograph
 
 EDGE = 256  # texels along a side of a photograph
 LEVELS = 7  # the coarsest has 4 texels along a side
+_IN_USE: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
     """Read the photographs of a folder (JPEG, PNG or WebP), in the order of their names.
+
+    While an atlas is in use, the same files give the same one again: it is large.
 
     Returns:
         The pyramids of their central squares, level after level, as colours from 0 to 255. A
@@ -29,8 +33,16 @@ def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
         raise Prob3rError(f"{folder} holds no photograph; give a folder of JPEG or PNG files.")
+    key = tuple((p.resolve(), (seen := p.stat()).st_mtime_ns, seen.st_size) for p in paths)
+    if (shared := _IN_USE.get(key)) is not None:
+        return shared
     framing = Framing(EDGE, "square")
-    return torch.cat([_pyramid(load_photograph(p, framing).image) for p in paths])
+    texels = sum((EDGE >> level) ** 2 for level in range(LEVELS))
+    atlas = torch.empty(len(paths), 3, texels, dtype=torch.uint8)
+    for row, path in enumerate(paths):
+        atlas[row] = _pyramid(load_photograph(path, framing).image)[0]
+    _IN_USE[key] = atlas
+    return atlas
 
 
 def _pyramid(image: Float[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 t"]:
