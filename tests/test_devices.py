@@ -50,10 +50,10 @@ def pair(here: DUSt3R, device: str) -> Pair:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("pose_probes", "pose_readers"):
+    for module in ("pose_probes", "pose_probes.readers"):
         monkeypatch.setattr(f"prob3r.studies.{module}.FITTED", 8)
         monkeypatch.setattr(f"prob3r.studies.{module}.HELD_OUT", 8)
-    monkeypatch.setattr("prob3r.studies.pose_readers.STEPS", 2)
+    monkeypatch.setattr("prob3r.studies.pose_probes.readers.STEPS", 2)
     monkeypatch.setattr("prob3r.studies.pose_probes.SINK_ROOMS", 2)
     monkeypatch.setattr("prob3r.studies.pose.SINK_PAIRS", 2)
     monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 2)

@@ -11,7 +11,7 @@ from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import Subset
-from prob3r.studies.knockouts import (
+from prob3r.studies.pose.knockouts import (
     ALL,
     BLOCK,
     HEAD,

@@ -9,8 +9,6 @@ from prob3r.geometry import median, rotation_angle
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
-from prob3r.studies import pose_readers
-from prob3r.studies.contrasts import MODEL, POSITIVE
 from prob3r.studies.pose_probes import (
     AVERAGE,
     CAMERA,
@@ -21,7 +19,7 @@ from prob3r.studies.pose_probes import (
     PoseProbes,
     at_last_site,
 )
-from prob3r.studies.pose_readers import (
+from prob3r.studies.pose_probes.readers import (
     BEST,
     LINEAR,
     MLP,
@@ -34,7 +32,7 @@ from prob3r.studies.pose_readers import (
     ridge,
     run_mlps,
 )
-from prob3r.studies.study import Subject
+from prob3r.studies.study import MODEL, POSITIVE, Subject
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 SITES = ("dec2.embed", "dec2.0.mlp", "dec2.1.mlp")
@@ -116,7 +114,7 @@ def test_ridge_is_least_squares_with_the_penalty_as_rows() -> None:
 
 
 def test_perceptrons_learn_and_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pose_readers, "FITTED", 300)
+    monkeypatch.setattr(readers, "FITTED", 300)
     features = torch.randn(2, 400, 4)
     targets = features[0, :, :1] * features[0, :, 1:2]  # which no linear probe can say
     weights = fit_mlps(features, targets, seed=0)
@@ -136,8 +134,8 @@ def planted(count: int) -> tuple[list[Tensor], Tensor]:
 
 
 def test_the_best_patch_is_the_one_that_tells_the_pose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pose_readers, "FITTED", 60)
-    monkeypatch.setattr(pose_readers, "STEPS", 20)
+    monkeypatch.setattr(readers, "FITTED", 60)
+    monkeypatch.setattr(readers, "STEPS", 20)
     streams, numbers = planted(80)
     reader = PoseReader.fit([s.half() for s in streams], numbers, 4, {"corner": 0})
     assert reader.tokens == [BEST, "corner", POOLED]
@@ -161,7 +159,7 @@ def test_a_poses_own_numbers_stand_for_it() -> None:
 def measured() -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"FITTED": 24, "STEPS": 20, "BATCH": 8}.items():
-            patch.setattr(pose_readers, name, value)
+            patch.setattr(readers, name, value)
         for name, value in {"FITTED": 24, "HELD_OUT": 8, "SINK_ROOMS": 4}.items():
             patch.setattr(f"prob3r.studies.pose_probes.{name}", value)
         model = random(CONFIG, seed=1)

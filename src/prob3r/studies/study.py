@@ -35,6 +35,9 @@ from prob3r.training.processes import Processes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MODEL, POSITIVE = "model", "mini-pose"
+"""Whose rows they are: the model's, or the positive control's."""
+
 
 @dataclass(frozen=True)
 class Subject:

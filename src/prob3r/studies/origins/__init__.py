@@ -30,12 +30,11 @@ of all pairs. Draws in which either is not seen are left out.
   interval above zero; not supported if it has one below zero; else mixed.
 """
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
@@ -45,35 +44,38 @@ from prob3r.measures.heads import (
     MATCHES,
     MEAN,
     READ,
-    correspondence_heads,
     head_matches,
     head_table,
-    reach,
 )
-from prob3r.measures.statistics import as_text, interval, medians, resampled, wide
+from prob3r.measures.statistics import as_text, interval, resampled
 from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
-from prob3r.studies.along import counted_from, onset, pairs_seen
-from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
+from prob3r.studies.figures import PAGE, figure
+from prob3r.studies.origins.checkpoints import onset, pairs_seen
+from prob3r.studies.origins.figures import draw_blocks, draw_matches, draw_rotation, entries
+from prob3r.studies.origins.history import (
+    ALONG,
+    SUBJECT,
+    VARIANT,
+    History,
+    blocks_with_some,
+    by_block,
+    history_of,
+    matching_heads,
+)
 from prob3r.studies.study import Study, Subject
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MATCHED = "mini-matched"
 """The variant of `mini` that was handed its matches."""
 
-SUBJECT, ALONG, VARIANT = "subject", "along", "variant"
-"""What a model of the table is to the study."""
-
 _METRICS = ("pck@1", "cycle consistency")
-_THOUSAND = 1000
-_DARK = 0.6  # PCK@1 whose colour takes white figures
 
 
 class Origins(Study):
@@ -109,8 +111,8 @@ class Origins(Study):
         """Return the answers for which there are weights."""
         found = []
         if (table.role == ALONG).any():
-            course = _course(table)
-            found += [_before(course, spread=False), _before(course, spread=True)]
+            history = history_of(table)
+            found += [_before(history, spread=False), _before(history, spread=True)]
         if (table.model == MATCHED).any():
             found.append(_handed(table))
         return found
@@ -119,14 +121,14 @@ class Origins(Study):
         """Return matches and rotation along training, and the heads of every model by block."""
         if not (table.role == ALONG).any():
             with figure(width=PAGE / 2, height=2.8) as (drawn, axes):
-                _draw_blocks(axes[0], table)
+                draw_blocks(axes[0], table)
             return {"origins": drawn}
-        course = _course(table)
+        history = history_of(table)
         with figure(1, 3, PAGE, 2.8) as (drawn, axes):
-            _draw_matches(axes[0], table, course)
-            _draw_rotation(axes[1], table, course)
-            _draw_blocks(axes[2], table)
-            drawn.legend(*_entries(axes[:2]), loc="outside lower center", ncols=4)
+            draw_matches(axes[0], table, history)
+            draw_rotation(axes[1], table, history)
+            draw_blocks(axes[2], table)
+            drawn.legend(*entries(axes[:2]), loc="outside lower center", ncols=4)
         return {"origins": drawn}
 
 
@@ -157,96 +159,25 @@ def _measured(model: Model, pair: Pair) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-class Course(NamedTuple):
-    """What happens along training, in the order of the kept weights.
-
-    Row 0 of what is drawn holds all pairs, and each of the others a bootstrap draw.
-
-    Attributes:
-        seen: Training pairs behind each weights, in thousands.
-        since: From where they are counted, in words.
-        heads: Correspondence heads.
-        blocks: Blocks with a correspondence head.
-        broken: Whether the plateau is broken.
-        depth: Blocks of the decoder.
-        pairs: Pairs that all this rests on.
-    """
-
-    seen: Float[Tensor, " w"]
-    since: str
-    heads: list[int]
-    blocks: Int[Tensor, "draws w"]
-    broken: Bool[Tensor, "draws w"]
-    depth: int
-    pairs: int
-
-
-def _course(table: pd.DataFrame) -> Course:
-    """Return what happens along training."""
-    along = pairs_seen(table[table.role == ALONG].model.unique())
-    parts = _in_order(table[table.role == ALONG])
-    heads = [_matching(part) for part in parts]
-    return Course(
-        torch.tensor(list(along.values()), dtype=torch.float64) / _THOUSAND,
-        counted_from(along),
-        [int(found[0].sum()) for found in heads],
-        torch.stack([_blocks_with_some(found) for found in heads], -1),
-        torch.stack([_is_broken(part) for part in parts], -1),
-        int(table.block.nunique()),
-        int(table.pair.nunique()),
-    )
-
-
-def _matching(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
-    """Return which heads of a model are correspondence heads: of all pairs, and per draw."""
-    heads, middle, drawn, low, control = reach(table)
-    state = torch.cat([(low > control)[None], drawn > control + (middle - low)])
-    return _by_block(heads, state)
-
-
-def _blocks_with_some(matching: Bool[Tensor, "draws blocks heads"]) -> Int[Tensor, " draws"]:
-    return matching.any(-1).sum(-1)
-
-
-def _by_block(heads: list[tuple[int, str]], values: Shaped[Tensor, "*d s"]) -> Tensor:
-    """Return values of heads `(..., blocks, heads)`; all blocks have as many."""
-    assert heads == sorted(heads, key=lambda head: head[0])
-    return values.unflatten(-1, (len({block for block, _ in heads}), -1))
-
-
-def _is_broken(table: pd.DataFrame) -> Bool[Tensor, " draws"]:
-    """Return whether view 2 is turned better than by the control: of all pairs, and per draw."""
-    errors = torch.stack([_rotation(table, source) for source in ("model", "shuffled")], 1)
-    middle, low, high = medians(errors)
-    drawn = resampled(errors)
-    margin = (high - middle)[0] + (middle - low)[1]
-    return torch.cat([(high[0] < low[1])[None], drawn[:, 1] - drawn[:, 0] > margin])
-
-
-def _rotation(table: pd.DataFrame, source: str) -> Float[Tensor, " n"]:
-    rows = table[(table.metric == "rotation_error") & (table.source == source)]
-    return wide(rows, "source")[1][:, 0]
-
-
-def _before(course: Course, spread: bool) -> Finding:
+def _before(history: History, spread: bool) -> Finding:
     """Return whether heads appear, or are spread, before the plateau breaks."""
-    least = course.depth / 2 if spread else 1
-    heads, broken = (onset(s, course.seen) for s in (course.blocks >= least, course.broken))
+    least = history.depth / 2 if spread else 1
+    heads, broken = (onset(s, history.seen) for s in (history.blocks >= least, history.broken))
     gap = interval((broken - heads)[0], (broken - heads)[1:])
     verdict = decide(gap.value > 0 and gap.low > 0, gap.value < 0 and gap.high < 0)
     found = ", ".join(
         f"{number} in {int(blocks)} blocks at {float(seen):.1f}"
-        for seen, number, blocks in zip(course.seen, course.heads, course.blocks[0], strict=True)
+        for seen, number, blocks in zip(history.seen, history.heads, history.blocks[0], strict=True)
     )
     return Finding(
         "C4",
         f"Correspondence heads {'spread' if spread else 'appear'} before the plateau breaks",
         verdict,
         *gap,
-        unit=f"thousands of training pairs{course.since}, plateau's end less heads",
+        unit=f"thousands of training pairs{history.since}, plateau's end less heads",
         control=f"the plateau, where view 1 may as well be shuffled, ends {_at(broken[0])}; heads "
         f"{'spread' if spread else 'appear'} {_at(heads[0])}; correspondence heads: {found}",
-        pairs=course.pairs,
+        pairs=history.pairs,
     )
 
 
@@ -258,7 +189,7 @@ def _handed(table: pd.DataFrame) -> Finding:
     """Return whether matches that were handed over are earlier in the decoder."""
     own, handed = table[table.role == SUBJECT], table[table.model == MATCHED]
     centres = [_centre(part) for part in (own, handed)]
-    blocks = [_blocks_with_some(_matching(part)) for part in (own, handed)]
+    blocks = [blocks_with_some(matching_heads(part)) for part in (own, handed)]
     best = [_best_heads(part).mean(-1) for part in (own, handed)]
     depth = int(own.block.nunique())
     gap = _difference(*centres)
@@ -300,94 +231,4 @@ def _centre(table: pd.DataFrame) -> Float[Tensor, " draws"]:
 def _best_heads(table: pd.DataFrame) -> Float[Tensor, "draws blocks"]:
     """Return the PCK@1 of every block's best head: of all pairs, and per draw."""
     heads, values = head_matches(table[table["head"] != MEAN])
-    return _by_block(heads, _with_draws(values)).amax(-1)
-
-
-def _draw_matches(axis: "Axes", table: pd.DataFrame, course: Course) -> None:
-    curves = {
-        "best head": ("model", False, COLOURS["cross_attn"], ".-"),
-        "best block's mean of heads": ("model", True, COLOURS["easy"], ".-"),
-        "best head, view 1 shuffled": ("shuffled", False, COLOURS["control"], ".--"),
-    }
-    for label, (source, mean, colour, style) in curves.items():
-        rows = table[(table.role == ALONG) & ((table["head"] == MEAN) == mean)]
-        best = [_best(head_matches(part, source)[1]) for part in _in_order(rows)]
-        middle, low, high = torch.tensor(best).T
-        band(axis, course.seen.tolist(), middle, low, high, colour, label, style)
-    _mark(axis, course)
-    axis.set_ylabel("PCK@1 of cross-attention")
-    axis.set_ylim(0, 1)
-
-
-def _best(values: Float[Tensor, "n s"]) -> list[float]:
-    """Return the largest of the columns' medians, with its interval."""
-    found = torch.stack(medians(values))
-    return found[:, int(found[0].nan_to_num(0).argmax())].tolist()
-
-
-def _draw_rotation(axis: "Axes", table: pd.DataFrame, course: Course) -> None:
-    looks = {
-        "model": ("output", "all", ".-"),
-        "shuffled": ("output, view 1 shuffled", "hard", ".--"),
-    }
-    for source, (label, colour, style) in looks.items():
-        parts = [_rotation(part, source) for part in _in_order(table[table.role == ALONG])]
-        curve = medians(torch.stack(parts, 1))
-        band(axis, course.seen.tolist(), *curve, COLOURS[colour], label, style)
-    _mark(axis, course)
-    axis.set_ylabel(LABELS["rotation_error"])
-    axis.set_ylim(bottom=0)
-
-
-def _mark(axis: "Axes", course: Course) -> None:
-    """Mark where heads appear and spread, and where the plateau ends."""
-    events = {
-        "heads appear": (course.blocks[0] >= 1, COLOURS["cross_attn"], ":"),
-        "heads spread": (course.blocks[0] >= course.depth / 2, COLOURS["cross_attn"], "-."),
-        "plateau broken": (course.broken[0], COLOURS["all"], "--"),
-    }
-    for row, (label, (state, colour, style)) in enumerate(events.items()):
-        if not (place := onset(state, course.seen)).isnan():
-            low, high = row / len(events), (row + 1) / len(events)  # apart, as they may coincide
-            axis.axvline(float(place), low, high, color=colour, ls=style, label=label)
-    axis.set_xlabel(f"pairs seen (thousands)\n{course.since}")
-
-
-def _draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
-    """Draw the best head of every block of every model, and the number of its matchers."""
-    along = pairs_seen(table[table.role == ALONG].model.unique())
-    others = list(table[table.role != ALONG].model.unique())
-    names = [f"{seen / _THOUSAND:.0f}" for seen in along.values()] + others
-    parts = [table[table.model == name] for name in [*along, *others]]
-    heads = [head_matches(part[part["head"] != MEAN]) for part in parts]
-    best = torch.stack([_by_block(place, median(values.T)).amax(-1) for place, values in heads], 1)
-    image = axis.imshow(best.numpy(), cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
-    for column, part in enumerate(parts):
-        found = [block for block, _ in correspondence_heads(part)]
-        for block, shade in enumerate(best[:, column].tolist()):
-            colour = "white" if shade > _DARK else COLOURS["all"]
-            number = str(found.count(block))
-            axis.text(column, block, number, color=colour, ha="center", va="center", size=6)
-    if along:
-        axis.axvline(len(along) - 0.5, color="white", lw=3)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axis.set_yticks(range(len(best)))
-    axis.set_xlabel("pairs seen (thousands), or model")
-    axis.set_ylabel("decoder block")
-    axis.set_title("number of correspondence heads")
-    axis.figure.colorbar(image, ax=axis, label="PCK@1 of the best head")
-
-
-def _in_order(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of each weights along training, in their order."""
-    return [table[table.model == name] for name in pairs_seen(table.model.unique())]
-
-
-def _entries(axes: "Iterable[Axes]") -> tuple[list[Any], list[str]]:
-    """Return what a legend of several axes lists, each label once."""
-    named = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    return list(named.values()), list(named)
+    return by_block(heads, _with_draws(values)).amax(-1)

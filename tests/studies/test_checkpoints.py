@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prob3r.errors import Prob3rError
-from prob3r.studies.along import Kept, counted_from, kept, onset, pairs_seen
+from prob3r.studies.origins.checkpoints import Kept, counted_from, kept, onset, pairs_seen
 
 
 @pytest.mark.parametrize(

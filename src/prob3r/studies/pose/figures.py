@@ -9,9 +9,9 @@ from torch import Tensor
 
 from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.measures.tokens import CHOSEN, COUNT, MASS
-from prob3r.studies.contrasts import MODEL, POSITIVE, by_cut, rows_of
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.knockouts import (
+from prob3r.studies.pose.contrasts import by_cut, rows_of
+from prob3r.studies.pose.knockouts import (
     ALL,
     BLOCK,
     HEAD,
@@ -24,6 +24,7 @@ from prob3r.studies.knockouts import (
     STRENGTH,
     ZERO,
 )
+from prob3r.studies.study import MODEL, POSITIVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

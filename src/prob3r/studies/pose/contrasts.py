@@ -9,10 +9,7 @@ from torch import Tensor
 from prob3r.geometry import Interval
 from prob3r.measures.statistics import median_interval, wide
 from prob3r.measures.tokens import CHOSEN, COUNT, CUTS, MASS
-from prob3r.studies.knockouts import MASK
-
-MODEL, POSITIVE = "model", "mini-pose"
-"""Whose rows they are: the model's, or the positive control's."""
+from prob3r.studies.pose.knockouts import MASK
 
 
 class Contrast(NamedTuple):

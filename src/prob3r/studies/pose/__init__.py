@@ -51,10 +51,19 @@ from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
-from prob3r.studies.contrasts import MODEL, POSITIVE, Contrast, by_cut, contrast, rows_of
-from prob3r.studies.knockouts import ALL, ISOLATED, MASK, REST, STRENGTH, ZERO, Known, knock_out
-from prob3r.studies.pose_figures import draw_blocks, draw_cuts, draw_heads
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.pose.contrasts import Contrast, by_cut, contrast, rows_of
+from prob3r.studies.pose.figures import draw_blocks, draw_cuts, draw_heads
+from prob3r.studies.pose.knockouts import (
+    ALL,
+    ISOLATED,
+    MASK,
+    REST,
+    STRENGTH,
+    ZERO,
+    Known,
+    knock_out,
+)
+from prob3r.studies.study import MODEL, POSITIVE, Study, Subject
 from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ linear probe and an MLP the one with the lower median counts, of several tokens 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -42,9 +42,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import median, patch_grid, rotation_error, translation_error
+from prob3r.geometry import patch_grid, rotation_error, translation_error
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.statistics import as_text, median_interval, medians, wide
+from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
@@ -53,36 +53,33 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
-from prob3r.studies.contrasts import MODEL, POSITIVE
-from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.pose_readers import (
-    BEST,
+from prob3r.studies.pose_probes.figures import draw_blocks, draw_tokens
+from prob3r.studies.pose_probes.readers import (
     FITTED,
     HELD_OUT,
-    LINEAR,
-    MLP,
     POOLED,
     Pose,
     PoseReader,
     pose_numbers,
 )
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.pose_probes.rows import (
+    AVERAGE,
+    CAMERA,
+    IDENTITY,
+    METRICS,
+    OUTPUT,
+    PATCHES,
+    RANDOM,
+    at_last_site,
+)
+from prob3r.studies.study import MODEL, POSITIVE, Study, Subject
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SINK_ROOMS = 64
 MARGIN = 2.0  # degrees by which a single token has to be worse
-
-RANDOM = "random"
-CAMERA = "camera"
-AVERAGE, IDENTITY, OUTPUT = "mean pose", "identity pose", "output"
-"""What stands beside the probes: what they say without features, and the model's own pose."""
-
-PATCHES = (BEST, "sink", "centre", "corner")
-METRICS = ("rotation_error", "translation_error")
 
 
 class PoseProbes(Study):
@@ -146,7 +143,7 @@ class PoseProbes(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the errors over the blocks, and those of all tokens at the last site."""
-        return {"blocks": _draw_blocks(table), "tokens": _draw_tokens(table)}
+        return {"blocks": draw_blocks(table), "tokens": draw_tokens(table)}
 
 
 def sites_of(model: Model) -> list[str]:
@@ -216,28 +213,6 @@ def _frame(errors: dict[str, Float[Tensor, "*d b"]], **axes: Sequence[str]) -> p
     columns = {"metric": list(errors)} | axes | {"pair": range(values.shape[-1])}
     index = pd.MultiIndex.from_product(list(columns.values()), names=list(columns))
     return pd.DataFrame({"value": values.flatten().numpy()}, index=index).reset_index()
-
-
-class Read(NamedTuple):
-    """The better probe of the better of some tokens.
-
-    Attributes:
-        what: The probe and the token.
-        errors: Its rotation error at the last site, of each pair.
-    """
-
-    what: str
-    errors: Float[Tensor, " n"]
-
-
-def at_last_site(table: pd.DataFrame, source: str, tokens: tuple[str, ...]) -> Read:
-    """Return what is read best at the last site, by the median rotation error."""
-    sites = list(dict.fromkeys(table[table.token != ""].site))
-    rows = table[(table.source == source) & (table.site == sites[-1])]
-    rows = rows[(rows.metric == METRICS[0]) & rows.token.isin(tokens)]
-    names, values = wide(rows.assign(what=rows.token + ", " + rows.probe), "what")
-    least = int(median(values.T).argmin())
-    return Read(names[least], values[:, least])
 
 
 def _beside(table: pd.DataFrame, probe: str, source: str = MODEL) -> Float[Tensor, " n"]:
@@ -311,91 +286,3 @@ def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
         f"({pooled.what}) {_level(pooled.errors)}; {more}",
         pairs=len(patch.errors),
     )
-
-
-_SHOWN = {POOLED: COLOURS["easy"], BEST: COLOURS["hard"], CAMERA: COLOURS["cross_attn"]}
-_PROBE_NAMES = {LINEAR: "linear", MLP: "MLP"}
-_MARKERS = {LINEAR: "s", MLP: "o"}
-_TOKEN_NAMES = {POOLED: "mean of patches", BEST: "best patch", CAMERA: "camera token"}
-
-
-def _draw_blocks(table: pd.DataFrame) -> "Figure":
-    """Return the errors over the blocks, a row an error, a column a model."""
-    sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
-    with figure(len(METRICS), len(sources), PAGE, 2.2) as (drawn, axes):
-        panels = [(metric, source) for metric in METRICS for source in sources]
-        for axis, (metric, source) in zip(axes, panels, strict=True):
-            rows = table[(table.metric == metric) & (table.source == source)]
-            for token, colour in _SHOWN.items():
-                for probe, style in ((MLP, "-"), (LINEAR, ":")):
-                    one = rows[(rows.token == token) & (rows.probe == probe)]
-                    if len(one):
-                        sites, values = wide(one, "site")
-                        label = f"{_TOKEN_NAMES[token]}, {_PROBE_NAMES[probe]}"
-                        band(axis, range(len(sites)), *medians(values), colour, label, style)
-            _beside_lines(axis, table, metric, source)
-            axis.set_xticks(range(len(sites)), ["in", *(site.split(".")[1] for site in sites[1:])])
-            axis.set_ylim(bottom=0)
-            axis.set_ylabel(LABELS[metric])
-        for axis, source in zip(axes, sources, strict=False):
-            axis.set_title(source)
-        for axis in axes[-len(sources) :]:
-            axis.set_xlabel("end of decoder block")
-        handles, labels = axes[len(sources) - 1].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=4)
-    return drawn
-
-
-def _draw_tokens(table: pd.DataFrame) -> "Figure":
-    """Return the rotation error of every token at the last site, with those of the controls."""
-    sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
-    rows = table[table.metric == METRICS[0]]
-    last = list(dict.fromkeys(rows[rows.token != ""].site))[-1]
-    with figure(1, len(sources), PAGE, 2.6) as (drawn, axes):
-        for axis, source in zip(axes, sources, strict=True):
-            read = {(source, token): token for token in (*PATCHES, CAMERA, POOLED)}
-            if source == MODEL:
-                read |= {(other, POOLED): f"pooled, {other}" for other in (SHUFFLED, RANDOM)}
-            at = rows[rows.site == last].set_index(["source", "token"]).sort_index()
-            shown = {key: name for key, name in read.items() if key in at.index}
-            for shift, (probe, marker) in zip((-0.12, 0.12), _MARKERS.items(), strict=True):
-                found = [
-                    median_interval(torch.tensor(one[one.probe == probe].value.to_numpy()))
-                    for one in (at.loc[[key]] for key in shown)
-                ]
-                middle, low, high = torch.tensor(found).T
-                places = torch.arange(len(shown)) + shift
-                axis.errorbar(
-                    middle,
-                    places,
-                    xerr=torch.stack((middle - low, high - middle)),
-                    fmt=marker,
-                    ms=4,
-                    lw=0.9,
-                    color=COLOURS["easy" if probe == MLP else "hard"],
-                    label=_PROBE_NAMES[probe],
-                )
-            _beside_lines(axis, table, METRICS[0], source, upright=True)
-            axis.set_yticks(range(len(shown)), list(shown.values()))
-            axis.invert_yaxis()
-            axis.set_xlim(left=0)
-            axis.set_xlabel(f"{LABELS[METRICS[0]]}, last site")
-            axis.set_title(source)
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return drawn
-
-
-def _beside_lines(
-    axis: "Axes", table: pd.DataFrame, metric: str, source: str, upright: bool = False
-) -> None:
-    """Draw a line for the mean pose, and one for a model's own output."""
-    rows = table[table.metric == metric]
-    output = rows[(rows.probe == OUTPUT) & (rows.source == source)]
-    lines = {
-        AVERAGE: (rows[rows.probe == AVERAGE], COLOURS["control"], "-."),
-        "the model's output": (output, COLOURS["all"], "--"),
-    }
-    for label, (found, colour, style) in lines.items():
-        middle = float(found.value.median())
-        draw = axis.axvline if upright else axis.axhline
-        draw(middle, color=colour, ls=style, lw=0.9, label=label)

@@ -1,0 +1,95 @@
+"""What happens along a training: matches, and the plateau of the mean pose, by checkpoint."""
+
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from prob3r.measures.heads import reach
+from prob3r.measures.statistics import medians, resampled, wide
+from prob3r.studies.origins.checkpoints import counted_from, pairs_seen
+
+SUBJECT, ALONG, VARIANT = "subject", "along", "variant"
+"""What a model of the table is to the study."""
+
+THOUSAND = 1000
+
+
+class History(NamedTuple):
+    """What happens along training, in the order of the kept weights.
+
+    Row 0 of what is drawn holds all pairs, and each of the others a bootstrap draw.
+
+    Attributes:
+        seen: Training pairs behind each weights, in thousands.
+        since: From where they are counted, in words.
+        heads: Correspondence heads.
+        blocks: Blocks with a correspondence head.
+        broken: Whether the plateau is broken.
+        depth: Blocks of the decoder.
+        pairs: Pairs that all this rests on.
+    """
+
+    seen: Float[Tensor, " w"]
+    since: str
+    heads: list[int]
+    blocks: Int[Tensor, "draws w"]
+    broken: Bool[Tensor, "draws w"]
+    depth: int
+    pairs: int
+
+
+def history_of(table: pd.DataFrame) -> History:
+    """Return what happens along training."""
+    along = pairs_seen(table[table.role == ALONG].model.unique())
+    parts = in_order(table[table.role == ALONG])
+    heads = [matching_heads(part) for part in parts]
+    return History(
+        torch.tensor(list(along.values()), dtype=torch.float64) / THOUSAND,
+        counted_from(along),
+        [int(found[0].sum()) for found in heads],
+        torch.stack([blocks_with_some(found) for found in heads], -1),
+        torch.stack([_is_broken(part) for part in parts], -1),
+        int(table.block.nunique()),
+        int(table.pair.nunique()),
+    )
+
+
+def matching_heads(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
+    """Return which heads of a model are correspondence heads: of all pairs, and per draw."""
+    heads, middle, drawn, low, control = reach(table)
+    state = torch.cat([(low > control)[None], drawn > control + (middle - low)])
+    return by_block(heads, state)
+
+
+def blocks_with_some(matching: Bool[Tensor, "draws blocks heads"]) -> Int[Tensor, " draws"]:
+    """Return how many blocks have a correspondence head."""
+    return matching.any(-1).sum(-1)
+
+
+def by_block(heads: list[tuple[int, str]], values: Shaped[Tensor, "*d s"]) -> Tensor:
+    """Return values of heads `(..., blocks, heads)`; all blocks have as many."""
+    assert heads == sorted(heads, key=lambda head: head[0])
+    return values.unflatten(-1, (len({block for block, _ in heads}), -1))
+
+
+def _is_broken(table: pd.DataFrame) -> Bool[Tensor, " draws"]:
+    """Return whether view 2 is turned better than by the control: of all pairs, and per draw."""
+    errors = torch.stack([rotation_of(table, source) for source in ("model", "shuffled")], 1)
+    middle, low, high = medians(errors)
+    drawn = resampled(errors)
+    margin = (high - middle)[0] + (middle - low)[1]
+    return torch.cat([(high[0] < low[1])[None], drawn[:, 1] - drawn[:, 0] > margin])
+
+
+def rotation_of(table: pd.DataFrame, source: str) -> Float[Tensor, " n"]:
+    """Return the rotation error of the output, one value a pair."""
+    rows = table[(table.metric == "rotation_error") & (table.source == source)]
+    return wide(rows, "source")[1][:, 0]
+
+
+def in_order(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the rows of each weights along training, in their order."""
+    return [table[table.model == name] for name in pairs_seen(table.model.unique())]
