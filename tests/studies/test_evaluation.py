@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
+from prob3r.measures.strata import EASY, HARD, strata
 from prob3r.models import CroCoConfig, DUSt3R, DUSt3RConfig, Prediction, fingerprint, random
 from prob3r.models.sites import Tap
 from prob3r.probes import Lens
@@ -18,7 +19,7 @@ from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
 from prob3r.scenes.readers.items import Items
 from prob3r.scenes.source import open_pairs
-from prob3r.studies.evaluation import EASY, HARD, evaluate, strata, write_rows
+from prob3r.studies.evaluation import evaluate, write_rows
 from prob3r.training.probes import bank_for
 from tests.held import Held
 

@@ -5,12 +5,12 @@ import torch
 from matplotlib.quiver import Quiver
 
 from prob3r.measures.errors import METRICS
+from prob3r.measures.strata import strata
 from prob3r.models import DUSt3RConfig, random
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
 from prob3r.studies import Subject
-from prob3r.studies.evaluation import strata
 from prob3r.studies.roles import KINDS, Roles
 
 

@@ -175,7 +175,8 @@ def print_outcome(to: Console, outcome: "Outcome", title: str) -> None:
 
 def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     """Print an evaluation: strata and metrics by source, and sites by metric if it has any."""
-    from prob3r.studies.evaluation import EASY, HARD, HEAD
+    from prob3r.measures.strata import EASY, HARD
+    from prob3r.studies.evaluation import HEAD
 
     to = wide(to)
     head, sites = table[table.site == HEAD], table[table.site != HEAD]

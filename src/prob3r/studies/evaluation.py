@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 import roma
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
@@ -38,7 +38,6 @@ from prob3r.geometry import (
     pose_of_pointmap,
     reciprocal_matches,
     relative_pose,
-    rotation_angle,
     rotation_error,
     transform,
     translation_error,
@@ -48,6 +47,7 @@ from prob3r.measures.controls import (
     describe_controls,
 )
 from prob3r.measures.errors import twins
+from prob3r.measures.strata import strata
 from prob3r.models import Model, random
 from prob3r.models.protocol import predicts_pointmaps
 from prob3r.models.sites import Site
@@ -65,10 +65,6 @@ from prob3r.studies.results import frames_of, provenance, write_result
 
 HEAD = "head"
 """The site of the model's own output."""
-
-EASY = "overlap over 0.5 and rotation under 40 degrees"
-HARD = "overlap under 0.3 or rotation over 60 degrees"
-"""The strata; pairs in neither count in `all` alone."""
 
 AUC_DEGREES = (5, 15, 30)
 
@@ -184,13 +180,6 @@ def _sources(model: Model, readers: Sequence[SiteReader]) -> _Sources:
             raise Prob3rError(f"Two of the probes are '{reader.kind}'; give one of a kind.")
     found = zip(names, readers, strict=True)
     return {name: (backbone_of(reader, model), reader) for name, reader in found}
-
-
-def strata(pair: Pair) -> tuple[Bool[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Return which pairs are easy and which are hard, by the cut points of `EASY` and `HARD`."""
-    overlap = pair.overlap()
-    rotation = rotation_angle(pair.view2_to_view1[:, :3, :3])
-    return (overlap > 0.5) & (rotation < 40), (overlap < 0.3) | (rotation > 60)
 
 
 def _measure(

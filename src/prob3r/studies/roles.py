@@ -35,12 +35,12 @@ from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
+from prob3r.measures.strata import strata
 from prob3r.models.sites import Site
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
-from prob3r.studies.evaluation import strata
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.study import Study, Subject
 from prob3r.studies.verdict import Finding, decide, is_below_zero

@@ -19,6 +19,7 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, to_json, writing_to
+from prob3r.measures.strata import strata
 from prob3r.models import Model, fingerprint
 from prob3r.probes import SiteReader
 from prob3r.runs.encoded import reusing_views
@@ -26,7 +27,6 @@ from prob3r.runs.precision import running_precision
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches, describe, share_views
 from prob3r.scenes.views import Pair
-from prob3r.studies.evaluation import strata
 from prob3r.studies.parts import read_part, write_part
 from prob3r.studies.results import frames_of, version
 from prob3r.studies.verdict import Finding
