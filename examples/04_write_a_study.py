@@ -13,7 +13,7 @@ import torch
 import prob3r
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.studies import Finding, Study, Subject, conduct
+from prob3r.studies import Finding, ModelUnderTest, Study, conduct
 from prob3r.studies.figures import figure
 
 
@@ -21,8 +21,8 @@ class Confidence(Study):
     name = "confidence"
     title = "Confidence falls with overlap"
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
-        output = subject.model(pair.view1.image, pair.view2.image)
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
+        output = tested.model(pair.view1.image, pair.view2.image)
         confidence = output.confidence[1].log().mean((1, 2))
         return pd.DataFrame(
             {"pair": range(len(pair)), "confidence": confidence, "overlap": pair.overlap()}
@@ -49,10 +49,10 @@ class Confidence(Study):
         return {"confidence": drawn}
 
 
-subject = Subject(prob3r.load("mini"), "mini")
-rooms = Rooms("test", subject.model.config.image_size, compile=False)
+tested = ModelUnderTest(prob3r.load("mini"), "mini")
+rooms = Rooms("test", tested.model.config.image_size, compile=False)
 with tempfile.TemporaryDirectory() as folder:
-    result = conduct(Confidence(), subject, rooms, 32, Path(folder), "rooms:test")
+    result = conduct(Confidence(), tested, rooms, 32, Path(folder), "rooms:test")
     print(*sorted(path.name for path in (Path(folder) / "confidence").iterdir()))
 for finding in result.findings:
     effect = f"{finding.effect:.2f} [{finding.low:.2f}, {finding.high:.2f}]"

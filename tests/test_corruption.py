@@ -37,7 +37,7 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import batches, open_pairs
 from prob3r.studies import write_findings
-from prob3r.studies.study import Subject, conduct
+from prob3r.studies.study import ModelUnderTest, conduct
 from prob3r.training import run
 from prob3r.training.probes import bank_for
 from prob3r.training.recipe import Recipe
@@ -223,15 +223,15 @@ def state(folder: Path, small: Small) -> Use:
 
 
 def study(folder: Path, small: Small) -> Use:
-    subject = Subject(small.model, "m")
-    conduct(Undrawn(), subject, small.rooms, 4, folder, "rooms:test")
+    tested = ModelUnderTest(small.model, "m")
+    conduct(Undrawn(), tested, small.rooms, 4, folder, "rooms:test")
     (folder / "depths" / "table.csv").unlink()  # both are written, never read
     (folder / "depths" / "table.parquet").unlink()
 
     def use(copy: Path) -> None:
         with suppress(Prob3rError):
             write_findings(copy, ["depths"])
-        conduct(Undrawn(), subject, small.rooms, 4, copy, "rooms:test")
+        conduct(Undrawn(), tested, small.rooms, 4, copy, "rooms:test")
         write_findings(copy, ["depths"])
 
     return use

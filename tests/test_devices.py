@@ -17,7 +17,7 @@ from prob3r.runs.sweep import sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import open_pairs
-from prob3r.studies import STUDIES, Subject
+from prob3r.studies import STUDIES, ModelUnderTest
 from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for, clip_rows, record_streams, site_errors, site_losses
 from tests.accelerator import Remote, accelerator
@@ -87,14 +87,14 @@ def test_tensors_of_both_devices_do_not_meet(device: str) -> None:
 def test_studies(here: DUSt3R, model: DUSt3R, pair: Pair, device: str, name: str) -> None:
     banks = {kind: reader(here, kind, device) for kind in ("mlp", "random", "encoder")}
     names = ["a-0-8", "a-0-16", "a-1-8"] if name == "origins" else []
-    relatives = {name: moved(random(CONFIG, seed), device) for seed, name in enumerate(names)}
-    relatives["mini-pose"] = moved(PosedDUSt3R.from_twin(here), device)
-    subject = Subject(model, "m", banks, moved(random(CONFIG, 0), device), relatives)
+    references = {name: moved(random(CONFIG, seed), device) for seed, name in enumerate(names)}
+    references["mini-pose"] = moved(PosedDUSt3R.from_twin(here), device)
+    tested = ModelUnderTest(model, "m", banks, moved(random(CONFIG, 0), device), references)
     study = STUDIES[name]()
     rooms = open_pairs(study.data or "rooms:test", here, device)
     with torch.no_grad():
-        study.prepare(subject, rooms)
-        table = study.measure(subject, rooms.batch([0, 1]) if study.data else pair)
+        study.prepare(tested, rooms)
+        table = study.measure(tested, rooms.batch([0, 1]) if study.data else pair)
     assert set(table.pair.dropna()) == {0, 1}
 
 

@@ -14,7 +14,7 @@ from prob3r.models import DUSt3R, random
 from prob3r.probes import load_probes, save_probes
 from prob3r.report import Explanation, write_json, write_page, write_ply
 from prob3r.rooms import Rooms
-from prob3r.studies.study import Subject, conduct
+from prob3r.studies.study import ModelUnderTest, conduct
 from prob3r.training import run
 from prob3r.training.probes import bank_for
 from tests.report.conftest import guessing
@@ -102,21 +102,21 @@ def kept(disk: Disk, path: Path, write: Callable[[Path], None], left: int) -> No
 
 
 def test_a_study(disk: Disk, model: DUSt3R, tmp_path: Path) -> None:
-    rooms, subject = Rooms("test", (32, 32), compile=False), Subject(model, "m")
+    rooms, tested = Rooms("test", (32, 32), compile=False), ModelUnderTest(model, "m")
 
     def fill(done: int, total: int) -> None:
         if done == 2:
             disk.fill()
 
     with pytest.raises(Prob3rError, match=r"parquet cannot be written.*No space"):
-        conduct(Depths(), subject, rooms, 6, disk.folder, "rooms:test", fill)
+        conduct(Depths(), tested, rooms, 6, disk.folder, "rooms:test", fill)
     parts = disk.folder / "depths" / "parts"
     assert [p.name for p in parts.iterdir()] == ["00000.parquet"]
     disk.free()
     again = Depths()
-    result = conduct(again, subject, rooms, 6, disk.folder, "rooms:test")
+    result = conduct(again, tested, rooms, 6, disk.folder, "rooms:test")
     assert again.measured == [f"rooms/test/{n}" for n in (2, 3, 4, 5)]
-    unbroken = conduct(Depths(), subject, rooms, 6, tmp_path / "other", "rooms:test")
+    unbroken = conduct(Depths(), tested, rooms, 6, tmp_path / "other", "rooms:test")
     pd.testing.assert_frame_equal(result.table, unbroken.table)
 
 

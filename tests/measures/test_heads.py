@@ -9,7 +9,7 @@ from prob3r.measures.heads import (
     correspondence_heads,
     head_matches,
     head_table,
-    reach,
+    match_accuracy,
 )
 from prob3r.models import DUSt3R
 from prob3r.runs.trace import trace
@@ -29,7 +29,7 @@ def made(model: dict[str, float], shuffled: dict[str, float]) -> pd.DataFrame:
 
 def test_a_correspondence_head_is_above_all_that_its_own_control_reaches() -> None:
     table = made({"0": 0.5, "1": 0.5, MEAN: 0.9}, {"1": 0.45, MEAN: 0.1, "0": 0.2})
-    found = reach(table)
+    found = match_accuracy(table)
     assert found.heads == [(0, "0"), (0, "1")]
     assert (found.low < found.middle).all()
     assert found.control[0] == pytest.approx(0.2, abs=0.1)

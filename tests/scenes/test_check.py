@@ -54,17 +54,17 @@ def test_a_sound_set_has_no_faults(sets: Path) -> None:
     assert not found.faults
     assert found.usable
     assert not found.doubt
-    assert len(found.looks) == 6
+    assert len(found.checks) == 6
     assert sum(found.histogram()) == 6
-    assert len({look.number for look in found.looks}) == 6
-    look = found.looks[0]
-    pair = pairs[look.number]
-    assert look.name == pair.names[0]
-    assert look.overlap == pytest.approx(pair.overlap().item())
-    assert look.agreement > 0.85
+    assert len({check.number for check in found.checks}) == 6
+    check = found.checks[0]
+    pair = pairs[check.number]
+    assert check.name == pair.names[0]
+    assert check.overlap == pytest.approx(pair.overlap().item())
+    assert check.agreement > 0.85
     depth = torch.cat([v.depth[v.valid] for v in (pair.view1, pair.view2)])
     expected = depth.min(), depth.quantile(0.5), depth.max()
-    assert look.depth == pytest.approx([x.item() for x in expected])
+    assert check.depth == pytest.approx([x.item() for x in expected])
     assert survey(pairs, 6) == found
     assert survey(pairs, 6, seed=1) != found
 
@@ -120,7 +120,7 @@ def test_depth_out_of_range_is_a_fault(sets: Path) -> None:
 def test_pairs_without_frames_are_looked_over_too() -> None:
     found = survey(Subset(Rooms("test", size=(32, 32), compile=False), range(3)))
     assert (found.scenes, found.frames, found.pairs) == (0, 0, 3)
-    assert len(found.looks) == 3
+    assert len(found.checks) == 3
     assert found.usable
 
 
@@ -135,7 +135,7 @@ def test_photographs_without_truth_have_no_looks() -> None:
 
     found = survey(Bare())
     assert found.asked == 1
-    assert not found.looks
+    assert not found.checks
     assert found.usable
     assert not found.doubt
     assert draw_sheet("bare", Bare(), found).width > 1000
@@ -163,7 +163,7 @@ def test_a_point_is_marked_where_the_truth_puts_it(sets: Path) -> None:
             return same
 
     found = survey(Twice())
-    assert found.looks[0].agreement == pytest.approx(1, abs=1e-4)
+    assert found.checks[0].agreement == pytest.approx(1, abs=1e-4)
     sheet = np.array(draw_sheet("twice", Twice(), found))
     rows = slice(168, 168 + 96)  # below the summary, the caption and the heads
     tiles = (sheet[rows, 8 + i * 104 : 8 + i * 104 + 96].astype(float) for i in range(3))

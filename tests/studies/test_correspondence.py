@@ -9,7 +9,7 @@ from prob3r.probes import ProbeBank
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies.correspondence import Correspondence
-from prob3r.studies.study import Subject
+from prob3r.studies.study import ModelUnderTest
 from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
@@ -79,7 +79,7 @@ def measured() -> pd.DataFrame:
     bank: ProbeBank = bank_for(model, "linear")[1]
     rooms: Pair = Rooms("test", (32, 32), compile=False).batch(range(3))
     with torch.no_grad():
-        return Correspondence().measure(Subject(model, "m", {"mlp": bank}), rooms)
+        return Correspondence().measure(ModelUnderTest(model, "m", {"mlp": bank}), rooms)
 
 
 def test_every_head_site_and_block_is_measured(measured: pd.DataFrame) -> None:

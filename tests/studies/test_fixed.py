@@ -23,7 +23,7 @@ from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View
 from prob3r.scenes.sampling import sample
 from prob3r.studies.fixed import FixedCorrespondences, enlarged, texture
-from prob3r.studies.study import Subject
+from prob3r.studies.study import ModelUnderTest
 
 CONFIG = DUSt3RConfig((64, 64), 8, 16, 1, 2, 16, 2, 2)
 OVERLAPPING = 2  # a room whose views share most of what they see
@@ -156,11 +156,11 @@ def test_larger_views_show_the_same(room: Pair) -> None:
 def measured() -> pd.DataFrame:
     """Three pairs, as a model of random weights and the pipeline see them."""
     rooms = Rooms("validation", (64, 64), compile=False)
-    study, subject = FixedCorrespondences(), Subject(random(CONFIG, seed=1), "m")
-    study.prepare(subject, sample(rooms, 3))
+    study, tested = FixedCorrespondences(), ModelUnderTest(random(CONFIG, seed=1), "m")
+    study.prepare(tested, sample(rooms, 3))
     pair = rooms.batch([0, 1, OVERLAPPING])
     with torch.no_grad():
-        return study.measure(subject, pair)
+        return study.measure(tested, pair)
 
 
 def test_everything_is_measured_for_every_pair(measured: pd.DataFrame) -> None:
@@ -185,7 +185,7 @@ def test_failures_count_as_failures() -> None:
     study = FixedCorrespondences()
     pair = blank(Rooms("validation", (64, 64), compile=False).batch([0, OVERLAPPING]))
     with torch.no_grad():
-        table = study.measure(Subject(random(CONFIG, seed=1), "m"), pair)
+        table = study.measure(ModelUnderTest(random(CONFIG, seed=1), "m"), pair)
     by_metric = table[table.source == "classical"].groupby("metric").value
     assert by_metric.apply(list).to_dict() == {
         "rotation_error": [180, 180],

@@ -8,7 +8,7 @@ from prob3r.rooms import Rooms
 from prob3r.scenes import Framing, Pair, View
 from prob3r.scenes.source import open_pairs
 from prob3r.studies.lookalikes import Copies, LookAlikes
-from prob3r.studies.study import Subject
+from prob3r.studies.study import ModelUnderTest
 
 CONFIG = DUSt3RConfig((64, 64), 8, 16, 1, 2, 16, 2, 2)
 
@@ -80,7 +80,7 @@ def test_every_block_and_site_is_measured() -> None:
     model = random(CONFIG, seed=1)
     pair = open_pairs("lookalikes:test", model).batch(range(6))
     with torch.no_grad():
-        table = LookAlikes().measure(Subject(model, "m"), pair)
+        table = LookAlikes().measure(ModelUnderTest(model, "m"), pair)
     shares = table.value.dropna()
     assert ((shares >= 0) & (shares <= 1)).all()
     assert table[table.metric == "attention"].site.nunique() == 2

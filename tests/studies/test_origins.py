@@ -9,15 +9,15 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.heads import MEAN
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
-from prob3r.studies.origins import ALONG, MATCHED, SUBJECT, VARIANT, Origins
-from prob3r.studies.study import Subject
+from prob3r.studies.origins import CHECKPOINT, MATCHED, TESTED, VARIANT, Origins
+from prob3r.studies.study import ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 BLOCKS, PAIRS = 4, 40
 MATCHING, PLACE, CONTROL, NOISE = 0.6, 0.1, 0.12, 0.01
 
 Heads = Mapping[int, tuple[int, ...]]
-"""Numbers of weights along training, and the blocks in which a head matches then."""
+"""Numbers of checkpoints, and the blocks in which a head matches then."""
 
 
 def rows_of(model: str, role: str, blocks: tuple[int, ...], rotation: float) -> pd.DataFrame:
@@ -41,10 +41,12 @@ def rows_of(model: str, role: str, blocks: tuple[int, ...], rotation: float) -> 
 
 
 def made(heads: Heads, rotation: Mapping[int, float], **others: tuple[int, ...]) -> pd.DataFrame:
-    """Weights along training with matching heads and rotation errors, and other models."""
-    parts = [rows_of(f"m-0-{1000 * at}", ALONG, heads.get(at, ()), rotation[at]) for at in rotation]
+    """checkpoints with matching heads and rotation errors, and other models."""
+    parts = [
+        rows_of(f"m-0-{1000 * at}", CHECKPOINT, heads.get(at, ()), rotation[at]) for at in rotation
+    ]
     for name, blocks in others.items():
-        role = SUBJECT if name == "m" else VARIANT
+        role = TESTED if name == "m" else VARIANT
         parts.append(rows_of(MATCHED if name == "matched" else name, role, blocks, 10))
     return pd.concat(parts, ignore_index=True)
 
@@ -82,7 +84,7 @@ def test_a_plateau_that_comes_back_or_stays_is_not_broken() -> None:
     assert first.effect == 2
     (first, _) = Origins().findings(made(heads, ROTATION | {4: 44}))
     assert first.verdict == "mixed"
-    assert "ends at no kept weights" in first.control
+    assert "ends at no checkpoint" in first.control
 
 
 @pytest.mark.parametrize(
@@ -103,22 +105,22 @@ def test_matches_handed_over_are_earlier_or_not(
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    relatives: dict[str, DUSt3R] = {
+def tested() -> ModelUnderTest:
+    references: dict[str, DUSt3R] = {
         name: random(CONFIG, seed)
         for seed, name in enumerate(("variant", "m-1-8", "m-0-16", "m-1-4"))
     }
-    relatives["posed"] = PosedDUSt3R(CONFIG)
-    return Subject(random(CONFIG, 9), "m", relatives=relatives)
+    references["posed"] = PosedDUSt3R(CONFIG)
+    return ModelUnderTest(random(CONFIG, 9), "m", references=references)
 
 
-def test_every_comparable_model_is_measured(subject: Subject) -> None:
+def test_every_comparable_model_is_measured(tested: ModelUnderTest) -> None:
     with torch.no_grad():
-        table = Origins().measure(subject, Rooms("test", (32, 32), compile=False).batch(range(3)))
+        table = Origins().measure(tested, Rooms("test", (32, 32), compile=False).batch(range(3)))
     assert list(table.model.unique()) == ["m", "m-0-16", "m-1-4", "m-1-8", "variant"]
     roles = table.groupby("model").role.unique().map(list).to_dict()
-    along = {name: [ALONG] for name in ("m-0-16", "m-1-4", "m-1-8")}
-    assert roles == {"m": [SUBJECT], "variant": [VARIANT]} | along
+    along = {name: [CHECKPOINT] for name in ("m-0-16", "m-1-4", "m-1-8")}
+    assert roles == {"m": [TESTED], "variant": [VARIANT]} | along
     counts = table.groupby(["model", "source", "metric"]).size().unstack()
     assert set(counts["pck@1"]) == {3 * 2 * 3}  # pairs, blocks, heads with their mean
     assert set(counts["cycle consistency"]) == {3 * 2 * 3}
@@ -129,11 +131,13 @@ def test_every_comparable_model_is_measured(subject: Subject) -> None:
     assert Origins().figures(table)
 
 
-def test_relatives_are_needed(subject: Subject) -> None:
+def test_relatives_are_needed(tested: ModelUnderTest) -> None:
     rooms = Rooms("test", (32, 32), compile=False)
-    Origins().prepare(subject, rooms)
-    lone = Subject(subject.model, "m", relatives={"posed": subject.relatives["posed"]})
-    with pytest.raises(Prob3rError, match="needs weights along training; give --along FOLDER"):
+    Origins().prepare(tested, rooms)
+    lone = ModelUnderTest(tested.model, "m", references={"posed": tested.references["posed"]})
+    with pytest.raises(
+        Prob3rError, match="needs checkpoints of the training; give --checkpoints FOLDER"
+    ):
         Origins().prepare(lone, rooms)
 
 

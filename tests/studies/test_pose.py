@@ -10,7 +10,7 @@ from prob3r.scenes.source import Subset
 from prob3r.studies.pose import Pose
 from prob3r.studies.pose.contrasts import contrast
 from prob3r.studies.pose.knockouts import ALL, BLOCK, HEAD, ISOLATED, OUTPUTS, REST, STRENGTH
-from prob3r.studies.study import MODEL, POSITIVE, Subject
+from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 METRICS = ("rotation_error", "translation_error", "inner_shape_error", "pointmap_error")
@@ -148,10 +148,10 @@ def test_a_tiny_model_and_its_twin_from_end_to_end() -> None:
     model = random(CONFIG, seed=1)
     twin = PosedDUSt3R.from_twin(model).eval()
     rooms = Subset(Rooms("test", (32, 32), compile=False), range(4))
-    study, subject = Pose(), Subject(model, "m", relatives={POSITIVE: twin})
-    study.prepare(subject, rooms)
+    study, tested = Pose(), ModelUnderTest(model, "m", references={POSITIVE: twin})
+    study.prepare(tested, rooms)
     with torch.no_grad():
-        table = study.measure(subject, rooms.batch(range(4)))
+        table = study.measure(tested, rooms.batch(range(4)))
     assert set(table.source) == {MODEL, POSITIVE}
     assert table.pair.between(0, 3).all()
     assert len(study.findings(table)) == 3

@@ -32,7 +32,7 @@ from prob3r.studies.pose_probes.readers import (
     ridge,
     run_mlps,
 )
-from prob3r.studies.study import MODEL, POSITIVE, Subject
+from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 SITES = ("dec2.embed", "dec2.0.mlp", "dec2.1.mlp")
@@ -165,11 +165,11 @@ def measured() -> pd.DataFrame:
         model = random(CONFIG, seed=1)
         twin = PosedDUSt3R.from_twin(model).eval()
         study = PoseProbes()
-        subject = Subject(model, "m", {}, random(CONFIG, seed=2), {POSITIVE: twin})
+        tested = ModelUnderTest(model, "m", {}, random(CONFIG, seed=2), {POSITIVE: twin})
         rooms = Subset(Rooms("test", (32, 32), compile=False), range(4))
-        study.prepare(subject, rooms)
+        study.prepare(tested, rooms)
         with torch.no_grad():
-            return study.measure(subject, rooms.batch(range(4)))
+            return study.measure(tested, rooms.batch(range(4)))
 
 
 def test_all_tokens_of_all_models_are_read(measured: pd.DataFrame) -> None:
@@ -204,4 +204,4 @@ def test_the_figures_have_units(measured: pd.DataFrame) -> None:
 def test_pairs_are_needed() -> None:
     rooms = Subset(Rooms("test", (32, 32), compile=False), [])
     with pytest.raises(Prob3rError, match="at least one"):
-        PoseProbes().prepare(Subject(random(CONFIG, seed=1), "m"), rooms)
+        PoseProbes().prepare(ModelUnderTest(random(CONFIG, seed=1), "m"), rooms)

@@ -26,7 +26,7 @@ from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies.reliability import Reliability
-from prob3r.studies.study import Subject
+from prob3r.studies.study import ModelUnderTest
 from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
@@ -311,7 +311,7 @@ def test_the_study_measures_every_signal_and_the_error(
     model: DUSt3R, bank: SiteReader, batch: Pair
 ) -> None:
     with torch.no_grad():
-        table = Reliability().measure(Subject(model, "m", {"mlp": bank}), batch)
+        table = Reliability().measure(ModelUnderTest(model, "m", {"mlp": bank}), batch)
         errors = batch.errors_of(model(batch.view1.image, batch.view2.image).points)
     assert len(table) == 3 * (len(SIGNALS) + 1)
     found = table[table.metric == "rotation_error"].value.to_numpy()

@@ -10,7 +10,7 @@ from prob3r.models import DUSt3RConfig, random
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
-from prob3r.studies import Subject
+from prob3r.studies import ModelUnderTest
 from prob3r.studies.roles import KINDS, Roles
 
 
@@ -20,10 +20,10 @@ def rooms() -> Rooms:
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
+def tested() -> ModelUnderTest:
     model = random(DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 4, 2))
     bank = ProbeBank([s for s in model.sites() if s.startswith("dec")], ProbeConfig(16, 8, 1))
-    return Subject(model, "m", {"mlp": bank})
+    return ModelUnderTest(model, "m", {"mlp": bank})
 
 
 def made(values: dict[tuple[str, str], float], shuffled: float = 0.0) -> pd.DataFrame:
@@ -84,9 +84,9 @@ def test_the_figures_have_units() -> None:
     assert all(axis.get_xlabel() and axis.get_ylabel() for axis in moves.axes)
 
 
-def test_the_first_hard_pair_is_shown_as_arrows(subject: Subject, rooms: Rooms) -> None:
+def test_the_first_hard_pair_is_shown_as_arrows(tested: ModelUnderTest, rooms: Rooms) -> None:
     study = Roles()
-    study.prepare(subject, rooms)
+    study.prepare(tested, rooms)
     hard = strata(rooms.batch(range(16)))[1].tolist()
     assert study.example is not None
     assert study.example.words == f"rooms/test/{hard.index(True)} (a hard pair)"
@@ -99,9 +99,11 @@ def test_the_first_hard_pair_is_shown_as_arrows(subject: Subject, rooms: Rooms) 
     assert len(limits) == 1
 
 
-def test_every_patch_has_one_arrow_as_long_as_its_move(subject: Subject, rooms: Rooms) -> None:
+def test_every_patch_has_one_arrow_as_long_as_its_move(
+    tested: ModelUnderTest, rooms: Rooms
+) -> None:
     study = Roles()
-    study.prepare(subject, rooms)
+    study.prepare(tested, rooms)
     assert study.example is not None
     axis = study.figures(made(TRUE))["arrows"].axes[0]
     quivers = [each for each in axis.collections if isinstance(each, Quiver)]
@@ -111,10 +113,10 @@ def test_every_patch_has_one_arrow_as_long_as_its_move(subject: Subject, rooms: 
     assert [u for each in quivers for u in each.U] == pytest.approx(expected[:, 0].tolist())
 
 
-def test_without_a_hard_pair_the_first_is_shown(subject: Subject, rooms: Rooms) -> None:
+def test_without_a_hard_pair_the_first_is_shown(tested: ModelUnderTest, rooms: Rooms) -> None:
     easy = [i for i, is_hard in enumerate(strata(rooms.batch(range(16)))[1]) if not is_hard]
     study = Roles()
-    study.prepare(subject, Subset(rooms, easy[:2]))
+    study.prepare(tested, Subset(rooms, easy[:2]))
     assert study.example is not None
     assert study.example.words == f"rooms/test/{easy[0]} (not a hard pair)"
 

@@ -14,7 +14,7 @@ from prob3r.scenes import Pair
 from prob3r.scenes.sampling import sample
 from prob3r.studies import STUDIES
 from prob3r.studies.figures import figure
-from prob3r.studies.study import Study, Subject, conduct, load_study
+from prob3r.studies.study import ModelUnderTest, Study, conduct, load_study
 from prob3r.studies.verdict import Finding
 from tests.held import Held
 
@@ -31,7 +31,7 @@ class Depths(Study):
     def __init__(self) -> None:
         self.measured: list[str] = []
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         self.measured += pair.names
         depth = pair.view1.depth
         assert depth is not None
@@ -62,7 +62,13 @@ def test_a_study_leaves_its_table_its_findings_and_its_figures(
 ) -> None:
     told: list[tuple[int, int]] = []
     result = conduct(
-        Depths(), Subject(model, "m"), rooms, 5, tmp_path, "rooms:test", lambda *s: told.append(s)
+        Depths(),
+        ModelUnderTest(model, "m"),
+        rooms,
+        5,
+        tmp_path,
+        "rooms:test",
+        lambda *s: told.append(s),
     )
     home = tmp_path / "depths"
     assert told[-1] == (5, 5)
@@ -89,37 +95,37 @@ def test_a_stopped_study_measures_only_what_is_left(
     def stop(done: int, total: int) -> None:
         raise Stopped
 
-    subject = Subject(model, "m")
+    tested = ModelUnderTest(model, "m")
     with pytest.raises(Stopped):
-        conduct(Depths(), subject, rooms, 4, tmp_path, "rooms:test", stop)
+        conduct(Depths(), tested, rooms, 4, tmp_path, "rooms:test", stop)
     again, whole = Depths(), Depths()
-    result = conduct(again, subject, rooms, 4, tmp_path, "rooms:test")
+    result = conduct(again, tested, rooms, 4, tmp_path, "rooms:test")
     assert again.measured == ["rooms/test/2", "rooms/test/3"]
-    unbroken = conduct(whole, subject, rooms, 4, tmp_path / "other", "rooms:test")
+    unbroken = conduct(whole, tested, rooms, 4, tmp_path / "other", "rooms:test")
     pd.testing.assert_frame_equal(result.table, unbroken.table)
 
 
 def test_a_folder_holds_one_study_of_one_thing(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
-    conduct(Depths(), Subject(model, "m"), rooms, 2, tmp_path, "rooms:test")
-    for subject, count, data, differs in (
-        (Subject(random(CONFIG, seed=2), "m"), 2, "rooms:test", "weights"),
-        (Subject(model, "m"), 3, "rooms:test", "pairs"),
-        (Subject(model, "m"), 2, "rooms:validation", "data"),
+    conduct(Depths(), ModelUnderTest(model, "m"), rooms, 2, tmp_path, "rooms:test")
+    for tested, count, data, differs in (
+        (ModelUnderTest(random(CONFIG, seed=2), "m"), 2, "rooms:test", "weights"),
+        (ModelUnderTest(model, "m"), 3, "rooms:test", "pairs"),
+        (ModelUnderTest(model, "m"), 2, "rooms:validation", "data"),
     ):
         with pytest.raises(Prob3rError, match=f"differs in its {differs}"):
-            conduct(Depths(), subject, rooms, count, tmp_path, data)
+            conduct(Depths(), tested, rooms, count, tmp_path, data)
     (tmp_path / "depths" / "study.json").write_text("{")
     with pytest.raises(Prob3rError, match="is damaged"):
-        conduct(Depths(), Subject(model, "m"), rooms, 2, tmp_path, "rooms:test")
+        conduct(Depths(), ModelUnderTest(model, "m"), rooms, 2, tmp_path, "rooms:test")
 
 
 def test_a_study_says_which_probes_it_lacks(model: DUSt3R) -> None:
     with pytest.raises(Prob3rError, match="needs 'mlp' probes of m"):
-        Subject(model, "m").bank()
+        ModelUnderTest(model, "m").bank()
 
 
 def test_the_strata_are_those_of_the_pairs(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
-    table = conduct(Depths(), Subject(model, "m"), rooms, 12, tmp_path, "rooms:test").table
+    table = conduct(Depths(), ModelUnderTest(model, "m"), rooms, 12, tmp_path, "rooms:test").table
     batch = rooms.batch(range(12))
     overlap = batch.overlap()
     turned = torch.rad2deg(
@@ -133,7 +139,7 @@ def test_the_strata_are_those_of_the_pairs(model: DUSt3R, rooms: Rooms, tmp_path
 
 def test_a_study_says_how_its_pairs_were_drawn(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:
     held, study = Held(rooms.batch(range(9))), Depths()
-    conduct(study, Subject(model, "m"), held, 4, tmp_path, "held")
+    conduct(study, ModelUnderTest(model, "m"), held, 4, tmp_path, "held")
     about = json.loads((tmp_path / "depths" / "study.json").read_text())
     assert (about["pairs"], about["sample"]) == (4, "4 of 9 pairs, drawn with seed 0")
     drawn = sample(held, 4)
@@ -144,30 +150,30 @@ def test_a_study_says_how_its_pairs_were_drawn(model: DUSt3R, rooms: Rooms, tmp_
 def test_a_folder_from_before_samples_were_named_goes_on(
     model: DUSt3R, rooms: Rooms, tmp_path: Path
 ) -> None:
-    subject, held = Subject(model, "m"), Held(rooms.batch(range(4)))
+    tested, held = ModelUnderTest(model, "m"), Held(rooms.batch(range(4)))
     for pairs, folder in ((rooms, tmp_path / "rooms"), (held, tmp_path / "held")):
-        conduct(Depths(), subject, pairs, 3, folder, "data")
+        conduct(Depths(), tested, pairs, 3, folder, "data")
         file = folder / "depths" / "study.json"
         about = json.loads(file.read_text())
         del about["sample"], about["precision"]
         file.write_text(json.dumps(about))
     again = Depths()
-    conduct(again, subject, rooms, 3, tmp_path / "rooms", "data")
+    conduct(again, tested, rooms, 3, tmp_path / "rooms", "data")
     assert again.measured == []
     with pytest.raises(Prob3rError, match="differs in its sample"):
-        conduct(Depths(), subject, held, 3, tmp_path / "held", "data")
+        conduct(Depths(), tested, held, 3, tmp_path / "held", "data")
 
 
 def test_a_study_goes_on_in_the_precision_that_it_began_in(
     model: DUSt3R, rooms: Rooms, tmp_path: Path
 ) -> None:
-    subject = Subject(model, "m")
+    tested = ModelUnderTest(model, "m")
     with running_in("bfloat16", model):
-        conduct(Depths(), subject, rooms, 3, tmp_path, "data")
+        conduct(Depths(), tested, rooms, 3, tmp_path, "data")
     answers = json.loads((tmp_path / "depths" / "findings.json").read_text())
     assert answers["precision"] == "bfloat16"
     with pytest.raises(Prob3rError, match="differs in its precision"):
-        conduct(Depths(), subject, rooms, 3, tmp_path, "data")
+        conduct(Depths(), tested, rooms, 3, tmp_path, "data")
 
 
 OWN = """
@@ -176,7 +182,7 @@ from prob3r.studies import Study
 
 class Own(Study):
     name, title = "{name}", "A study of one's own"
-    def measure(self, subject, pair): return pd.DataFrame()
+    def measure(self, tested, pair): return pd.DataFrame()
     def findings(self, table): return []
     def figures(self, table): return {{}}
 """

@@ -73,9 +73,9 @@ def print_survey(to: Console, name: str, found: "Survey") -> None:
         table.add_row("frames", f"{found.frames}, {looked}")
     read = f"{found.asked} read in full, {found.faulty_pairs} with faults"
     table.add_row("pairs", f"{found.pairs}, {read}")
-    if found.looks:
-        nearest = min(look.depth[0] for look in found.looks)
-        farthest = max(look.depth[2] for look in found.looks)
+    if found.checks:
+        nearest = min(check.depth[0] for check in found.checks)
+        farthest = max(check.depth[2] for check in found.checks)
         table.add_row("depth", f"{nearest:.3g} to {farthest:.3g}")
         table.add_row("rotation", f"{found.median('rotation'):.0f}° (median)")
         table.add_row("baseline", f"{found.median('baseline'):.2g} of the depth (median)")

@@ -27,7 +27,7 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     import torch
 
-    from prob3r.studies import Result, Subject
+    from prob3r.studies import ModelUnderTest, Result
 
 
 @app.command()
@@ -41,8 +41,9 @@ def study(
     overlap: Overlap = None,
     rotation: Rotation = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
-    along: Annotated[
-        Path | None, typer.Option(help="A folder of the model's weights along its training.")
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option("--checkpoints", "--along", help="A folder of checkpoints of its training."),
     ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
@@ -62,17 +63,17 @@ def study(
             f"There is no study '{name}'; give all, a Python file, or one of {', '.join(STUDIES)}."
         )
     processes = launched(device)
-    subject = _subject(model, along, processes.device)
+    tested = _tested(model, checkpoints, processes.device)
     for each in studies.values() if name == "all" else [studies[name]]:
         asked = each.data or data
-        source: Pairs = open_pairs(asked, subject.model, processes.device)
+        source: Pairs = open_pairs(asked, tested.model, processes.device)
         if overlap is not None or rotation is not None:
-            source = chosen(asked, subject.model, processes.device, pairs, overlap, rotation)
-        run = in_precision(precision, subject.model, subject.untrained, *subject.relatives.values())
+            source = chosen(asked, tested.model, processes.device, pairs, overlap, rotation)
+        run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
         with progress() as report, run:
             result = conduct(
                 each(),
-                subject,
+                tested,
                 source,
                 pairs,
                 out,
@@ -98,11 +99,11 @@ def findings(
     console.print(Text(f"Wrote {write_findings(folder, list(STUDIES), page)}"), soft_wrap=True)
 
 
-def _subject(model: str, along: Path | None, device: "torch.device") -> "Subject":
+def _tested(model: str, checkpoints: Path | None, device: "torch.device") -> "ModelUnderTest":
     """Return a model with its probes, where they are shipped, and what studies hold it against."""
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
-    from prob3r.studies import Subject
+    from prob3r.studies import ModelUnderTest
 
     network = load(model, device)
     banks = {}
@@ -113,13 +114,15 @@ def _subject(model: str, along: Path | None, device: "torch.device") -> "Subject
             continue
     read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
     others = {name: load(name, device) for name in shipped() if name != model}
-    relatives = {name: other for name, other in others.items() if other.config == network.config}
-    if along is not None:
-        kept = sorted(along.glob("*.safetensors"))
+    references = {name: other for name, other in others.items() if other.config == network.config}
+    if checkpoints is not None:
+        kept = sorted(checkpoints.glob("*.safetensors"))
         if not kept:
-            raise Prob3rError(f"{along} holds no weights; give a folder of .safetensors files.")
-        relatives |= {path.stem: load(path, device) for path in kept}
-    return Subject(network, model, banks, read.get("random"), relatives)
+            raise Prob3rError(
+                f"{checkpoints} holds no weights; give a folder of .safetensors files."
+            )
+        references |= {path.stem: load(path, device) for path in kept}
+    return ModelUnderTest(network, model, banks, read.get("random"), references)
 
 
 def _print(result: "Result", title: str) -> None:

@@ -60,19 +60,19 @@ def head_table(
     )
     parts = []
     for block in blocks:
-        looks = torch.cat(
+        attended = torch.cat(
             [run[f"dec2.{block}.cross_attn.{name}"] for name in ("argmax", "mean_argmax")], 1
         )
-        back = run[f"dec1.{block}.cross_attn.mean_argmax"].expand(-1, looks.shape[1], -1)
+        back = run[f"dec1.{block}.cross_attn.mean_argmax"].expand(-1, attended.shape[1], -1)
         values = {
-            "pck@1": pck(looks, matches.match, matches.visible, grid1),
-            "end-point error": end_point_error(looks, matches.match, matches.visible, grid1),
-            "cycle consistency": cycle_consistency(looks, back, grid2, matches.visible),
+            "pck@1": pck(attended, matches.match, matches.visible, grid1),
+            "end-point error": end_point_error(attended, matches.match, matches.visible, grid1),
+            "cycle consistency": cycle_consistency(attended, back, grid2, matches.visible),
             "entropy": run[f"dec2.{block}.cross_attn.entropy"].mean(-1),
         }
         for metric, found in values.items():
             for head, column in enumerate(found.unbind(1)):
-                name = MEAN if head == looks.shape[1] - 1 else str(head)
+                name = MEAN if head == attended.shape[1] - 1 else str(head)
                 rows = {"pair": range(len(pair)), "block": block, "head": name, "source": source}
                 part = pd.DataFrame(rows | {"metric": metric, "value": column.cpu().numpy()})
                 parts.append(part)
@@ -89,7 +89,7 @@ def head_matches(
     return [(int(key.split()[0]), key.split()[1]) for key in keys], values
 
 
-class Reach(NamedTuple):
+class MatchAccuracy(NamedTuple):
     """The PCK@1 of every head, held against its control; means of heads are left out.
 
     Attributes:
@@ -107,7 +107,7 @@ class Reach(NamedTuple):
     control: Float[Tensor, " s"]
 
 
-def reach(table: pd.DataFrame) -> Reach:
+def match_accuracy(table: pd.DataFrame) -> MatchAccuracy:
     """Return how far the heads of a table get, and how far their controls do.
 
     Raises:
@@ -119,11 +119,11 @@ def reach(table: pd.DataFrame) -> Reach:
     order = [theirs.index(head) for head in heads]
     most = resampled(control[:, order]).nan_to_num(0).amax(0)
     drawn = resampled(values)
-    return Reach(heads, median(values.T), drawn, percentiles(drawn)[0], most)
+    return MatchAccuracy(heads, median(values.T), drawn, percentiles(drawn)[0], most)
 
 
 def correspondence_heads(table: pd.DataFrame) -> list[tuple[int, str]]:
     """Return the heads that match better than their control ever does; means are left out."""
-    found = reach(table)
+    found = match_accuracy(table)
     matching = (found.low > found.control).tolist()
     return [head for head, matches in zip(found.heads, matching, strict=True) if matches]

@@ -53,11 +53,11 @@ def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
     step = 1.5 * amount * aside
     free = draws.between(-1.0, 1.0, c, 3) * eye.new_tensor([1.0, 1.0, 0.4])
     glance = draws.between(-0.25, 0.25, c, 3)
-    look = draws.between(-0.75, 0.75, c, 3)
+    aside = draws.between(-0.75, 0.75, c, 3)
 
     eyes = [orbiting, eye + shake, eye + step, eye + 0.6 * amount * towards, eye + free]
     turned = eyes[1] + _turned(towards, pan)
-    targets = [target, turned, target + parallel * step, target, target + look]
+    targets = [target, turned, target + parallel * step, target, target + aside]
     ends = (ORBIT, PAN, STEP, WALK)
     eye2, target2 = eyes[-1], targets[-1]
     for end, new_eye, new_target in reversed(list(zip(ends, eyes, targets, strict=False))):

@@ -48,9 +48,9 @@ def _disc(origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[
     middle = -_dot(origins, directions) / speed
     nearest = tuple(o + middle * d for o, d in zip(origins, directions, strict=True))
     gap = 1 - _dot(nearest, nearest)
-    reach = (gap.clamp(min=0) / speed).sqrt()
-    reach = torch.where(gap > 0, reach, -FAR)
-    return middle - reach, middle + reach
+    half_length = (gap.clamp(min=0) / speed).sqrt()
+    half_length = torch.where(gap > 0, half_length, -FAR)
+    return middle - half_length, middle + half_length
 
 
 def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
@@ -120,7 +120,7 @@ def _room_rays(
     return start, (direction[0] * x, direction[1] * y, direction[2] * z)
 
 
-def along(start: Vector, direction: Vector, distance: Float[Tensor, "b g n"]) -> Vector:
+def points_at(start: Vector, direction: Vector, distance: Float[Tensor, "b g n"]) -> Vector:
     """Points at these distances along rays."""
     x, y, z = (o + distance * d for o, d in zip(start, direction, strict=True))
     return x, y, z
@@ -142,7 +142,7 @@ def _meet(
 def _meet_room(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
     start, heading = _room_rays(scene, origin, direction)
     distance = intersect_room(start, heading)
-    x, y, z = along(start, heading, distance)
+    x, y, z = points_at(start, heading, distance)
     side = torch.where(x.abs() > y.abs(), 0 + (x > 0).int(), 2 + (y > 0).int())
     upright = z.abs() < torch.maximum(x.abs(), y.abs())
     return Hit(distance, torch.where(upright, side, 4 + (z > 0).int()), (x, y, z))
@@ -157,7 +157,7 @@ def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -
         nearer = new < distance
         distance = torch.minimum(distance, new)
         surface = torch.where(nearer, WALLS + slot, surface)
-        point = along(start, heading, new)
+        point = points_at(start, heading, new)
         x, y, z = (torch.where(nearer, p, q) for p, q in zip(point, local, strict=True))
         local = (x, y, z)
     return Hit(distance, surface, local)

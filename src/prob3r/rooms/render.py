@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int32, UInt8
 from torch import Tensor
 
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, project
-from prob3r.rooms.rays import Hit, Vector, along, blocked, components, first_hit, is_sky
+from prob3r.rooms.rays import Hit, Vector, blocked, components, first_hit, is_sky, points_at
 from prob3r.rooms.scene import CYLINDERS, ELLIPSOIDS, OBJECTS, WALLS, Scene
 from prob3r.rooms.textures import COLUMNS, PROJECTED, Texture, paint
 
@@ -71,7 +71,7 @@ def _lambert(scene: Scene, point: Vector, normal: Vector) -> Float[Tensor, "b g 
         x, y, z = (a - p for a, p in zip(place, point, strict=True))
         square = x * x + y * y + z * z
         cosine = (x * normal[0] + y * normal[1] + z * normal[2]) * square.rsqrt()
-        falloff = 1 / (1 + square / (scene.reach * scene.reach)[:, None, None])
+        falloff = 1 / (1 + square / (scene.half_distance * scene.half_distance)[:, None, None])
         light = scene.power[:, lamp, None, None] * cosine.clamp(min=0) * falloff
         if lamp == 0:
             light = torch.where(blocked(scene, point, (x, y, z)), 0.0, light)
@@ -128,7 +128,7 @@ def shade(
     x, y, z = (m[j] * nx + m[3 + j] * ny + m[6 + j] * nz for j in range(3))
     length = (x * x + y * y + z * z).rsqrt()
     normal = (x * length, y * length, z * length)
-    point = along(components(origin), direction, hit.distance)
+    point = points_at(components(origin), direction, hit.distance)
 
     dx, dy, dz = direction
     speed = (dx * dx + dy * dy + dz * dz).sqrt()
@@ -167,7 +167,7 @@ def camera_rays(
     return a, b, c
 
 
-def look(
+def cast(
     scene: Scene,
     intrinsics: Float[Tensor, "b g 3 3"],
     cam_to_world: Float[Tensor, "b g 4 4"],
@@ -207,7 +207,7 @@ def render(
             apart: in one piece, the compiler would compute the geometry again in each of the
             loops that it makes of the colours.
     """
-    see, colour = (_compiled(look), _compiled(shade)) if compiled else (look, shade)
+    see, colour = (_compiled(cast), _compiled(shade)) if compiled else (cast, shade)
     x, y = _pixel_centres(size, intrinsics.device)
     origin = cam_to_world[..., :3, 3]
     pixel = 1 / (samples * intrinsics[..., 0, 0])
@@ -245,8 +245,8 @@ def sight_lines(
     height, width = size
     origin = cam_to_world[:, :, :3, 3]
     x, y = _pixel_centres(size, origin.device)
-    ray, hit = look(scene, intrinsics[:, 1:], cam_to_world[:, 1:], x, y)
-    point = along(components(origin[:, 1:]), ray, hit.distance)
+    ray, hit = cast(scene, intrinsics[:, 1:], cam_to_world[:, 1:], x, y)
+    point = points_at(components(origin[:, 1:]), ray, hit.distance)
     eye = components(origin[:, :1])
     towards = (point[0] - eye[0], point[1] - eye[1], point[2] - eye[2])
     # The point itself is at distance 1 along these rays; rounding moves it by far less than this.

@@ -41,7 +41,7 @@ class Scene(NamedTuple):
         textures: One row of texture numbers for each surface: 6 of the room, then the objects.
         lights: Positions of the lights.
         power: Their strengths; 0 for a light that is off.
-        reach: Distance at which a light has lost half its strength.
+        half_distance: Distance at which a light has lost half its strength.
         ambient: Light that is everywhere.
         sky: Colours at the horizon and overhead, in [0, 1].
         alike: The object is one of the scene's look-alikes.
@@ -60,7 +60,7 @@ class Scene(NamedTuple):
     textures: Float[Tensor, "b s c"]
     lights: Float[Tensor, "b l 3"]
     power: Float[Tensor, "b l"]
-    reach: Float[Tensor, " b"]
+    half_distance: Float[Tensor, " b"]
     ambient: Float[Tensor, " b"]
     sky: Float[Tensor, "b 2 3"]
     alike: Bool[Tensor, "b k"]
@@ -107,7 +107,7 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool 
         textures = soften_textures(draws, textures)
     rows = torch.arange(WALLS, device=room.device).expand(len(room), -1)
     rows = torch.cat([rows, WALLS + prototype], dim=1)
-    lights, power, reach, ambient = _draw_lights(draws, room, outdoors)
+    lights, power, half_distance, ambient = _draw_lights(draws, room, outdoors)
     return Scene(
         linear=rotation.mT / half[..., None],
         centre=centre,
@@ -117,7 +117,7 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool 
         textures=textures.take_along_dim(rows[..., None], dim=1),
         lights=lights,
         power=power,
-        reach=reach,
+        half_distance=half_distance,
         ambient=ambient,
         sky=_draw_sky(draws),
         alike=alike,
@@ -238,14 +238,14 @@ def _hang_panel(
     """Hang the panel on a wall in two rooms of three; elsewhere it stands like a screen."""
     hang = draws.chance(0.67) & ~outdoors
     quarter = draws.between(0.0, 4.0).floor()
-    along = draws.between(-0.5, 0.5)
+    shift = draws.between(-0.5, 0.5)
     level = draws.between(1.2, 1.6)
     turn = _about_z(quarter * (math.pi / 2))
     # In the frame of its wall, the panel is in the plane y = -distance and slides along x.
     odd = quarter.long() % 2 == 1
     width = torch.where(odd, room[:, 1], room[:, 0])
     distance = torch.where(odd, room[:, 0], room[:, 1]) - half[:, PANEL, 1] - 0.01
-    place = torch.stack([along * width, -distance, level], dim=1)
+    place = torch.stack([shift * width, -distance, level], dim=1)
     place = (turn @ place[..., None])[..., 0]
     centre, rotation = centre.clone(), rotation.clone()
     centre[:, PANEL] = torch.where(hang[:, None], place, centre[:, PANEL])
@@ -256,7 +256,7 @@ def _hang_panel(
 def _draw_lights(
     draws: Draws, room: Float[Tensor, "b 3"], outdoors: Bool[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b l 3"], Float[Tensor, "b l"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """One to three lamps under the ceiling, or a far sun; positions, power, reach, ambient."""
+    """A few lamps under the ceiling, or a far sun; positions, power, half distance, ambient."""
     place = draws.between(-0.8, 0.8, LIGHTS, 2) * room[:, None, :2]
     level = draws.between(0.8, 0.95, LIGHTS) * 2 * room[:, None, 2]
     lights = torch.cat([place, level[..., None]], dim=-1)
@@ -267,8 +267,8 @@ def _draw_lights(
     count = torch.where(outdoors, 1.0, count)
     power = torch.where(slot < count[:, None], power / count[:, None].sqrt(), 0.0)
     lights = torch.where(outdoors[:, None, None], 4 * lights, lights)
-    reach = torch.where(outdoors, 200.0, 4.0)
-    return lights, power, reach, ambient
+    half_distance = torch.where(outdoors, 200.0, 4.0)
+    return lights, power, half_distance, ambient
 
 
 def _draw_sky(draws: Draws) -> Float[Tensor, "b 2 3"]:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import rotation_angle
-from prob3r.scenes.readers import CorruptError, Reader, Tally
+from prob3r.scenes.readers import CorruptCount, CorruptError, Reader
 from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.readers.overlaps import Overlaps
 from prob3r.scenes.source import Pairs, Scenes, Subset, describe, in_order, share_views
@@ -73,11 +73,11 @@ def select(
     total = len(pairs)
     if total > _SELECTABLE:
         raise Prob3rError(f"{total} pairs are too many to look at each; take a sample first.")
-    tally, kept, looked = Tally(total), list[int](), 0
-    for look in _looks(pairs, overlap, rotation, workers):
-        if isinstance(look, CorruptError):
-            tally.add(look)
-        elif look:
+    corrupt, kept, looked = CorruptCount(total), list[int](), 0
+    for fits in _fits(pairs, overlap, rotation, workers):
+        if isinstance(fits, CorruptError):
+            corrupt.add(fits)
+        elif fits:
             kept.append(looked)
         looked += 1
         report(*((looked, total) if count is None else (len(kept), count)))
@@ -138,7 +138,7 @@ def choose(
     return found
 
 
-def _looks(
+def _fits(
     pairs: Pairs, overlap: Bounds, rotation: Bounds, workers: int
 ) -> Iterator[bool | CorruptError]:
     """Yield whether each pair lies between bounds, or what is wrong with it."""
@@ -148,11 +148,11 @@ def _looks(
         indices, whole = whole.indices, whole.pairs
         numbers = [indices[i] for i in numbers]
     if isinstance(whole, Reader):
-        return _looks_at_frames(whole, numbers, overlap, rotation, workers)
+        return _fits_by_frames(whole, numbers, overlap, rotation, workers)
     return iter(in_order(_Looks(pairs, overlap, rotation), workers))
 
 
-def _looks_at_frames(
+def _fits_by_frames(
     reader: Reader, numbers: Sequence[int], overlap: Bounds, rotation: Bounds, workers: int
 ) -> Iterator[bool | CorruptError]:
     """Yield the same of a data set on disk, from cameras and depth: images are not read."""
@@ -175,7 +175,7 @@ def _chunk(
             turned.append(item)
     if overlap == ANY_OVERLAP:
         return turned
-    left = [place for place, look in enumerate(turned) if look is True]
+    left = [place for place, fits in enumerate(turned) if fits is True]
     shares = overlaps.of([reader.frames_of(numbers[place]) for place in left])
     for place, share in zip(left, shares, strict=True):
         turned[place] = share if isinstance(share, CorruptError) else _inside(share, overlap)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import FramesImages, Framing
-from prob3r.scenes.readers import READERS, CorruptError, Items, Tally, kind
+from prob3r.scenes.readers import READERS, CorruptCount, CorruptError, Items, kind
 from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.views import Pair, Views, stack
 
@@ -206,11 +206,11 @@ def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> 
     """
     count = min(count, len(pairs))
     parts = torch.arange(count).tensor_split(-(-count // size)) if count else ()
-    tally = Tally(count)
+    corrupt = CorruptCount(count)
     waiting: dict[Hashable, list[Seen]] = defaultdict(list)
     for read in in_order(_Parts(pairs, [part.tolist() for part in parts]), workers):
         for item in read.corrupt:
-            tally.add(item)
+            corrupt.add(item)
         if len({kind(pair) for pair in read.found}) == 1:
             yield stack(read.found)
             continue

@@ -47,7 +47,7 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.study import ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Correspondence(Study):
     title = "Geometry rests on correspondences"
     place = 5
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return matches of every head, nearest neighbours of every site, and interventions."""
-        model, bank = subject.model, subject.bank()
+        model, bank = tested.model, tested.bank()
         patch = model.config.patch
         matches = pair.patch_matches(patch)
         run = trace(model, pair, [*MATCHES, *bank.sites], output=False, reductions=READ)
@@ -74,7 +74,7 @@ class Correspondence(Study):
             head_table(run, pair, matches, patch, "model"),
             _neighbours(run, points, pair, matches, patch),
             errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
-            _interventions(subject, pair, matches),
+            _interventions(tested, pair, matches),
         ]
         control = shuffled(pair)
         other = trace(model, control.pair, MATCHES, output=False, reductions=READ)
@@ -114,19 +114,19 @@ def _neighbours(
     return pd.concat(parts, ignore_index=True)
 
 
-def _interventions(subject: Subject, pair: Pair, matches: PatchMatches) -> pd.DataFrame:
+def _interventions(tested: ModelUnderTest, pair: Pair, matches: PatchMatches) -> pd.DataFrame:
     """Return what true and scrambled matches in one block's cross-attention do to view 2."""
-    config = subject.model.config
+    config = tested.model.config
     keys = pair.view1.size[0] * pair.view1.size[1] // config.patch**2
     generator = torch.Generator().manual_seed(0)
     variants: dict[tuple[str, int], list[Edit]] = {}
-    for block in range(trunk(subject.model).blocks):
+    for block in range(trunk(tested.model).blocks):
         site = f"dec2.{block}.cross_attn"
         scrambled = Attention.scrambled(site, matches, keys, generator)
         variants["oracle", block] = [Attention.oracle(site, matches, keys)]
         variants["scrambled", block] = [scrambled]
     numbered = pair.named(())
-    effects = sweep(subject.model, numbered, variants)
+    effects = sweep(tested.model, numbered, variants)
     chosen = effects[effects.metric.isin(("rotation_error", "pointmap_error2"))]
     return pd.DataFrame(
         {

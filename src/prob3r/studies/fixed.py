@@ -67,7 +67,7 @@ from prob3r.scenes.source import Pairs, Subset
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.study import ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class FixedCorrespondences(Study):
     def __init__(self) -> None:
         self.larger: Rooms | None = None
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Set up the larger views, if the pairs are small rooms."""
         while isinstance(pairs, Subset):
             pairs = pairs.pairs
@@ -114,17 +114,17 @@ class FixedCorrespondences(Study):
         if isinstance(pairs, Rooms) and max(pairs.size) < SMALL:
             self.larger = enlarged(pairs)
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the pose, the points and the matches of the model and of the pipeline."""
         first, second = pair.view1.image, pair.view2.image
-        points = subject.model(first, second).points
+        points = tested.model(first, second).points
         aligned = pair.errors_of(points)
         found: dict[str, dict[str, Tensor]] = {
             "model": _of_pointmaps(points, pair),
             "aligned": {name: getattr(aligned, name) for name in _POSE},
         }
         control = shuffled(pair)
-        other = _of_pointmaps(subject.model(control.pair.view1.image, second).points, pair)
+        other = _of_pointmaps(tested.model(control.pair.view1.image, second).points, pair)
         found[SHUFFLED] = {
             metric: values.double().where(control.known, torch.nan)
             for metric, values in other.items()

@@ -29,7 +29,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.study import ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ class LookAlikes(Study):
     place = 6
     data = "lookalikes:test"
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the preference of every block's attention, of features, and of chance."""
-        model = subject.model
+        model = tested.model
         numbers = [int(name.rpartition("/")[2]) for name in pair.names]
         prototypes = Rooms("test", lookalikes=True).prototypes(numbers)
         copies = Copies.of(pair, prototypes.to(pair.view1.image.device), model.config.patch)

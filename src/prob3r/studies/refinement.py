@@ -55,7 +55,7 @@ from prob3r.measures.statistics import (
 )
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
-from prob3r.studies.study import Study, Subject, stratum
+from prob3r.studies.study import ModelUnderTest, Study, stratum
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
@@ -90,13 +90,13 @@ class Refinement(Study):
     title = "Geometry is refined over the blocks"
     place = 1
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return every error of both views at every site of the model and of the controls."""
-        sources = {"model": (subject.model, subject.bank())}
-        if subject.untrained is not None:
-            sources["random"] = subject.untrained, subject.bank("random")
-        if "encoder" in subject.banks:
-            sources["encoder"] = subject.model, subject.bank("encoder")
+        sources = {"model": (tested.model, tested.bank())}
+        if tested.untrained is not None:
+            sources["random"] = tested.untrained, tested.bank("random")
+        if "encoder" in tested.banks:
+            sources["encoder"] = tested.model, tested.bank("encoder")
         parts = [
             site_errors(decode_sites(model, bank, pair), pair).assign(source=source)
             for source, (model, bank) in sources.items()

@@ -49,7 +49,7 @@ from prob3r.reliability.prediction import (
 from prob3r.reliability.signals import SIGNALS, features, read_signals
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import Study, Subject, stratum
+from prob3r.studies.study import ModelUnderTest, Study, stratum
 from prob3r.studies.verdict import NOT_MEASURABLE, Finding, is_above_zero
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Reliability(Study):
     title = "Whether the inside knows that the outcome is wrong"
     place = 9
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return every signal of every pair, and its true rotation error."""
-        signals, output = read_signals(subject.model, pair, subject.bank())
+        signals, output = read_signals(tested.model, pair, tested.bank())
         values = signals | {"rotation_error": pair.errors_of(output.points).rotation_error}
         parts = [
             pd.DataFrame({"pair": range(len(pair)), "metric": name, "value": found.cpu().numpy()})

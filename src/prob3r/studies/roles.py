@@ -42,7 +42,7 @@ from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.study import ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_below_zero
 
 if TYPE_CHECKING:
@@ -82,27 +82,27 @@ class Roles(Study):
     place = 2
     example: Example | None = None
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Find the pair to show as arrows: the first hard one of a few, or else the first."""
         few = next(batches(sample(pairs, EXAMPLE_AMONG), EXAMPLE_AMONG, EXAMPLE_AMONG))
         _, hard = strata(few)
-        pair = few[int(hard.int().argmax())].to(next(subject.model.parameters()).device)
-        patch = subject.model.config.patch
+        pair = few[int(hard.int().argmax())].to(next(tested.model.parameters()).device)
+        patch = tested.model.config.patch
         with torch.no_grad():
-            found = fields(decode_sites(subject.model, subject.bank(), pair), pair, patch)
+            found = fields(decode_sites(tested.model, tested.bank(), pair), pair, patch)
         self.example = Example(
             f"{', '.join(pair.names)} ({'a hard pair' if hard.any() else 'not a hard pair'})",
             {site: Field(*(t.cpu() for t in field)) for site, field in found.items()},
             pair.patch_matches(patch).visible.cpu(),
         )
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the effects and the fields of view 2's sublayers, and of the control."""
-        patch = subject.model.config.patch
-        points = decode_sites(subject.model, subject.bank(), pair)
+        patch = tested.model.config.patch
+        points = decode_sites(tested.model, tested.bank(), pair)
         parts = [_effects(site_errors(points, pair)), _fields(points, pair, patch, "model")]
         control = shuffled(pair)
-        others = decode_sites(subject.model, subject.bank(), control.pair)
+        others = decode_sites(tested.model, tested.bank(), control.pair)
         parts.append(control.masked(_fields(others, pair, patch, SHUFFLED)))
         return pd.concat(parts, ignore_index=True)
 
@@ -118,9 +118,9 @@ class Roles(Study):
                     found = median_interval(
                         per_pair(table, f"effect on {metric}", kind, total=True)
                     )
-                    reach = [[found.value - found.low], [found.high - found.value]]
+                    bars = [[found.value - found.low], [found.high - found.value]]
                     axis.bar(place, found.value, color=COLOURS[kind])
-                    axis.errorbar(place, found.value, reach, color=COLOURS["all"], lw=0.8)
+                    axis.errorbar(place, found.value, bars, color=COLOURS["all"], lw=0.8)
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
                 axis.set_xticks(range(len(KINDS)), ["self", "cross", "MLP"])
                 axis.set_title(LABELS[metric], fontsize=6.5)

@@ -40,7 +40,7 @@ MODEL, POSITIVE = "model", "mini-pose"
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """What a study looks into.
 
     Attributes:
@@ -48,7 +48,7 @@ class Subject:
         name: What to call it.
         banks: Probes by kind: `mlp`, and the controls `random` and `encoder`.
         untrained: The backbone of random weights that the `random` probes belong to.
-        relatives: Other models to hold it against, by name: `mini-pose`, the positive control that
+        references: Other models to hold it against, by name: `mini-pose`, the positive control that
             carries an explicit pose; variants; and its own weights along training.
     """
 
@@ -56,7 +56,7 @@ class Subject:
     name: str
     banks: Mapping[str, SiteReader] = field(default_factory=dict)
     untrained: Model | None = None
-    relatives: Mapping[str, Model] = field(default_factory=dict)
+    references: Mapping[str, Model] = field(default_factory=dict)
 
     def bank(self, kind: str = "mlp") -> SiteReader:
         """Return the probes of a kind; raise Prob3rError if there are none."""
@@ -115,16 +115,16 @@ class Study(ABC):
         if "name" in vars(cls):
             Study.registry[cls.name] = cls
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
         """Find out what has to be known before the first batch; the same for the same pairs.
 
         Args:
-            subject: What the study looks into.
+            tested: What the study looks into.
             pairs: All that the sample is drawn from.
         """
 
     @abstractmethod
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return measurements of a batch, one row each.
 
         The column `pair` holds the pair's place in the batch. Rows without one belong to none.
@@ -146,7 +146,7 @@ class Study(ABC):
 
 def conduct(
     study: Study,
-    subject: Subject,
+    tested: ModelUnderTest,
     pairs: Pairs,
     count: int,
     folder: Path,
@@ -160,7 +160,7 @@ def conduct(
 
     Args:
         study: The question.
-        subject: What to put it to.
+        tested: What to put it to.
         pairs: Over what; with the full truth.
         count: How many of the pairs: a sample of them, see `prob3r.scenes.sampling.sample`.
         folder: Gets `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
@@ -178,34 +178,34 @@ def conduct(
     drawn = sample(pairs, min(count, study.most or count))
     about = {
         "study": study.name,
-        "model": subject.name,
-        "weights": fingerprint(subject.model),
+        "model": tested.name,
+        "weights": fingerprint(tested.model),
         "data": data,
         "pairs": len(drawn),
         "sample": describe(drawn),
         "batch": study.batch,
-        "precision": running_precision(subject.model),
-        "relatives": {name: fingerprint(model) for name, model in subject.relatives.items()},
+        "precision": running_precision(tested.model),
+        "relatives": {name: fingerprint(model) for name, model in tested.references.items()},
     }
     # Folders from before samples were named hold the first pairs: of rooms, the same ones. Those
     # from before precisions were named ran in float32.
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
     _claim(home / "study.json", about, unnamed | {"precision": "float32"})
-    study.prepare(subject, pairs)
+    study.prepare(tested, pairs)
     paths, names, done = [], list[str](), 0
-    backbones = [subject.model] if subject.untrained is None else [subject.model, subject.untrained]
+    backbones = [tested.model] if tested.untrained is None else [tested.model, tested.untrained]
     with reusing_views(drawn, *backbones):
         for number, pair in enumerate(batches(drawn, len(drawn), study.batch)):
             paths.append(parts / f"{number:05d}.parquet")
             if number % processes.count == processes.rank and not paths[-1].exists():
-                part = _measured(study, subject, pair, done)
+                part = _measured(study, tested, pair, done)
                 write_part(part, paths[-1])
             names += pair.names
             done += len(pair)
             report(done, len(drawn))
     processes.wait()
     table = pd.concat([read_part(path) for path in paths], ignore_index=True)
-    result = Result(study.name, subject.name, data, study.findings(table), table)
+    result = Result(study.name, tested.name, data, study.findings(table), table)
     if processes.first:
         rests_on = {
             "protocol": {"name": f"study {study.name}", "data": data},
@@ -242,11 +242,11 @@ def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) 
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _measured(study: Study, subject: Subject, pair: Pair, first: int) -> pd.DataFrame:
+def _measured(study: Study, tested: ModelUnderTest, pair: Pair, first: int) -> pd.DataFrame:
     """Return a batch's rows with the pairs' numbers over all batches, and their strata."""
-    pair = pair.to(next(subject.model.parameters()).device)
+    pair = pair.to(next(tested.model.parameters()).device)
     with torch.no_grad():
-        table = study.measure(subject, pair)
+        table = study.measure(tested, pair)
         easy, hard = (mask.cpu().numpy() for mask in strata(pair))
     rows = table.pair.to_numpy()
     return table.assign(pair=rows + first, easy=easy[rows], hard=hard[rows])

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from prob3r.errors import Prob3rError
-from prob3r.scenes.readers import Tally, kind
+from prob3r.scenes.readers import CorruptCount, kind
 from prob3r.scenes.source import Pairs, Read, Subset, batches, read_each
 from prob3r.scenes.views import Pair, stack
 from prob3r.training.processes import Processes
@@ -71,7 +71,7 @@ class Drawn:
         self.validation = Subset(pairs, order[:validation_pairs])
         self.pairs = Subset(pairs, order[validation_pairs:])
         self.stage, self.seed, self.workers, self.processes = stage, seed, workers, processes
-        self.tally = Tally(stage.pairs)
+        self.corrupt = CorruptCount(stage.pairs)
         self._next = -1
         self._reads: Iterator[Read] = iter(())
 
@@ -90,7 +90,7 @@ class Drawn:
         read = next(self._reads)
         self._next = step + 1
         for item in read.corrupt:
-            self.tally.add(item)
+            self.corrupt.add(item)
         alike: dict[Hashable, list[Pair]] = defaultdict(list)
         for pair in read.found:
             alike[kind(pair)].append(pair)

@@ -8,7 +8,7 @@ import pytest
 from prob3r.errors import Prob3rError
 from prob3r.models import random
 from prob3r.rooms import Rooms
-from prob3r.studies import Subject, conduct
+from prob3r.studies import ModelUnderTest, conduct
 from prob3r.studies.page import write_findings
 from prob3r.studies.sharing import fetch_results, push_results
 from tests.io.hub.stand_in import Hub
@@ -22,7 +22,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one study of two rooms."""
     folder = tmp_path_factory.mktemp("results")
     rooms = Rooms("test", (32, 32), compile=False)
-    conduct(Depths(), Subject(MODEL, "m"), rooms, 2, folder, "rooms:test")
+    conduct(Depths(), ModelUnderTest(MODEL, "m"), rooms, 2, folder, "rooms:test")
     write_findings(folder, ["depths"])
     return folder
 

@@ -76,7 +76,7 @@ def test_they_are_looked_over(posed: Written) -> None:
     found = survey(open_pairs(str(posed.root), FRAMING, strict=False), 3)
     assert not found.faults
     assert found.usable
-    assert found.looks == []
+    assert found.checks == []
 
 
 def test_they_are_evaluated_by_what_they_have(posed: Written) -> None:

@@ -1,6 +1,6 @@
 """A data set looked over: what is there, what is wrong, and whether its conventions are right."""
 
 from prob3r.scenes.check.sheet import draw_sheet
-from prob3r.scenes.check.survey import Look, Survey, survey
+from prob3r.scenes.check.survey import PairCheck, Survey, survey
 
-__all__ = ["Look", "Survey", "draw_sheet", "survey"]
+__all__ = ["PairCheck", "Survey", "draw_sheet", "survey"]

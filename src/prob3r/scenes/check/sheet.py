@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from prob3r.geometry import patch_of_pixels, pixel_matches
-from prob3r.scenes.check.survey import Look, Survey, colours_in_1
+from prob3r.scenes.check.survey import PairCheck, Survey, colours_in_1
 from prob3r.scenes.contact_sheet import RAMP
 from prob3r.scenes.source import Pairs, read_each
 from prob3r.scenes.views import Pair, View
@@ -44,8 +44,8 @@ def draw_sheet(title: str, pairs: Pairs, found: Survey, rows: int = 6) -> Image.
         rows: How many pairs to draw.
     """
     strips = []
-    for look in _spread(sorted(found.looks, key=lambda look: look.overlap), rows):
-        strips += [_strip(pair, look) for pair in read_each(pairs, [look.number]).found]
+    for check in _spread(sorted(found.checks, key=lambda check: check.overlap), rows):
+        strips += [_strip(pair, check) for pair in read_each(pairs, [check.number]).found]
     width = max([strip.width for strip in strips], default=1200)
     height = _HEAD + sum(strip.height + GAP for strip in strips) + 2 * GAP
     sheet = Image.new("RGB", (width + 2 * GAP, height), "white")
@@ -57,10 +57,10 @@ def draw_sheet(title: str, pairs: Pairs, found: Survey, rows: int = 6) -> Image.
     return sheet
 
 
-def _spread(looks: Sequence[Look], count: int) -> list[Look]:
-    if len(looks) <= count:
-        return list(looks)
-    return [looks[i] for i in torch.linspace(0, len(looks) - 1, count).round().long().tolist()]
+def _spread(checks: Sequence[PairCheck], count: int) -> list[PairCheck]:
+    if len(checks) <= count:
+        return list(checks)
+    return [checks[i] for i in torch.linspace(0, len(checks) - 1, count).round().long().tolist()]
 
 
 def _summary(sheet: Image.Image, title: str, found: Survey) -> None:
@@ -68,8 +68,8 @@ def _summary(sheet: Image.Image, title: str, found: Survey) -> None:
     draw = ImageDraw.Draw(sheet)
     of = f"scenes: {found.scenes}, frames: {found.frames}, " if found.frames else ""
     faults = ", ".join(f"{len(lines)} × {kind}" for kind, lines in found.faults.items() if lines)
-    nearest = min((look.depth[0] for look in found.looks), default=torch.nan)
-    farthest = max((look.depth[2] for look in found.looks), default=torch.nan)
+    nearest = min((check.depth[0] for check in found.checks), default=torch.nan)
+    farthest = max((check.depth[2] for check in found.checks), default=torch.nan)
     lines = (
         f"{of}pairs: {found.pairs}, of which read in full: {found.asked}",
         f"faults: {faults or 'none'}",
@@ -98,7 +98,7 @@ def _summary(sheet: Image.Image, title: str, found: Survey) -> None:
         draw.text((x, low + 2), text, _PALE, _font(12), anchor=anchor)
 
 
-def _strip(pair: Pair, look: Look) -> Image.Image:
+def _strip(pair: Pair, check: PairCheck) -> Image.Image:
     """Draw the row of one pair."""
     matches = pixel_matches(pair.match_truth)
     one, two = _picture(pair.view1.image), _picture(pair.view2.image)
@@ -113,8 +113,8 @@ def _strip(pair: Pair, look: Look) -> Image.Image:
     strip = Image.new("RGB", (len(tiles) * (cell + GAP) - GAP, tall + 2 * _LINE + 2), "white")
     draw = ImageDraw.Draw(strip)
     caption = (
-        f"{look.name}   ·   overlap {look.overlap:.2f}   rotation {look.rotation:.0f}°   "
-        f"agreement of colours {look.agreement:.2f}"
+        f"{check.name}   ·   overlap {check.overlap:.2f}   rotation {check.rotation:.0f}°   "
+        f"agreement of colours {check.agreement:.2f}"
     )
     draw.text((0, 0), caption, _INK, _font(14))
     for number, (tile, head) in enumerate(zip(tiles, HEADS, strict=True)):

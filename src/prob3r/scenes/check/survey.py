@@ -27,7 +27,7 @@ _FEWEST = 32  # matched pixels, below which colours are not compared
 
 
 @dataclass(frozen=True)
-class Look:
+class PairCheck:
     """What one pair looks like.
 
     Attributes:
@@ -59,7 +59,7 @@ class Survey:
         pairs: How many there are.
         asked_frames: How many frames were looked at: whether their files exist, and their cameras.
         asked: How many pairs were read.
-        looks: At those pairs that could be read and whose truth is known.
+        checks: Of those pairs that could be read and whose truth is known.
         faults: What is wrong, sentence by sentence, by kind.
         faulty_pairs, faulty_frames: How many have a fault.
     """
@@ -69,7 +69,7 @@ class Survey:
     pairs: int
     asked_frames: int
     asked: int
-    looks: list[Look] = field(default_factory=list)
+    checks: list[PairCheck] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     faulty_pairs: int = 0
     faulty_frames: int = 0
@@ -93,7 +93,7 @@ class Survey:
     def doubt(self) -> str:
         """What speaks against the conventions, in a sentence; empty if nothing does."""
         agreement = self.median("agreement")
-        if not self.looks or agreement >= AGREES:
+        if not self.checks or agreement >= AGREES:
             return ""
         return (
             "Points that the truth calls one do not look like one: the poses' axes or direction, "
@@ -103,13 +103,13 @@ class Survey:
     def histogram(self, bins: int = 10) -> list[int]:
         """Return how many pairs there are in each of even intervals of overlap."""
         counts = [0] * bins
-        for look in self.looks:
-            counts[min(int(look.overlap * bins), bins - 1)] += 1
+        for check in self.checks:
+            counts[min(int(check.overlap * bins), bins - 1)] += 1
         return counts
 
     def median(self, name: str) -> float:
-        """Return the median of a number of all looks, NaN if there are none."""
-        values = torch.tensor([getattr(look, name) for look in self.looks])
+        """Return the median of a number over all checks, NaN if there are none."""
+        values = torch.tensor([getattr(check, name) for check in self.checks])
         return float(values.nanmedian()) if len(values) else torch.nan
 
 
@@ -157,7 +157,7 @@ def survey(
                 found.add(OUT_OF_RANGE, stray)
             found.faulty_pairs += bool(stray)
             if pair.has_truth:
-                found.looks.append(_look(number, pair))
+                found.checks.append(_check_pair(number, pair))
         found.faulty_pairs += bool(one.corrupt)
     return found
 
@@ -199,12 +199,12 @@ def _stray(pair: Pair, near: int | float, far: int | float) -> str | None:
     return None
 
 
-def _look(number: int, pair: Pair) -> Look:
+def _check_pair(number: int, pair: Pair) -> PairCheck:
     depths = torch.cat([view.points[..., 2][view.known] for view in (pair.view1, pair.view2)])
     near, middle, far = depths.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()
     motion = pair.view2_to_view1
     matches = pixel_matches(pair.match_truth)
-    return Look(
+    return PairCheck(
         number=number,
         name=pair.names[0],
         overlap=pair.overlap().item(),

@@ -10,7 +10,7 @@ from prob3r.scenes.readers.co3d import CO3D
 from prob3r.scenes.readers.co3dv2 import CO3Dv2
 from prob3r.scenes.readers.colmap import COLMAP
 from prob3r.scenes.readers.conventions import Camera
-from prob3r.scenes.readers.corrupt import CorruptError, Tally
+from prob3r.scenes.readers.corrupt import CorruptCount, CorruptError
 from prob3r.scenes.readers.dtu import DTU
 from prob3r.scenes.readers.eth3d import ETH3D
 from prob3r.scenes.readers.habitat import Habitat
@@ -38,6 +38,7 @@ __all__ = [
     "CO3Dv2",
     "CalibratedPairs",
     "Camera",
+    "CorruptCount",
     "CorruptError",
     "HPatches",
     "Habitat",
@@ -51,6 +52,5 @@ __all__ = [
     "ScanNetPP",
     "SevenScenes",
     "Sintel",
-    "Tally",
     "kind",
 ]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from prob3r.errors import Prob3rError
 from prob3r.geometry import relative_pose, rotation_angle
 from prob3r.scenes.framing import FramesImages, Framing
-from prob3r.scenes.readers.corrupt import CorruptError, Tally
+from prob3r.scenes.readers.corrupt import CorruptCount, CorruptError
 from prob3r.scenes.readers.covisible import neighbours, pairs_by_overlap
 from prob3r.scenes.readers.files import reason_of
 from prob3r.scenes.readers.frames import Frames
@@ -114,9 +114,9 @@ class Reader(Frames, Items):
             pairs = neighbours(self.scenes, self.frames_per_scene)
         if pairs is None:
             pairs, looked_at, self.corrupt = pairs_by_overlap(self)
-            tally = Tally(looked_at)
+            corrupt = CorruptCount(looked_at)
             for item in self.corrupt if strict else ():
-                tally.add(item)
+                corrupt.add(item)
             if not len(pairs) and not strict:
                 logger.warning("No two frames of %s overlap; its pairs are neighbours.", path)
                 pairs = neighbours(self.scenes)

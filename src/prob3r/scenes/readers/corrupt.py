@@ -25,7 +25,7 @@ class CorruptError(Prob3rError):
         self.problem: Problem = problem
 
 
-class Tally:
+class CorruptCount:
     """Counts the corrupt items of a run.
 
     Args:

@@ -103,11 +103,11 @@ def sets_by_stride(reader: Reader, views: int, stride: int = 1) -> FrameSets:
             f"{views} views from by a stride."
         )
     scenes = frames_by_scene(reader.scenes)
-    reach = (views - 1) * stride
+    span = (views - 1) * stride
     sets = [
-        tuple(frames[start : start + reach + 1 : stride])
+        tuple(frames[start : start + span + 1 : stride])
         for frames in scenes.values()
-        for start in range(len(frames) - reach)
+        for start in range(len(frames) - span)
     ]
     return _some(reader, sets, f"{views} frames {stride} apart")
 

@@ -1,32 +1,32 @@
 """C4, where matches come from: when do correspondence heads appear, and where if handed over?
 
-The subject, its weights along training and its variants see the same pairs, at the image size of
-the weights along training. Of each, PCK@1 and cycle consistency of every head of view 2's
+The model under test, its checkpoints and its variants see the same pairs, at the image size of
+the checkpoints. Of each, PCK@1 and cycle consistency of every head of view 2's
 cross-attention are measured (a *correspondence head* is defined in `heads.py`), and the rotation
 error of the output, all with the control that shows the view 1 of another pair.
 
-How many pairs of training lie behind weights follows from their names (`along.py`). Models of
+How many training pairs a checkpoint has seen follows from its name (`checkpoints.py`). Models of
 other names are variants, which stand beside the axis.
 
 - The *plateau* of the mean pose is where the model turns view 2 no better than its control. It is
-  *broken* at the first kept weights whose median rotation error is below the control's, with
-  disjoint 95 % intervals, if the same holds of all weights after them.
-- Heads *appear* at the first kept weights with a correspondence head, and are *spread* at the
-  first with one in at least half of the blocks, if the same holds of all weights after them.
+  *broken* at the first checkpoint whose median rotation error is below the control's, with
+  disjoint 95 % intervals, if the same holds of all checkpoints after them.
+- Heads *appear* at the first checkpoint with a correspondence head, and are *spread* at the
+  first with one in at least half of the blocks, if the same holds of all checkpoints after them.
 - The *centre* of a model's matches is the mean of its decoder blocks, each weighted by the median
   PCK@1 of its mean of heads less that of the control, or by 0 if that is negative.
 
-Rules; intervals are bootstrapped over pairs, which all weights share in a draw. What makes a head
+Rules; intervals are bootstrapped over pairs, which all models share in a draw. What makes a head
 a correspondence head, or a plateau broken, is an interval itself: in a draw it is the draw's
-median with the interval's distance from the median of all pairs, and the control's reach is that
+median with the interval's distance from the median of all pairs, and the control's most is that
 of all pairs. Draws in which either is not seen are left out.
 
 - *Correspondence heads appear before the plateau breaks* and *Correspondence heads spread before
-  the plateau breaks*: supported if the heads come at earlier kept weights, the interval of the
+  the plateau breaks*: supported if the heads come at an earlier checkpoint, the interval of the
   number of pairs between the two excluding zero; not supported if they come later so; mixed if
-  they come at the same weights, the interval holds zero, or either is not seen.
+  they come at the same checkpoint, the interval holds zero, or either is not seen.
 - *A model that was handed its matches has them earlier in its decoder than one that found them*:
-  supported if the centre of the subject's matches less that of `mini-matched`, in blocks, has an
+  supported if the centre of the model's matches less that of `mini-matched`, in blocks, has an
   interval above zero; not supported if it has one below zero; else mixed.
 """
 
@@ -57,8 +57,8 @@ from prob3r.studies.figures import PAGE, figure
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
 from prob3r.studies.origins.figures import draw_blocks, draw_matches, draw_rotation, entries
 from prob3r.studies.origins.history import (
-    ALONG,
-    SUBJECT,
+    CHECKPOINT,
+    TESTED,
     VARIANT,
     History,
     blocks_with_some,
@@ -66,7 +66,7 @@ from prob3r.studies.origins.history import (
     history_of,
     matching_heads,
 )
-from prob3r.studies.study import Study, Subject
+from prob3r.studies.study import ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
@@ -88,29 +88,30 @@ class Origins(Study):
     batch = 32
     most = 128
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:
-        """Raise Prob3rError if there is nothing to hold the subject against."""
-        relatives = comparable(subject)
-        if not relatives:
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
+        """Raise Prob3rError if there is nothing to hold the model against."""
+        references = comparable(tested)
+        if not references:
             raise Prob3rError(
-                f"The study '{self.name}' needs weights along training; give --along FOLDER."
+                f"The study '{self.name}' needs checkpoints of a training; give --checkpoints "
+                "FOLDER."
             )
-        pairs_seen(relatives)
+        pairs_seen(references)
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the matches of every head and the rotation error of every model."""
-        relatives = comparable(subject)
-        along = pairs_seen(relatives)
-        parts = [_measured(subject.model, pair).assign(model=subject.name, role=SUBJECT)]
-        for name in [*along, *(name for name in relatives if name not in along)]:
-            role = ALONG if name in along else VARIANT
-            parts.append(_measured(relatives[name], pair).assign(model=name, role=role))
+        references = comparable(tested)
+        along = pairs_seen(references)
+        parts = [_measured(tested.model, pair).assign(model=tested.name, role=TESTED)]
+        for name in [*along, *(name for name in references if name not in along)]:
+            role = CHECKPOINT if name in along else VARIANT
+            parts.append(_measured(references[name], pair).assign(model=name, role=role))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers for which there are weights."""
+        """Return the answers for which there are models."""
         found = []
-        if (table.role == ALONG).any():
+        if (table.role == CHECKPOINT).any():
             history = history_of(table)
             found += [_before(history, spread=False), _before(history, spread=True)]
         if (table.model == MATCHED).any():
@@ -119,7 +120,7 @@ class Origins(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return matches and rotation along training, and the heads of every model by block."""
-        if not (table.role == ALONG).any():
+        if not (table.role == CHECKPOINT).any():
             with figure(width=PAGE / 2, height=2.8) as (drawn, axes):
                 draw_blocks(axes[0], table)
             return {"origins": drawn}
@@ -132,12 +133,12 @@ class Origins(Study):
         return {"origins": drawn}
 
 
-def comparable(subject: Subject) -> dict[str, Model]:
-    """Return the relatives of the subject's own architecture and shape."""
-    own = subject.model
+def comparable(tested: ModelUnderTest) -> dict[str, Model]:
+    """Return the reference models of the same architecture and shape."""
+    own = tested.model
     return {
         name: model
-        for name, model in subject.relatives.items()
+        for name, model in tested.references.items()
         if type(model) is type(own) and model.config == own.config
     }
 
@@ -182,12 +183,12 @@ def _before(history: History, spread: bool) -> Finding:
 
 
 def _at(seen: Tensor) -> str:
-    return "at no kept weights" if seen.isnan() else f"at {float(seen):.1f} thousand pairs"
+    return "at no checkpoint" if seen.isnan() else f"at {float(seen):.1f} thousand pairs"
 
 
 def _handed(table: pd.DataFrame) -> Finding:
     """Return whether matches that were handed over are earlier in the decoder."""
-    own, handed = table[table.role == SUBJECT], table[table.model == MATCHED]
+    own, handed = table[table.role == TESTED], table[table.model == MATCHED]
     centres = [_centre(part) for part in (own, handed)]
     blocks = [blocks_with_some(matching_heads(part)) for part in (own, handed)]
     best = [_best_heads(part).mean(-1) for part in (own, handed)]

@@ -13,7 +13,14 @@ from prob3r.measures.heads import MEAN, correspondence_heads, head_matches
 from prob3r.measures.statistics import medians
 from prob3r.studies.figures import COLOURS, LABELS, band
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
-from prob3r.studies.origins.history import ALONG, THOUSAND, History, by_block, in_order, rotation_of
+from prob3r.studies.origins.history import (
+    CHECKPOINT,
+    THOUSAND,
+    History,
+    by_block,
+    in_order,
+    rotation_of,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +36,7 @@ def draw_matches(axis: "Axes", table: pd.DataFrame, history: History) -> None:
         "best head, view 1 shuffled": ("shuffled", False, COLOURS["control"], ".--"),
     }
     for label, (source, mean, colour, style) in curves.items():
-        rows = table[(table.role == ALONG) & ((table["head"] == MEAN) == mean)]
+        rows = table[(table.role == CHECKPOINT) & ((table["head"] == MEAN) == mean)]
         best = [_best(head_matches(part, source)[1]) for part in in_order(rows)]
         middle, low, high = torch.tensor(best).T
         band(axis, history.seen.tolist(), middle, low, high, colour, label, style)
@@ -51,7 +58,7 @@ def draw_rotation(axis: "Axes", table: pd.DataFrame, history: History) -> None:
         "shuffled": ("output, view 1 shuffled", "hard", ".--"),
     }
     for source, (label, colour, style) in styles.items():
-        parts = [rotation_of(part, source) for part in in_order(table[table.role == ALONG])]
+        parts = [rotation_of(part, source) for part in in_order(table[table.role == CHECKPOINT])]
         curve = medians(torch.stack(parts, 1))
         band(axis, history.seen.tolist(), *curve, COLOURS[colour], label, style)
     _mark(axis, history)
@@ -75,8 +82,8 @@ def _mark(axis: "Axes", history: History) -> None:
 
 def draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
     """Draw the best head of every block of every model, and the number of its matchers."""
-    along = pairs_seen(table[table.role == ALONG].model.unique())
-    others = list(table[table.role != ALONG].model.unique())
+    along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
+    others = list(table[table.role != CHECKPOINT].model.unique())
     names = [f"{seen / THOUSAND:.0f}" for seen in along.values()] + others
     parts = [table[table.model == name] for name in [*along, *others]]
     heads = [head_matches(part[part["head"] != MEAN]) for part in parts]

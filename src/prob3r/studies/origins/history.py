@@ -7,23 +7,23 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from prob3r.measures.heads import reach
+from prob3r.measures.heads import match_accuracy
 from prob3r.measures.statistics import medians, resampled, wide
 from prob3r.studies.origins.checkpoints import counted_from, pairs_seen
 
-SUBJECT, ALONG, VARIANT = "subject", "along", "variant"
-"""What a model of the table is to the study."""
+TESTED, CHECKPOINT, VARIANT = "subject", "along", "variant"
+"""What a model of the table is to the study, in the words of all tables so far."""
 
 THOUSAND = 1000
 
 
 class History(NamedTuple):
-    """What happens along training, in the order of the kept weights.
+    """What happens along training, in the order of the checkpoints.
 
     Row 0 of what is drawn holds all pairs, and each of the others a bootstrap draw.
 
     Attributes:
-        seen: Training pairs behind each weights, in thousands.
+        seen: Training pairs behind each checkpoint, in thousands.
         since: From where they are counted, in words.
         heads: Correspondence heads.
         blocks: Blocks with a correspondence head.
@@ -43,8 +43,8 @@ class History(NamedTuple):
 
 def history_of(table: pd.DataFrame) -> History:
     """Return what happens along training."""
-    along = pairs_seen(table[table.role == ALONG].model.unique())
-    parts = in_order(table[table.role == ALONG])
+    along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
+    parts = in_order(table[table.role == CHECKPOINT])
     heads = [matching_heads(part) for part in parts]
     return History(
         torch.tensor(list(along.values()), dtype=torch.float64) / THOUSAND,
@@ -59,7 +59,7 @@ def history_of(table: pd.DataFrame) -> History:
 
 def matching_heads(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
     """Return which heads of a model are correspondence heads: of all pairs, and per draw."""
-    heads, middle, drawn, low, control = reach(table)
+    heads, middle, drawn, low, control = match_accuracy(table)
     state = torch.cat([(low > control)[None], drawn > control + (middle - low)])
     return by_block(heads, state)
 
@@ -91,5 +91,5 @@ def rotation_of(table: pd.DataFrame, source: str) -> Float[Tensor, " n"]:
 
 
 def in_order(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of each weights along training, in their order."""
+    """Return the rows of each checkpoints, in their order."""
     return [table[table.model == name] for name in pairs_seen(table.model.unique())]

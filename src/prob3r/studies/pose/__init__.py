@@ -63,7 +63,7 @@ from prob3r.studies.pose.knockouts import (
     Known,
     knock_out,
 )
-from prob3r.studies.study import MODEL, POSITIVE, Study, Subject
+from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:
@@ -85,17 +85,17 @@ class Pose(Study):
     def __init__(self) -> None:
         self.known: dict[str, Known] = {}
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Find the sinks of the model and of the positive control, and the means of outputs."""
-        for name, model in _models(subject).items():
+        for name, model in _models(tested).items():
             each = name == MODEL
             self.known[name] = Known.of(model, pairs, SINK_PAIRS, self.batch, each)
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return what every knockout does to every error of view 2."""
         parts = [
             knock_out(model, pair, self.known[name]).assign(source=name)
-            for name, model in _models(subject).items()
+            for name, model in _models(tested).items()
         ]
         return pd.concat(parts, ignore_index=True)
 
@@ -112,10 +112,10 @@ class Pose(Study):
         return {"cuts": draw_cuts(table), "heads": draw_heads(table), "blocks": draw_blocks(table)}
 
 
-def _models(subject: Subject) -> dict[str, Model]:
+def _models(tested: ModelUnderTest) -> dict[str, Model]:
     """Return the models that are cut."""
-    twin = subject.relatives.get(POSITIVE)
-    return {MODEL: subject.model} | ({} if twin is None else {POSITIVE: twin})
+    twin = tested.references.get(POSITIVE)
+    return {MODEL: tested.model} | ({} if twin is None else {POSITIVE: twin})
 
 
 def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:

@@ -48,10 +48,10 @@ def draw_cuts(table: pd.DataFrame) -> "Figure":
             for place, rows in enumerate(modes.values()):
                 for shift, (cut, values) in enumerate(by_cut(rows).items()):
                     found = median_interval(values)
-                    reach = [[found.value - found.low], [found.high - found.value]]
+                    around = [[found.value - found.low], [found.high - found.value]]
                     x = place + 0.22 * (shift - 1)
                     axis.bar(x, found.value, 0.2, color=_COLOURS[cut], label=_NAMES[cut])
-                    axis.errorbar(x, found.value, reach, color=COLOURS["all"], lw=0.8, capsize=1.5)
+                    axis.errorbar(x, found.value, around, color=COLOURS["all"], lw=0.8, capsize=1.5)
             keys = _keys(table, source)
             words = {ISOLATED: "carriers isolated", ALL: f"{keys} cut", REST: "all but those cut"}
             axis.set_title(f"{source}: {words[scope]}")

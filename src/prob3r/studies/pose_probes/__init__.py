@@ -72,7 +72,7 @@ from prob3r.studies.pose_probes.rows import (
     RANDOM,
     at_last_site,
 )
-from prob3r.studies.study import MODEL, POSITIVE, Study, Subject
+from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
@@ -93,14 +93,14 @@ class PoseProbes(Study):
     def __init__(self) -> None:
         self.readers: dict[str, PoseReader] = {}
 
-    def prepare(self, subject: Subject, pairs: Pairs) -> None:
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Fit the probes of the model and its controls to training rooms of the pairs' size."""
         first = next(batches(pairs, 1, 1), None)
         if first is None:
             raise Prob3rError("There are no pairs to probe; give at least one.")
-        device = next(subject.model.parameters()).device
+        device = next(tested.model.parameters()).device
         rooms = Rooms("train", first.view2.size, device=device, compile=False)
-        backbones = _backbones(subject)
+        backbones = _backbones(tested)
         streams: dict[str, list[list[Tensor]]] = {name: [] for name in backbones}
         numbers = []
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
@@ -116,10 +116,10 @@ class PoseProbes(Study):
                 sites, torch.cat(numbers), grid[0] * grid[1], singles
             )
 
-    def measure(self, subject: Subject, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the errors of the poses that are read, and of those beside them."""
         parts = []
-        for name, model in _backbones(subject).items():
+        for name, model in _backbones(tested).items():
             parts.append(_measured(model, self.readers[name], pair, pair).assign(source=name))
             if name in (MODEL, POSITIVE):
                 found = pair.errors_of(model(pair.view1.image, pair.view2.image).points)._asdict()
@@ -132,7 +132,7 @@ class PoseProbes(Study):
         identity = _frame(_identity_errors(pair), probe=[IDENTITY], site=[""], token=[""])
         parts += [mean_pose.assign(source=MODEL), identity.assign(source=MODEL)]
         control = shuffled(pair)
-        rows = _measured(subject.model, self.readers[MODEL], control.pair, pair)
+        rows = _measured(tested.model, self.readers[MODEL], control.pair, pair)
         parts.append(control.masked(rows).assign(source=SHUFFLED))
         return pd.concat(parts, ignore_index=True)
 
@@ -151,12 +151,12 @@ def sites_of(model: Model) -> list[str]:
     return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(trunk(model).blocks))]
 
 
-def _backbones(subject: Subject) -> dict[str, Model]:
+def _backbones(tested: ModelUnderTest) -> dict[str, Model]:
     """Return the models whose tokens are read."""
     found = {
-        MODEL: subject.model,
-        RANDOM: subject.untrained,
-        POSITIVE: subject.relatives.get(POSITIVE),
+        MODEL: tested.model,
+        RANDOM: tested.untrained,
+        POSITIVE: tested.references.get(POSITIVE),
     }
     return {name: model for name, model in found.items() if model is not None}
 
