@@ -2,14 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from prob3r.measures.attention import PEAKS
 from prob3r.measures.heads import (
-    MATCHES,
     MEAN,
-    READ,
     correspondence_heads,
     head_matches,
     head_table,
     match_accuracy,
+    match_sites,
 )
 from prob3r.models import DUSt3R
 from prob3r.runs.trace import trace
@@ -39,8 +39,8 @@ def test_a_correspondence_head_is_above_all_that_its_own_control_reaches() -> No
 
 def test_every_head_stands_beside_the_mean_of_its_block(model: DUSt3R, rooms: Pair) -> None:
     patch = model.config.patch
-    run = trace(model, rooms, MATCHES, output=False, reductions=READ)
-    table = head_table(run, rooms, rooms.patch_matches(patch), patch, "model")
+    run = trace(model, rooms, match_sites(model), output=False, reductions=PEAKS)
+    table = head_table(run, model, rooms, rooms.patch_matches(patch), "model")
     heads, values = head_matches(table)
     assert heads == [(block, head) for block in range(2) for head in ("0", "1", MEAN)]
     assert values.shape == (len(rooms), 6)

@@ -10,13 +10,13 @@ from prob3r.measures.tokens import (
     CHOSEN,
     COUNT,
     MASS,
-    READ,
-    Carriers,
+    MarkedTokens,
     Sinks,
+    attention_mass,
     is_outlier,
     is_sink,
     random_order,
-    received_by,
+    token_sites,
     with_controls,
 )
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
@@ -26,6 +26,7 @@ from prob3r.scenes import Pair, View
 from prob3r.scenes.source import Subset
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
+PAIR = Rooms("test", (32, 32), compile=False).batch(range(2))
 
 
 def test_a_sink_takes_more_than_five_times_its_share() -> None:
@@ -87,10 +88,10 @@ def test_sinks_are_those_of_the_mean_over_pairs() -> None:
     rooms = Subset(Rooms("test", (32, 32), compile=False), range(5))
     sinks = Sinks.find(model, rooms, 4, 3)
     run = trace(model, rooms.batch(range(4)), "dec2.*.received", output=False)
-    for site, received in sinks.received.items():
+    for site, received in sinks.mass.items():
         assert torch.allclose(received, run[f"{site}.received"].mean(0), atol=1e-6)
         assert torch.allclose(received.sum(-1), torch.ones(2), atol=1e-5)
-    assert len(sinks.received) == 4
+    assert len(sinks.mass) == 4
     assert not sinks  # random weights look everywhere alike
     top = sinks.strongest["dec2.1.self_attn"]
     assert (top.sum(-1) == 1).all()
@@ -98,8 +99,7 @@ def test_sinks_are_those_of_the_mean_over_pairs() -> None:
 
 def made_run(model: DUSt3R) -> tuple[Trace, Sinks]:
     """Even attention and even norms, with one sink, one norm and one pair's favourite planted."""
-    pair = Rooms("test", (32, 32), compile=False).batch(range(2))
-    run = trace(model, pair, READ, output=False)
+    run = trace(model, PAIR, token_sites(model), output=False)
     records = {}
     for name, record in run.items():
         plain = torch.ones_like(torch.Tensor(record)) / record.shape[-1]
@@ -118,31 +118,31 @@ def made_run(model: DUSt3R) -> tuple[Trace, Sinks]:
     return Trace(records), Sinks(received)
 
 
-def test_carriers_are_sinks_outliers_and_extra_tokens() -> None:
+def test_marked_tokens_are_sinks_high_norms_and_special_tokens() -> None:
     model = PosedDUSt3R.from_twin(random(CONFIG, seed=1)).eval()
     run, sinks = made_run(model)
     assert sinks
-    carriers = Carriers.of(model, run, sinks)
-    assert carriers.view1.shape == (2, 16)
-    assert carriers.view2.shape == (2, 17)
-    assert carriers.view1.nonzero().tolist() == [[0, 4], [1, 4]]
-    assert carriers.view2.nonzero().tolist() == [[0, 2], [0, 3], [0, 16], [1, 2], [1, 6], [1, 16]]
+    marked = MarkedTokens.of(model, PAIR, run, sinks)
+    assert marked.view1.shape == (2, 16)
+    assert marked.view2.shape == (2, 17)
+    assert marked.view1.nonzero().tolist() == [[0, 4], [1, 4]]
+    assert marked.view2.nonzero().tolist() == [[0, 2], [0, 3], [0, 16], [1, 2], [1, 6], [1, 16]]
     twin = random(CONFIG, seed=1)
     run, sinks = made_run(twin)
-    assert Carriers.of(twin, run, sinks).view2.sum() == 4
+    assert MarkedTokens.of(twin, PAIR, run, sinks).view2.sum() == 4
 
 
 def test_what_a_view_receives_is_the_mean_over_what_looks_at_it() -> None:
     model = random(CONFIG, seed=1)
     run, _ = made_run(model)
-    assert torch.allclose(received_by(run, 1), torch.full((2, 16), 1 / 16))
+    assert torch.allclose(attention_mass(model, PAIR, run, 1), torch.full((2, 16), 1 / 16))
     # Token 3 takes 6 times its share in one of four sublayers that see view 2, in the first pair.
-    assert received_by(run, 2)[0, 3].item() == pytest.approx((6 + 3) / 4 / 16)
+    assert attention_mass(model, PAIR, run, 2)[0, 3].item() == pytest.approx((6 + 3) / 4 / 16)
 
 
 def test_pairs_of_several_sizes_are_refused() -> None:
     model = random(CONFIG, seed=1)
     run, sinks = made_run(model)
-    other = replace(sinks, received={s: r[:, :12] for s, r in sinks.received.items()})
+    other = replace(sinks, mass={s: r[:, :12] for s, r in sinks.mass.items()})
     with pytest.raises(Prob3rError, match="one size"):
-        Carriers.of(model, run, other)
+        MarkedTokens.of(model, PAIR, run, other)

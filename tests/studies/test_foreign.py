@@ -1,29 +1,121 @@
-"""The examples' models, which join through adapters, are explained and evaluated like any other."""
+"""Models of every kind go through explain, evaluate and the studies: nothing knows DUSt3R."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from prob3r.models import Adapter, fingerprint
+from prob3r.measures.tokens import Sinks
+from prob3r.models import Model, fingerprint, random
+from prob3r.probes import SiteReader
 from prob3r.report import explain
 from prob3r.rooms import Rooms
+from prob3r.scenes.source import Pairs
+from prob3r.studies import STUDIES, LackingError, ModelUnderTest, conduct
 from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for
 from tests.checks import every
+from tests.models.examples import EXAMPLES
 from tests.models.joint import example
 
+MODELS: dict[str, Callable[[], Model]] = {
+    "pairs through an adapter": lambda: example("05_bring_your_own_model").model(),
+    "joint attention through an adapter": lambda: example("06_many_views").model(),
+    "vggt": EXAMPLES["vggt"],
+}
+SMALL = {
+    "evaluation.MEAN_POSE_PAIRS": 8,
+    "pose.SINK_PAIRS": 2,
+    "pose_probes.SINK_ROOMS": 2,
+    "pose_probes.FITTED": 8,
+    "pose_probes.HELD_OUT": 4,
+    "pose_probes.readers.FITTED": 8,
+    "pose_probes.readers.STEPS": 20,
+    "roles.EXAMPLE_AMONG": 2,
+}
 
-@pytest.fixture(params=["05_bring_your_own_model", "06_many_views"])
-def model(request: pytest.FixtureRequest) -> Adapter:
-    made = example(request.param).model()
-    assert isinstance(made, Adapter)
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model:
+    for name, value in SMALL.items():
+        monkeypatch.setattr(f"prob3r.studies.{name}", value)
+    made: Model = MODELS[request.param]()
     return made
 
 
-def test_it_is_explained_and_evaluated(model: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 8)
-    rooms = Rooms("test", size=(64, 64), compile=False)
+def bank_of(model: Model) -> SiteReader:
     _, bank = bank_for(model, "linear")
     bank.backbone = fingerprint(model)
+    return bank
+
+
+def test_it_is_explained_and_evaluated(model: Model) -> None:
+    rooms, bank = Rooms("test", size=model.config.image_size, compile=False), bank_of(model)
     explanation = explain(model, rooms[2], bank, model_name="theirs")
     assert explanation.happened
     table = evaluate(model, rooms, 2, [bank])
     assert every(table[(table.source == "model") & (table.stratum == "all")].value >= 0)
+
+
+def test_it_goes_through_the_studies(
+    model: Model, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = model.config.image_size
+    tested = ModelUnderTest(model, "theirs", {"linear": bank_of(model)}, random(model, 1))
+    pairs: dict[str | None, Pairs] = {
+        None: Rooms("test", size, compile=False),
+        "lookalikes:test": Rooms("test", size, lookalikes=True, compile=False),
+    }
+    lacking, tables = {}, {}
+    for name, kind in STUDIES.items():
+        if name == "fixed-correspondences":
+            continue  # its pipeline takes no model; `evaluate` covers what it asks of one
+        if "joint" not in request.node.name:  # drawing takes longer than all the rest
+            monkeypatch.setattr(kind, "figures", lambda *_: {})
+        study, data = kind(), kind.data if kind.data in pairs else None
+        study.batch = 4  # type: ignore[misc]
+        try:
+            result = conduct(study, tested, pairs[data], 4, tmp_path, "rooms:test")
+        except LackingError as error:
+            lacking[name] = str(error)
+            continue
+        tables[name] = result.table
+        assert result.findings
+        assert (tmp_path / name / "findings.json").exists()
+    assert list(lacking) == ["origins"]
+    assert lacking["origins"].count(".") == 1
+    _has_numbers(tables)
+
+
+def _has_numbers(tables: dict[str, pd.DataFrame]) -> None:
+    """Check that each study measured something that is not constant."""
+    heads = tables["correspondence"].query("metric == 'pck@1' and source == 'model'")
+    assert heads.value.notna().any()
+    effects = tables["correspondence"].query("metric == 'effect on pointmap_error'")
+    assert (effects.value.abs() > 0).any()
+    assert set(tables["roles"].kind) > {"self_attn"}
+    cuts = tables["pose"].query("scope == 'all sinks' and metric == 'rotation_error'")
+    assert (cuts.value.abs() > 0).any()
+    assert set(tables["pose-probes"].token) >= {"best", "sink", "centre", "corner", "pooled"}
+    assert tables["reliability"].query("metric == 'entropy'").value.between(0, 1.0001).all()
+    shares = tables["look-alikes"].query("metric == 'attention'").value.dropna()
+    assert shares.between(0, 1).all()
+
+
+def test_sinks_of_joint_attention_are_told_apart_by_view() -> None:
+    model = MODELS["joint attention through an adapter"]()
+    rooms = Rooms("test", model.config.image_size, compile=False)
+    sinks = Sinks.find(model, rooms, 2, 2)
+    tokens = 1 + 16
+    assert {mass.shape[-1] for mass in sinks.mass.values()} == {tokens, 2 * tokens}
+    assert sinks.of_view_2(model, rooms.size).shape == (tokens,)
+
+
+def test_a_model_that_shows_no_attention_is_told_so(tmp_path: Path) -> None:
+    model = MODELS["vggt"]()
+    model.attention_sites = lambda views=2: []  # type: ignore[method-assign]
+    tested = ModelUnderTest(model, "blind")
+    with pytest.raises(LackingError, match="needs cross-attention or global attention of view 1"):
+        conduct(STUDIES["pose"](), tested, Rooms("test"), 2, tmp_path, "rooms:test")
+    assert not any(tmp_path.iterdir())

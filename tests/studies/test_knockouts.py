@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prob3r.measures.tokens import CHOSEN, CUTS, MASS, READ, Carriers, Sinks
+from prob3r.measures.tokens import CHOSEN, CUTS, MASS, MarkedTokens, Sinks, token_sites
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Knockout
@@ -46,10 +46,10 @@ def known(model: DUSt3R, each: bool = True) -> Known:
 
 def with_sinks(found: Known) -> Known:
     """Declare one key of a self-attention head and two of a cross-attention head sinks."""
-    received = {site: 0 * keys for site, keys in found.sinks.received.items()}
-    received["dec2.0.self_attn"][1, 5] = 1
-    received["dec2.1.cross_attn"][0, [2, 3]] = 1
-    return replace(found, sinks=Sinks(received))
+    mass = {site: 0 * keys for site, keys in found.sinks.mass.items()}
+    mass["dec2.0.self_attn"][1, 5] = 1
+    mass["dec2.1.cross_attn"][0, [2, 3]] = 1
+    return replace(found, sinks=Sinks(mass))
 
 
 def test_every_scope_is_cut_with_its_controls(posed: DUSt3R, pair: Pair) -> None:
@@ -106,9 +106,9 @@ def test_a_cut_of_sinks_is_the_knockout_of_these_keys(posed: DUSt3R, pair: Pair)
 
 
 def test_an_isolated_camera_token_might_as_well_not_be_there(posed: DUSt3R, pair: Pair) -> None:
-    carriers = Carriers(torch.zeros(2, 16).bool(), torch.arange(17).expand(2, 17) == 16)
-    run = trace(posed, pair, READ, output=False)
-    cut = isolated(run, pair, carriers)[Variant(ISOLATED, MASK, CHOSEN)]
+    marked = MarkedTokens(torch.zeros(2, 16).bool(), torch.arange(17).expand(2, 17) == 16)
+    run = trace(posed, pair, token_sites(posed), output=False)
+    cut = isolated(posed, run, pair, marked)[Variant(ISOLATED, MASK, CHOSEN)]
     assert cut.tokens.tolist() == [1, 1]
     streams = trace(posed, pair, "dec?.*", cut.edits, output=False)
     plain = trace(random(CONFIG, seed=1), pair, "dec?.*", output=False)

@@ -5,12 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.errors import Prob3rError
 from prob3r.measures.heads import MEAN
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.studies.origins import CHECKPOINT, MATCHED, TESTED, VARIANT, Origins
-from prob3r.studies.study import ModelUnderTest
+from prob3r.studies.study import LackingError, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 BLOCKS, PAIRS = 4, 40
@@ -131,14 +130,13 @@ def test_every_comparable_model_is_measured(tested: ModelUnderTest) -> None:
     assert Origins().figures(table)
 
 
-def test_relatives_are_needed(tested: ModelUnderTest) -> None:
-    rooms = Rooms("test", (32, 32), compile=False)
-    Origins().prepare(tested, rooms)
+def test_reference_models_are_needed(tested: ModelUnderTest) -> None:
+    Origins().check(tested)
     lone = ModelUnderTest(tested.model, "m", references={"posed": tested.references["posed"]})
     with pytest.raises(
-        Prob3rError, match="needs checkpoints of the training; give --checkpoints FOLDER"
+        LackingError, match="needs checkpoints of a training; give --checkpoints FOLDER"
     ):
-        Origins().prepare(lone, rooms)
+        Origins().check(lone)
 
 
 def test_the_figure_has_units_and_marks_the_variant() -> None:

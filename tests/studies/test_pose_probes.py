@@ -18,6 +18,7 @@ from prob3r.studies.pose_probes import (
     SHUFFLED,
     PoseProbes,
     at_last_site,
+    readers,
 )
 from prob3r.studies.pose_probes.readers import (
     BEST,
@@ -137,7 +138,7 @@ def test_the_best_patch_is_the_one_that_tells_the_pose(monkeypatch: pytest.Monke
     monkeypatch.setattr(readers, "FITTED", 60)
     monkeypatch.setattr(readers, "STEPS", 20)
     streams, numbers = planted(80)
-    reader = PoseReader.fit([s.half() for s in streams], numbers, 4, {"corner": 0})
+    reader = PoseReader.fit([s.half() for s in streams], numbers, slice(0, 4), {"corner": 0})
     assert reader.tokens == [BEST, "corner", POOLED]
     assert reader.places[1].tolist() == [2, 0, 4]
     read = reader.read(streams)

@@ -25,6 +25,8 @@ from prob3r.cli.app import (
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from prob3r.studies import ModelUnderTest, Result
@@ -50,7 +52,7 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.scenes.source import Pairs, open_pairs
-    from prob3r.studies import STUDIES, conduct, load_study, write_findings
+    from prob3r.studies import STUDIES, LackingError, conduct, load_study, write_findings
     from prob3r.training.processes import launched
 
     studies = dict(STUDIES)
@@ -63,28 +65,36 @@ def study(
             f"There is no study '{name}'; give all, a Python file, or one of {', '.join(STUDIES)}."
         )
     processes = launched(device)
-    tested = _tested(model, checkpoints, processes.device)
+    tested, lacking = _tested(model, checkpoints, processes.device), dict[str, str]()
     for each in studies.values() if name == "all" else [studies[name]]:
         asked = each.data or data
         source: Pairs = open_pairs(asked, tested.model, processes.device)
         if overlap is not None or rotation is not None:
             source = chosen(asked, tested.model, processes.device, pairs, overlap, rotation)
         run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
-        with progress() as report, run:
-            result = conduct(
-                each(),
-                tested,
-                source,
-                pairs,
-                out,
-                asked,
-                lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
-                processes,
-            )
+        try:
+            with progress() as report, run:
+                result = conduct(
+                    each(),
+                    tested,
+                    source,
+                    pairs,
+                    out,
+                    asked,
+                    lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
+                    processes,
+                )
+        except LackingError as error:
+            if name != "all":
+                raise
+            lacking[each.name] = str(error)
+            continue
         if processes.first:
             _print(result, each.title)
             console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
-    if processes.first:
+    if processes.first and lacking:
+        _print_lacking(lacking)
+    if processes.first and len(lacking) < len(studies):
         console.print(Text(f"Wrote {write_findings(out, list(studies))}"), soft_wrap=True)
 
 
@@ -107,7 +117,9 @@ def _tested(model: str, checkpoints: Path | None, device: "torch.device") -> "Mo
 
     network = load(model, device)
     banks = {}
-    for kind in ("mlp", "random", "encoder"):
+    for kind in ("mlp", "linear", "random", "encoder"):
+        if kind == "linear" and "mlp" in banks:
+            continue  # which studies read first
         try:
             banks[kind] = bank_of(model, kind).to(device)
         except Prob3rError:  # the study says which it needs
@@ -123,6 +135,13 @@ def _tested(model: str, checkpoints: Path | None, device: "torch.device") -> "Mo
             )
         references |= {path.stem: load(path, device) for path in kept}
     return ModelUnderTest(network, model, banks, read.get("random"), references)
+
+
+def _print_lacking(lacking: "Mapping[str, str]") -> None:
+    table = Table("study", "why", title="Not measured, for what the model lacks")
+    for name, why in lacking.items():
+        table.add_row(Text(name), Text(why))
+    wide(console).print(table)
 
 
 def _print(result: "Result", title: str) -> None:

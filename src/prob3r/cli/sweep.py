@@ -57,7 +57,10 @@ def heads(
     pairs: Count = 32,
     overlap: Overlap = None,
     rotation: Rotation = None,
-    sites: Annotated[str, typer.Option(help="Attention sublayers.")] = "dec2.*.cross_attn",
+    sites: Annotated[
+        str | None,
+        typer.Option(help="Attention sublayers; by default view 2's attention to view 1."),
+    ] = None,
     mode: Annotated[
         list[str] | None, typer.Option(help="zero, mean or resample; may be repeated.")
     ] = None,
@@ -180,10 +183,12 @@ def _pairs(
     raise Prob3rError("sweep needs two photographs, a folder with a pair.json, or --data.")
 
 
-def _heads(network: "Model", sites: str) -> int:
-    from prob3r.models.protocol import stack_of
+def _heads(network: "Model", sites: str | None) -> int:
+    from prob3r.models.protocol import stack_of, trunk
     from prob3r.models.sites import select
 
+    if sites is None:
+        return sum(trunk(network).heads for _ in trunk(network).between(2))
     stem = sites.removesuffix(".probs")
     chosen = select(f"{stem}.probs", network.attention_sites())
     return sum(stack_of(network, site).heads for site in chosen)

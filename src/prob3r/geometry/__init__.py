@@ -63,6 +63,7 @@ from prob3r.geometry.metrics import (
 )
 from prob3r.geometry.pointmaps import (
     invert_rigid,
+    mean_depth,
     norm_factor,
     normalise,
     patch_centres,
@@ -137,6 +138,7 @@ __all__ = [
     "invert_rigid",
     "matches_by_descriptors",
     "matches_by_points",
+    "mean_depth",
     "median",
     "norm_factor",
     "normalise",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.geometry.pointmaps import invert_rigid, norm_factor, transform
+from prob3r.geometry.pointmaps import invert_rigid, mean_depth, norm_factor, transform
 from prob3r.geometry.pose import (
     pose_from_pointmap,
     rotation_error,
@@ -112,16 +112,12 @@ def pose_and_shape(
 
     fit = pose_from_pointmap(local2, predicted2, valid2, robust)
     fitted2 = fit.apply(local2)
-    depth = sum(
-        points[..., 2].masked_fill(~mask, 0).sum(dim=(1, 2))
-        for points, mask in ((true1, valid1), (local2, valid2))
-    )
-    mean_depth = depth / (valid1.sum(dim=(1, 2)) + valid2.sum(dim=(1, 2)))
+    depth = mean_depth((true1, local2), valid)
     determined = valid2.sum(dim=(1, 2)) >= _FEWEST_POINTS
     view2 = (
         rotation_error(fit.rotation, true_rotation),
         translation_error(
-            fit.translation, true_translation, mean_depth, smallest_baseline=smallest_baseline
+            fit.translation, true_translation, depth, smallest_baseline=smallest_baseline
         ),
         scale_error(fit.scale, torch.ones_like(fit.scale)),
         pointmap_error(predicted2, fitted2, valid2),

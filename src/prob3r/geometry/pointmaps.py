@@ -173,3 +173,19 @@ def unpatchify(
         )
     cells = patches.reshape(b, rows, cols, patch, patch, channels).transpose(2, 3)
     return cells.reshape(b, height, width, channels)
+
+
+def mean_depth(
+    points: Sequence[Float[Tensor, "b _h _w 3"]], valid: Sequence[Bool[Tensor, "b _h _w"]]
+) -> Float[Tensor, " b"]:
+    """Return the mean depth of the valid points of some views, scene by scene.
+
+    Args:
+        points: Pointmaps, each in its own camera's frame.
+        valid: Where they count.
+    """
+    totals = [
+        p[..., 2].masked_fill(~v, 0).sum(dim=(1, 2)) for p, v in zip(points, valid, strict=True)
+    ]
+    counts = [v.sum(dim=(1, 2)) for v in valid]
+    return torch.stack(totals).sum(0) / torch.stack(counts).sum(0)

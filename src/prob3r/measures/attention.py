@@ -11,16 +11,29 @@ from torch import Tensor
 from prob3r.geometry import PatchMatches, cycle_consistency, patch_grid, pck
 from prob3r.measures.tokens import is_sink
 from prob3r.models import Model
-from prob3r.models.protocol import Stack, trunk
-from prob3r.models.sites import BETWEEN_VIEWS, Site
+from prob3r.models.protocol import trunk
+from prob3r.models.sites import Site
 from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
 from prob3r.scenes import Views
 
 KEPT = 2_000_000
 """Keys kept of all queries, heads, blocks and views: all there are in a small model."""
 
-NAMES = ("entropy", "mean_entropy", "received", "strongest", "by_view")
+NAMES = ("entropy", "mean_entropy", "mean_peak", "received", "strongest", "by_view")
 """What is asked of every attention between views."""
+
+
+PEAKS: Mapping[str, Reduction] = {
+    **REDUCTIONS,
+    "peak": Reduction(lambda probs: probs.argmax(-1, keepdim=True), by_view=True),
+    "mean_peak": Reduction(
+        lambda probs: probs.mean(1, keepdim=True).argmax(-1, keepdim=True), by_view=True
+    ),
+}
+"""The usual reductions, and the most attended patch of each view: `(b, k, q, views)`.
+
+`peak` is that of each head, `mean_peak` that of the mean of the heads.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,7 @@ class AttentionRecords:
 
     def __init__(self, model: Model, views: Views):
         stack = trunk(model)
-        self.places = attention_places(stack)
+        self.places = stack.between(1)
         self._views, self._stack = views.count, stack
         self._grids = [patch_grid(*view.size, model.config.patch) for view in views.views]
         queries = sum(self._patches(view) for view in range(1, views.count + 1))
@@ -105,14 +118,14 @@ class AttentionRecords:
             return torch.cat(every.topk(min(self._top, every.shape[-1])), -1)
 
         return {
-            **REDUCTIONS,
+            **PEAKS,
             "mean_entropy": Reduction(lambda probs: entropy(probs.mean(1, keepdim=True))),
             "strongest": Reduction(strongest, by_view=True),
             "by_view": Reduction(lambda probs: probs.sum(-1, keepdim=True), by_view=True),
         }
 
     def sites(self, names: Sequence[str] = NAMES) -> list[str]:
-        """Return the sites to record."""
+        """Return the attention sites to record."""
         views = range(1, self._views + 1)
         return [str(p.of(v).read(name)) for name in names for v in views for p in self.places]
 
@@ -122,7 +135,7 @@ class AttentionRecords:
         for place in self.places:
             for view in range(1, self._views + 1):
                 seen = place.of(view).key_views(self._views)
-                kept = self._patches_of(run, place.of(view).read("strongest"), 2)
+                kept = patch_queries(run, place.of(view).read("strongest"))
                 sizes = [2 * min(self._top, self._patches(other)) for other in seen]
                 for other, part in zip(seen, kept.split(sizes, -1), strict=True):
                     if other != view:
@@ -140,7 +153,7 @@ class AttentionRecords:
         for i, place in enumerate(self.places):
             for view in views:
                 own = place.of(view)
-                mass = self._patches_of(run, own.read("by_view"), 2).mean((0, 1, 2))
+                mass = patch_queries(run, own.read("by_view")).mean((0, 1, 2))
                 shares[i, view - 1, [v - 1 for v in own.key_views(self._views)]] = mass.float()
         return shares
 
@@ -168,7 +181,7 @@ class AttentionRecords:
             back = strongest[1, view].keys[i, -1:, :, 0][None].expand(-1, argmax.shape[1], -1)
             cycle = cycle_consistency(argmax, back, self._grids[view - 1])[0]
             names = ("entropy", "mean_entropy")
-            entropy = torch.cat([self._patches_of(run, own.read(n), 2) for n in names], 1)
+            entropy = torch.cat([patch_queries(run, own.read(n)) for n in names], 1)
             received = torch.Tensor(run[str(own.read("received"))])
             received = torch.cat([received, received.mean(1, keepdim=True)], 1)
             keys = received.shape[-1]
@@ -200,20 +213,23 @@ class AttentionRecords:
         rows, columns = self._grids[view - 1]
         return rows * columns
 
-    def _patches_of(self, run: Trace, site: Site, axis: int) -> Tensor:
-        """Return a record without the rows of special tokens along an axis."""
-        record = run[str(site)]
-        where = record.tokens.patches(record.shape[axis])
-        return torch.Tensor(record).narrow(axis, where.start, where.stop - where.start)
+
+def peaks(run: Trace, site: Site, view: int, views: int = 2) -> Int[Tensor, "b k n"]:
+    """Return the patch of another view that each patch of a site's own view attends to most.
+
+    Args:
+        run: With `site` recorded by the reductions `PEAKS`.
+        site: An attention site that reads `peak` or `mean_peak`.
+        view: Number of the other view.
+        views: How many views there are.
+    """
+    return patch_queries(run, site)[..., site.key_views(views).index(view)]
 
 
-def attention_places(stack: Stack) -> list[Site]:
-    """Return the attention sublayers between views of view 1, the first one of every block."""
-    places = []
-    for block, sublayers in enumerate(stack.sublayers):
-        meeting = [sublayer for sublayer in sublayers if sublayer in BETWEEN_VIEWS]
-        places += [Site(stack.name, 1, block, sublayer) for sublayer in meeting[:1]]
-    return places
+def patch_queries(run: Trace, site: Site) -> Tensor:
+    """Return a record of an attention site `(b, k, q, ...)` without special tokens' queries."""
+    record = run[str(site)]
+    return torch.Tensor(record)[:, :, record.tokens.patches(record.shape[2])]
 
 
 def chance(grid: tuple[int, int]) -> float:

@@ -4,6 +4,8 @@ A curve holds one value a site, in the order in which the sites fire. These defi
 studies, page and viewer alike.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -64,10 +66,18 @@ def first_under(
     return first.where(under.any(-1), blocks[-1] + 1).to(values.dtype)
 
 
-def blocks_of(sites: list[str]) -> Int[Tensor, " s"]:
+def blocks_of(sites: Sequence[str]) -> Int[Tensor, " s"]:
     """Return the block of each site, -1 for a stack's input."""
     blocks = [Site.parse(site).block for site in sites]
     return torch.tensor([-1 if block is None else block for block in blocks])
+
+
+def block_ends(sites: Sequence[str]) -> list[int]:
+    """Return the places of the last site of each block, in order."""
+    blocks = [Site.parse(site).block for site in sites]
+    following = [*blocks[1:], None]
+    each = enumerate(zip(blocks, following, strict=True))
+    return [i for i, (block, after) in each if block is not None and block != after]
 
 
 def _stays_under(values: Float[Tensor, "*b s"], bar: Float[Tensor, "*b 1"]) -> Int[Tensor, "*b"]:

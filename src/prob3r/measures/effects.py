@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prob3r.measures.attention import Head, attention_places
+from prob3r.measures.attention import Head
 from prob3r.measures.reference import Reference
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
@@ -50,7 +50,7 @@ def with_effects(
         def done(so_far: int, before: int = len(effects)) -> None:
             report((before + so_far) / count)
 
-        for sublayer in dict.fromkeys(p.sublayer for p in attention_places(trunk(model))):
+        for sublayer in dict.fromkeys(p.sublayer for p in trunk(model).between(view)):
             sites = f"{trunk(model).name}{view}.*.{sublayer}"
             table = sweep_heads(model, views, sites, metrics=errors, report=done)
             columns = (table[name].tolist() for name in ("block", "head", "metric", "effect"))

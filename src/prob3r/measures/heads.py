@@ -1,4 +1,4 @@
-"""View 2's cross-attention read as matching, head by head, and which heads are matchers.
+"""View 2's attention to view 1 read as matching, head by head, and which heads are matchers.
 
 Of every co-visible patch, is the patch of view 1 that it attends to most within one patch of the
 true match (PCK@1)? The control (`prob3r.measures.controls`) shows the model another view 1 and asks
@@ -23,59 +23,56 @@ from prob3r.geometry import (
     pck,
     percentiles,
 )
+from prob3r.measures.attention import patch_queries, peaks
 from prob3r.measures.controls import require_control
 from prob3r.measures.statistics import resampled, wide
-from prob3r.models.sites import Site
-from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
+from prob3r.runs.trace import Trace
 from prob3r.scenes.views import Pair
 
 MEAN = "mean"
 """The mean of a block's heads, which stands beside them as one more."""
 
-MATCHES = tuple(f"dec?.*.cross_attn.{name}" for name in ("argmax", "mean_argmax", "entropy"))
-"""What `head_table` needs of a run."""
 
-READ = {
-    **REDUCTIONS,
-    "mean_argmax": Reduction(lambda probs: probs.mean(1, keepdim=True).argmax(-1)),
-}
-"""The reductions that give it."""
+def match_sites(model: Model) -> list[str]:
+    """Return what `head_table` needs of a run with the reductions `PEAKS`."""
+    places = trunk(model).between(1)
+    view2 = [p.of(2).read(name) for p in places for name in ("peak", "mean_peak", "entropy")]
+    return [str(site) for site in (*view2, *(p.read("mean_peak") for p in places))]
 
 
 def head_table(
-    run: Trace, pair: Pair, matches: PatchMatches, patch: int, source: str
+    run: Trace, model: Model, pair: Pair, matches: PatchMatches, source: str
 ) -> pd.DataFrame:
-    """Return how each head of view 2's cross-attention matches, and the mean of each block's.
+    """Return how each head of view 2's attention to view 1 matches, and each block's mean head.
 
     Args:
-        run: Of the pairs or of the control, with `MATCHES` recorded.
+        run: Of the pairs or of the control, with `match_sites` recorded.
+        model: The model.
         pair: The pairs.
         matches: Their true matches.
-        patch: Side of the model's patches, in pixels.
         source: What to call the run: `model` or `shuffled`.
     """
+    patch = model.config.patch
     grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
-    blocks = sorted(
-        {Site.parse(site.rpartition(".")[0]).block or 0 for site in run if "argmax" in site}
-    )
     parts = []
-    for block in blocks:
-        attended = torch.cat(
-            [run[f"dec2.{block}.cross_attn.{name}"] for name in ("argmax", "mean_argmax")], 1
-        )
-        back = run[f"dec1.{block}.cross_attn.mean_argmax"].expand(-1, attended.shape[1], -1)
+    for place in trunk(model).between(1):
+        view2 = place.of(2)
+        found = torch.cat([peaks(run, view2.read(name), 1) for name in ("peak", "mean_peak")], 1)
+        back = peaks(run, place.read("mean_peak"), 2).expand(-1, found.shape[1], -1)
         values = {
-            "pck@1": pck(attended, matches.match, matches.visible, grid1),
-            "end-point error": end_point_error(attended, matches.match, matches.visible, grid1),
-            "cycle consistency": cycle_consistency(attended, back, grid2, matches.visible),
-            "entropy": run[f"dec2.{block}.cross_attn.entropy"].mean(-1),
+            "pck@1": pck(found, matches.match, matches.visible, grid1),
+            "end-point error": end_point_error(found, matches.match, matches.visible, grid1),
+            "cycle consistency": cycle_consistency(found, back, grid2, matches.visible),
+            "entropy": patch_queries(run, view2.read("entropy")).mean(-1),
         }
-        for metric, found in values.items():
-            for head, column in enumerate(found.unbind(1)):
-                name = MEAN if head == attended.shape[1] - 1 else str(head)
-                rows = {"pair": range(len(pair)), "block": block, "head": name, "source": source}
-                part = pd.DataFrame(rows | {"metric": metric, "value": column.cpu().numpy()})
-                parts.append(part)
+        for metric, by_head in values.items():
+            for head, column in enumerate(by_head.unbind(1)):
+                name = MEAN if head == found.shape[1] - 1 else str(head)
+                about = {"block": place.block, "head": name, "source": source, "metric": metric}
+                rows = {"pair": range(len(pair)), **about, "value": column.cpu().numpy()}
+                parts.append(pd.DataFrame(rows))
     return pd.concat(parts, ignore_index=True)
 
 

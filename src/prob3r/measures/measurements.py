@@ -13,10 +13,13 @@ from prob3r.io.files import to_json
 from prob3r.measures.attention import AttentionRecords, Head, Strongest
 from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
 from prob3r.measures.reference import Points, Reference, errors_by_step
-from prob3r.measures.steps import OUTPUT, Step
+from prob3r.measures.steps import OUTPUT, Step, trunk_steps
 from prob3r.measures.views import ViewRelations
+from prob3r.models import Model
+from prob3r.models.protocol import trunk
 from prob3r.probes import SiteReader
-from prob3r.runs.trace import Trace
+from prob3r.runs.edits import Edit
+from prob3r.runs.trace import Trace, trace
 from prob3r.scenes import Views
 
 
@@ -138,26 +141,55 @@ class Measured(NamedTuple):
     attention: dict[tuple[int, int], Strongest]
 
 
+class Recording(NamedTuple):
+    """What is recorded of one run of one scene: all that measures and signals need.
+
+    Attributes:
+        steps: The steps that the probes read.
+        attention: Reads the attention between views.
+        sites: All sites to record.
+    """
+
+    steps: list[Step]
+    attention: AttentionRecords
+    sites: list[str]
+
+    @classmethod
+    def of(cls, model: Model, views: Views, bank: SiteReader) -> "Recording":
+        """Return what is recorded of a model.
+
+        Raises:
+            Prob3rError: The probes read no site of all views in the trunk.
+        """
+        steps = trunk_steps(bank, trunk(model), views.count)
+        attention = AttentionRecords(model, views)
+        streams = [step.site(view) for step in steps for view in range(1, views.count + 1)]
+        return cls(steps, attention, [*streams, *attention.sites()])
+
+    def run(self, model: Model, views: Views, edits: Sequence[Edit] = ()) -> Trace:
+        """Run the model once. Raise Prob3rError if an edit does not fit."""
+        return trace(model, views, self.sites, edits, reductions=self.attention.reductions)
+
+
 def measure(
     run: Trace,
     views: Views,
     bank: SiteReader,
-    sites: Sequence[Step],
-    attention: AttentionRecords,
+    recording: Recording,
     setting: Setting,
     report: Callable[[str, float], None],
 ) -> Measured:
     """Return all that is measured of one run.
 
     Args:
-        run: Of one scene, with the residual streams of `sites` and what `attention` asks for.
+        run: Of one scene, with what `recording` asks for.
         views: The scene.
         bank: The probes.
-        sites: The steps that the probes read.
-        attention: Reads the attention between views.
+        recording: What is recorded.
         setting: What is explained; its `reference` is filled in.
         report: Called with what is done next, and the share of the work that is behind.
     """
+    sites, attention = recording.steps, recording.attention
     assert run.output is not None
     numbers, final, confidence = range(1, views.count + 1), run.output.points, run.output.confidence
     report("Decoding every site", 0.2)

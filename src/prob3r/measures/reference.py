@@ -15,6 +15,7 @@ from prob3r.geometry import (
     Similarity,
     intrinsics_from_pointmap,
     invert_rigid,
+    mean_depth,
     norm_factor,
     pose_and_shape,
     pose_from_pointmap,
@@ -154,7 +155,7 @@ def _depth1(views: Views) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w
 def _poses_by_pnp(views: Views, steps: Sequence[Points]) -> dict[int, Curves]:
     true = views.cam_to_world
     known = _depth1(views)
-    depth = None if known is None else known[0][known[1]][:, 2].mean()[None]
+    depth = None if known is None else mean_depth([known[0]], [known[1]])
     others = range(2, views.count + 1)
     curves: dict[int, Curves] = {
         view: {"rotation_error": [], "translation_error": []} for view in others

@@ -3,11 +3,12 @@
 The trunk is the stack in which the views meet, such as the two decoders of DUSt3R.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import Stack
-from prob3r.models.sites import Site
+from prob3r.models.sites import BETWEEN_VIEWS, Site
 from prob3r.probes import SiteReader
 
 OUTPUT = "output"
@@ -26,6 +27,18 @@ _STACK_WORDS = {"dec": "decoder"}
 def stack_words(stack: str) -> str:
     """Return what to call a stack of blocks, such as `decoder`."""
     return _STACK_WORDS.get(stack, "trunk")
+
+
+def between_views(sites: Iterable[object]) -> str:
+    """Return what to call the attention between views that is among some sites.
+
+    Args:
+        sites: Names of sites; entries of a table that are no names are left out.
+    """
+    names = {site for site in sites if isinstance(site, str) and site}
+    kinds = {Site.parse(name).sublayer for name in names}
+    found = [kind for kind in BETWEEN_VIEWS if kind in kinds]
+    return SUBLAYER_WORDS[found[0]].capitalize() if found else "Attention between views"
 
 
 class Step(NamedTuple):

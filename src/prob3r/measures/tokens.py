@@ -1,27 +1,29 @@
-"""Tokens that could carry what belongs to no patch, and random ones of the same weight.
+"""Tokens that could hold what belongs to no patch, and random ones of the same attention mass.
 
-Definitions, with their constants fixed before any result:
+Definitions, with their constants fixed before any result. Sites are those of the trunk:
 
+- The *attention mass* of a key is the attention that it receives, averaged over queries.
 - A *sink* of a head is a key that takes more than `SINK` times its uniform share of the head's
   attention, averaged over queries and pairs. As it is averaged over pairs, it is a place.
-- A *register-like token* of a pair is one whose residual stream, at the output of at least one
-  decoder block, has a norm of more than `DEVIATIONS` robust standard deviations (1.4826 times the
+- A *high-norm token* of a pair is one whose residual stream, at the output of at least one
+  block, has a norm of more than `DEVIATIONS` robust standard deviations (1.4826 times the
   median absolute deviation) over the median of its view's tokens (after Darcet et al., Vision
-  Transformers Need Registers, ICLR 2024, who go by the norm). In view 2's decoder it is also one
-  that takes more than `SINK` times its uniform share of a self-attention in that very pair,
-  averaged over its heads.
-- *Extra tokens* are those of the architecture that stand for no patch, such as a camera token.
-- The *carriers* of a view are all of them together. A sink of view 2's self-attention is a token
-  of view 2, one of its cross-attention is a token of view 1.
+  Transformers Need Registers, ICLR 2024, who go by the norm). Of view 2's tokens it is also one
+  that takes more than `SINK` times its uniform share of view 2's attention in that very pair,
+  averaged over the heads of a sublayer.
+- *Special tokens* are those of the architecture that stand for no patch, such as a camera token.
+- The *marked tokens* of a view are all of them together. Of view 1 those sinks count that view 2
+  attends to.
 
-Controls are drawn for each pair from its tokens that are no carriers, in an order that depends on
-the pair's name alone: the first so many as there are carriers (`count`); and the first that hold
-together at least as much of the attention received in that pair as the carriers do (`mass`), one
+Controls are drawn for each pair from its tokens that are not marked, in an order that depends on
+the pair's name alone: the first so many as there are marked ones (`count`); and the first that hold
+together at least as much of the attention mass in that pair as the marked ones do (`mass`), one
 by one until it is reached. Where too few tokens are left, all of them are taken.
 """
 
+import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,10 +32,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import median
+from prob3r.geometry import median, patch_grid
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
-from prob3r.models.sites import Site
+from prob3r.models.sites import BETWEEN_VIEWS, Site
+from prob3r.runs.edits import Setting
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
@@ -43,19 +46,13 @@ SINK = 5.0  # times its uniform share of attention
 DEVIATIONS = 3.0  # robust standard deviations
 _NORMAL = 1.4826  # standard deviations to a median absolute deviation, if normal
 
-_SELF = "dec2.*.self_attn.received"
-_CROSS = "dec2.*.cross_attn.received"
-_BACK = "dec1.*.cross_attn.received"
-READ = (_SELF, _CROSS, _BACK, "dec?.*.mlp")
-"""What `Carriers` and their controls need of a run."""
-
 CHOSEN, COUNT, MASS = CUTS = ("chosen", "count", "mass")
 """What is cut: the tokens in question, or one of their two controls."""
 
 
-def is_sink(received: Float[Tensor, "*b m"]) -> Bool[Tensor, "*b m"]:
+def is_sink(mass: Float[Tensor, "*b m"]) -> Bool[Tensor, "*b m"]:
     """Return which keys take more than `SINK` times their uniform share of attention."""
-    return received > SINK / received.shape[-1]
+    return mass > SINK / mass.shape[-1]
 
 
 def is_outlier(norms: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
@@ -69,10 +66,10 @@ class Sinks:
     """The sinks of view 2's heads.
 
     Attributes:
-        received: Mean attention on every key over queries and pairs, by sublayer.
+        mass: Attention mass of every key, averaged over pairs, by sublayer.
     """
 
-    received: Mapping[str, Float[Tensor, "k m"]]
+    mass: Mapping[str, Float[Tensor, "k m"]]
 
     @classmethod
     def find(cls, model: Model, pairs: Pairs, count: int, batch: int) -> "Sinks":
@@ -83,96 +80,126 @@ class Sinks:
                 nothing.
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
+        wanted = [str(site.read("received")) for site in trunk(model).attention(2)]
         for pair in batches(sample(pairs, count), count, batch):
-            run = trace(model, pair.to(device), (_SELF, _CROSS), output=False)
-            for name, received in run.items():
-                site, added = name.removesuffix(".received"), received.sum(0)
+            run = trace(model, pair.to(device), wanted, output=False)
+            for place, mass in _masses(run):
+                site, added = str(place), mass.sum(0)
                 if total.setdefault(site, torch.zeros_like(added)).shape != added.shape:
                     raise several_sizes()
                 total[site] += added
             seen += len(pair)
         if not seen:
             raise Prob3rError("There are no pairs to find sinks over; give at least one.")
-        return cls({site: received / seen for site, received in total.items()})
+        return cls({site: mass / seen for site, mass in total.items()})
 
     @property
     def found(self) -> dict[str, Bool[Tensor, "k m"]]:
         """Which keys are sinks."""
-        return {site: is_sink(received) for site, received in self.received.items()}
+        return {site: is_sink(mass) for site, mass in self.mass.items()}
 
     @property
     def strongest(self) -> dict[str, Bool[Tensor, "k m"]]:
         """The key of every head that takes the most, sink or not."""
         return {
-            site: torch.nn.functional.one_hot(received.argmax(-1), received.shape[-1]).bool()
-            for site, received in self.received.items()
+            site: torch.nn.functional.one_hot(mass.argmax(-1), mass.shape[-1]).bool()
+            for site, mass in self.mass.items()
         }
+
+    def of_view_2(self, model: Model, size: tuple[int, int]) -> Float[Tensor, " n"]:
+        """Return the attention mass of view 2's tokens in view 2, mean over sublayers and heads.
+
+        Args:
+            model: Whose sinks these are.
+            size: Height and width of the views.
+        """
+        count = math.prod(patch_grid(*size, model.config.patch))
+        setting, found = Setting(model, 1, (count, count)), []
+        for site, mass in self.mass.items():
+            keys = setting.keys(site).split(mass.mean(0))
+            if 2 in keys:
+                found.append(keys[2])
+        return torch.stack(found).mean(0)
 
     def __bool__(self) -> bool:
         """Return whether the model has any."""
         return any(bool(keys.any()) for keys in self.found.values())
 
 
-class Carriers(NamedTuple):
-    """The carriers of both views.
+class MarkedTokens(NamedTuple):
+    """The marked tokens of both views.
 
     Attributes:
-        view1: Among the tokens that view 2's cross-attention looks at.
-        view2: Among the tokens of view 2's decoder.
+        view1: Among the tokens of view 1.
+        view2: Among the tokens of view 2.
     """
 
     view1: Bool[Tensor, "b m"]
     view2: Bool[Tensor, "b n"]
 
     @classmethod
-    def of(cls, model: Model, run: Trace, sinks: Sinks) -> "Carriers":
-        """Return the carriers of a batch, given a run with `READ` recorded.
+    def of(cls, model: Model, pair: Pair, run: Trace, sinks: Sinks) -> "MarkedTokens":
+        """Return the marked tokens of a batch, given a run with `token_sites` recorded.
 
         Raises:
             Prob3rError: The pairs are of another size than those of the sinks.
         """
-        view1, view2 = (_marked(model, run, sinks, view) for view in (1, 2))
-        for name, received in run.items():
-            place = Site.parse(name)
-            if (place.view, place.sublayer, place.reading) == (2, "self_attn", "received"):
-                view2 |= is_sink(received.mean(1))
+        setting = Setting.of(model, pair)
+        view1, view2 = (_marked(setting, run, sinks, view) for view in (1, 2))
+        for site, mass in _masses(run):
+            keys = setting.keys(site).split(is_sink(mass.mean(1)))
+            if site.view == 2 and 2 in keys:
+                view2 |= keys[2]
         return cls(view1, view2)
 
+    def among(self, site: Site) -> Bool[Tensor, "b m"]:
+        """Return the marked tokens among the keys of an attention site."""
+        return torch.cat([self[view - 1] for view in site.key_views(2)], 1)
 
-def _marked(model: Model, run: Trace, sinks: Sinks, view: int) -> Bool[Tensor, "b n"]:
-    """Return a view's sinks, outliers of norm, and extra tokens."""
-    kind, stack = "cross_attn" if view == 1 else "self_attn", f"dec{view}"
-    norms = [
-        run[name].norm(dim=-1)
-        for name in run
-        if name.startswith(f"{stack}.") and name.endswith(".mlp")
-    ]
+
+def token_sites(model: Model) -> list[str]:
+    """Return what `MarkedTokens`, `attention_mass` and their controls need of a run."""
+    stack = trunk(model)
+    between = [site for site in stack.attention(1) if site.sublayer in BETWEEN_VIEWS]
+    masses = [str(s.read("received")) for s in (*stack.attention(2), *between)]
+    return masses + [str(site) for view in (1, 2) for site in stack.ends(view)]
+
+
+def attention_mass(model: Model, pair: Pair, run: Trace, view: int) -> Float[Tensor, "b n"]:
+    """Return the mean attention on each token of a view, over the sublayers that attend to it.
+
+    Of view 1 these are view 2's; of view 2 these are its own and view 1's.
+    """
+    setting, found = Setting.of(model, pair), []
+    for site, mass in _masses(run):
+        keys = setting.keys(site).split(mass.mean(1))
+        if view in keys and (site.view == 2 or view == 2):
+            found.append(keys[view])
+    return torch.stack(found).mean(0)
+
+
+def _masses(run: Trace) -> Iterator[tuple[Site, Float[Tensor, "b k m"]]]:
+    """Give the attention sites whose attention mass was recorded, and that."""
+    for name, record in run.items():
+        site = Site.parse(name)
+        if site.reading == "received":
+            yield site.residual, torch.Tensor(record)
+
+
+def _marked(setting: Setting, run: Trace, sinks: Sinks, view: int) -> Bool[Tensor, "b n"]:
+    """Return a view's sinks, high-norm tokens, and special tokens."""
+    stack = trunk(setting.model)
+    norms = [run[str(site)].norm(dim=-1) for site in stack.ends(view)]
     marked = torch.stack([is_outlier(norm) for norm in norms]).any(0)
     for site, keys in sinks.found.items():
-        if site.endswith(kind):
-            if keys.shape[-1] != marked.shape[-1]:
-                raise several_sizes()
-            marked |= keys.any(0).to(marked.device)
-    extra = len(trunk(model).layout(view).special)
-    marked[:, marked.shape[1] - extra :] = True
-    return marked
-
-
-def received_by(run: Trace, view: int) -> Float[Tensor, "b n"]:
-    """Return the mean attention that a view's tokens receive from view 2's decoder, or in it.
-
-    Tokens of view 1 are seen by view 2's cross-attention; tokens of view 2 by its self-attention
-    and by view 1's cross-attention.
-    """
-    ends = {1: [("dec2.", ".cross_attn")], 2: [("dec2.", ".self_attn"), ("dec1.", ".cross_attn")]}
-    return torch.stack(
-        [
-            received.mean(1)
-            for name, received in run.items()
-            for first, last in ends[view]
-            if name.startswith(first) and name.endswith(f"{last}.received")
-        ]
-    ).mean(0)
+        axis = setting.keys(site)
+        if keys.shape[-1] != len(axis):
+            raise several_sizes()
+        if view in (parts := axis.split(keys)):
+            marked |= parts[view].any(0).to(marked.device)
+    special = torch.ones_like(marked)
+    special[:, stack.layout(view).patches(marked.shape[1])] = False
+    return marked | special
 
 
 def random_order(pair: Pair, salt: str, shape: tuple[int, ...]) -> Float[Tensor, "b *k m"]:
@@ -189,7 +216,7 @@ def random_order(pair: Pair, salt: str, shape: tuple[int, ...]) -> Float[Tensor,
 def with_controls(
     chosen: Bool[Tensor, "b *k m"],
     free: Bool[Tensor, "b *k m"],
-    received: Float[Tensor, "b *k m"],
+    mass: Float[Tensor, "b *k m"],
     order: Float[Tensor, "b *k m"],
 ) -> dict[str, Bool[Tensor, "b *k m"]]:
     """Return chosen tokens and their two controls, under the names `CUTS`.
@@ -197,17 +224,17 @@ def with_controls(
     Args:
         chosen: What the controls stand against.
         free: What they may be drawn from.
-        received: The attention on every token.
+        mass: The attention mass of every token.
         order: Random numbers, by which the free tokens are ordered.
     """
     free = free & ~chosen
     place = order.masked_fill(~free, torch.inf).argsort(-1)
-    free_first, weight = free.gather(-1, place), received.gather(-1, place)
+    free_first, weight = free.gather(-1, place), mass.gather(-1, place)
     wanted = chosen.sum(-1, keepdim=True)
     in_count = free_first & (torch.arange(chosen.shape[-1], device=chosen.device) < wanted)
     # A token is taken as long as those before it do not hold enough.
     before = torch.nn.functional.pad(weight.cumsum(-1)[..., :-1], (1, 0))
-    in_mass = free_first & (before < (received * chosen).sum(-1, keepdim=True))
+    in_mass = free_first & (before < (mass * chosen).sum(-1, keepdim=True))
     nothing = torch.zeros_like(chosen)
     return {
         CHOSEN: chosen,

@@ -157,6 +157,24 @@ class Stack:
         every = range(1, views + 1)
         return [view for view in every if self.views is None or view in self.views]
 
+    def attention(self, view: int) -> list[Site]:
+        """Return the attention sublayers of a view, in the order in which they run."""
+        return [site for site in self._of(view) if site.sublayer in ATTENTION]
+
+    def between(self, view: int) -> list[Site]:
+        """Return a view's attention to other views: the first such sublayer of every block."""
+        first = {s.block: s for s in reversed(self._of(view)) if s.sublayer in BETWEEN_VIEWS}
+        return list(reversed(first.values()))
+
+    def ends(self, view: int) -> list[Site]:
+        """Return the residual sites of a view at the end of every block."""
+        return list({site.block: site for site in self._of(view)}.values())
+
+    def _of(self, view: int) -> list[Site]:
+        """Return the residual sites of a view after the sublayers of its blocks."""
+        every = self.sites(view)
+        return [site for site in every if site.view == view and site.block is not None]
+
     def sites(self, views: int) -> list[Site]:
         """Return the residual sites, block by block, sublayer by sublayer, view by view."""
         shown = self.streams(views)

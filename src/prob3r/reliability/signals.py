@@ -1,8 +1,9 @@
 """Signals: what one run of a model says, without any truth, about whether its outcome is right.
 
-*Late* is the second half of the decoders' blocks. Pointmaps are in the pair's own unit, the mean
-distance of both views to camera 1, so that no signal depends on the scale of a prediction. Cameras
-are read off the output, too: what is known of the true ones is not used.
+*Late* is the second half of the trunk's blocks; attention is that between the views. Pointmaps are
+in the pair's own unit, the mean distance of both views to camera 1, so that no signal depends on
+the scale of a prediction. Cameras are read off the output, too: what is known of the true ones is
+not used.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,12 +30,13 @@ from prob3r.geometry import (
     pose_of_pointmap,
     rotation_angle,
 )
+from prob3r.measures.attention import PEAKS, patch_queries, peaks
 from prob3r.measures.errors import twins
-from prob3r.measures.heads import READ
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes import SiteReader
+from prob3r.runs.edits import Setting
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.views import Pair
 
@@ -119,8 +121,8 @@ def read_signals(
     - `agreement`: share of view 2's patches whose most attended patch (mean of heads) is within one
       of where the output's pointmaps put them, mean over late blocks; those that view 1 does not
       see by the output don't agree.
-    - `entropy`: mean entropy of late cross-attention over heads and both decoders, as a share of
-      the most there can be.
+    - `entropy`: mean entropy of late attention between the views, over heads and both views, as a
+      share of the most there can be.
 
     Args:
         model: The model.
@@ -131,17 +133,16 @@ def read_signals(
     Raises:
         Prob3rError: The probes read no late site of both views.
     """
-    late, patch = _late(model), model.config.patch
-    sites = _late_twins(model, bank)
+    patch, sites = model.config.patch, _late_twins(model, bank)
     if run is None:
-        run = trace(model, pair, signal_sites(model, bank), reductions=READ)
+        run = trace(model, pair, signal_sites(model, bank), reductions=PEAKS)
     assert run.output is not None
     confidence = [values.log().mean((1, 2)).exp() for values in run.output.confidence]
     states = [_united((bank.decode(run[a]).points, bank.decode(run[b]).points)) for a, b in sites]
     final = _united(run.output.points)
     focal = focal_from_pointmap(run.output.points[0], run.output.confidence[0])
     seen = _seen(run.output, focal, patch)
-    cycle, agreement, entropy = _attention(run, late, pair, patch, seen)
+    cycle, agreement, entropy = _attention(run, model, pair, seen)
     found = {
         "confidence1": confidence[0],
         "confidence2": confidence[1],
@@ -157,14 +158,14 @@ def read_signals(
 
 
 def signal_sites(model: Model, bank: SiteReader) -> list[str]:
-    """Return what `read_signals` needs of a run, made with the reductions `heads.READ`.
+    """Return what `read_signals` needs of a run, made with the reductions `attention.PEAKS`.
 
     Raises:
         Prob3rError: The probes read no late site of both views.
     """
     both = [site for twin in _late_twins(model, bank) for site in twin]
-    names = ("mean_argmax", "entropy")
-    return both + [f"dec?.{i}.cross_attn.{name}" for i in _late(model) for name in names]
+    late = [place.of(view) for place in _late_attention(model) for view in (1, 2)]
+    return both + [str(site.read(name)) for site in late for name in ("mean_peak", "entropy")]
 
 
 def _late(model: Model) -> range:
@@ -172,13 +173,19 @@ def _late(model: Model) -> range:
     return range(depth // 2, depth)
 
 
+def _late_attention(model: Model) -> list[Site]:
+    """Return view 1's late attention to view 2, block by block."""
+    return [site for site in trunk(model).between(1) if site.block in _late(model)]
+
+
 def _late_twins(model: Model, bank: SiteReader) -> list[tuple[str, str]]:
     """Return the late sites of both views that the probes read."""
-    late = _late(model)
-    sites = [both for both in twins(bank.sites) if Site.parse(both[1]).block in late]
+    late, stack = _late(model), trunk(model).name
+    places = [(both, Site.parse(both[1])) for both in twins(bank.sites)]
+    sites = [both for both, site in places if site.stack == stack and site.block in late]
     if not sites:
         raise Prob3rError(
-            "These probes read no site of both views in the second half of the decoders' blocks, "
+            "These probes read no site of both views in the second half of the model's blocks, "
             "where signs of a wrong outcome are looked for; give probes of all sites."
         )
     return sites
@@ -238,25 +245,22 @@ def _inliers(points2: Float[Tensor, "b h w 3"], focal: Float[Tensor, " b"]) -> F
 
 
 def _attention(
-    run: Trace, late: range, pair: Pair, patch: int, seen: PatchMatches
+    run: Trace, model: Model, pair: Pair, seen: PatchMatches
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Return the cycle consistency, the agreement and the entropy of late cross-attention."""
+    """Return the cycle consistency, the agreement and the entropy of late attention."""
+    setting, patch = Setting.of(model, pair), model.config.patch
     grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
-    n1, n2 = grid1[0] * grid1[1], grid2[0] * grid2[1]
     share = seen.visible.float().mean(1)
     cycles, agreements, entropies = [], [], []
-    for block in late:
-        # Tokens beside the patches have no place: as queries they are left out, as keys they
-        # count as the last patch.
-        there = run[f"dec2.{block}.cross_attn.mean_argmax"][:, 0, :n2].clamp_max(n1 - 1)
-        back = run[f"dec1.{block}.cross_attn.mean_argmax"][:, 0, :n1].clamp_max(n2 - 1)
+    for place in _late_attention(model):
+        there = peaks(run, place.of(2).read("mean_peak"), 1)[:, 0]
+        back = peaks(run, place.read("mean_peak"), 2)[:, 0]
         cycles.append(cycle_consistency(there, back, grid2))
         near = pck(there, seen.match, seen.visible, grid1)
         agreements.append(near.nan_to_num(0) * share)
-        entropies += [
-            run[f"dec{view}.{block}.cross_attn.entropy"].mean((1, 2)) / log(max(keys, 2))
-            for view, keys in ((1, n2), (2, n1))
-        ]
+        for site in (place, place.of(2)):
+            entropy = patch_queries(run, site.read("entropy")).mean((1, 2))
+            entropies.append(entropy / log(max(len(setting.keys(site)), 2)))
     cycle, agreement, entropy = (
         torch.stack(values).mean(0) for values in (cycles, agreements, entropies)
     )

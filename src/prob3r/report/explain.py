@@ -7,24 +7,19 @@ from importlib import metadata
 
 from prob3r.cost.fit import check_fits
 from prob3r.errors import Prob3rError
-from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.effects import with_effects
-from prob3r.measures.heads import READ
-from prob3r.measures.measurements import Measured, Setting, measure
+from prob3r.measures.measurements import Measured, Recording, Setting, measure
 from prob3r.measures.reference import FINAL
-from prob3r.measures.steps import trunk_steps
 from prob3r.models import Model
-from prob3r.models.protocol import needs_pointmaps, trunk
+from prob3r.models.protocol import needs_pointmaps
 from prob3r.probes import SiteReader, check_backbone
-from prob3r.reliability.calibration import Calibration, Judgement
-from prob3r.reliability.signals import signal_sites
+from prob3r.reliability.calibration import Calibration
 from prob3r.report.explanation import Explanation
 from prob3r.report.many import MANY, trust_in_many, what_happened_to_many
 from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
 from prob3r.runs.edits import Edit
 from prob3r.runs.precision import running_precision
-from prob3r.runs.trace import trace
 from prob3r.scenes import Views
 
 Progress = Callable[[str, float], None]
@@ -65,30 +60,41 @@ def explain(
     """
     check_views(model, views)
     setting = _setting(model, views, bank, model_name)
-    asked = calibration if views.count == 2 and not edits else None
-    found, judged = _run(model, views, bank, setting, edits, asked, progress)
-    measurements = found.measurements
+    recording = Recording.of(model, views, bank)
+    if views.count > 2:
+        size = max((view.size for view in views.views), key=math.prod)
+        check_fits(model, views.count, size, recording.sites)
+    progress("Running the model", 0.0)
+    run = recording.run(model, views, edits)
+    found = measure(run, views, bank, recording, setting, progress)
     if head_effects:
-        what = "Switching off every head"
-
-        def report(share: float) -> None:
-            progress(what, 0.85 + share / 10)
-
-        heads = with_effects(measurements.heads, model, views, found.reference, report)
-        measurements = replace(measurements, heads=heads)
-        found = found._replace(measurements=measurements)
+        found = _with_effects(found, model, views, progress)
+    judged = None
+    if calibration is not None and views.count == 2 and not edits:
+        judged = calibration.judge(model, views.pair(1, 2), bank, run)
     progress("Done", 1.0)
     many = views.count >= MANY
     return Explanation(
         measured=found,
-        happened=(what_happened_to_many if many else what_happened)(measurements),
+        happened=(what_happened_to_many if many else what_happened)(found.measurements),
         trust=[
             *reliability(judged, setting.pair),
-            *(trust_in_many if many else trust)(measurements),
+            *(trust_in_many if many else trust)(found.measurements),
         ],
         views=views,
         reliability=judged,
     )
+
+
+def _with_effects(found: Measured, model: Model, views: Views, progress: Progress) -> Measured:
+    """Return what was measured, with the effects of switching every head off."""
+    measurements = found.measurements
+
+    def report(share: float) -> None:
+        progress("Switching off every head", 0.85 + share / 10)
+
+    heads = with_effects(measurements.heads, model, views, found.reference, report)
+    return found._replace(measurements=replace(measurements, heads=heads))
 
 
 def check_views(model: Model, views: Views) -> None:
@@ -120,31 +126,3 @@ def _setting(model: Model, views: Views, bank: SiteReader, name: str) -> Setting
         versions={name: metadata.version(name) for name in ("prob3r", "torch")},
         precision=running_precision(model),
     )
-
-
-def _run(
-    model: Model,
-    views: Views,
-    bank: SiteReader,
-    setting: Setting,
-    edits: Sequence[Edit],
-    calibration: Calibration | None,
-    progress: Progress,
-) -> tuple[Measured, Judgement | None]:
-    """Run the model once, and return what is measured of the run and what a calibration says."""
-    sites = trunk_steps(bank, trunk(model), views.count)
-    attention = AttentionRecords(model, views)
-    wanted = [step.site(view) for step in sites for view in range(1, views.count + 1)]
-    wanted += attention.sites()
-    if calibration is not None:
-        calibration.check(model, bank)
-        wanted += signal_sites(model, bank)
-    if views.count > 2:
-        size = max((view.size for view in views.views), key=math.prod)
-        check_fits(model, views.count, size, wanted)
-    progress("Running the model", 0.0)
-    run = trace(model, views, wanted, edits, reductions={**READ, **attention.reductions})
-    found = measure(run, views, bank, sites, attention, setting, progress)
-    if calibration is None:
-        return found, None
-    return found, calibration.judge(model, views.pair(1, 2), bank, run)

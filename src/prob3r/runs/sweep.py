@@ -10,12 +10,13 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import bootstrap_interval, pose_and_shape
-from prob3r.models.protocol import Model, Prediction
+from prob3r.models.protocol import Model, Prediction, trunk
 from prob3r.models.sites import HEADS, Site
 from prob3r.runs.edits import Edit, Editor, HeadAblation, Means, Setting
 from prob3r.runs.precision import running_precision
 from prob3r.runs.replay import Replay, repeat
 from prob3r.runs.trace import trace
+from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.views import Views
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Head(NamedTuple):
 def sweep_heads(
     model: Model,
     pairs: Views | Iterable[Views],
-    sites: str = "dec2.*.cross_attn",
+    sites: str | None = None,
     modes: Sequence[str] = ("zero",),
     means: Means | None = None,
     **others: Any,
@@ -112,8 +113,9 @@ def sweep_heads(
     Args:
         model: What to run; it is left as it was.
         pairs: A batch of scenes, or several batches.
-        sites: Pattern of attention sublayers.
-        modes: Of `HeadAblation`; `resample` takes each pair's outputs from the next of its batch.
+        sites: Pattern of attention sublayers; by default view 2's attention to other views.
+        modes: Of `HeadAblation`; `resample` takes each scene's outputs from another scene of its
+            batch.
         means: For the mode `mean`.
         others: `metrics`, `memory` and `report` of `sweep`.
 
@@ -127,14 +129,19 @@ def sweep_heads(
 
     def variants(pair: Views) -> Variants:
         setting = Setting.of(model, pair)
-        chosen = setting.attention_sites(sites)
+        places = trunk(model).between(2) if sites is None else setting.attention_sites(sites)
+        chosen = [place.probs for place in places]
         sources: dict[str, Any] = {"mean": means}
         if "resample" in modes:
-            if len(pair) < 2:
-                raise Prob3rError("resample takes heads from another scene; give at least two.")
+            donors = other_scenes(pair)
+            if (donors < 0).any():
+                raise Prob3rError(
+                    "resample takes heads from another scene, and a batch holds one scene alone or "
+                    "scenes that are not known; give batches of at least two scenes."
+                )
             wanted = [str(site.read(HEADS)) for site in chosen]
             outputs = trace(model, pair, wanted, output=False)
-            sources["resample"] = {site: record.roll(1, 0) for site, record in outputs.items()}
+            sources["resample"] = {site: record[donors] for site, record in outputs.items()}
         heads = [
             Head(str(site.residual), head, mode)
             for mode in modes

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.views import Pair, View, Views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,17 +69,28 @@ def shuffled(pair: Pair) -> Shuffled:
     return Shuffled(pair.with_views(view1=view1), known.to(rows.device), elsewhere.to(rows.device))
 
 
+def other_scenes(views: Views) -> Int[Tensor, " b"]:
+    """Return of each scene of a batch the nearest one before it, in a circle, of another scene.
+
+    It is -1 where the batch holds no other scene, or the scenes are not known.
+    """
+    count, scenes = len(views), views.scenes
+    rows = torch.full((count,), -1)
+    for row in range(count) if scenes else ():
+        others = ((row - step) % count for step in range(1, count))
+        rows[row] = next((other for other in others if scenes[other] != scenes[row]), -1)
+    return rows
+
+
 def _others(pair: Pair) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
     """Return which pair's view 1 each pair is shown, -1 for none, and if it is another scene's."""
     count, scenes = len(pair), pair.scenes
-    rows, elsewhere = torch.full((count,), -1), torch.zeros(count, dtype=torch.bool)
+    rows = other_scenes(pair)
+    elsewhere = rows >= 0
     views: tuple[CoarseView, CoarseView] | None = None
-    for row in range(count) if scenes else ():
+    for row in (~elsewhere).nonzero()[:, 0].tolist() if scenes else ():
         others = [(row - step) % count for step in range(1, count)]
-        found = next((other for other in others if scenes[other] != scenes[row]), None)
-        if found is not None:
-            rows[row], elsewhere[row] = found, True
-        elif others and pair.has_truth:
+        if others and pair.has_truth:
             views = views or (_coarse(pair.view1), _coarse(pair.view2))
             rows[row] = _unseen(views[0].take(torch.tensor(others)), views[1], row, others)
     return rows, elsewhere

@@ -10,7 +10,7 @@ from pkgutil import iter_modules
 from prob3r.studies.evaluation import evaluate
 from prob3r.studies.page import write_findings
 from prob3r.studies.sharing import fetch_results, push_results
-from prob3r.studies.study import ModelUnderTest, Result, Study, conduct, load_study
+from prob3r.studies.study import LackingError, ModelUnderTest, Result, Study, conduct, load_study
 from prob3r.studies.verdict import Finding
 
 for _module in iter_modules(__path__):
@@ -26,6 +26,7 @@ STUDIES: Mapping[str, type[Study]] = {
 __all__ = [
     "STUDIES",
     "Finding",
+    "LackingError",
     "ModelUnderTest",
     "Result",
     "Study",

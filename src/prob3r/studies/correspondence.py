@@ -1,10 +1,11 @@
 """C4, correspondence: does cross-attention match patches, and does geometry rest on it?
 
-View 2's cross-attention is read as matching (PCK@1; what a *correspondence head* is, and its
-control with view 1 shuffled, is defined in `heads.py`). So are the nearest neighbours of features
-(by cosine) and of the probes' points (in 3D) at every site.
+View 2's attention to view 1 (cross-attention, or the global attention of other models) is read as
+matching (PCK@1; what a *correspondence head* is, and its control with view 1 shuffled, is defined
+in `prob3r.measures.heads`). So are the nearest neighbours of features (by cosine) and of the
+probes' points (in 3D) at every site.
 
-To see whether geometry rests on the matches, one block's cross-attention (of all heads, at the
+To see whether geometry rests on the matches, one block's attention to view 1 (of all heads, at the
 co-visible patches) is replaced by the true matches (`oracle`) or by the matches of other patches
 (`scrambled`), and the model runs on.
 
@@ -29,17 +30,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
+from prob3r.measures.attention import PEAKS
 from prob3r.measures.controls import SHUFFLED
+from prob3r.measures.curves import block_ends
 from prob3r.measures.errors import site_errors, twins
 from prob3r.measures.heads import (
-    MATCHES,
     MEAN,
-    READ,
     correspondence_heads,
     head_matches,
     head_table,
+    match_sites,
 )
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
+from prob3r.measures.steps import between_views
 from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Attention, Edit
 from prob3r.runs.sweep import sweep
@@ -47,7 +50,7 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import ModelUnderTest, Study
+from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
@@ -61,24 +64,27 @@ class Correspondence(Study):
     name = "correspondence"
     title = "Geometry rests on correspondences"
     place = 5
+    output = True
+    probes = True
+    attention = BETWEEN
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return matches of every head, nearest neighbours of every site, and interventions."""
         model, bank = tested.model, tested.bank()
-        patch = model.config.patch
+        patch, sites = model.config.patch, match_sites(model)
         matches = pair.patch_matches(patch)
-        run = trace(model, pair, [*MATCHES, *bank.sites], output=False, reductions=READ)
+        run = trace(model, pair, [*sites, *bank.sites], output=False, reductions=PEAKS)
         points = {site: bank.decode(run[site]).points for site in bank.sites}
         errors = site_errors(points, pair)
         parts = [
-            head_table(run, pair, matches, patch, "model"),
+            head_table(run, model, pair, matches, "model"),
             _neighbours(run, points, pair, matches, patch),
             errors[(errors.view == 2) & (errors.metric == "pointmap_error")].assign(source="model"),
             _interventions(tested, pair, matches),
         ]
         control = shuffled(pair)
-        other = trace(model, control.pair, MATCHES, output=False, reductions=READ)
-        parts.append(control.masked(head_table(other, pair, matches, patch, SHUFFLED)))
+        other = trace(model, control.pair, sites, output=False, reductions=PEAKS)
+        parts.append(control.masked(head_table(other, model, pair, matches, SHUFFLED)))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -101,7 +107,9 @@ def _neighbours(
     grid1 = patch_grid(*pair.view1.size, patch)
     parts = []
     for first, second in twins(points):
-        tokens = [torch.nn.functional.normalize(run[site], dim=-1) for site in (first, second)]
+        tokens = [
+            torch.nn.functional.normalize(run[site].patches, dim=-1) for site in (first, second)
+        ]
         centres = [patchify(points[site], patch).mean(2) for site in (first, second)]
         nearest = {
             "features": (tokens[1] @ tokens[0].mT).argmax(-1),
@@ -116,15 +124,15 @@ def _neighbours(
 
 def _interventions(tested: ModelUnderTest, pair: Pair, matches: PatchMatches) -> pd.DataFrame:
     """Return what true and scrambled matches in one block's cross-attention do to view 2."""
-    config = tested.model.config
-    keys = pair.view1.size[0] * pair.view1.size[1] // config.patch**2
+    rows, columns = patch_grid(*pair.view1.size, tested.model.config.patch)
+    keys = rows * columns
     generator = torch.Generator().manual_seed(0)
     variants: dict[tuple[str, int], list[Edit]] = {}
-    for block in range(trunk(tested.model).blocks):
-        site = f"dec2.{block}.cross_attn"
-        scrambled = Attention.scrambled(site, matches, keys, generator)
-        variants["oracle", block] = [Attention.oracle(site, matches, keys)]
-        variants["scrambled", block] = [scrambled]
+    for place in trunk(tested.model).between(2):
+        assert place.block is not None  # attention is that of a block
+        scrambled = Attention.scrambled(str(place), matches, keys, generator)
+        variants["oracle", place.block] = [Attention.oracle(str(place), matches, keys)]
+        variants["scrambled", place.block] = [scrambled]
     numbered = pair.named(())
     effects = sweep(tested.model, numbered, variants)
     chosen = effects[effects.metric.isin(("rotation_error", "pointmap_error2"))]
@@ -152,7 +160,7 @@ def _aligned(table: pd.DataFrame) -> Finding:
     words = "the mean" if head == MEAN else f"head {head}"
     return Finding(
         "C4",
-        f"Cross-attention aligns matching patches: {len(found)} correspondence heads, in "
+        f"{_words(table)} aligns matching patches: {len(found)} correspondence heads, in "
         f"{len(with_some)} of {len(blocks)} blocks",
         verdict,
         *effect,
@@ -163,12 +171,16 @@ def _aligned(table: pd.DataFrame) -> Finding:
     )
 
 
+def _words(table: pd.DataFrame) -> str:
+    return between_views(table.get("site", ()))
+
+
 def _together(table: pd.DataFrame) -> Finding:
     heads, values = head_matches(table)
     means = [i for i, (_, head) in enumerate(heads) if head == MEAN]
     errors = table[(table.metric == "pointmap_error") & (table.source == "model")]
     sites, curve = wide(errors, "site")
-    ends = [i for i, site in enumerate(sites) if site.endswith(".mlp")]
+    ends = block_ends(sites)
     better = values[:, means].diff(dim=1)
     falls = -curve[:, ends].diff(dim=1)
     own, other = _correlation(better, falls), _correlation(better, falls.roll(1, 0))
@@ -229,7 +241,7 @@ def _draw_heads(axis: "Axes", table: pd.DataFrame) -> None:
     places = [blocks[i] for i in mean]
     band(axis, places, *curve, COLOURS["cross_attn"], "mean of heads")
     axis.set_xlabel("decoder block")
-    axis.set_ylabel("PCK@1 of cross-attention")
+    axis.set_ylabel(f"PCK@1 of {_words(table).lower()}")
     _leave_room(axis)
     axis.legend()
 

@@ -31,6 +31,7 @@ from prob3r.geometry import (
     auc,
     bootstrap_interval,
     intrinsics_from_pointmap,
+    mean_depth,
     median,
     normalise,
     pointmap_error,
@@ -263,33 +264,27 @@ def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
     """
     true = pair.view2_to_view1
     found = torch.stack([_pose(points, pair, row) for row in range(len(pair))])
-    errors, mean_depth = {}, None
+    errors, depth = {}, None
     if pair.view1.depth is not None and pair.view1.intrinsics is not None:
         known = pair.view1.known
         (predicted1,) = normalise(points[:1], [known])
         (true1,) = normalise([pair.view1.points], [known])
-        mean_depth = _mean_depth(pair)
+        depth = mean_depth([pair.view1.points], [known])
         errors["pointmap_error1"] = pointmap_error(predicted1, true1, known)
-    return errors | _pose_errors(found, true, mean_depth)
+    return errors | _pose_errors(found, true, depth)
 
 
 def _pose_errors(
-    found: Float[Tensor, "b 4 4"], true: Float[Tensor, "b 4 4"], mean_depth: Tensor | None
+    found: Float[Tensor, "b 4 4"], true: Float[Tensor, "b 4 4"], depth: Tensor | None
 ) -> dict[str, Tensor]:
     """Return the errors of poses, NaN where none was found, which is wrong by 180 degrees."""
     return {
         "rotation_error": rotation_error(found[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0),
         # Zero, which points nowhere, is wrong by 180 degrees too; a short baseline stays NaN.
         "translation_error": translation_error(
-            found[:, :3, 3].nan_to_num(0.0), true[:, :3, 3], mean_depth
+            found[:, :3, 3].nan_to_num(0.0), true[:, :3, 3], depth
         ),
     }
-
-
-def _mean_depth(pair: Pair) -> Float[Tensor, " b"]:
-    """Return the mean of view 1's known depths."""
-    known = pair.view1.known
-    return (pair.view1.points[..., 2] * known).sum((1, 2)) / known.sum((1, 2))
 
 
 def _match_errors(descriptors: Sequence[Tensor], pair: Pair) -> dict[str, Tensor]:
@@ -303,7 +298,9 @@ def _match_errors(descriptors: Sequence[Tensor], pair: Pair) -> dict[str, Tensor
         poses.append(torch.full((4, 4), torch.nan) if pose is None else pose.float())
         shares.append(right_matches(pixels1, pixels2, single).float())
     true = pair.view2_to_view1
-    errors = _pose_errors(torch.stack(poses).to(true), true, _mean_depth(pair))
+    errors = _pose_errors(
+        torch.stack(poses).to(true), true, mean_depth([pair.view1.points], [pair.view1.known])
+    )
     worst = pose_error(errors["rotation_error"], errors["translation_error"])
     areas = {f"auc@{degrees}": worst for degrees in AUC_DEGREES}
     return errors | areas | {"right_matches": torch.stack(shares).to(true)}

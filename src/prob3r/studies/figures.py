@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.measures.curves import block_ends
+from prob3r.models.sites import Site
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +23,9 @@ COLOURS = {
     "hard": "#d55e00",
     "self_attn": "#009e73",
     "cross_attn": "#aa4499",
+    "global_attn": "#aa4499",
     "mlp": "#7d8790",
+    "global_mlp": "#b8a078",
     "classical": "#e69f00",
     "control": "#9aa5b1",
 }
@@ -95,7 +99,7 @@ def band(
 
 
 def block_axis(axes: "Axes", sites: Sequence[str]) -> None:
-    """Label an axis of sites with the decoder's blocks, a tick at each block's end."""
-    ends = [i for i, site in enumerate(sites) if site.endswith(".mlp")]
-    axes.set_xticks(ends, [sites[i].split(".")[1] for i in ends])
+    """Label an axis of sites with the blocks, a tick at each block's end."""
+    ends = block_ends(sites)
+    axes.set_xticks(ends, [str(Site.parse(sites[i]).block) for i in ends])
     axes.set_xlabel("end of decoder block")

@@ -43,6 +43,7 @@ from torch import Tensor
 
 from prob3r.geometry import (
     auc,
+    mean_depth,
     median,
     norm_factor,
     percentiles,
@@ -101,6 +102,7 @@ class FixedCorrespondences(Study):
     name = "fixed-correspondences"
     title = "Where fixed correspondences fail"
     place = 8
+    output = True
     most = 256
 
     def __init__(self) -> None:
@@ -226,15 +228,13 @@ def _pose_errors(
     true = pair.view2_to_view1
     nowhere = torch.full_like(true[0], torch.nan)
     poses = torch.stack([nowhere if pose is None else pose.to(true) for pose in found])
-    depths = [view.points[..., 2] for view in (pair.view1, pair.view2)]
-    total = [(d * v).sum((1, 2)) for d, v in zip(depths, pair.valid, strict=True)]
-    mean_depth = (total[0] + total[1]) / sum(v.sum((1, 2)) for v in pair.valid)
+    depth = mean_depth([view.points for view in pair.views], pair.valid)
     turned = rotation_error(poses[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0)
     # Zero points nowhere, which is wrong by 180 degrees.
     heading = poses[:, :3, 3].nan_to_num(0.0)
     return {
         "rotation_error": turned,
-        "translation_error": translation_error(heading, true[:, :3, 3], mean_depth),
+        "translation_error": translation_error(heading, true[:, :3, 3], depth),
         "found": ~poses.isnan().any((1, 2)),
     }
 

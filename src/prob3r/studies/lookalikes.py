@@ -22,20 +22,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prob3r.geometry import median
+from prob3r.measures.attention import patch_queries
 from prob3r.measures.errors import twins
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
+from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import ModelUnderTest, Study
+from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MEAN = {"mean": Reduction(lambda probs: probs.mean(1, keepdim=True))}
+_MEAN = {"mean": Reduction(lambda probs: probs.mean(1, keepdim=True), by_view=True)}
 
 
 class Copies(NamedTuple):
@@ -82,6 +84,7 @@ class LookAlikes(Study):
     name = "look-alikes"
     title = "Matches go from semantic to geometric"
     place = 6
+    attention = BETWEEN
     data = "lookalikes:test"
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
@@ -90,16 +93,21 @@ class LookAlikes(Study):
         numbers = [int(name.rpartition("/")[2]) for name in pair.names]
         prototypes = Rooms("test", lookalikes=True).prototypes(numbers)
         copies = Copies.of(pair, prototypes.to(pair.view1.image.device), model.config.patch)
-        sites = [site for site in model.sites() if Site.parse(site).stack == "dec"]
-        run = trace(model, pair, ["dec2.*.cross_attn.mean", *sites], output=False, reductions=_MEAN)
-        found = {"chance": {"dec2.embed": copies.preference((copies.right | copies.wrong).float())}}
+        stack = trunk(model)
+        sites, places = [str(site) for site in stack.sites(2)], stack.between(2)
+        wanted = [*sites, *(str(place.read("mean")) for place in places)]
+        run = trace(model, pair, wanted, output=False, reductions=_MEAN)
+        start = str(Site(stack.name, 2, None, "embed"))
+        found = {"chance": {start: copies.preference((copies.right | copies.wrong).float())}}
+        # View 1's patches are the first keys of each place.
         found["attention"] = {
-            site: copies.preference(probs[:, 0])
-            for site, probs in run.items()
-            if site.endswith(".mean")
+            str(place): copies.preference(
+                patch_queries(run, place.read("mean"))[:, 0, :, : copies.right.shape[-1]]
+            )
+            for place in places
         }
         found["features"] = {
-            second: copies.preference(_nearest(run[first], run[second], copies))
+            second: copies.preference(_nearest(run[first].patches, run[second].patches, copies))
             for first, second in twins(sites)
         }
         return pd.concat(
@@ -107,7 +115,7 @@ class LookAlikes(Study):
                 {
                     "pair": range(len(pair)),
                     "metric": what,
-                    "site": site.removesuffix(".mean"),
+                    "site": site,
                     "value": values.cpu().numpy(),
                 }
             )

@@ -38,6 +38,7 @@ from torch import Tensor
 from prob3r.geometry import Interval, median
 from prob3r.measures.curves import (
     TOLERANCES,
+    block_ends,
     blocks_of,
     centre_of_fall,
     first_under,
@@ -53,6 +54,7 @@ from prob3r.measures.statistics import (
     resampled,
     wide,
 )
+from prob3r.models.sites import Site
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
 from prob3r.studies.study import ModelUnderTest, Study, stratum
@@ -89,11 +91,12 @@ class Refinement(Study):
     name = "refinement"
     title = "Geometry is refined over the blocks"
     place = 1
+    probes = True
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return every error of both views at every site of the model and of the controls."""
         sources = {"model": (tested.model, tested.bank())}
-        if tested.untrained is not None:
+        if tested.untrained is not None and "random" in tested.banks:
             sources["random"] = tested.untrained, tested.bank("random")
         if "encoder" in tested.banks:
             sources["encoder"] = tested.model, tested.bank("encoder")
@@ -173,7 +176,8 @@ ORDERS = (
 
 def _iterative(table: pd.DataFrame) -> Finding:
     sites, values = curves(table, "pointmap_error")
-    ends = [i for i, site in enumerate(sites) if site.endswith((".embed", ".mlp"))]
+    start = [i for i, site in enumerate(sites) if Site.parse(site).block is None]
+    ends = start + block_ends(sites)
     drops = values[:, ends[1:]] - values[:, ends[:-1]]
     _, _, high = medians(drops)
     falling, blocks = int((high < 0).sum()), len(ends) - 1

@@ -49,7 +49,7 @@ from prob3r.reliability.prediction import (
 from prob3r.reliability.signals import SIGNALS, features, read_signals
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import ModelUnderTest, Study, stratum
+from prob3r.studies.study import BETWEEN, ModelUnderTest, Study, stratum
 from prob3r.studies.verdict import NOT_MEASURABLE, Finding, is_above_zero
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ class Reliability(Study):
     name = "reliability"
     title = "Whether the inside knows that the outcome is wrong"
     place = 9
+    output = True
+    probes = True
+    attention = BETWEEN
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return every signal of every pair, and its true rotation error."""

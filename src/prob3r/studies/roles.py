@@ -1,4 +1,7 @@
-"""C2, roles: what do self-attention, cross-attention and the MLP each do to view 2's geometry?
+"""C2, roles: what does each kind of sublayer do to view 2's geometry?
+
+The kinds are self-attention, cross-attention (or the global attention of other models, which takes
+its place in all that follows) and the MLPs.
 
 The effect of a sublayer on an error is the error of the probe's pointmap after it less that before
 it, pair by pair, added up over the blocks for each kind. Its displacement field is how far it
@@ -24,6 +27,7 @@ Rules, for the median over pairs with 95 % bootstrap intervals:
   that of one of them so; else mixed.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -35,26 +39,26 @@ from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
 from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
+from prob3r.measures.steps import SUBLAYER_WORDS as WORDS
 from prob3r.measures.strata import strata
-from prob3r.models.sites import Site
+from prob3r.models.sites import BETWEEN_VIEWS, SUBLAYERS, Site
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.study import ModelUnderTest, Study
+from prob3r.studies.study import WITHIN, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_below_zero
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("self_attn", "cross_attn", "mlp")
+OWN = "self_attn"
 FIELD_LABELS = {
     "size": "displacement (pair's unit)",
     "alignment": "cosine with way to truth",
     "approach": "change of distance to truth",
 }
-WORDS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "mlp": "MLP"}
 EXAMPLE_AMONG = 16  # pairs, of which the first hard one is shown as arrows
 ABOVE = [0, 2]  # the axes that are seen from above: x to the right, z upwards
 MARGIN = 0.04  # of the pair's unit, around what is drawn
@@ -80,6 +84,8 @@ class Roles(Study):
     name = "roles"
     title = "Sublayers have roles"
     place = 2
+    probes = True
+    attention = WITHIN
     example: Example | None = None
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
@@ -112,9 +118,10 @@ class Roles(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the effects on every error, the fields block by block, and one pair's arrows."""
+        kinds = kinds_of(table)
         with figure(1, len(METRICS), PAGE, 1.9) as (effects, axes):
             for axis, metric in zip(axes, METRICS, strict=True):
-                for place, kind in enumerate(KINDS):
+                for place, kind in enumerate(kinds):
                     found = median_interval(
                         per_pair(table, f"effect on {metric}", kind, total=True)
                     )
@@ -122,12 +129,12 @@ class Roles(Study):
                     axis.bar(place, found.value, color=COLOURS[kind])
                     axis.errorbar(place, found.value, bars, color=COLOURS["all"], lw=0.8)
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
-                axis.set_xticks(range(len(KINDS)), ["self", "cross", "MLP"])
+                axis.set_xticks(range(len(kinds)), [_short(kind) for kind in kinds])
                 axis.set_title(LABELS[metric], fontsize=6.5)
             axes[0].set_ylabel("change over all blocks")
         with figure(1, 3, PAGE, 2.5) as (moves, axes):
             for axis, name in zip(axes, ("size", "alignment", "approach"), strict=True):
-                for kind in KINDS:
+                for kind in kinds:
                     for where, style in (("co-visible", "-"), ("other", ":")):
                         chosen = (table.metric == f"{name}, {where}") & (table.kind == kind)
                         rows = table[chosen & (table.source == "model")]
@@ -174,17 +181,20 @@ def _fields(points: dict[str, Tensor], pair: Pair, patch: int, source: str) -> p
 
 def _arrows(example: Example) -> "Figure":
     """Return one pair's displacements from above: a row a block, a column a kind of sublayer."""
-    depth = len({Site.parse(site).block for site in example.fields})
-    blocks = sorted({0, (depth - 1) // 2, depth - 1})
-    shown = {(b, k): example.fields[str(Site("dec", 2, b, k))] for b in blocks for k in KINDS}
+    every = {Site.parse(site): field for site, field in example.fields.items()}
+    every = {site: field for site, field in every.items() if site.block is not None}
+    depth, kinds = len({site.block for site in every}), _in_order({s.sublayer for s in every})
+    blocks = {0, (depth - 1) // 2, depth - 1}
+    found = {(s.block, s.sublayer): f for s, f in every.items() if s.block in blocks}
+    shown = {(b, k): found[b, k] for b in sorted(blocks) for k in kinds if (b, k) in found}
     places = [place for f in shown.values() for place in (f.start, f.start + f.move, f.target)]
     known = next(iter(shown.values())).known
-    every = torch.cat([place[known][:, ABOVE] for place in places])
-    left, near = (every.amin(0) - MARGIN).tolist()
-    right, far = (every.amax(0) + MARGIN).tolist()
-    height = PAGE / len(KINDS) * (far - near) / (right - left)
-    with figure(len(blocks), len(KINDS), PAGE, height) as (drawn, axes):
-        for axis, ((block, kind), field) in zip(axes, shown.items(), strict=True):
+    ends = torch.cat([place[known][:, ABOVE] for place in places])
+    left, near = (ends.amin(0) - MARGIN).tolist()
+    right, far = (ends.amax(0) + MARGIN).tolist()
+    height = PAGE / len(kinds) * (far - near) / (right - left)
+    with figure(len(blocks), len(kinds), PAGE, height) as (drawn, axes):
+        for axis, ((block, kind), field) in zip(axes, shown.items(), strict=False):
             start, move, target = (t[..., ABOVE] for t in field[:3])
             x, z = target[known].T
             axis.scatter(x, z, s=4, color="#c3cbd3", linewidths=0, label="true position")
@@ -219,6 +229,24 @@ def _described(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(block=blocks, kind=[s.sublayer for s in sites])
 
 
+def kinds_of(table: pd.DataFrame) -> list[str]:
+    """Return the kinds of sublayers in a table, in the order of `SUBLAYERS`."""
+    return _in_order(set(table.kind))
+
+
+def between_of(table: pd.DataFrame) -> str:
+    """Return the kind of sublayer that attends between views."""
+    return next(kind for kind in BETWEEN_VIEWS if kind in set(table.kind))
+
+
+def _in_order(kinds: Collection[str]) -> list[str]:
+    return [kind for kind in SUBLAYERS if kind in kinds]
+
+
+def _short(kind: str) -> str:
+    return WORDS[kind].removesuffix("attention").rstrip(" -")
+
+
 def per_pair(
     table: pd.DataFrame, metric: str, kind: str, source: str = "model", total: bool = False
 ) -> Float[Tensor, " n"]:
@@ -227,7 +255,7 @@ def per_pair(
     Args:
         table: The study's rows.
         metric: Which.
-        kind: `self_attn`, `cross_attn` or `mlp`.
+        kind: The sublayer, such as `self_attn`.
         source: `model` or `shuffled`.
         total: Whether to add the blocks up, rather than to take their mean.
     """
@@ -237,19 +265,20 @@ def per_pair(
 
 
 def _towards_matches(table: pd.DataFrame) -> Finding:
-    metric = "alignment, co-visible"
-    true = per_pair(table, metric, "cross_attn")
+    metric, moving = "alignment, co-visible", between_of(table)
+    true = per_pair(table, metric, moving)
     effect = median_interval(true)
-    control = per_pair(table, metric, "cross_attn", SHUFFLED)
+    control = per_pair(table, metric, moving, SHUFFLED)
     more = median_interval(true - control)
     verdict = decide(effect.low > 0 and more.low > 0, effect.low <= 0)
     others = ", ".join(
         f"{WORDS[kind]} {as_text(median_interval(per_pair(table, metric, kind)), 3)}"
-        for kind in ("self_attn", "mlp")
+        for kind in kinds_of(table)
+        if kind != moving
     )
     return Finding(
         "C2",
-        "Cross-attention moves patches of view 2 towards their matches",
+        f"{WORDS[moving].capitalize()} moves patches of view 2 towards their matches",
         verdict,
         *effect,
         unit="cosine with the direction to the truth, co-visible patches",
@@ -278,12 +307,13 @@ def _most(table: pd.DataFrame) -> Finding:
 
 def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) -> Finding:
     """Return whether self-attention's effect is below that of both other kinds."""
-    effects = {k: per_pair(table, f"effect on {metric}", k, total=True) for k in KINDS}
-    own = median_interval(effects["self_attn"])
-    gaps = [median_interval(effects["self_attn"] - effects[kind]) for kind in KINDS[1:]]
+    kinds = kinds_of(table)
+    effects = {k: per_pair(table, f"effect on {metric}", k, total=True) for k in kinds}
+    own, rest = median_interval(effects[OWN]), [kind for kind in kinds if kind != OWN]
+    gaps = [median_interval(effects[OWN] - effects[kind]) for kind in rest]
     fails = own.high >= 0 if needs_fall else any(gap.low > 0 for gap in gaps)
     verdict = decide(all(gap.high < 0 for gap in gaps) and own.high < 0, fails)
-    others = ", ".join(f"{WORDS[k]} {as_text(median_interval(effects[k]), 3)}" for k in KINDS[1:])
+    others = ", ".join(f"{WORDS[k]} {as_text(median_interval(effects[k]), 3)}" for k in rest)
     return Finding(
         "C2",
         statement,
@@ -291,28 +321,27 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
         *own,
         unit=f"change of the {metric.replace('_', ' ')} over all blocks",
         control=f"the other kinds: {others}",
-        pairs=len(effects["self_attn"]),
+        pairs=len(effects[OWN]),
     )
 
 
 def _elsewhere(table: pd.DataFrame) -> Finding:
     seen, other = (
-        per_pair(table, f"approach, {where}", "self_attn", total=True)
-        for where in ("co-visible", "other")
+        per_pair(table, f"approach, {where}", OWN, total=True) for where in ("co-visible", "other")
     )
-    gap = median_interval(other - seen)
+    gap, moving = median_interval(other - seen), between_of(table)
     cross = [
-        as_text(median_interval(per_pair(table, f"approach, {where}", "cross_attn", total=True)), 3)
+        as_text(median_interval(per_pair(table, f"approach, {where}", moving, total=True)), 3)
         for where in ("co-visible", "other")
     ]
     return Finding(
         "C2",
-        "Self-attention helps most where cross-attention could not",
+        f"Self-attention helps most where {WORDS[moving]} could not",
         is_below_zero(gap),
         *gap,
         unit="change of the distance to the truth, other patches less co-visible ones",
         control=f"self-attention: co-visible {as_text(median_interval(seen), 3)}, "
         f"other {as_text(median_interval(other), 3)}; "
-        f"cross-attention: co-visible {cross[0]}, other {cross[1]}",
+        f"{WORDS[moving]}: co-visible {cross[0]}, other {cross[1]}",
         pairs=len(seen),
     )

@@ -7,7 +7,7 @@ the numbers in `figures`. `conduct` does the rest: strata, progress, resuming, f
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
@@ -19,8 +19,11 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, to_json, writing_to
+from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.strata import strata
 from prob3r.models import Model, fingerprint
+from prob3r.models.protocol import predicts_pointmaps, trunk
+from prob3r.models.sites import BETWEEN_VIEWS, Site
 from prob3r.probes import SiteReader
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
@@ -38,6 +41,16 @@ if TYPE_CHECKING:
 MODEL, POSITIVE = "model", "mini-pose"
 """Whose rows they are: the model's, or the positive control's."""
 
+BETWEEN, WITHIN = (BETWEEN_VIEWS,), (BETWEEN_VIEWS, ("self_attn",))
+"""What `Study.attention` may be: attention between the views, or also within a view."""
+
+OWN_PROBES = ("mlp", "linear")
+"""Kinds of probes of a model itself, the ones that studies read first."""
+
+
+class LackingError(Prob3rError):
+    """A model lacks what a study needs."""
+
 
 @dataclass(frozen=True)
 class ModelUnderTest:
@@ -46,7 +59,7 @@ class ModelUnderTest:
     Attributes:
         model: The model.
         name: What to call it.
-        banks: Probes by kind: `mlp`, and the controls `random` and `encoder`.
+        banks: Probes by kind: `mlp` or `linear`, and the controls `random` and `encoder`.
         untrained: The backbone of random weights that the `random` probes belong to.
         references: Other models to hold it against, by name: `mini-pose`, the positive control that
             carries an explicit pose; variants; and its own weights along training.
@@ -58,14 +71,20 @@ class ModelUnderTest:
     untrained: Model | None = None
     references: Mapping[str, Model] = field(default_factory=dict)
 
-    def bank(self, kind: str = "mlp") -> SiteReader:
-        """Return the probes of a kind; raise Prob3rError if there are none."""
-        if kind not in self.banks:
-            raise Prob3rError(
-                f"This study needs '{kind}' probes of {self.name}; train them with `prob3r train "
-                f"probes --kind {kind}`."
+    def bank(self, *kinds: str) -> SiteReader:
+        """Return the probes of the first of some kinds that there is; `mlp`, else `linear`.
+
+        Raises:
+            LackingError: There are none.
+        """
+        kinds = kinds or OWN_PROBES
+        found = [self.banks[kind] for kind in kinds if kind in self.banks]
+        if not found:
+            raise LackingError(
+                f"This study needs '{kinds[0]}' probes of {self.name}; train them with `prob3r "
+                f"train probes --kind {kinds[0]}`."
             )
-        return self.banks[kind]
+        return found[0]
 
 
 @dataclass(frozen=True)
@@ -99,6 +118,9 @@ class Study(ABC):
         data: Name of the pairs that the question needs, if it needs pairs of its own.
         batch: Pairs at a time.
         most: Pairs beyond which the question costs more than they add to the answer.
+        probes: Whether it reads sites with probes.
+        output: Whether it measures the model's own pointmaps.
+        attention: The kinds of attention that the model must have in its trunk, one of each group.
     """
 
     registry: ClassVar[dict[str, type["Study"]]] = {}
@@ -109,11 +131,34 @@ class Study(ABC):
     data: ClassVar[str | None] = None
     batch: ClassVar[int] = 16
     most: ClassVar[int | None] = None
+    probes: ClassVar[bool] = False
+    output: ClassVar[bool] = False
+    attention: ClassVar[Sequence[Sequence[str]]] = ()
 
     def __init_subclass__(cls) -> None:
         """Register the study by its name."""
         if "name" in vars(cls):
             Study.registry[cls.name] = cls
+
+    def check(self, tested: ModelUnderTest) -> None:
+        """Raise LackingError if the model lacks what the study needs."""
+        sites = [Site.parse(name) for name in tested.model.attention_sites(2)]
+        stack = trunk(tested.model).name if self.attention else ""
+        for group in self.attention:
+            for view in (1, 2):
+                found = (s for s in sites if (s.stack, s.view) == (stack, view))
+                if not any(site.sublayer in group for site in found):
+                    words = " or ".join(SUBLAYER_WORDS[kind] for kind in group)
+                    raise LackingError(
+                        f"The study '{self.name}' needs {words} of view {view}, and {tested.name} "
+                        "shows none."
+                    )
+        if self.output and not predicts_pointmaps(tested.model):
+            raise LackingError(
+                f"The study '{self.name}' needs pointmaps, and {tested.name} predicts none."
+            )
+        if self.probes:
+            tested.bank()
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
         """Find out what has to be known before the first batch; the same for the same pairs.
@@ -169,8 +214,10 @@ def conduct(
         processes: Those that share the work; this one by default.
 
     Raises:
+        LackingError: The model lacks what the study needs.
         Prob3rError: The folder holds a study of something else, or cannot be written.
     """
+    study.check(tested)
     processes = processes or Processes()
     home = folder / study.name
     parts = home / "parts"

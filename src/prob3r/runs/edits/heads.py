@@ -115,10 +115,14 @@ class Attention(Edit):
             stands for all, except the axis of the keys.
         heads: The heads that get the map. The default is all.
         queries: The tokens that get the map. The default is all.
+        keys_of: The view whose patches the map is over. Rows and `queries` are then the patches of
+            the site's own view, and all other keys get no attention. By default the map is over all
+            tokens.
     """
 
     probs: Float[Tensor, "p1 j1 n1 m"]
     heads: Sequence[int] | None = field(default=None, kw_only=True)
+    keys_of: int | None = field(default=None, kw_only=True)
     queries: Tokens | None = field(default=None, kw_only=True)
 
     @classmethod
@@ -126,13 +130,13 @@ class Attention(Edit):
         """Return the edit that makes every co-visible patch attend to its true match alone.
 
         Args:
-            site: Cross-attention sublayers of view 2.
+            site: Sublayers with attention from view 2 to view 1.
             matches: The true matches of the scenes that change.
             keys: The number of patches of view 1.
             others: `heads` and `scenes`.
         """
         probs = torch.nn.functional.one_hot(matches.match.clamp(0, keys - 1), keys).float()
-        return cls(site, probs[:, None], queries=matches.visible[:, None], **others)
+        return cls(site, probs[:, None], queries=matches.visible[:, None], keys_of=1, **others)
 
     @classmethod
     def scrambled(
@@ -162,15 +166,42 @@ class Attention(Edit):
         for site in setting.attention_sites(self.site):
             rows, heads = self.rows(setting), self.heads_of(site, self.heads, setting)
             axis, m = setting.queries(site), len(setting.keys(site))
-            probs = self.probs.to(setting.device)
+            probs, wanted = self._over_all_tokens(site, setting)
             if probs.shape[-1] != m:
                 raise self.error(f"has a map over {probs.shape[-1]} keys, and there are {m}")
             self.fits("map", probs, (len(rows), len(heads), len(axis), m))
             if not torch.allclose(probs.sum(-1), probs.new_ones(()), atol=1e-2):
                 raise self.error("has a map whose rows don't sum to one")
-            queries = self.mask(self.queries, axis, rows, heads, setting)
+            queries = self.mask(wanted, axis, rows, heads, setting)
             changes.append(GivenMap(str(site), rows, heads, queries, probs))
         return changes
+
+    def _over_all_tokens(self, site: Site, setting: Setting) -> tuple[Tensor, Tokens | None]:
+        """Return the map and the queries over all tokens, special ones and other views' too."""
+        probs = self.probs.to(setting.device)
+        if self.keys_of is None:
+            return probs, self.queries
+        queries, keys = setting.queries(site), setting.keys(site)
+        views = [view for view, _, _ in keys.parts]
+        if self.keys_of not in views:
+            raise self.error(f"has a map over view {self.keys_of}, which {site} does not attend to")
+        (rows,), columns = queries.patches, keys.patches[views.index(self.keys_of)]
+        for what, size, span in (("queries", 2, rows), ("keys", 3, columns)):
+            if probs.shape[size] != span.stop - span.start:
+                raise self.error(
+                    f"has a map over {probs.shape[size]} {what}, and there are "
+                    f"{span.stop - span.start}"
+                )
+        # Rows of special tokens are no queries of this edit; their map must be one all the same.
+        whole = probs.new_zeros(*probs.shape[:2], len(queries), len(keys))
+        whole[..., columns.start] = 1
+        whole[:, :, rows] = 0
+        whole[:, :, rows, columns] = probs
+        wanted = torch.ones(1, 1, len(queries), dtype=torch.bool, device=setting.device)
+        if isinstance(self.queries, Tensor):
+            wanted = self.queries.new_zeros(*self.queries.shape[:-1], len(queries))
+            wanted[..., rows] = self.queries
+        return whole, wanted
 
 
 def recorded(

@@ -39,6 +39,12 @@ class TokenAxis:
             start = first + patches + len(layout.after)
         return spans
 
+    def split(self, tensor: Tensor) -> dict[int, Tensor]:
+        """Return the parts of a tensor's last axis, one for each view on this axis."""
+        sizes = [patches + len(layout.special) for _, patches, layout in self.parts]
+        views = [view for view, _, _ in self.parts]
+        return dict(zip(views, tensor.split(sizes, -1), strict=True))
+
     def mask(self, test: Test) -> Bool[Tensor, " n"]:
         """Return the mask of the tokens that a test selects."""
         chosen: list[bool] = []

@@ -37,21 +37,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, median
+from prob3r.measures.attention import PEAKS
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.heads import (
-    MATCHES,
     MEAN,
-    READ,
     head_matches,
     head_table,
+    match_sites,
 )
 from prob3r.measures.statistics import as_text, interval, resampled
 from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
-from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import PAGE, figure
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
@@ -66,7 +64,7 @@ from prob3r.studies.origins.history import (
     history_of,
     matching_heads,
 )
-from prob3r.studies.study import ModelUnderTest, Study
+from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
@@ -84,15 +82,18 @@ class Origins(Study):
     name = "origins"
     title = "Where matches come from"
     place = 7
+    output = True
+    attention = BETWEEN
     data = "rooms:test@64"  # the image size at which most of the training was done
     batch = 32
     most = 128
 
-    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
-        """Raise Prob3rError if there is nothing to hold the model against."""
+    def check(self, tested: ModelUnderTest) -> None:
+        """Raise LackingError if there is nothing to hold the model against."""
+        super().check(tested)
         references = comparable(tested)
         if not references:
-            raise Prob3rError(
+            raise LackingError(
                 f"The study '{self.name}' needs checkpoints of a training; give --checkpoints "
                 "FOLDER."
             )
@@ -145,14 +146,13 @@ def comparable(tested: ModelUnderTest) -> dict[str, Model]:
 
 def _measured(model: Model, pair: Pair) -> pd.DataFrame:
     """Return what one model does with the pairs and with the control."""
-    patch = model.config.patch
-    matches = pair.patch_matches(patch)
+    matches = pair.patch_matches(model.config.patch)
     control = shuffled(pair)
     parts = []
     for source, seen in (("model", pair), (SHUFFLED, control.pair)):
-        run = trace(model, seen, MATCHES, reductions=READ)
+        run = trace(model, seen, match_sites(model), reductions=PEAKS)
         assert run.output is not None
-        heads = head_table(run, pair, matches, patch, source)
+        heads = head_table(run, model, pair, matches, source)
         rotation = pair.errors_of(run.output.points).rotation_error.cpu().numpy()
         rows = {"pair": range(len(pair)), "source": source, "metric": "rotation_error"}
         found = [heads[heads.metric.isin(_METRICS)], pd.DataFrame(rows | {"value": rotation})]

@@ -1,22 +1,24 @@
 """C3, pose: does the model lean on an explicit global camera pose?
 
-What could carry one are the *carriers* of `tokens.py`, where sinks, register-like and extra tokens
-are defined: sinks over the first `SINK_PAIRS` pairs, the others in each pair. They are knocked out
-of view 2's decoder, in both modes of `Knockout`:
+What could carry one are the *marked tokens* of `prob3r.measures.tokens`, where sinks, high-norm and
+special tokens are defined: sinks over the first `SINK_PAIRS` pairs, the others in each pair. They
+are knocked out of view 2's stream, in both modes of `Knockout`. (Where a model has global attention
+in place of cross-attention, that is meant.)
 
 - `head`, `block`, `all sinks`: the sinks are cut as keys in their own heads: of one head, of one
   block's self- and cross-attention, and of all heads.
 - `all but the sinks`: in every head that has sinks, all other keys are cut.
-- `carriers`: all carriers of view 2 are isolated: cut as keys and as queries in its self- and
-  cross-attention and as keys in view 1's cross-attention, so that nothing reads them and they read
-  nothing, in any block; and the carriers of view 1 are cut as keys in view 2's cross-attention.
+- `carriers` (so called in tables): all marked tokens of view 2 are isolated: cut as keys and as
+  queries in its self- and cross-attention and as keys in view 1's cross-attention, so that nothing
+  reads them and they read nothing, in any block; and the marked tokens of view 1 are cut as keys in
+  view 2's cross-attention.
 
-Each is held against its two random controls of `tokens.py`, matched in count and in attention mass
-and cut (or, for `all but the sinks`, kept) in the same way. If the model has no sink at all, the
-key of every head that takes the most stands in for its sinks, in the mode `mask` alone, and the
-findings say so; a stand-in is no carrier. Beside them, and without controls, the outputs of all
-heads of a sublayer are replaced (`zero`; `mean` over the pairs in which sinks were sought;
-`resample` from another pair).
+Each is held against its two random controls of `prob3r.measures.tokens`, matched in count and in
+attention mass and cut (or, for `all but the sinks`, kept) in the same way. If the model has no sink
+at all, the key of every head that takes the most stands in for its sinks, in the mode `mask` alone,
+and the findings say so; a stand-in is not marked. Beside them, and without controls, the outputs of
+all heads of a sublayer are replaced (`zero`; `mean` over the pairs in which sinks were sought;
+`resample` from another scene).
 
 The positive control is `mini-pose`, a twin that carries an explicit pose in a camera token: the
 same cuts, but for single heads and blocks, must break it. Its sinks are its own.
@@ -30,13 +32,13 @@ Rules, in the mode `mask` (`zero` is reported beside it), for the median over pa
 bootstrap intervals:
 
 - *In a twin that carries an explicit pose, the same cut breaks the pose*: supported if isolating
-  its carriers stands out, by more than `BREAKS` degrees over each control; else not supported.
+  its marked tokens stands out, by more than `BREAKS` degrees over each control; else not supported.
   Left out without `mini-pose`.
-- *Cutting the carriers hardly changes the relative pose*: supported if the upper end of the effect
-  of isolating them is under `HARDLY` degrees, or if it does not stand out; not supported if it
-  stands out and its lower end is over `HARDLY` degrees; else mixed. Where the positive control
-  does not break, or is missing, or there are no carriers, it is mixed at most: the method cannot
-  tell then.
+- *Cutting the carriers (the marked tokens) hardly changes the relative pose*: supported if the
+  upper end of the effect of isolating them is under `HARDLY` degrees, or if it does not stand out;
+  not supported if it stands out and its lower end is over `HARDLY` degrees; else mixed. Where the
+  positive control does not break, or is missing, or there are no marked tokens, it is mixed at
+  most: the method cannot tell then.
 - *The pose does not rest on sinks*: supported if cutting all of them does not stand out and
   cutting all but them raises the rotation error more, the interval of the difference excluding
   zero; not supported if cutting them stands out and the difference is not above zero; else mixed.
@@ -63,7 +65,7 @@ from prob3r.studies.pose.knockouts import (
     Known,
     knock_out,
 )
-from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class Pose(Study):
     name = "pose"
     title = "No explicit global pose"
     place = 3
+    output = True
+    attention = BETWEEN
     most = 64
 
     def __init__(self) -> None:

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.measures.statistics import median_interval, medians, wide
+from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.tokens import CHOSEN, COUNT, MASS
+from prob3r.models.sites import ATTENTION
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.pose.contrasts import by_cut, rows_of
 from prob3r.studies.pose.knockouts import (
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 _COLOURS = {CHOSEN: COLOURS["hard"], COUNT: COLOURS["control"], MASS: COLOURS["easy"]}
 _NAMES = {CHOSEN: "as named", COUNT: "random, as many", MASS: "random, as much attention"}
 _MODE_NAMES = {MASK: "masked", ZERO: "zeroed"}
-_SUBLAYERS = {"self_attn": "self-attention", "cross_attn": "cross-attention"}
 _TURN = "change of rotation\nerror (degrees)"
 
 
@@ -79,50 +80,57 @@ def draw_heads(table: pd.DataFrame) -> "Figure":
         f"{_keys(own, MODEL)} of a head cut\n(degrees; dot: may be zero)": cuts[cuts.cut == CHOSEN],
         "as much attention, at random\n(degrees; dot: may be zero)": cuts[cuts.cut == MASS],
     }
+    kinds = _kinds(own)
     changes = [
         _map(rows[rows.sublayer == sublayer], strengths).median
         for rows in list(columns.values())[1:]
-        for sublayer in _SUBLAYERS
+        for sublayer in kinds
     ]
     limit = float(torch.stack(changes).nan_to_num(0).abs().max()) or 1.0
-    with figure(len(_SUBLAYERS), len(columns), PAGE, 1.9) as (drawn, axes):
-        panels = [(sublayer, title) for sublayer in _SUBLAYERS for title in columns]
+    with figure(len(kinds), len(columns), PAGE, 1.9) as (drawn, axes):
+        panels = [(sublayer, title) for sublayer in kinds for title in columns]
         for axis, (sublayer, title) in zip(axes, panels, strict=True):
             rows = columns[title]
             found = _map(rows[rows.sublayer == sublayer], strengths)
             _draw_map(axis, found, None if rows is strengths else limit)
-            if sublayer == "self_attn":
+            if sublayer == kinds[0]:
                 axis.set_title(title)
-            else:
-                axis.set_xlabel("decoder block")
-        for axis, words in zip(axes[:: len(columns)], _SUBLAYERS.values(), strict=True):
-            axis.set_ylabel(f"head of {words}")
+            if sublayer == kinds[-1]:
+                axis.set_xlabel("block")
+        for axis, sublayer in zip(axes[:: len(columns)], kinds, strict=True):
+            axis.set_ylabel(f"head of {SUBLAYER_WORDS[sublayer]}")
     return drawn
 
 
 def draw_blocks(table: pd.DataFrame) -> "Figure":
     """Return what it does to cut one block: its sinks, and the outputs of all its heads."""
     own = table[table.source == MODEL]
-    with figure(1, 3, PAGE, 2.7) as (drawn, axes):
+    kinds = _kinds(own)
+    with figure(1, 1 + len(kinds), PAGE, 2.7) as (drawn, axes):
         for cut, colour in _COLOURS.items():
             rows = rows_of(own, MODEL, BLOCK, MASK)
             blocks, values = wide(rows[rows.cut == cut], "block")
             band(axes[0], blocks, *medians(values), colour, _NAMES[cut])
         axes[0].set_title(f"{_keys(own, MODEL)} of a block masked")
-        for axis, (sublayer, words) in zip(axes[1:], _SUBLAYERS.items(), strict=True):
+        for axis, sublayer in zip(axes[1:], kinds, strict=True):
             for mode, style in zip(OUTPUT_MODES, ("-", "--", ":"), strict=True):
                 rows = rows_of(own, MODEL, OUTPUTS, mode)
                 blocks, values = wide(rows[rows.sublayer == sublayer], "block")
                 if len(blocks):
                     band(axis, blocks, *medians(values), COLOURS[sublayer], mode, style)
-            axis.set_title(f"{words}: outputs replaced")
+            axis.set_title(f"{SUBLAYER_WORDS[sublayer]}: outputs replaced")
         for axis in axes:
             axis.axhline(0, color=COLOURS["all"], lw=0.6)
-            axis.set_xlabel("decoder block")
+            axis.set_xlabel("block")
             axis.set_xticks(sorted(set(own[own.block >= 0].block)))
             axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
         axes[0].set_ylabel(_TURN)
     return drawn
+
+
+def _kinds(table: pd.DataFrame) -> list[str]:
+    """Return the kinds of attention in a table."""
+    return [kind for kind in ATTENTION if (table.sublayer == kind).any()]
 
 
 def _keys(table: pd.DataFrame, source: str) -> str:

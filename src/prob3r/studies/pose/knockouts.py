@@ -1,6 +1,6 @@
 """What the study of the pose cuts, and the same cuts of random tokens.
 
-What a scope means, and which mode it comes in, is defined in `pose.py`.
+What a scope means, and which mode it comes in, is defined in `pose/__init__.py`.
 """
 
 from collections import defaultdict
@@ -15,19 +15,21 @@ from torch import Tensor
 
 from prob3r.measures.tokens import (
     CUTS,
-    READ,
-    Carriers,
+    MarkedTokens,
     Sinks,
+    attention_mass,
     random_order,
-    received_by,
+    token_sites,
     with_controls,
 )
 from prob3r.models import Model, Prediction
+from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import HEADS, Site
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.sweep import errors_of, sweep
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sample
+from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -116,12 +118,13 @@ def knock_out(model: Model, pair: Pair, known: Known) -> pd.DataFrame:
     no row. For the scope `STRENGTH` the value is how often its uniform share a head's strongest key
     takes in the pair, and `sinks` whether that head has any.
     """
-    outputs = [f"dec2.*.{kind}.{HEADS}" for kind in ("self_attn", "cross_attn")]
-    run = trace(model, pair, [*READ, *outputs] if known.means else READ, output=False)
-    carriers = Carriers.of(model, run, known.sinks)
-    cuts = _sink_cuts(run, pair, known, carriers) | isolated(run, pair, carriers)
+    sites = token_sites(model)
+    outputs = [str(site.read(HEADS)) for site in trunk(model).attention(2)]
+    run = trace(model, pair, [*sites, *outputs] if known.means else sites, output=False)
+    marked = MarkedTokens.of(model, pair, run, known.sinks)
+    cuts = _sink_cuts(run, pair, known, marked) | isolated(model, run, pair, marked)
     if known.means:
-        cuts |= _outputs(run, known.means)
+        cuts |= _outputs(run, pair, known.means)
     variants = {variant: cut.edits for variant, cut in cuts.items()}
     table = sweep(model, pair.named(()), variants, _kept)
     chosen = table.pop("variant").tolist()
@@ -138,8 +141,8 @@ def _strengths(run: Trace, sinks: Sinks) -> pd.DataFrame:
     """Return the rows of `STRENGTH`; which key is a head's strongest is a matter of all pairs."""
     parts = []
     for site, top in sinks.strongest.items():
-        parsed, received = Site.parse(site), run[f"{site}.received"]
-        times = (received * top.to(received)).sum(-1) * received.shape[-1]
+        parsed, mass = Site.parse(site), _mass(run, site)
+        times = (mass * top.to(mass)).sum(-1) * mass.shape[-1]
         for head, values in enumerate(times.unbind(1)):
             what = Variant(STRENGTH, "", "", parsed.sublayer, parsed.block or 0, head)._asdict()
             rows = {"pair": range(len(values)), "metric": "times its uniform share"}
@@ -148,10 +151,10 @@ def _strengths(run: Trace, sinks: Sinks) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _sink_cuts(run: Trace, pair: Pair, known: Known, carriers: Carriers) -> dict[Variant, Cut]:
+def _sink_cuts(run: Trace, pair: Pair, known: Known, marked: MarkedTokens) -> dict[Variant, Cut]:
     """Return the cuts of sinks, or of what stands in for them."""
     sinks = known.sinks
-    masks = _masked(run, pair, sinks, carriers)
+    masks = _masked(run, pair, sinks, marked)
     heads = {
         (site, head)
         for site, keys in (sinks.found if sinks else sinks.strongest).items()
@@ -191,81 +194,105 @@ def _cut_keys(
         if chosen.any()
     ]
     mass = torch.cat(
-        [(run[f"{s}.received"][:, heads[s]] * chosen).sum(-1) for s, chosen in keys.items()], 1
+        [(_mass(run, s)[:, heads[s]] * chosen).sum(-1) for s, chosen in keys.items()], 1
     )
     tokens = torch.cat([chosen.sum(-1) for chosen in keys.values()], 1).sum(1)
     return Cut(edits, tokens, mass.mean(1))
 
 
 def _masked(
-    run: Trace, pair: Pair, sinks: Sinks, carriers: Carriers
+    run: Trace, pair: Pair, sinks: Sinks, marked: MarkedTokens
 ) -> dict[str, dict[str, Bool[Tensor, "b k m"]]]:
     """Return the keys of every sublayer's heads to be cut, and their controls."""
     masks = {}
     for site, keys in (sinks.found if sinks else sinks.strongest).items():
-        received = run[f"{site}.received"]
-        chosen = keys.to(received.device).expand(received.shape)
-        carrier = carriers.view1 if site.endswith("cross_attn") else carriers.view2
-        free = ~(carrier[:, None] | chosen.any(1, keepdim=True)).expand(received.shape)
-        order = random_order(pair, site, tuple(received.shape[1:]))
-        masks[site] = with_controls(chosen, free, received, order)
+        mass = _mass(run, site)
+        chosen = keys.to(mass.device).expand(mass.shape)
+        taken = marked.among(Site.parse(site))
+        free = ~(taken[:, None] | chosen.any(1, keepdim=True)).expand(mass.shape)
+        order = random_order(pair, site, tuple(mass.shape[1:]))
+        masks[site] = with_controls(chosen, free, mass, order)
     return masks
 
 
-def isolated(run: Trace, pair: Pair, carriers: Carriers) -> dict[Variant, Cut]:
-    """Return the isolation of all carriers, and of their controls, in both modes."""
-    received = [received_by(run, view) for view in (1, 2)]
+def _mass(run: Trace, site: str) -> Float[Tensor, "b k m"]:
+    """Return the attention mass of every key in every head of a sublayer."""
+    return torch.Tensor(run[str(Site.parse(site).read("received"))])
+
+
+def isolated(model: Model, run: Trace, pair: Pair, marked: MarkedTokens) -> dict[Variant, Cut]:
+    """Return the isolation of all marked tokens, and of their controls, in both modes."""
+    masses = [attention_mass(model, pair, run, view) for view in (1, 2)]
     masks = [
         with_controls(
-            chosen, ~chosen, weight, random_order(pair, f"view {view}", tuple(weight.shape[1:]))
+            chosen, ~chosen, mass, random_order(pair, f"view {view}", tuple(mass.shape[1:]))
         )
-        for view, (chosen, weight) in enumerate(zip(carriers, received, strict=True), 1)
+        for view, (chosen, mass) in enumerate(zip(marked, masses, strict=True), 1)
     ]
     cuts = {}
     for mode in MODES:
         for cut in CUTS:
-            one, two = (mask[cut] for mask in masks)
-            edits = [*_unread(one, mode), *_alone(two, mode)]
+            tokens = MarkedTokens(*(mask[cut] for mask in masks))
+            edits = _isolation(trunk(model), tokens, mode)
             if edits:
-                mass = (received[0] * one).sum(1) + (received[1] * two).sum(1)
-                tokens = one.sum(1) + two.sum(1)
-                cuts[Variant(ISOLATED, mode, cut)] = Cut(edits, tokens, mass)
+                one, two = ((m * t).sum(1) for m, t in zip(masses, tokens, strict=True))
+                count = tokens.view1.sum(1) + tokens.view2.sum(1)
+                cuts[Variant(ISOLATED, mode, cut)] = Cut(edits, count, one + two)
     return cuts
 
 
-def _unread(tokens: Bool[Tensor, "b m"], mode: str) -> list[Edit]:
-    """Return what keeps view 2 from reading tokens of view 1, if there are any."""
-    return [Knockout("dec2.*.cross_attn", mode=mode, keys=tokens[:, None])] if tokens.any() else []
+def _isolation(stack: Stack, tokens: MarkedTokens, mode: str) -> list[Edit]:
+    """Return what isolates tokens.
+
+    View 2 does not attend to those of view 1. Nothing attends to those of view 2, and they attend
+    to nothing.
+    """
+    kinds = dict.fromkeys((site.view, site.sublayer) for v in (2, 1) for site in stack.attention(v))
+    nothing = torch.zeros_like(tokens.view1)
+    edits: list[Edit] = []
+    for view, kind in kinds:
+        site = Site(stack.name, view, None, kind)
+        cut = tokens if view == 2 else tokens._replace(view1=nothing)
+        keys = cut.among(site)
+        if keys.any():
+            edits.append(Knockout(_every_block(site), mode=mode, keys=keys[:, None]))
+    if tokens.view2.any():
+        own = [Site(stack.name, view, None, kind) for view, kind in kinds if view == 2]
+        queries = tokens.view2[:, None]
+        edits += [Knockout(_every_block(site), mode=mode, queries=queries) for site in own]
+    return edits
 
 
-def _alone(tokens: Bool[Tensor, "b n"], mode: str) -> list[Edit]:
-    """Return what keeps tokens of view 2 from reading anything and from being read, if any."""
-    if not tokens.any():
-        return []
-    chosen = tokens[:, None]
-    return [
-        Knockout("dec2.*.self_attn", mode=mode, keys=chosen),
-        Knockout("dec1.*.cross_attn", mode=mode, keys=chosen),
-        Knockout("dec2.*.self_attn", mode=mode, queries=chosen),
-        Knockout("dec2.*.cross_attn", mode=mode, queries=chosen),
-    ]
+def _every_block(site: Site) -> str:
+    """Return the pattern of a kind of sublayer in all blocks of a stream."""
+    return f"{site.stream}.*.{site.sublayer}"
 
 
-def _outputs(run: Trace, means: Means) -> dict[Variant, Cut]:
-    """Return the replacement of the outputs of all heads of a sublayer, in every mode."""
-    outputs = {name: torch.Tensor(r) for name, r in run.items() if name.endswith(f".{HEADS}")}
-    others = {name: record.roll(1, 0) for name, record in outputs.items()}
+def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, Cut]:
+    """Return the replacement of the outputs of all heads of a sublayer, in every mode.
+
+    `resample` takes each pair's outputs from a pair of another scene; a pair that has none in its
+    batch is left out.
+    """
+    places = {name: Site.parse(name) for name in run}
+    outputs = {name: torch.Tensor(run[name]) for name, p in places.items() if p.reading == HEADS}
+    donors = other_scenes(pair)
+    rows = (donors >= 0).nonzero()[:, 0].tolist()
+    others = {name: record[donors[rows].to(record.device)] for name, record in outputs.items()}
     cuts = {}
-    for name, (pairs, _, tokens, _) in ((name, r.shape) for name, r in outputs.items()):
-        site = name.removesuffix(f".{HEADS}")
-        parsed = Site.parse(site)
-        sources = {"zero": None, "mean": means, "resample": others}
-        if pairs < 2:
-            del sources["resample"]  # there is no other pair to take outputs from
-        for mode, source in sources.items():
-            variant = Variant(OUTPUTS, mode, "", parsed.sublayer, parsed.block or 0)
-            edit = HeadAblation(site, mode=mode, source=source)
-            cuts[variant] = Cut([edit], torch.full((pairs,), tokens), torch.ones(pairs))
+    for name, record in outputs.items():
+        site = places[name].residual
+        pairs, _, tokens, _ = record.shape
+        for mode, source in {"zero": None, "mean": means, "resample": others}.items():
+            chosen = rows if mode == "resample" else list(range(pairs))
+            if not chosen:
+                continue
+            subset = None if len(chosen) == pairs else chosen
+            variant = Variant(OUTPUTS, mode, "", site.sublayer, site.block or 0)
+            edit = HeadAblation(str(site), mode=mode, source=source, scenes=subset)
+            count = torch.zeros(pairs, dtype=torch.long)
+            count[chosen] = tokens
+            cuts[variant] = Cut([edit], count, torch.ones(pairs))
     return cuts
 
 

@@ -1,11 +1,12 @@
-"""C3, pose probes: what in view 2's decoder could carry the relative pose at all?
+"""C3, pose probes: what in view 2's tokens could carry the relative pose at all?
 
-At the decoder's input and after every block, probes read camera 2's pose in camera 1's frame: nine
-numbers projected onto the nearest rotation (Levinson et al., An Analysis of SVD for Deep Rotation
-Estimation, NeurIPS 2020), and the unit vector to camera 2. They read one token, or the mean of all
-patches (`pooled`). One token is the `best` patch of the site, the patch that the decoder's
-self-attention looks at most (`sink`, mean over blocks, heads and `SINK_ROOMS` rooms), the patch in
-the `centre`, the one in the top left `corner`, and the `camera` token of a model that has one.
+At the input of the trunk (DUSt3R's decoder) and after every block, probes read camera 2's pose in
+camera 1's frame: nine numbers projected onto the nearest rotation (Levinson et al., An Analysis of
+SVD for Deep Rotation Estimation, NeurIPS 2020), and the unit vector to camera 2. They read one
+token, or the mean of all patches (`pooled`). One token is the `best` patch of the site, the patch
+that view 2's own attention attends to most (`sink`, mean over blocks, heads and `SINK_ROOMS`
+rooms), the patch in the `centre`, the one in the top left `corner`, and the `camera` token of a
+model that has one.
 
 There is a `linear` probe (ridge regression on standardised features, penalty `PENALTY` times the
 number of rooms; the best patch is the one whose linear probe has the least median rotation error on
@@ -42,12 +43,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import patch_grid, rotation_error, translation_error
+from prob3r.geometry import mean_depth, patch_grid, rotation_error, translation_error
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
+from prob3r.models.sites import Site
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
@@ -72,7 +74,7 @@ from prob3r.studies.pose_probes.rows import (
     RANDOM,
     at_last_site,
 )
-from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class PoseProbes(Study):
     name = "pose-probes"
     title = "What could carry a pose"
     place = 4
+    output = True
+    attention = BETWEEN
     most = 256
 
     def __init__(self) -> None:
@@ -110,11 +114,10 @@ class PoseProbes(Study):
                 streams[name].append([torch.Tensor(record) for record in run.values()])
         for name, model in backbones.items():
             sites = [torch.cat(parts) for parts in zip(*streams.pop(name), strict=True)]
-            grid = patch_grid(*rooms.size, model.config.patch)
-            singles = _singles(model, rooms, grid, self.batch)
-            self.readers[name] = PoseReader.fit(
-                sites, torch.cat(numbers), grid[0] * grid[1], singles
-            )
+            layout, tokens = trunk(model).layout(2), sites[0].shape[1]
+            singles = _singles(model, rooms, tokens, self.batch)
+            patches = layout.patches(tokens)
+            self.readers[name] = PoseReader.fit(sites, torch.cat(numbers), patches, singles)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the errors of the poses that are read, and of those beside them."""
@@ -147,8 +150,9 @@ class PoseProbes(Study):
 
 
 def sites_of(model: Model) -> list[str]:
-    """Return view 2's decoder input and the ends of its blocks."""
-    return ["dec2.embed", *(f"dec2.{block}.mlp" for block in range(trunk(model).blocks))]
+    """Return the trunk's input of view 2 and the ends of its blocks."""
+    stack = trunk(model)
+    return [str(site) for site in (Site(stack.name, 2, None, "embed"), *stack.ends(2))]
 
 
 def _backbones(tested: ModelUnderTest) -> dict[str, Model]:
@@ -161,17 +165,25 @@ def _backbones(tested: ModelUnderTest) -> dict[str, Model]:
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _singles(model: Model, rooms: Rooms, grid: tuple[int, int], batch: int) -> dict[str, int]:
-    """Return the single tokens to be read, but for the best patch."""
-    rows, columns = grid
-    received = Sinks.find(model, rooms, SINK_ROOMS, batch).received
-    looked_at = torch.stack([r.mean(0) for s, r in received.items() if s.endswith("self_attn")])
+def _singles(model: Model, rooms: Rooms, tokens: int, batch: int) -> dict[str, int]:
+    """Return the single tokens of view 2 to be read, but for the best patch.
+
+    Args:
+        model: The model.
+        rooms: Over which attention is averaged.
+        tokens: How many tokens view 2 has.
+        batch: Rooms at a time.
+    """
+    layout, (rows, columns) = trunk(model).layout(2), patch_grid(*rooms.size, model.config.patch)
+    patches = layout.patches(tokens)
+    attended = Sinks.find(model, rooms, SINK_ROOMS, batch).of_view_2(model, rooms.size)
     singles = {
-        "sink": int(looked_at.mean(0)[: rows * columns].argmax()),
+        "sink": int(attended[patches].argmax()),
         "centre": rows // 2 * columns + columns // 2,
         "corner": 0,
     }
-    return singles | ({CAMERA: rows * columns} if trunk(model).layout(2).special else {})
+    found = {name: patches.start + place for name, place in singles.items()}
+    return found | ({CAMERA: layout.index(CAMERA, tokens)} if CAMERA in layout.special else {})
 
 
 def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
@@ -189,14 +201,12 @@ def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.D
 def _errors(numbers: Float[Tensor, "*d b 12"], pair: Pair) -> dict[str, Float[Tensor, "*d b"]]:
     """Return the errors of the poses that probes' numbers stand for, in degrees."""
     found, pose = Pose.of(numbers.flatten(0, -2)), pair.view2_to_view1
-    depth = torch.cat([view.points[..., 2].flatten(1) for view in (pair.view1, pair.view2)], 1)
-    known = torch.cat([mask.flatten(1) for mask in pair.valid], 1)
-    mean_depth = (depth * known).sum(1) / known.sum(1)
+    depth = mean_depth([view.points for view in pair.views], pair.valid)
     times = len(found.rotation) // len(pair)
-    true, mean_depth = pose.repeat(times, 1, 1), mean_depth.repeat(times)
+    true, depth = pose.repeat(times, 1, 1), depth.repeat(times)
     errors = {
         "rotation_error": rotation_error(found.rotation, true[:, :3, :3]),
-        "translation_error": translation_error(found.direction, true[:, :3, 3], mean_depth),
+        "translation_error": translation_error(found.direction, true[:, :3, 3], depth),
     }
     return {metric: values.unflatten(0, numbers.shape[:-1]) for metric, values in errors.items()}
 

@@ -7,6 +7,7 @@ import torch
 
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import median_interval, medians, wide
+from prob3r.models.sites import Site
 from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.pose_probes.readers import BEST, LINEAR, MLP, POOLED
 from prob3r.studies.pose_probes.rows import AVERAGE, CAMERA, METRICS, OUTPUT, PATCHES, RANDOM
@@ -37,7 +38,9 @@ def draw_blocks(table: pd.DataFrame) -> "Figure":
                         label = f"{_TOKEN_NAMES[token]}, {_PROBE_NAMES[probe]}"
                         band(axis, range(len(sites)), *medians(values), colour, label, style)
             _beside_lines(axis, table, metric, source)
-            axis.set_xticks(range(len(sites)), ["in", *(site.split(".")[1] for site in sites[1:])])
+            axis.set_xticks(
+                range(len(sites)), ["in", *(str(Site.parse(site).block) for site in sites[1:])]
+            )
             axis.set_ylim(bottom=0)
             axis.set_ylabel(LABELS[metric])
         for axis, source in zip(axes, sources, strict=False):

@@ -54,7 +54,7 @@ class PoseReader:
         tokens: Names of what is read, such as `best`, `centre` and `pooled`.
         places: The token that each name stands for at each site; the number of all tokens stands
             for the mean over patches.
-        patches: How many of the tokens, the first ones, are patches.
+        patches: Where the patches are among the tokens.
         mean: Of the features over the rooms, by which they are centred.
         scale: Standard deviation of the features, by which they are divided.
         average: Mean of the numbers over the rooms: the mean pose.
@@ -64,7 +64,7 @@ class PoseReader:
 
     tokens: Sequence[str]
     places: Int[Tensor, "s j"]
-    patches: int
+    patches: slice
     mean: Float[Tensor, "s j d"]
     scale: Float[Tensor, "s j d"]
     average: Float[Tensor, " t"]
@@ -76,7 +76,7 @@ class PoseReader:
         cls,
         streams: Sequence[Float[Tensor, "b n d"]],
         numbers: Float[Tensor, "b t"],
-        patches: int,
+        patches: slice,
         singles: Mapping[str, int],
         seed: int = 0,
     ) -> "PoseReader":
@@ -85,7 +85,7 @@ class PoseReader:
         Args:
             streams: The stream of each site, of `FITTED` and then any number of held-out rooms.
             numbers: What to read of each room.
-            patches: How many tokens are patches.
+            patches: Where the patches are among the tokens.
             singles: Single tokens to read beside the best patch, by name.
             seed: Of the MLPs.
         """
@@ -98,8 +98,9 @@ class PoseReader:
             mean, scale = _moments(features[:, :FITTED])
             features = (features - mean[:, None]) / scale[:, None]
             weights = ridge(features[:, :FITTED], centred[:FITTED])
-            best = _best_patch(features[:patches, FITTED:], weights[:patches], numbers, average)
-            chosen = torch.tensor([best, *singles.values(), len(features) - 1])
+            held_out = features[patches, FITTED:]
+            best = _best_patch(held_out, weights[patches], numbers, average)
+            chosen = torch.tensor([patches.start + best, *singles.values(), len(features) - 1])
             parts.append([chosen, *(t[chosen] for t in (mean, scale, weights, features))])
         places, mean, scale, linear, features = (
             torch.stack(tensors) for tensors in zip(*parts, strict=True)
@@ -125,10 +126,10 @@ class PoseReader:
         }
 
 
-def with_mean(stream: Float[Tensor, "b n d"], patches: int) -> Float[Tensor, "b m d"]:
+def with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b m d"]:
     """Return all tokens, in float32, and after them the mean over the patches."""
     stream = torch.Tensor(stream).float()
-    return torch.cat((stream, stream[:, :patches].mean(1, keepdim=True)), 1)
+    return torch.cat((stream, stream[:, patches].mean(1, keepdim=True)), 1)
 
 
 def ridge(

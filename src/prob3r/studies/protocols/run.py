@@ -13,7 +13,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval, auc, bootstrap, bootstrap_interval, percentiles
 from prob3r.models import Model
 from prob3r.scenes.framing import Framing
-from prob3r.scenes.readers import CorruptError, Tally
+from prob3r.scenes.readers import CorruptCount, CorruptError
 from prob3r.scenes.sampling import sample
 from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import (
@@ -97,13 +97,13 @@ def run(
     counts = sorted({len(names) for names in chosen.names})
     modes = {AT_ONCE if views_at_once(model, views) else PAIRS for views in counts}
     device = next(model.parameters()).device
-    rows, skipped, cameras, tally = [], list[str](), set[str](), Tally(len(numbers))
+    rows, skipped, cameras, corrupt = [], list[str](), set[str](), CorruptCount(len(numbers))
     for done, number in enumerate(numbers):
         report(done, len(numbers))
         try:
             scene = chosen.scenes.batch([done]).to(device)
         except CorruptError as item:
-            tally.add(item)
+            corrupt.add(item)
             skipped.append(", ".join(chosen.names[done]))
             continue
         with torch.no_grad():
