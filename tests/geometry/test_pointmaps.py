@@ -102,3 +102,12 @@ def test_patches_that_do_not_fit_are_refused():
         geometry.patchify(torch.zeros(1, 5, 6, 3), 2)
     with pytest.raises(Prob3rError, match="don't fill 4x8 pixels"):
         geometry.unpatchify(torch.zeros(1, 6, 4, 3), 4, 8)
+
+
+def test_the_mean_depth_is_over_the_valid_points_of_all_views() -> None:
+    first, second = torch.zeros(1, 1, 2, 3), torch.zeros(1, 2, 2, 3)
+    first[..., 2] = torch.tensor([2.0, torch.nan])
+    second[..., 2] = torch.tensor([[4.0, 6.0], [100.0, 8.0]])
+    valid1 = torch.tensor([[[True, False]]])
+    valid2 = torch.tensor([[[True, True], [False, True]]])
+    assert geometry.mean_depth((first, second), (valid1, valid2)).item() == 5

@@ -9,7 +9,7 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.controls import describe_controls, require_control
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.scenes.shuffled import shuffled
+from prob3r.scenes.shuffled import other_scenes, shuffled
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +95,10 @@ def test_pairs_without_a_control_have_no_value(pair: Pair) -> None:
     require_control(masked)
     with pytest.raises(Prob3rError, match="No pair has a shuffled control"):
         require_control(masked[masked.pair == 1])
+
+
+def test_donors_are_of_another_scene(pair: Pair) -> None:
+    assert other_scenes(pair).tolist() == [5, 0, 1, 2, 3, 4]
+    assert other_scenes(pair.named(scenes=tuple("aabbba"))).tolist() == [4, 4, 1, 1, 1, 4]
+    assert other_scenes(pair.named(scenes=tuple("aaaaaa"))).tolist() == [-1] * 6
+    assert other_scenes(pair.named(scenes=())).tolist() == [-1] * 6

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from prob3r.measures.curves import blocks_of, centre_of_fall, first_under, half_way, settled
+from prob3r.measures.curves import (
+    block_ends,
+    blocks_of,
+    centre_of_fall,
+    first_under,
+    half_way,
+    settled,
+)
 
 BLOCKS = torch.tensor([-1, 0, 1, 2])
 
@@ -38,3 +45,9 @@ def test_the_first_block_under_a_tolerance_is_one_past_the_last_where_there_is_n
 def test_the_input_of_a_stack_is_before_its_first_block() -> None:
     sites = ["dec2.embed", "dec2.0.self_attn", "dec2.0.mlp", "dec2.1.self_attn"]
     assert blocks_of(sites).tolist() == pytest.approx([-1, 0, 0, 1])
+
+
+def test_a_block_ends_where_the_next_one_begins() -> None:
+    sites = ["dec2.embed", "dec2.0.self_attn", "dec2.0.mlp", "dec2.1.global_attn", "dec2.3.mlp"]
+    assert block_ends(sites) == [2, 3, 4]
+    assert block_ends(["dec2.embed"]) == []

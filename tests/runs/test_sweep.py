@@ -127,6 +127,8 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(
         sweep(model, rooms, wrong)
     with pytest.raises(Prob3rError, match="at least two"):
         sweep_heads(model, rooms[0], modes=["resample"])
+    with pytest.raises(Prob3rError, match="at least two scenes"):
+        sweep_heads(model, rooms.named(scenes=["one"] * len(rooms)), modes=["resample"])
     with pytest.raises(Prob3rError, match="means of this model"):
         sweep_heads(model, rooms, modes=["mean"])
     with pytest.raises(Prob3rError, match="No site"):

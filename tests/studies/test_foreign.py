@@ -1,23 +1,26 @@
 """Models of every kind go through explain, evaluate and the studies: nothing knows DUSt3R."""
 
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from prob3r.measures.tokens import Sinks
 from prob3r.models import Model, fingerprint, random
 from prob3r.probes import SiteReader
 from prob3r.report import explain
 from prob3r.rooms import Rooms
+from prob3r.runs.trace import Record, trace
 from prob3r.scenes.source import Pairs
 from prob3r.studies import STUDIES, LackingError, ModelUnderTest, conduct
 from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for
 from tests.checks import every
 from tests.models.examples import EXAMPLES
-from tests.models.joint import example
+from tests.models.joint import example, scene
 
 MODELS: dict[str, Callable[[], Model]] = {
     "pairs through an adapter": lambda: example("05_bring_your_own_model").model(),
@@ -101,6 +104,30 @@ def _has_numbers(tables: dict[str, pd.DataFrame]) -> None:
     assert tables["reliability"].query("metric == 'entropy'").value.between(0, 1.0001).all()
     shares = tables["look-alikes"].query("metric == 'attention'").value.dropna()
     assert shares.between(0, 1).all()
+
+
+def test_five_views_are_explained_by_probes_of_pairs() -> None:
+    model = MODELS["joint attention through an adapter"]()
+    bank, views = bank_of(model), scene(5, scenes=1)
+    found = explain(model, views, bank, model_name="joint").measurements
+    assert found.views == 5
+    assert sorted(found.finals) == [2, 3, 4, 5]
+    assert {head.view for head in found.heads} == {2, 3, 4, 5}
+    last = {view: found.curves[view]["pointmap_error"][-2] for view in range(2, 6)}
+    assert len(set(last.values())) == 4  # no view is read in place of another
+    assert all(isfinite(value) for value in last.values())
+
+
+def test_a_bank_of_pairs_reads_each_further_view_with_the_probe_of_view_2() -> None:
+    model = MODELS["joint attention through an adapter"]()
+    bank, views = bank_of(model), scene(4)
+    site = "dec4.1.global_mlp"
+    record = trace(model, views, [site], output=False)[site]
+    as_view_2 = Record.of(torch.Tensor(record), "dec2.1.global_mlp", record.grid, record.tokens)
+    as_view_1 = Record.of(torch.Tensor(record), "dec1.1.global_mlp", record.grid, record.tokens)
+    read = bank.decode(record).points
+    assert torch.equal(read, bank.decode(as_view_2).points)
+    assert not torch.equal(read, bank.decode(as_view_1).points)
 
 
 def test_sinks_of_joint_attention_are_told_apart_by_view() -> None:

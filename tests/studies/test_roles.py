@@ -11,7 +11,7 @@ from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
 from prob3r.studies import ModelUnderTest
-from prob3r.studies.roles import KINDS, Roles
+from prob3r.studies.roles import Roles
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def made(values: dict[tuple[str, str], float], shuffled: float = 0.0) -> pd.Data
     names = [f"effect on {metric}" for metric in METRICS]
     names += [f"{what}, {w}" for what in ("size", "alignment", "approach") for w in WHERE]
     rows = []
-    for kind in KINDS:
+    for kind in ("self_attn", "cross_attn", "mlp"):
         for metric in names:
             for pair in range(40):
                 for block in range(2):

@@ -13,6 +13,7 @@ from prob3r.models.sites import Tap
 from prob3r.runs.edits import Attention, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
+from tests.models.joint import joint_model, scene
 from tests.runs.edits.conftest import CONFIG, Explicit, at, close, identical
 
 Run = Callable[[Tap], Prediction]
@@ -134,6 +135,34 @@ def test_oracle_and_scrambled_matches(model: DUSt3R, pair: Pair) -> None:
         assert looked[b][seen].tolist() != match[b][seen].tolist()
     uniform = trace(model, pair, [name], [Attention.uniform(SITE, 16)])[name]
     torch.testing.assert_close(uniform.as_subclass(Tensor), torch.full((2, 2, 6, 16), 1 / 16))
+
+
+def test_matches_of_joint_attention_are_over_view_1_s_patches() -> None:
+    model, views = joint_model(), scene(2)
+    match, visible = torch.arange(32).reshape(2, 16) % 16, torch.ones(2, 16, dtype=torch.bool)
+    visible[1, 3] = False
+    site = "dec2.1.global_attn"
+    edit = Attention.oracle(site, PatchMatches(match, visible), 16)
+    plain, probs = (
+        torch.Tensor(trace(model, views, [f"{site}.probs"], edits)[f"{site}.probs"])
+        for edits in ([], [edit])
+    )
+    assert probs.shape == (2, 4, 17, 34)
+    rows = visible.nonzero().tolist()
+    for b, i in rows:
+        wanted = torch.zeros(4, 34)
+        wanted[:, 1 + match[b, i]] = 1  # after the camera token of view 1
+        torch.testing.assert_close(probs[b, :, 1 + i], wanted)
+    torch.testing.assert_close(probs[:, :, 0], plain[:, :, 0])
+    torch.testing.assert_close(probs[1, :, 4], plain[1, :, 4])
+    with pytest.raises(Prob3rError, match="self_attn does not attend to"):
+        trace(
+            model,
+            views,
+            edits=[Attention.oracle("dec2.1.self_attn", PatchMatches(match, visible), 16)],
+        )
+    with pytest.raises(Prob3rError, match="9 keys, and there are 16"):
+        trace(model, views, edits=[Attention(site, torch.ones(1, 1, 16, 9) / 9, keys_of=1)])
 
 
 def test_a_map_is_given_first_and_cut_after(model: DUSt3R, pair: Pair) -> None:

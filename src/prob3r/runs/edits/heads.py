@@ -184,7 +184,9 @@ class Attention(Edit):
         queries, keys = setting.queries(site), setting.keys(site)
         views = [view for view, _, _ in keys.parts]
         if self.keys_of not in views:
-            raise self.error(f"has a map over view {self.keys_of}, which {site} does not attend to")
+            raise self.error(
+                f"has a map over view {self.keys_of}, which {site.residual} does not attend to"
+            )
         (rows,), columns = queries.patches, keys.patches[views.index(self.keys_of)]
         for what, size, span in (("queries", 2, rows), ("keys", 3, columns)):
             if probs.shape[size] != span.stop - span.start:
