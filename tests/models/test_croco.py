@@ -125,6 +125,8 @@ def test_the_published_sizes_have_the_published_weights() -> None:
     with torch.device("meta"):
         expected = CroCo(CroCoConfig((224, 224))).state_dict()
     assert {n: list(t.shape) for n, t in expected.items()} == content["keys"]
+    # Without a configuration, the published sizes are known by their weights.
+    assert CroCoFiles().of_weights(expected) == CroCoConfig((224, 224))
 
 
 def test_nothing_hidden_is_a_mask_that_hides_nothing(model: CroCo) -> None:

@@ -14,6 +14,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import (
     DUSt3R,
     DUSt3RConfig,
+    DUSt3RFiles,
     MASt3R,
     MASt3RConfig,
     MASt3RFiles,
@@ -115,6 +116,11 @@ def test_the_published_sizes_have_the_published_weights() -> None:
         weights = {name: torch.empty(shape) for name, shape in keys.items()}
     renamed = {name: list(t.shape) for name, t in MASt3RFiles().renamed(weights).items()}
     assert renamed == {name: list(t.shape) for name, t in model.state_dict().items()}
+    # Without a configuration, the published sizes are known by their weights.
+    assert MASt3RFiles().of_weights(weights) == config
+    assert DUSt3RFiles().of_weights(weights) is None
+    del weights["enc_norm.bias"]
+    assert MASt3RFiles().of_weights(weights) is None
 
 
 def test_descriptors_have_unit_length_and_confidences_their_least(model: MASt3R) -> None:

@@ -21,6 +21,8 @@ class CroCoFiles(FamilyFiles):
     """
 
     names: ClassVar[Mapping[str, Any]] = {
+        "CroCo_V2_ViTBase_SmallDecoder": CroCoConfig((224, 224), 16, 768, 12, 12, 512, 8, 16),
+        "CroCo_V2_ViTBase_BaseDecoder": CroCoConfig((224, 224), 16, 768, 12, 12),
         "CroCo_V2_ViTLarge_BaseDecoder": CroCoConfig((224, 224)),
     }
 

@@ -37,7 +37,7 @@ class DUSt3RFiles(FamilyFiles):
 
     def claims(self, keywords: Mapping[str, Any], names: Iterable[str]) -> bool:
         """Return whether a hub folder of the family has pointmap heads, and no descriptors."""
-        return has_pointmap_heads(keywords, names) and not has_descriptors(keywords)
+        return has_pointmap_heads(keywords, names) and not has_descriptors(keywords, names)
 
     def own(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """Return the kind of the heads."""
@@ -55,9 +55,11 @@ class DUSt3RFiles(FamilyFiles):
         return renamed
 
 
-def has_descriptors(keywords: Mapping[str, Any]) -> bool:
-    """Return whether a configuration asks for a descriptor beside each point."""
-    return str(keywords.get("output_mode", "")).startswith("pts3d+desc")
+def has_descriptors(keywords: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Return whether a configuration, or else the weights, have descriptors beside points."""
+    if "output_mode" in keywords:
+        return str(keywords["output_mode"]).startswith("pts3d+desc")
+    return any(".head_local_features." in name for name in names)
 
 
 def has_pointmap_heads(keywords: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -34,7 +34,7 @@ class MASt3RFiles(DUSt3RFiles):
 
     def claims(self, keywords: Mapping[str, Any], names: Iterable[str]) -> bool:
         """Return whether a hub folder of the family has descriptors."""
-        return has_descriptors(keywords)
+        return has_descriptors(keywords, names)
 
     def own(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
         """Return the channels of the descriptors, and the least of their confidences."""

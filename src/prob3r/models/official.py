@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models.architectures import Published, are_tensors
+from prob3r.models.architectures import Published, architecture_of, are_tensors
 from prob3r.models.two_view import TwoViewConfig
 
 # What the official constructors' keyword is called here, and its default there.
@@ -83,6 +84,27 @@ class FamilyFiles(Published):
             return None
         files, keywords = _call(text)
         return (self.config(keywords, _STRING), weights) if files.builder == self.builder else None
+
+    def of_weights(self, weights: Mapping[str, Tensor]) -> TwoViewConfig | None:
+        """Return the configuration of the one published checkpoint that has these weights.
+
+        Weights do not tell the number of heads, nor the size of the images.
+        """
+        size = getattr(weights.get("decoder_embed.weight"), "shape", None)
+        if size is None or not self.claims({}, weights):
+            return None
+        found = [
+            config
+            for config in self.names.values()
+            if size == (config.dec_width, config.enc_width) and self._fit(weights, config)
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def _fit(self, weights: Mapping[str, Tensor], config: TwoViewConfig) -> bool:
+        with torch.device("meta"):
+            expected = architecture_of(config)(config).state_dict()
+        shapes = {name: tensor.shape for name, tensor in self.renamed(weights).items()}
+        return shapes == {name: tensor.shape for name, tensor in expected.items()}
 
     def of_hub(
         self, values: Mapping[str, Any], weights: Mapping[str, Tensor] | None, origin: str
