@@ -1,12 +1,13 @@
-"""VGGT, π³ and Depth Anything 3 at their published sizes, on a few views of noise, random weights.
+"""The models of the family at their published sizes, on a few views of noise, with random weights.
 
 - forward: beside the official code with the same weights, `--official PATH`: a checkout of
-  facebookresearch/vggt, yyfz/Pi3 or ByteDance-Seed/Depth-Anything-3 from GitHub, and what it
-  imports. The two take turns.
+  facebookresearch/vggt, yyfz/Pi3, ByteDance-Seed/Depth-Anything-3, naver/mast3r (with its
+  submodules) or naver/croco from GitHub, and what it imports. The two take turns. Of CroCo it is
+  the completion of a masked view.
 - record: a forward that records all residual sites, beside a plain one, turn by turn.
-- sweep: view 2 kept from seeing view 1 in the global attention of one block at a time, beside
-  running the full model for each. `allowed` is the speed-up that counting floating-point operations
-  allows.
+- sweep: view 2 kept from seeing view 1 in the attention between views of one block at a time,
+  beside running the full model for each. `allowed` is the speed-up that counting floating-point
+  operations allows.
 - memory: the peak of a process of its own that records all residual sites of view 2, beside the
   size of the model.
 
@@ -29,14 +30,19 @@ from rich.table import Table
 
 from prob3r.cost.dry_run import DryRun, operations
 from prob3r.models import (
+    CroCo,
+    CroCoConfig,
     DepthAnything3Config,
+    MASt3RConfig,
     MultiViewModel,
     Pi3Config,
     Prediction,
     VGGTConfig,
     random,
 )
+from prob3r.models.architectures import architecture_of
 from prob3r.models.dinov2 import imagenet_normalised
+from prob3r.models.sites import BETWEEN_VIEWS
 from prob3r.runs.edits import Edit, Knockout, view
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import sweep
@@ -44,7 +50,13 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import View
 from prob3r.scenes.views import Views, views_of
 
-CONFIGS = {"vggt": VGGTConfig(), "pi3": Pi3Config(), "da3": DepthAnything3Config()}
+CONFIGS = {
+    "vggt": VGGTConfig(),
+    "pi3": Pi3Config(),
+    "da3": DepthAnything3Config(),
+    "mast3r": MASt3RConfig((512, 512)),
+    "croco": CroCoConfig((224, 224)),
+}
 CHECKS = ("forward", "record", "sweep", "memory")
 
 
@@ -77,6 +89,8 @@ def main() -> None:
         print(*peak(options.model, options.views, options.size))
         return
     checks = options.only or CHECKS
+    most = architecture_of(CONFIGS[options.model]).most_views
+    options.views = min(options.views, most or options.views)
     title = f"{options.model}: {options.views} views of {options.size} pixels"
     table = Table("what", "took", "beside it", "ratio (processor)", "bar", title=title)
     if {*checks} - {"memory"}:
@@ -118,12 +132,30 @@ def forward(
         with torch.no_grad():
             return read(theirs, images)
 
-    output, depth = trace(ours, views).output, run_theirs()  # warms up
-    assert output is not None
-    found = output.local_points[0][..., 2] if output.depth is None else output.depth[0]
-    difference = (found - depth).abs().max().item() / depth.abs().max().item()
-    mine, other = turns(lambda: trace(ours, views), run_theirs, rounds)
-    row(table, f"forward, depth differs by {difference:.0e}", mine, "official", other, "1")
+    def run_ours() -> Any:
+        if not isinstance(ours, CroCo):
+            return trace(ours, views).output
+        with torch.no_grad():
+            return ours.complete(*views.images, _mask(ours, views.images[0]))
+
+    output, other = run_ours(), run_theirs()  # warms up
+    found = output if isinstance(ours, CroCo) else _depth(output)
+    difference = (found - other).abs().max().item() / other.abs().max().item()
+    mine, official = turns(run_ours, run_theirs, rounds)
+    what = "patches" if isinstance(ours, CroCo) else "depth"
+    row(table, f"forward, {what} differ by {difference:.0e}", mine, "official", official, "1")
+
+
+def _depth(output: Prediction) -> torch.Tensor:
+    """Return the depth of view 1."""
+    if output.depth is not None:
+        return output.depth[0]
+    local = output.points if output.local_points is None else output.local_points
+    return local[0][..., 2]
+
+
+def _mask(model: CroCo, image: torch.Tensor) -> torch.Tensor:
+    return model.draw_mask(image, torch.Generator().manual_seed(0))
 
 
 def _vggt(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
@@ -154,7 +186,66 @@ def _da3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
     ).depth[:, 0]
 
 
-OFFICIAL = {"vggt": _vggt, "pi3": _pi3, "da3": _da3}
+def _mast3r(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+    sys.path.insert(0, str(checkout))
+    from mast3r.model import AsymmetricMASt3R
+
+    inf = float("inf")
+    model = AsymmetricMASt3R(
+        pos_embed="RoPE100",
+        img_size=(512, 512),
+        head_type="catmlp+dpt",
+        output_mode="pts3d+desc24",
+        depth_mode=("exp", -inf, inf),
+        conf_mode=("exp", 1, inf),
+        two_confs=True,
+        desc_conf_mode=("exp", 0, inf),
+        landscape_only=False,
+        enc_embed_dim=1024,
+        enc_depth=24,
+        enc_num_heads=16,
+        dec_embed_dim=768,
+        dec_depth=12,
+        dec_num_heads=12,
+    )
+
+    def read(model: torch.nn.Module, images: torch.Tensor) -> Any:
+        shape = torch.tensor([images.shape[-2:]])
+        views = [{"img": image, "true_shape": shape, "instance": "0"} for image in images.unbind(1)]
+        return model(*views)[0]["pts3d"][..., 2]
+
+    return model, read
+
+
+def _croco(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+    sys.path.insert(0, str(checkout))
+    from models.croco import CroCoNet
+
+    class Given(torch.nn.Module):
+        """Hides the patches that ours hides."""
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return _mask(like, torch.empty(1, 3, *_size(tokens)))
+
+    def _size(tokens: torch.Tensor) -> tuple[int, int]:
+        side = 16 * round(tokens.shape[1] ** 0.5)
+        return side, side
+
+    like = CroCo(CroCoConfig((16, 16), 16, 16, 1, 1, 16, 1, 1))
+    model = CroCoNet(
+        enc_embed_dim=1024,
+        enc_depth=24,
+        enc_num_heads=16,
+        dec_embed_dim=768,
+        dec_num_heads=12,
+        dec_depth=12,
+        pos_embed="RoPE100",
+    )
+    model.mask_generator = Given()
+    return model, lambda model, images: model(*imagenet_normalised(images[0]).split(1))[0]
+
+
+OFFICIAL = {"vggt": _vggt, "pi3": _pi3, "da3": _da3, "mast3r": _mast3r, "croco": _croco}
 
 
 def record(table: Table, model: MultiViewModel, views: Views, rounds: int) -> None:
@@ -168,8 +259,9 @@ def sweeping(table: Table, model: MultiViewModel, views: Views, count: int) -> N
     """Compare a sweep with full runs of its variants."""
     blocks = model.stacks["dec"].blocks
     count = min(count, blocks)
+    (between,) = (s for s in model.stacks["dec"].sublayers[-1] if s in BETWEEN_VIEWS)
     variants: dict[int, list[Edit]] = {
-        block: [Knockout(f"dec2.{block}.global_attn", queries=view(2), keys=view(1))]
+        block: [Knockout(f"dec2.{block}.{between}", queries=view(2), keys=view(1))]
         for block in range(blocks // count - 1, blocks, blocks // count)
     }
     outputs: dict[int, Prediction] = {}
@@ -181,6 +273,8 @@ def sweeping(table: Table, model: MultiViewModel, views: Views, count: int) -> N
             outputs[block] = output
 
     def nearest(output: Prediction, views: Views, clean: Prediction) -> dict[str, torch.Tensor]:
+        if output.patches is not None:
+            return {"point": output.patches[1][:, -1].norm(dim=-1)}
         return {"point": output.points[1][:, -1, -1].norm(dim=-1)}
 
     slow = once(naive)
