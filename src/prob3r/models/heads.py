@@ -175,8 +175,9 @@ class Fusion(nn.Module):
             path = path + self.resConfUnit1(level)
         path = self.resConfUnit2(path)
         size = size or (2 * path.shape[-2], 2 * path.shape[-1])
-        path = F.interpolate(path, size, mode="bilinear", align_corners=True)
-        return self.out_conv(path)
+        # The official code interpolates first. The two commute, as the weights of an interpolation
+        # sum to one, and this convolution is cheaper on the smaller map.
+        return F.interpolate(self.out_conv(path), size, mode="bilinear", align_corners=True)
 
 
 class _ResidualConv(nn.Module):
