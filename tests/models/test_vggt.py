@@ -14,25 +14,11 @@ from prob3r.models.camera_head import cameras_of, encoding_of
 from prob3r.models.dinov2 import DINOv2, imagenet_normalised
 from prob3r.models.sites import Site, Tap
 from tests.models.conformance import nview
+from tests.models.examples import VGGT_CONFIG
+from tests.taps import Keeper
 
 TINY = VGGTConfig((70, 70), 14, 64, 24, 4, enc_depth=0, features=32, channels=(16, 24, 32, 40))
-SMALL = VGGTConfig(
-    (28, 28),
-    14,
-    16,
-    4,
-    2,
-    2,
-    enc_depth=1,
-    enc_heads=2,
-    enc_registers=1,
-    head_blocks=(0, 1, 2, 3),
-    features=8,
-    channels=(4, 4, 4, 4),
-    cam_depth=2,
-    cam_heads=2,
-    cam_iterations=2,
-)
+SMALL = replace(VGGT_CONFIG, depth=4, head_blocks=(0, 1, 2, 3), cam_depth=2)
 SITES = {
     "frame.attn": "self_attn",
     "frame.mlp": "mlp",
@@ -41,21 +27,6 @@ SITES = {
     "frame.probs": "self_attn.probs",
     "global.probs": "global_attn.probs",
 }
-
-
-class Recorder(Tap):
-    """Keeps every site it is shown, and rebuilds the attention."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Tensor] = {}
-
-    def __call__(self, site: str, tensor: Tensor) -> Tensor:
-        self.records[site] = tensor.clone()
-        return tensor
-
-    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        self.records[site] = (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
-        return super().attend(site, queries, keys, values)
 
 
 def run(model: VGGT, *images: Tensor, tap: Tap | None = None) -> Prediction:
@@ -92,7 +63,7 @@ def small() -> VGGT:
 def test_every_value_is_that_of_the_official_model(
     tiny: VGGT, case: str, shape: tuple[int, int, int, int]
 ) -> None:
-    golden, tap = dict(nview.golden(case)), Recorder()
+    golden, tap = dict(nview.golden(case)), Keeper()
     images, count, size = nview.views(*shape), shape[1], shape[2:]
     output = run(tiny, *images, tap=tap)
     assert output.depth is not None

@@ -7,28 +7,13 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy
 from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
-from prob3r.models.sites import Tap
 from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, mass, trace
 from prob3r.scenes import Pair, View
 from prob3r.scenes.views import views_of
 from tests.models.examples import EXAMPLES
+from tests.taps import Keeper
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
-
-
-class Seen(Tap):
-    """Keeps everything, with the attention in one piece."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Tensor] = {}
-
-    def __call__(self, site: str, tensor: Tensor) -> Tensor:
-        self.records[site] = tensor.clone()
-        return tensor
-
-    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        self.records[site] = (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
-        return super().attend(site, queries, keys, values)
 
 
 def flat(output: Prediction | None) -> tuple[Tensor, ...]:
@@ -53,7 +38,7 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="module")
 def seen(model: DUSt3R, pair: Pair) -> dict[str, Tensor]:
-    tap = Seen()
+    tap = Keeper()
     with torch.no_grad():
         model(*pair.images, tap=tap)
     return tap.records

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, fingerprint
+from prob3r.models import DUSt3R, fingerprint, read_tensors
 from prob3r.probes import ProbeBank, ProbeConfig, load_probes
 from prob3r.probes.files import KINDS
 from prob3r.runs.trace import trace
@@ -215,6 +215,15 @@ def test_probes_learn_and_the_backbone_does_not(model: DUSt3R, tmp_path: Path, k
     streams = record_streams(model, bank, held_out)
     best = load_probes(path)
     assert best.backbone == before
+    _, header = read_tensors(path)
+    assert header is not None
+    assert header["training"] == {
+        "sample": "rooms:train@16",
+        "pairs": 160,
+        "batch": long.stage.batch,
+        "held_out": 4,
+        "seed": long.seed,
+    }
     after = site_errors(best, streams, held_out)
     assert (after < 0.8 * site_errors(untrained, streams, held_out)).all()
     metrics = words[-1].metrics

@@ -8,22 +8,48 @@ own view, and must not change with the images of another scene.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models.hooks import hooked
-from prob3r.models.protocol import Prediction
+from prob3r.models.hooks import AnyHookPoint, hooked
+from prob3r.models.protocol import Prediction, Shape
 from prob3r.models.sites import Site, Tap
-
-if TYPE_CHECKING:
-    from prob3r.models.adapter import Adapter
 
 SCENES = 2
 """How many scenes of random images a trial runs over; one would hide which axis is the batch."""
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """What a trial asks of an adapter; see `prob3r.models.adapter.Adapter`."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model within."""
+
+    @property
+    def config(self) -> Shape:
+        """The size that the model was made for."""
+
+    @property
+    def run(self) -> Callable[..., Prediction]:
+        """Calls the module with one batch of images a view."""
+
+    def points(self, views: int) -> Mapping[str, AnyHookPoint]:
+        """Return where the sites of so many views are."""
+
+    def tokens(self, site: Site) -> int:
+        """Return how many tokens the stream of a site has."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return the weights."""
+
+    def __call__(self, *images: Tensor) -> Prediction:
+        """Return the prediction without any hook."""
 
 
 class Trial:
@@ -34,7 +60,7 @@ class Trial:
         views: How many views it runs over.
     """
 
-    def __init__(self, model: "Adapter", views: int):
+    def __init__(self, model: Mapped, views: int):
         self.model, self.views = model, views
         self.generator = torch.Generator().manual_seed(0)
         device = next(model.parameters()).device
@@ -56,7 +82,7 @@ class Trial:
         for now, once in zip(_tensors(prediction), _tensors(plain), strict=True):
             if (gap := _gap(now, once)) > _tolerance(once):
                 raise Prob3rError(
-                    f"Two runs of this {self.model.config.architecture} over the same images "
+                    f"Two runs of this {type(self.model.module).__name__} over the same images "
                     f"differ by {gap:.1e} of the largest value; it must be deterministic in eval "
                     "mode."
                 )
@@ -152,7 +178,7 @@ class Trial:
 class _Reader(Tap):
     """Keeps the streams of a run, and holds shapes against what an adapter was told."""
 
-    def __init__(self, model: "Adapter", views: int):
+    def __init__(self, model: Mapped, views: int):
         self.model, self.views = model, views
         self.fired: Counter[str] = Counter()
         self.streams: dict[str, Tensor] = {}

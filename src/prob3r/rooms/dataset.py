@@ -127,9 +127,7 @@ class Rooms(Independent, Generic[Seen]):
 
     def batch(self, indices: Sequence[int]) -> Seen:
         """The scenes with these numbers: a `Pair` if there are two views, else `Views`."""
-        scene, cameras = self._draw(indices)
-        intrinsics = intrinsics_for(cameras.slope, self.size).float()
-        pose = cameras.cam_to_world.float()
+        scene, intrinsics, pose = self._posed(indices)
         frame = self._render(scene.single(), intrinsics, pose)
         b, (h, w) = len(indices), self.size
         views = [
@@ -163,8 +161,7 @@ class Rooms(Independent, Generic[Seen]):
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "b v 3 3"], Float[Tensor, "b v 4 4"]]:
         """Intrinsics and poses of these scenes, without rendering them."""
-        _, cameras = self._draw(indices)
-        return intrinsics_for(cameras.slope, self.size).float(), cameras.cam_to_world.float()
+        return self._posed(indices)[1:]
 
     def prototypes(self, indices: Sequence[int]) -> Int[Tensor, "b k"]:
         """What each object is a copy of.
@@ -181,10 +178,16 @@ class Rooms(Independent, Generic[Seen]):
         Visibility comes from casting rays from camera 1, not from comparing depths. It is exact
         up to the rounding of single precision.
         """
+        scene, intrinsics, pose = self._posed(indices)
+        return sight_lines(scene.single(), intrinsics[:, :2], pose[:, :2], self.size)
+
+    def _posed(
+        self, indices: Sequence[int]
+    ) -> tuple[Scene, Float[Tensor, "b v 3 3"], Float[Tensor, "b v 4 4"]]:
+        """Scenes, with the intrinsics and the poses of their cameras in single precision."""
         scene, cameras = self._draw(indices)
         intrinsics = intrinsics_for(cameras.slope, self.size).float()
-        pose = cameras.cam_to_world.float()
-        return sight_lines(scene.single(), intrinsics[:, :2], pose[:, :2], self.size)
+        return scene, intrinsics, cameras.cam_to_world.float()
 
     def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
         """Scenes and cameras, in double precision: a choice must not hang on a rounding."""

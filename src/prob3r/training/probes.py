@@ -26,7 +26,7 @@ from prob3r.probes.reader import SiteReader
 from prob3r.rooms import Rooms
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.trace import trace
-from prob3r.scenes.source import Pairs
+from prob3r.scenes.source import Pairs, describe
 from prob3r.scenes.views import Pair
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.objectives import weigh
@@ -375,4 +375,16 @@ class _BankTask(Task):
         return metrics["error"]
 
     def save(self, metrics: dict[str, float]) -> None:
-        save_probes(self.bank, self.path, {"validation": metrics})
+        save_probes(self.bank, self.path, {"validation": metrics, "training": self._sample()})
+
+    def _sample(self) -> dict[str, Any]:
+        """Return which pairs the bank is trained on, how many, and how they are drawn."""
+        stage, held_out = self.training.stage, self.training.validation_pairs
+        rooms = f"rooms:train@{stage.size}"
+        return {
+            "sample": rooms if self.pairs is None else describe(self.pairs),
+            "pairs": stage.pairs,
+            "batch": stage.batch,
+            "held_out": held_out,
+            "seed": self.training.seed,
+        }
