@@ -1,11 +1,11 @@
 """Probes and lenses: the bank, and their files."""
 
+from prob3r.probes.backbone import backbone_of, check_backbone
 from prob3r.probes.bank import ProbeBank, ProbeConfig
-from prob3r.probes.files import backbone_of, check_backbone, load_probes, save_probes
 from prob3r.probes.lens import Lens
 from prob3r.probes.own_heads import at_blocks, cameras_at_blocks, what_is_read
 from prob3r.probes.provide import Asked, Show, provide
-from prob3r.probes.reader import Decoded, SiteReader
+from prob3r.probes.reader import Decoded, SiteReader, load_probes, save_probes
 from prob3r.probes.ridge import Fit, RidgeBank
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The probe bank: one probe for each residual site, all of them stacked."""
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.models.sites import Site
-from prob3r.probes.reader import SiteReader
+from prob3r.probes.reader import BANK, SiteReader
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ProbeConfig:
         return "linear" if self.depth == 1 else "mlp"
 
 
-class ProbeBank(SiteReader):
+class ProbeBank(SiteReader, reader=BANK):
     """Probes of several residual sites of one width.
 
     Args:
@@ -94,6 +94,12 @@ class ProbeBank(SiteReader):
             # Apart from the product, a compiler adds the bias in the loop of the next GELU.
             x = (F.gelu(x) if layer else x) @ weight + bias
         return x.unflatten(-1, (4, -1)).mT
+
+    @classmethod
+    def from_header(cls, description: Mapping[str, Any]) -> "ProbeBank":
+        """Return the bank that a header describes, without its weights."""
+        config = ProbeConfig(**{f.name: description[f.name] for f in fields(ProbeConfig)})
+        return cls(description["sites"], config, description["backbone"])
 
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this bank again."""

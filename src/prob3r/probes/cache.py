@@ -17,7 +17,7 @@ from pathlib import Path
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, user_cache
 from prob3r.models import read_tensors
-from prob3r.probes.files import load_probes, save_probes
+from prob3r.probes.reader import load_probes, save_probes
 from prob3r.probes.ridge import Fit, RidgeBank
 from prob3r.probes.scenes import ROOMS
 

@@ -1,6 +1,6 @@
 """Lenses: the model's own head at any decoder site, as it is or behind a learned affine map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
 
 
-class Lens(SiteReader):
+class Lens(SiteReader, reader="lens"):
     """Reads sites through the last norm and the linear head of the model itself.
 
     Untrained, it is the logit lens (nostalgebraist, 2020): what the model would answer if the
@@ -81,6 +81,11 @@ class Lens(SiteReader):
         weight, bias, head_weight, head_bias = rows
         x = self.norm(streams + (streams @ weight + bias))
         return (x @ head_weight + head_bias).unflatten(-1, (4, -1)).mT
+
+    @classmethod
+    def from_header(cls, description: Mapping[str, Any]) -> "Lens":
+        """Return the lens that a header describes, without its weights."""
+        return cls(*(description[name] for name in ("sites", "stream", "patch", "backbone")))
 
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this lens again."""

@@ -1,10 +1,12 @@
-"""What a probe bank and a lens have in common: they read pointmaps off residual sites."""
+"""What probe banks and lenses have in common: they read pointmaps off sites, and are files."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,12 +14,27 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
-from prob3r.io.hub import upload
+from prob3r.io.files import make_folder, writing_to
+from prob3r.io.hub import download, hub_id, upload
+from prob3r.models import read_tensors, shipped, write_tensors
 from prob3r.models.heads import decode_points
 from prob3r.models.sites import Site
 from prob3r.runs.trace import Record
 
 Reader = TypeVar("Reader", bound="SiteReader")
+
+KINDS = ("mlp", "linear", "tuned", "random", "encoder")
+"""What can be trained and shipped: two kinds of probes, the tuned lens, and two controls.
+
+`random` is the MLP bank of a backbone of the same shape with random weights; `encoder` holds MLP
+probes of the encoder's last block alone.
+"""
+
+WEIGHTS, CARD = "probes.safetensors", "probes.json"
+"""What a folder or a repository with a bank holds; the second repeats the header of the first."""
+
+BANK = "bank"
+"""The reader of headers that name none."""
 
 
 class Decoded(NamedTuple):
@@ -40,6 +57,7 @@ class SiteReader(nn.Module, ABC):
     together or apart, and each is trained as if it were alone.
 
     Attributes:
+        registry: Every class of readers that files hold, by what their headers call it.
         kind: What sort of reader it is.
         sites: Names of the sites.
         stream: Width of their residual stream.
@@ -52,7 +70,15 @@ class SiteReader(nn.Module, ABC):
         Prob3rError: A site is not a residual site, or there is none.
     """
 
+    registry: ClassVar[dict[str, type["SiteReader"]]] = {}
+
     random_seed: int | None = None
+
+    def __init_subclass__(cls, reader: str = "", **others: Any) -> None:
+        """Register a class by what the headers of its files call it, if they do."""
+        super().__init_subclass__(**others)
+        if reader:
+            SiteReader.registry[reader] = cls
 
     def __init__(self, sites: Sequence[str], stream: int, patch: int, backbone: str):
         super().__init__()
@@ -69,6 +95,16 @@ class SiteReader(nn.Module, ABC):
     @abstractmethod
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this reader again."""
+
+    @classmethod
+    @abstractmethod
+    def from_header(cls, description: Mapping[str, Any]) -> "SiteReader":
+        """Return the reader that a header describes, without its weights.
+
+        Raises:
+            KeyError: The header lacks something.
+            TypeError: Something in it is of the wrong type.
+        """
 
     def stacks(self) -> list[Tensor]:
         """Return the tensors that reading takes, each with a row for every site."""
@@ -149,8 +185,6 @@ class SiteReader(nn.Module, ABC):
         Raises:
             Prob3rError: The folder cannot be written to.
         """
-        from prob3r.probes.files import save_folder  # which knows every reader
-
         save_folder(self, Path(folder), metadata)
 
     @classmethod
@@ -172,8 +206,6 @@ class SiteReader(nn.Module, ABC):
             Prob3rError: There is no such thing, it cannot be used or fetched, or is of another sort
                 than this class.
         """
-        from prob3r.probes.files import load_probes
-
         reader = load_probes(source, revision=revision, token=token)
         if not isinstance(reader, cls):
             raise Prob3rError(f"'{source}' holds a {type(reader).__name__}, not a {cls.__name__}.")
@@ -205,3 +237,112 @@ class SiteReader(nn.Module, ABC):
             return upload(
                 Path(folder), repo_id, ["*"], message=commit_message, private=private, token=token
             )
+
+
+def save_probes(
+    bank: SiteReader,
+    path: Path,
+    metadata: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a bank, or a lens, as one `.safetensors` file, which appears whole or not at all.
+
+    Raises:
+        Prob3rError: The file cannot be written.
+    """
+    tensors = {name: t.detach().to(dtype) for name, t in bank.state_dict().items()}
+    write_tensors(path, tensors, {**(metadata or {}), "bank": bank.header()})
+
+
+def save_folder(bank: SiteReader, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a bank, or a lens, as a folder with its weights and, as JSON, their header.
+
+    Raises:
+        Prob3rError: The folder cannot be written to.
+    """
+    make_folder(folder)
+    save_probes(bank, folder / WEIGHTS, metadata)
+    header = {**(metadata or {}), "bank": bank.header()}
+    with writing_to(folder / CARD) as path:
+        path.write_text(json.dumps(header, indent=1, sort_keys=True), encoding="utf-8")
+
+
+def load_probes(
+    source: str | Path,
+    kind: str = "mlp",
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+) -> SiteReader:
+    """Return a probe bank, or a lens, float32.
+
+    Args:
+        source: The name of a shipped model; the path of a bank's `.safetensors`, or of its folder;
+            or a hub id, `owner/name` or `owner/name@revision`. A path that exists goes before a hub
+            id.
+        kind: Which of a shipped model's banks: one of `KINDS`.
+        revision: Of a bank on the hub.
+        token: For the hub, instead of the one that is logged in with.
+
+    Raises:
+        Prob3rError: There is no such bank, or its file cannot be used or fetched.
+    """
+    if kind not in KINDS:
+        raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
+    path = Path(source)
+    if source not in shipped():
+        if (repository := hub_id(source, revision)) and not path.exists():
+            path = download(repository, [WEIGHTS], [CARD], token=token)
+        if path.is_dir():
+            path /= WEIGHTS
+        if path.suffix:
+            return _read(path)
+    file = files("prob3r") / "weights" / str(source) / f"probes-{kind}.safetensors"
+    if not file.is_file():
+        raise Prob3rError(
+            f"No '{kind}' probes are shipped for '{source}'; give the path of a bank's "
+            ".safetensors, or fit one at once with `prob3r probes fit`."
+        )
+    with as_file(file) as path:
+        return _read(path)
+
+
+def _read(path: Path) -> SiteReader:
+    tensors, header = read_tensors(path)
+    description = (header or {}).get("bank")
+    if not isinstance(description, dict):
+        raise Prob3rError(f"{path} holds no probe bank.")
+    try:
+        # Every layer has weights; a damaged depth must not keep us building layers for hours.
+        if description.get("depth", 0) > len(tensors):
+            raise ValueError("it has fewer layers than it says")
+        with torch.device("meta"):  # so that a damaged width takes no memory
+            bank = _empty(description)
+        copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+        bank.load_state_dict(copies, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Prob3rError(
+            f"The probe bank {path} does not fit its own header: {reason}."
+        ) from error
+    if not all(parameter.isfinite().all() for parameter in bank.parameters()):
+        raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
+    return bank
+
+
+def _empty(description: Mapping[str, Any]) -> SiteReader:
+    """Return the reader that a header describes, with weights still to be read."""
+    name = description.get("reader", BANK)
+    if name not in SiteReader.registry:
+        raise ValueError(f"there is no reader '{name}'")
+    reader = SiteReader.registry[name].from_header(description)
+    reader.random_seed = _seed(description)
+    return reader
+
+
+def _seed(description: Mapping[str, Any]) -> int | None:
+    """Return the seed of the random weights of a control's backbone."""
+    seed = description.get("random_seed")
+    if seed is not None and not (isinstance(seed, int) and 0 <= seed < 2**63):
+        raise TypeError(f"random_seed is {seed!r}; it must be a whole number")
+    return seed

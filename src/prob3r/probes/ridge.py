@@ -67,7 +67,7 @@ class Fit:
 _LISTS = ("ridges", "errors")
 
 
-class RidgeBank(SiteReader):
+class RidgeBank(SiteReader, reader="ridge"):
     """Probes of several residual sites of one width, fitted in closed form.
 
     A probe is a norm without weights and one affine map, patch by patch. With random features the
@@ -138,6 +138,13 @@ class RidgeBank(SiteReader):
         """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
         weight, bias = rows
         return (self.inputs(streams) @ weight + bias).unflatten(-1, (4, -1)).mT
+
+    @classmethod
+    def from_header(cls, description: Mapping[str, Any]) -> "RidgeBank":
+        """Return the bank that a header describes, without its weights."""
+        names = "sites", "stream", "patch", "backbone", "features", "seed"
+        fit = Fit.from_dict(description["fit"]) if "fit" in description else None
+        return cls(fit=fit, **{name: description[name] for name in names})
 
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this bank again."""
