@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,9 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from prob3r.cli.compare import print_comparison
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, random, read, save
 from prob3r.probes import SiteReader, backbone_of, load_probes, save_probes
@@ -37,6 +40,8 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import batches, open_pairs
 from prob3r.studies import write_findings
+from prob3r.studies.protocols import protocol_named
+from prob3r.studies.results import compare, frames_of, provenance, write_result
 from prob3r.studies.study import ModelUnderTest, conduct
 from prob3r.training import run
 from prob3r.training.probes import bank_for
@@ -45,8 +50,10 @@ from tests.cli.test_cli import RECIPE
 from tests.models.conftest import SMALL
 from tests.models.test_checkpoints import write_hub, write_official
 from tests.reliability.test_calibration import calibration
+from tests.scenes.readers.benchmark_writers import POSED, WITH_DEPTH
 from tests.scenes.readers.shots import FRAMING, shots
 from tests.scenes.readers.writers import WRITERS, image, png16
+from tests.studies.protocols.sets import hpatches
 from tests.studies.test_reliability import bank, batch, model, rooms
 from tests.studies.test_study import Depths
 from tests.training.test_loop import Line
@@ -56,6 +63,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["bank", "batch", "calibration", "model", "rooms"]
 
 EXAMPLES = int(os.environ.get("PROB3R_CORRUPTIONS", "0"))
+LAYOUTS = WRITERS | WITH_DEPTH | POSED
 SECONDS = 300
 MEMORY = 4 * 2**30
 
@@ -261,14 +269,45 @@ def pair(folder: Path, small: Small) -> Use:
     return use
 
 
+def result(folder: Path, small: Small) -> Use:
+    """A result file that is compared with itself before the damage."""
+    frames = frames_of(["a", "b"], "by hand")
+    content = provenance(small.model, "m", "somewhere", {"name": "re10k-poses"}, frames)
+    row = {"metric": "AUC@30", "value": 0.5, "low": 0.1, "high": 0.9, "better": "larger"}
+    write_result({**content, "rows": [row]}, folder / "a.json")
+    sound = folder.parent / "sound.json"
+    shutil.copy(folder / "a.json", sound)
+
+    def use(copy: Path) -> None:
+        print_comparison(Console(file=StringIO()), compare([sound, copy / "a.json"]), ["a", "b"])
+
+    return use
+
+
+def planes(folder: Path, small: Small) -> Use:
+    hpatches(folder)
+
+    def use(copy: Path) -> None:
+        protocol = protocol_named("hpatches-matches")
+        chosen = protocol.choose(copy, FRAMING, None)
+        for number in range(len(chosen.names)):
+            truth, scale = protocol.truth(number, chosen.scenes.batch([number]))
+            assert truth.visible.shape == truth.pixels.shape[:-1]
+            assert min(scale) > 0
+
+    return use
+
+
 def layout(name: str) -> Callable[[Path, Small], Use]:
     def make(folder: Path, small: Small) -> Use:
-        WRITERS[name](folder)
+        LAYOUTS[name](folder)
 
         def use(copy: Path) -> None:
             pairs = open_pairs(f"{name}:{copy}", FRAMING)
             for found in batches(pairs, min(4, len(pairs)), 2):
-                assert found.points[0].isfinite().all()
+                assert found.cam_to_world.isfinite().all()
+                if found.has_truth:
+                    assert found.points[0].isfinite().all()
 
         return use
 
@@ -276,8 +315,8 @@ def layout(name: str) -> Callable[[Path, Small], Use]:
 
 
 FILES = [own_model, official_model, hub_model, probe_bank, lens, means, calibration_of_a_model]
-FILES += [recipe, state, study, pair, *map(layout, WRITERS)]
-NAMES = [f.__name__ for f in FILES[: -len(WRITERS)]] + list(WRITERS)
+FILES += [recipe, state, study, pair, result, planes, *map(layout, LAYOUTS)]
+NAMES = [f.__name__ for f in FILES[: -len(LAYOUTS)]] + list(LAYOUTS)
 
 
 @pytest.mark.parametrize("make", FILES, ids=NAMES)

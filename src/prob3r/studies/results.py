@@ -72,13 +72,28 @@ def read_result(path: Path) -> dict[str, Any]:
         raise Prob3rError(
             f"{path} cannot be read ({error}); give a file that --json of prob3r wrote."
         ) from error
-    known = isinstance(content, dict) and isinstance(content.get("rows"), list)
-    if not known or not all(isinstance(content.get(k), dict) for k in ("protocol", "frames")):
+    if not _is_result(content):
         raise Prob3rError(
             f"{path} does not say its protocol and its frames; give a file that --json of this "
             "version of prob3r evaluate wrote."
         )
     return content
+
+
+def _is_result(content: Any) -> bool:
+    """Return whether a file's content has all that `compare` reads."""
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+        return False
+    return (
+        all(isinstance(content.get(name), dict) for name in ("protocol", "frames", "model"))
+        and isinstance(content["frames"].get("list"), list)
+        and all(isinstance(row, dict) and _has_value(row) for row in content["rows"])
+    )
+
+
+def _has_value(row: dict[str, Any]) -> bool:
+    numbers = (row.get(name, "") for name in ("value", "low", "high"))
+    return "metric" in row and all(n is None or isinstance(n, int | float) for n in numbers)
 
 
 @dataclass(frozen=True)
@@ -123,15 +138,15 @@ def compare(paths: Sequence[Path]) -> Comparison:
             label = " ".join(str(row[name]) for name in LABELS if name in row)
             cells = values.setdefault(label, [None] * len(results))
             cells[number] = row["value"], row["low"], row["high"]
-            better[label] = row.get("better", "")
+            better[label] = str(row.get("better", ""))
     if not values:
         raise Prob3rError(
             f"{paths[0]} holds no metric of a model's output; give a file that --json of prob3r "
             "evaluate wrote."
         )
     facts = {
-        "model": [str(result["model"]["name"]) for result in results],
-        "fingerprint": [str(result["model"]["fingerprint"]) for result in results],
+        "model": [str(result["model"].get("name")) for result in results],
+        "fingerprint": [str(result["model"].get("fingerprint")) for result in results],
         "views": [str(result["model"].get("views", "")) for result in results],
         "cameras": [str(result["model"].get("cameras", "")) for result in results],
         "framing": [str(result["model"].get("framing", "")) for result in results],
@@ -139,7 +154,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
         "prob3r": [str(result.get("prob3r")) for result in results],
     }
     shown = {name: cells for name, cells in facts.items() if any(cells)}
-    title = str(results[0]["protocol"]["name"])
+    title = str(results[0]["protocol"].get("name"))
     return Comparison(title, shown, list(values.items()), list(better.values()))
 
 
@@ -152,7 +167,7 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
             return f"{what} ({mine} against {theirs})"
     mine, theirs = one["frames"].get("digest"), other["frames"].get("digest")
     if mine != theirs:
-        counts = [len(result["frames"].get("list", ())) for result in (one, other)]
+        counts = [len(result["frames"]["list"]) for result in (one, other)]
         return (
             f"their frames ({counts[0]} scenes, digest {mine}, against {counts[1]} scenes, "
             f"digest {theirs})"

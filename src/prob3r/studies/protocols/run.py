@@ -102,13 +102,13 @@ def run(
         report(done, len(numbers))
         try:
             scene = chosen.scenes.batch([done]).to(device)
+            with torch.no_grad():
+                found = reconstruct(model, scene)
+                values = protocol.measure(number, scene, found)
         except CorruptError as item:
             corrupt.add(item)
             skipped.append(", ".join(chosen.names[done]))
             continue
-        with torch.no_grad():
-            found = reconstruct(model, scene)
-            values = protocol.measure(number, scene, found)
         cameras.add(how_cameras(found))
         rows.append({"scene": scene.scenes[0], "views": scene.count, **values})
     report(len(numbers), len(numbers))
