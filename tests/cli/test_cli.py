@@ -131,7 +131,7 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         ),
         (
             ("explain", "../a.png", "../b.jpg", *EXPLAIN[:3], "cubic"),
-            "No 'cubic' probes are shipped",
+            "There are no 'cubic' probes",
         ),
         (("explain", "../a.png", "../b.jpg", *EXPLAIN, "--device", "abacus"), "device 'abacus'"),
         (
@@ -149,7 +149,10 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         (("evaluate", *EXPLAIN[:2], "--data", "."), ". holds no pair"),
         (("evaluate", *EXPLAIN[:2], "--data", str(PAIRS / "books")), "nothing to measure against"),
         (("evaluate", *EXPLAIN[:2], "--probes", "../other.safetensors"), "trained on the model"),
-        (("evaluate", *EXPLAIN[:2], "--probes", "cubic"), "No 'cubic' probes are shipped"),
+        (
+            ("evaluate", *EXPLAIN[:2], "--probes", "cubic"),
+            "There are no 'cubic' probes",
+        ),
         (("evaluate", "--model", "maxi"), "There is no model 'maxi'"),
         (
             ("evaluate", *EXPLAIN[:2], "--pairs", "2", "--json", "no/rows.json"),

@@ -1,5 +1,6 @@
 """Banks in closed form: what they say, on what they are fitted, and that every view counts."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import normalise, patchify
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.models.heads import compress_points, expand_points
-from prob3r.models.protocol import trunk
+from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
-from prob3r.probes.fit import Recipe, fit_banks, groups, scenes_for
+from prob3r.probes import fit as fit_module
+from prob3r.probes.fit import Fitting, Recipe, fit_banks, groups, patch_share, scenes_for
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
+from prob3r.probes.targets import TARGETS, TRUTH
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sample
@@ -24,6 +27,14 @@ from prob3r.scenes.source import Subset
 from tests.models.examples import EXAMPLES
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_patches() -> Iterator[None]:
+    """Models as small as these would be thinned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "LEAST_SHARE", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +167,8 @@ def test_a_control_has_random_weights(backbone: DUSt3R, chosen: FitScenes, tmp_p
 def test_every_architecture_with_its_views(name: str) -> None:
     model = EXAMPLES[name]()
     views = 2 if model.most_views == 2 else 3
-    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), Recipe())
+    targets = TARGETS if predicts_pointmaps(model) else (TRUTH,)
+    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), Recipe(targets))
     bank = found[0]
     stack = trunk(model).name
     assert bank.sites == tuple(s for s in model.sites() if s.startswith(stack))
@@ -178,8 +190,26 @@ def test_further_views_count_for_view_2() -> None:
 def test_the_number_of_scenes_follows_from_the_width() -> None:
     with torch.device("meta"):
         large = DUSt3R(DUSt3RConfig((224, 224)))
-    assert scenes_for(large) == 79  # 20 patches x 769 unknowns / 196 patches a view
-    assert scenes_for(random(CONFIG)) == 64
+    assert scenes_for(large, Recipe()) == 79  # 20 patches x 769 unknowns / 196 patches a view
+    assert scenes_for(random(CONFIG), Recipe()) == 64
+
+
+def test_small_models_sum_the_products_of_fewer_patches(
+    backbone: DUSt3R, chosen: FitScenes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By counting multiplications: 4 w^2 an attention, 8 an MLP; w (5/8 w + outputs) a site."""
+    config = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
+    blocks = (4 + 8) * 16**2 + 2 * (4 + 4 + 8) * 24**2
+    outputs = 7 * 64
+    sites = 7 * 24 * (24 * 5 / 8 + outputs) + 16 * (16 * 5 / 8 + outputs)
+    monkeypatch.setattr(fit_module, "LEAST_SHARE", 0.0)
+    share = patch_share(random(config), Recipe())
+    assert share == pytest.approx(fit_module.MOST_COST * blocks / sites)
+    monkeypatch.setattr(fit_module, "LEAST_SHARE", 0.25)
+    fitting = Fitting(backbone, chosen, Recipe())
+    for start in range(0, 24, 8):
+        fitting.take(chosen.scenes.batch(range(start, start + 8)), held=False)
+    assert 0.15 < fitting.equations["dec1.embed"].rows / (24 * 16) < 0.35
 
 
 def album(folder: Path, count: int) -> Path:
@@ -203,9 +233,7 @@ def test_a_folder_of_photographs_is_fitted_to_the_own_output(
     (bank, _) = fit_banks(backbone, chosen, Recipe(targets=("own",)))
     assert bank.fit is not None
     assert bank.fit.data.startswith(f"{folder}#")
-    assert bank.fit.words == (
-        f"fitted to the model's own final output on 40 scenes of {bank.fit.data}"
-    )
+    assert bank.fit.words == (f"fitted to the model's own final output on 40 scenes of {folder}")
     assert "40 draws of 2 among 18 photographs" in bank.fit.sample
     with pytest.raises(Prob3rError, match="truth of these scenes is not known"):
         fit_banks(backbone, chosen, Recipe())

@@ -10,7 +10,7 @@ import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random, save
-from prob3r.probes import Asked, Show, provide, save_probes
+from prob3r.probes import Asked, provide, save_probes
 from prob3r.probes.cache import find, folder, kept
 from tests.probes.test_fit import album
 
@@ -29,7 +29,7 @@ def model() -> DUSt3R:
     return random(CONFIG, seed=1)
 
 
-class Log(Show):
+class Log:
     """Remembers what it is told."""
 
     def __init__(self) -> None:
@@ -123,9 +123,12 @@ def test_a_cache_that_cannot_be_written_is_only_slower(
 SCRIPT = """
 import sys, time
 from prob3r.models import load
-from prob3r.probes import Asked, Show, provide, save_probes
+from prob3r.probes import Asked, provide, save_probes
 
-class Slow(Show):
+class Slow:
+    def announce(self, line):
+        pass
+
     def progress(self, what, share):
         print(share, flush=True)
         time.sleep(0.05)

@@ -120,7 +120,7 @@ def test_a_folder_holds_one_study_of_one_thing(model: DUSt3R, rooms: Rooms, tmp_
 
 
 def test_a_study_says_which_probes_it_lacks(model: DUSt3R) -> None:
-    with pytest.raises(Prob3rError, match="needs 'mlp' probes of m"):
+    with pytest.raises(Prob3rError, match="needs 'ridge' probes of m"):
         ModelUnderTest(model, "m").bank()
 
 

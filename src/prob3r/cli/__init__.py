@@ -14,6 +14,7 @@ from prob3r.cli import (  # noqa: F401 - each adds its commands
     explain,
     info,
     plan,
+    probes,
     rooms,
     study,
     sweep,

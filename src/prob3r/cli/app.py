@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
     import torch
 
     from prob3r.models import Model
-    from prob3r.probes import SiteReader
     from prob3r.scenes import Pair
     from prob3r.scenes.source import Subset
 
@@ -40,7 +39,6 @@ ModelName = Annotated[
         "whose code then runs."
     ),
 ]
-Probes = Annotated[str, typer.Option(help="The probes' kind, their path, or a hub id.")]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Overlap = Annotated[
     tuple[float, float] | None,
@@ -109,28 +107,6 @@ def chosen(
             workers=os.cpu_count() or 1,
             report=lambda found, wanted: report("Choosing pairs", found / wanted),
         )
-
-
-def reader_of(network: "Model", model: str, probes: str) -> "SiteReader":
-    """Return the probes at a path, a shipped model's of a kind, or any model's logit lens."""
-    from prob3r.probes import Lens
-
-    device = next(network.parameters()).device
-    return Lens.of(network) if probes == "logit" else bank_of(model, probes).to(device)
-
-
-def bank_of(model: str, probes: str) -> "SiteReader":
-    """Return the probes at a path or of a hub id, or a shipped model's of a kind."""
-    from prob3r.models import shipped
-    from prob3r.probes import load_probes
-
-    if Path(probes).suffix or "/" in probes:
-        return load_probes(probes)
-    if model not in shipped():
-        raise Prob3rError(
-            f"No '{probes}' probes are shipped for '{model}'; give --probes the path of a bank."
-        )
-    return load_probes(model, probes)
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from prob3r.cli.app import (
     console,
     in_precision,
     progress,
-    reader_of,
     wide,
 )
+from prob3r.cli.banks import FitOn, Target, asked, maybe_reader
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -68,8 +68,13 @@ def evaluate(
     rotation: Rotation = None,
     probes: Annotated[
         list[str] | None,
-        typer.Option(help="Also every site: a kind of probes, logit, or a path. May be repeated."),
+        typer.Option(
+            help="Also every site, by auto, ridge, …, as for explain. May be repeated; none reads "
+            "the output alone."
+        ),
     ] = None,
+    target: Target = None,
+    fit_on: FitOn = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
@@ -88,7 +93,9 @@ def evaluate(
         return
     _refuse("pairs without a --protocol", {"--frames": frames})
     pairs = pairs or PAIRS
-    readers = [reader_of(network, model, kind) for kind in probes or []]
+    which = asked(target, fit_on, precision)
+    asked_for = (maybe_reader(network, model, kind, which) for kind in probes or ())
+    readers = [reader for reader in asked_for if reader is not None]
     source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report, in_precision(precision, network):
         table = measure(

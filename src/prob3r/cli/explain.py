@@ -13,17 +13,17 @@ from prob3r.cli.app import (
     ModelName,
     Out,
     PrecisionName,
-    Probes,
     app,
     console,
     in_precision,
     pair_of,
     progress,
-    reader_of,
 )
+from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, maybe_reader
 
 if TYPE_CHECKING:
     from prob3r.models import Model
+    from prob3r.probes import SiteReader
     from prob3r.scenes import Views
 
 DEMO_ROOM = 2  # indoors, with several objects in both views
@@ -36,7 +36,9 @@ def explain(
         typer.Argument(help="Views of one scene, the reference first; or a pair's folder."),
     ],
     model: ModelName = DEFAULT_MODEL,
-    probes: Probes = "mlp",
+    probes: Probes = AUTO,
+    target: Target = None,
+    fit_on: FitOn = None,
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
     ply: Annotated[Path | None, typer.Option(help="Also the pointmaps.")] = None,
@@ -53,15 +55,16 @@ def explain(
     from prob3r.models import load
 
     network = load(model, device)
-    views = _views_of(images, network)
+    views, which = _views_of(images, network), asked(target, fit_on, precision)
+    bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
-        _explain(network, views, model, probes, out, json_file, ply, heads, reliability)
+        _explain(network, views, bank, model, out, json_file, ply, heads, reliability)
 
 
 @app.command()
 def demo(
     model: ModelName = DEFAULT_MODEL,
-    probes: Probes = "mlp",
+    probes: Probes = AUTO,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
     """Explain the bundled photographs, and a procedural room whose truth is known."""
@@ -73,9 +76,10 @@ def demo(
     network = load(model)
     books = Path(str(files("prob3r.scenes") / "pairs" / "books"))
     make_folder(out)
+    bank = maybe_reader(network, model, probes)
     room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
-    _explain(network, room, model, probes, out / "room.html")
-    _explain(network, Pair.from_folder(books, network), model, probes, out / "books.html")
+    _explain(network, room, bank, model, out / "room.html")
+    _explain(network, Pair.from_folder(books, network), bank, model, out / "books.html")
 
 
 def _views_of(images: list[Path], network: "Model") -> "Views":
@@ -92,8 +96,8 @@ def _views_of(images: list[Path], network: "Model") -> "Views":
 def _explain(
     network: "Model",
     views: "Views",
+    bank: "SiteReader | None",
     model: str,
-    probes: str,
     out: Path,
     json_file: Path | None = None,
     ply: Path | None = None,
@@ -104,11 +108,11 @@ def _explain(
     from prob3r.reliability.calibration import Calibration
     from prob3r.report import explain, write_json, write_page, write_ply
 
-    bank = reader_of(network, model, probes)
-    if reliability is None:
-        calibration = Calibration.shipped(model, network, bank)
-    else:
+    calibration = None
+    if reliability is not None:
         calibration = Calibration.read(reliability)
+    elif bank is not None:
+        calibration = Calibration.shipped(model, network, bank)
     with progress() as report:
         explanation = explain(
             network,

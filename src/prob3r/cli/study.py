@@ -1,5 +1,7 @@
 """`prob3r study`."""
 
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,21 +17,21 @@ from prob3r.cli.app import (
     PrecisionName,
     Rotation,
     app,
-    bank_of,
     chosen,
     console,
+    errors,
     in_precision,
     progress,
     wide,
 )
+from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, is_shipped, maybe_reader, shown
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import torch
-
-    from prob3r.studies import ModelUnderTest, Result
+    from prob3r.models import Model
+    from prob3r.probes import Asked, SiteReader
+    from prob3r.studies import ModelUnderTest, Result, Study
+    from prob3r.training.processes import Processes
 
 
 @app.command()
@@ -42,6 +44,9 @@ def study(
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
     overlap: Overlap = None,
     rotation: Rotation = None,
+    probes: Probes = AUTO,
+    target: Target = None,
+    fit_on: FitOn = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
     checkpoints: Annotated[
         Path | None,
@@ -52,7 +57,7 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.scenes.source import Pairs, open_pairs
-    from prob3r.studies import STUDIES, LackingError, conduct, load_study, write_findings
+    from prob3r.studies import STUDIES, conduct, leave_out, load_study, write_findings
     from prob3r.training.processes import launched
 
     studies = dict(STUDIES)
@@ -65,35 +70,28 @@ def study(
             f"There is no study '{name}'; give all, a Python file, or one of {', '.join(STUDIES)}."
         )
     processes = launched(device)
-    tested, lacking = _tested(model, checkpoints, processes.device), dict[str, str]()
-    for each in studies.values() if name == "all" else [studies[name]]:
-        asked = each.data or data
-        source: Pairs = open_pairs(asked, tested.model, processes.device)
-        if overlap is not None or rotation is not None:
-            source = chosen(asked, tested.model, processes.device, pairs, overlap, rotation)
-        run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
-        try:
-            with progress() as report, run:
-                result = conduct(
-                    each(),
-                    tested,
-                    source,
-                    pairs,
-                    out,
-                    asked,
-                    lambda done, total, title=each.title: report(title, done / total),  # type: ignore[misc]
-                    processes,
-                )
-        except LackingError as error:
-            if name != "all":
-                raise
-            lacking[each.name] = str(error)
+    which = asked(target, fit_on, precision)
+    tested = _tested(model, probes, which, checkpoints, processes)
+    wanted = [study() for study in (studies.values() if name == "all" else [studies[name]])]
+    lacking = _lacking(wanted, tested)
+    if processes.first:
+        _print_plan(wanted, tested, data, pairs, lacking)
+    for each in wanted:
+        if name == "all" and each.name in lacking:
+            if processes.first:
+                leave_out(each, lacking[each.name], out)
             continue
+        given = each.data or data
+        source: Pairs = open_pairs(given, tested.model, processes.device)
+        if overlap is not None or rotation is not None:
+            source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
+        run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
+        with progress() as report, run:
+            show = _timed(each.title, report)
+            result = conduct(each, tested, source, pairs, out, given, show, processes)
         if processes.first:
             _print(result, each.title)
             console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
-    if processes.first and lacking:
-        _print_lacking(lacking)
     if processes.first and len(lacking) < len(studies):
         console.print(Text(f"Wrote {write_findings(out, list(studies))}"), soft_wrap=True)
 
@@ -109,21 +107,94 @@ def findings(
     console.print(Text(f"Wrote {write_findings(folder, list(STUDIES), page)}"), soft_wrap=True)
 
 
-def _tested(model: str, checkpoints: Path | None, device: "torch.device") -> "ModelUnderTest":
-    """Return a model with its probes, where they are shipped, and what studies hold it against."""
+def _lacking(wanted: "list[Study]", tested: "ModelUnderTest") -> dict[str, str]:
+    """Return which studies cannot be run, and why."""
+    from prob3r.studies import LackingError
+
+    found = {}
+    for each in wanted:
+        try:
+            each.check(tested)
+        except LackingError as error:
+            found[each.name] = str(error)
+    return found
+
+
+def _print_plan(
+    wanted: "list[Study]",
+    tested: "ModelUnderTest",
+    data: str,
+    pairs: int,
+    lacking: Mapping[str, str],
+) -> None:
+    """Print what will be run, on how many pairs, what is missing, and what it takes."""
+    from prob3r.probes.provide import duration
+    from prob3r.rooms import Rooms
+    from prob3r.runs.trace import trace
+
+    table = Table("study", "data", "pairs", "missing", title=f"The plan for {tested.name}")
+    total = 0
+    for each in wanted:
+        why, count = lacking.get(each.name), min(pairs, each.most or pairs)
+        twins = ", ".join(
+            f"the control {twin}, a trained twin" for twin in each.missing_twins(tested)
+        )
+        total += 0 if why else count
+        pairs_of = "not run" if why else str(count)
+        table.add_row(each.title, each.data or data, pairs_of, Text(why or twins))
+    room = Rooms("test", tested.model.config.image_size, compile=False)[0]
+    room = room.to(next(tested.model.parameters()).device)
+    start = time.monotonic()
+    trace(tested.model, room).output  # noqa: B018 - it is timed
+    seconds = time.monotonic() - start
+    models = [tested.model, *filter(None, [tested.untrained]), *tested.references.values()]
+    tensors = [weight for model in models for weight in model.parameters()]
+    tensors += [weight for bank in tested.banks.values() for weight in bank.parameters()]
+    held = sum(tensor.nbytes for tensor in tensors) / 2**30
+    table.caption = (
+        f"A run of one pair takes {seconds:.2g} s, and one of all pairs "
+        f"{duration(seconds * total)}; a study runs the model several times a pair, and says after "
+        f"its first batch how long it takes. Models and probes take {held:.1f} GiB."
+    )
+    wide(console).print(table)
+
+
+def _timed(title: str, report: Callable[[str, float], None]) -> Callable[[int, int], None]:
+    """Return what shows how many pairs are done, and after the first batch prints the time left."""
+    from prob3r.probes.provide import duration
+
+    start, said = time.monotonic(), False
+
+    def show(done: int, total: int) -> None:
+        nonlocal said
+        if not said and done < total:
+            left = (time.monotonic() - start) * (total - done) / done
+            errors.print(f"{title}: about {duration(left)}.", soft_wrap=True)
+        said = True
+        report(title, done / total)
+
+    return show
+
+
+def _tested(
+    model: str,
+    probes: str,
+    which: "Asked",
+    checkpoints: Path | None,
+    processes: "Processes",
+) -> "ModelUnderTest":
+    """Return a model with its probes, and what studies hold it against."""
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
     from prob3r.studies import ModelUnderTest
 
+    device = processes.device
     network = load(model, device)
-    banks = {}
-    for kind in ("mlp", "linear", "random", "encoder"):
-        if kind == "linear" and "mlp" in banks:
-            continue  # which studies read first
-        try:
-            banks[kind] = bank_of(model, kind).to(device)
-        except Prob3rError:  # the study says which it needs
-            continue
+    if not processes.first:  # which fits what is missing, and keeps it
+        processes.wait()
+    banks = _banks(network, model, probes, which)
+    if processes.first:
+        processes.wait()
     read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
     others = {name: load(name, device) for name in shipped() if name != model}
     references = {name: other for name, other in others.items() if other.config == network.config}
@@ -137,11 +208,27 @@ def _tested(model: str, checkpoints: Path | None, device: "torch.device") -> "Mo
     return ModelUnderTest(network, model, banks, read.get("random"), references)
 
 
-def _print_lacking(lacking: "Mapping[str, str]") -> None:
-    table = Table("study", "why", title="Not measured, for what the model lacks")
-    for name, why in lacking.items():
-        table.add_row(Text(name), Text(why))
-    wide(console).print(table)
+def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[str, "SiteReader"]:
+    """Return the probes to read with and the controls, shipped or fitted; none for `none`."""
+    from dataclasses import replace
+
+    from prob3r.probes import RidgeBank, load_probes, provide
+    from prob3r.probes.fit import groups
+    from prob3r.studies.study import CONTROLS
+
+    bank = maybe_reader(network, model, probes, which)
+    if bank is None:
+        return {}
+    device = next(network.parameters()).device
+    found = {bank.kind: bank}
+    if not isinstance(bank, RidgeBank) and is_shipped(model, bank.kind):
+        kinds = [kind for kind in CONTROLS if is_shipped(model, kind)]
+        return found | {kind: load_probes(model, kind).to(device) for kind in kinds}
+    if isinstance(bank, RidgeBank) and bank.fit is not None:  # fitted to the same, on the same
+        which = replace(which, target=bank.fit.target, data=bank.fit.data)
+    controls = CONTROLS if len(groups(network)) > 1 else CONTROLS[:1]
+    with shown() as show:
+        return found | provide(network, controls, which, Path(model).name, show)
 
 
 def _print(result: "Result", title: str) -> None:

@@ -17,15 +17,14 @@ from prob3r.cli.app import (
     ModelName,
     Out,
     Overlap,
-    Probes,
     Rotation,
     app,
     chosen,
     console,
     errors,
     progress,
-    reader_of,
 )
+from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, reader_of
 
 if TYPE_CHECKING:
     from prob3r.training import Progress as Stretch
@@ -115,7 +114,9 @@ def probes(
 @training.command()
 def reliability(
     model: ModelName = DEFAULT_MODEL,
-    probes: Probes = "mlp",
+    probes: Probes = AUTO,
+    target: Target = None,
+    fit_on: FitOn = None,
     data: Annotated[
         str, typer.Option(help="Pairs with truth; not those to test on.")
     ] = "rooms:validation",
@@ -132,7 +133,7 @@ def reliability(
     from prob3r.reliability.calibration import Calibration
 
     network = load(model, device)
-    bank = reader_of(network, model, probes)
+    bank = reader_of(network, model, probes, asked(target, fit_on))
     make_folder(out.parent)
     source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report:

@@ -14,17 +14,17 @@ from prob3r.cli.app import (
     Device,
     ModelName,
     PrecisionName,
-    Probes,
     app,
-    bank_of,
     console,
     errors,
     in_precision,
     progress,
 )
+from prob3r.cli.banks import AUTO, LOGIT, NONE, FitOn, Probes, Target, asked, reader_of
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
+    from prob3r.probes import Asked
     from prob3r.viewer import ProbedModel
     from prob3r.viewer.sources import Source
 
@@ -39,7 +39,9 @@ def view(
         int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
     ] = None,
     model: ModelName = DEFAULT_MODEL,
-    probes: Probes = "mlp",
+    probes: Probes = AUTO,
+    target: Target = None,
+    fit_on: FitOn = None,
     compare: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,21 +72,20 @@ def view(
     from prob3r.runs.precision import running_precision
     from prob3r.viewer.server import check_free, is_local
 
-    source = _source(image1, image2, room)
+    source, which = _source(image1, image2, room), asked(target, fit_on, precision)
     signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
     check_free(host, port)  # before the model is read, which takes its time
     running = ExitStack()
 
-    def read(name: str, kind: str) -> "ProbedModel":
-        probed = _probed(name, kind, device)
+    def read(name: str, kind: str, which: "Asked | None" = None) -> "ProbedModel":
+        probed = _probed(name, kind, device, which)
         running.enter_context(in_precision(precision, probed.model))
         return probed
 
+    probed = read(model, probes, which)
+    others = _others(probed, compare or [], read)
     with progress() as report:
-        report("Reading the model", 0.1)
-        probed = read(model, probes)
-        report("Running it", 0.6)
-        others = _others(probed, compare or [], read)
+        report("Running the model", 0.2)
         viewer = Viewer(probed, source, others, host=host, port=port, names=name or [])
     try:
         if not is_local(host):
@@ -125,11 +126,14 @@ def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Sour
     )
 
 
-def _probed(model: str, probes: str, device: str) -> "ProbedModel":
+def _probed(model: str, probes: str, device: str, which: "Asked | None" = None) -> "ProbedModel":
+    """Return a model with probes; without any, with its own head at every site."""
     from prob3r.models import load
     from prob3r.viewer import ProbedModel
 
-    return ProbedModel(model, load(model, device), bank_of(model, probes), probes)
+    network = load(model, device)
+    bank = reader_of(network, model, LOGIT if probes == NONE else probes, which)
+    return ProbedModel(model, network, bank, bank.kind if probes in (AUTO, NONE) else probes)
 
 
 def _others(

@@ -17,7 +17,7 @@ from prob3r.measures.steps import OUTPUT, Step, trunk_steps
 from prob3r.measures.views import ViewRelations
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
-from prob3r.probes import SiteReader
+from prob3r.probes import Decoded, SiteReader
 from prob3r.runs.edits import Edit
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes import Views
@@ -30,7 +30,8 @@ class Setting:
     Attributes:
         model: Name of the model.
         fingerprint: Of its weights.
-        probes: Kind of the probes, such as `mlp`.
+        probes: Kind of the probes, such as `mlp`, or `none`.
+        fitted: What they were fitted to and on, in words; empty where that is not known.
         pair: Name of the scene.
         reference: What curves are measured against where `against` says nothing else.
         sizes: Height and width of every view, in pixels.
@@ -42,6 +43,7 @@ class Setting:
     model: str
     fingerprint: str
     probes: str
+    fitted: str
     pair: str
     reference: str
     sizes: tuple[tuple[int, int], ...]
@@ -145,7 +147,7 @@ class Recording(NamedTuple):
     """What is recorded of one run of one scene: all that measures and signals need.
 
     Attributes:
-        steps: The steps that the probes read.
+        steps: The steps that the probes read; none without probes.
         attention: Reads the attention between views.
         sites: All sites to record.
     """
@@ -155,13 +157,13 @@ class Recording(NamedTuple):
     sites: list[str]
 
     @classmethod
-    def of(cls, model: Model, views: Views, bank: SiteReader) -> "Recording":
+    def of(cls, model: Model, views: Views, bank: SiteReader | None) -> "Recording":
         """Return what is recorded of a model.
 
         Raises:
             Prob3rError: The probes read no site of all views in the trunk.
         """
-        steps = trunk_steps(bank, trunk(model), views.count)
+        steps = [] if bank is None else trunk_steps(bank, trunk(model), views.count)
         attention = AttentionRecords(model, views)
         streams = [step.site(view) for step in steps for view in range(1, views.count + 1)]
         return cls(steps, attention, [*streams, *attention.sites()])
@@ -174,7 +176,7 @@ class Recording(NamedTuple):
 def measure(
     run: Trace,
     views: Views,
-    bank: SiteReader,
+    bank: SiteReader | None,
     recording: Recording,
     setting: Setting,
     report: Callable[[str, float], None],
@@ -184,7 +186,7 @@ def measure(
     Args:
         run: Of one scene, with what `recording` asks for.
         views: The scene.
-        bank: The probes.
+        bank: The probes, if there are any.
         recording: What is recorded.
         setting: What is explained; its `reference` is filled in.
         report: Called with what is done next, and the share of the work that is behind.
@@ -193,7 +195,9 @@ def measure(
     assert run.output is not None
     numbers, final, confidence = range(1, views.count + 1), run.output.points, run.output.confidence
     report("Decoding every site", 0.2)
-    decoded = [[bank.decode(run[step.site(view)]) for view in numbers] for step in sites]
+    decoded: list[list[Decoded]] = []
+    if bank is not None:
+        decoded = [[bank.decode(run[step.site(view)]) for view in numbers] for step in sites]
     sure = [[one.confidence for one in every] for every in decoded] + [list(confidence)]
 
     report("Finding the cameras", 0.4)
@@ -216,7 +220,7 @@ def measure(
         found[view] = matches.final
         heads += attention.heads(run, strongest, view, matches.final, matches.true)
         both, sure_of = ((every[0], every[view - 1]) for every in (points[-1], confidence))
-        probed = points[-2][view - 1]
+        probed = points[-2][view - 1] if sites else None
         finals[view] = reconstruction(
             views.pair(1, view), both, sure_of, probed, cameras, matches, view, patch
         )

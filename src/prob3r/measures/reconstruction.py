@@ -51,7 +51,7 @@ class Final:
         unsure: Share of each view's pixels with a confidence below `LOW_CONFIDENCE`.
         overlap: Share of view 2's patches that view 1 sees too, by the model's own pointmaps.
         true_overlap: The same by the true pointmaps; NaN where they are not known.
-        probe_gap: Mean distance of the last probe's view 2 to the output's.
+        probe_gap: Mean distance of the last probe's view 2 to the output's; NaN without probes.
         image_difference: Mean difference of the two images' colours, of at most 1; NaN for images
             of two sizes.
         chance: Agreement that heads looking anywhere would have.
@@ -126,7 +126,7 @@ def reconstruction(
     pair: Pair,
     points: Points,
     confidence: tuple[Float[Tensor, "1 _h _w"], ...],
-    probed: Float[Tensor, "1 h2 w2 3"],
+    probed: Float[Tensor, "1 h2 w2 3"] | None,
     cameras: Cameras,
     matches: Matches,
     view: int,
@@ -138,7 +138,7 @@ def reconstruction(
         pair: View 1 and the view.
         points: The output's pointmaps of both, in the views' joint unit.
         confidence: The output's confidences of both.
-        probed: The view's pointmap by the last probe, in the same unit.
+        probed: The view's pointmap by the last probe, in the same unit; None without probes.
         cameras: Of the output, in the same unit.
         matches: Of the view.
         view: Number of the view.
@@ -148,7 +148,6 @@ def reconstruction(
     local2 = transform(points[1], invert_rigid(pose))
     depth = torch.cat([p[..., 2].flatten() for p in (points[0], local2)]).nanmean()
     focal = float(cameras.intrinsics[0][0, 0])
-    seen = points[1].isfinite().all(dim=-1) & probed.isfinite().all(dim=-1)
     first, second = pair.view1.image, pair.view2.image
     same_size = first.shape == second.shape
     true = matches.true
@@ -165,10 +164,15 @@ def reconstruction(
         unsure=(_share(confidence[0] < LOW_CONFIDENCE), _share(confidence[1] < LOW_CONFIDENCE)),
         overlap=_share(matches.final.visible),
         true_overlap=torch.nan if true is None else _share(true.visible),
-        probe_gap=float(pointmap_error(probed, points[1], seen)),
+        probe_gap=torch.nan if probed is None else _gap(probed, points[1]),
         image_difference=float((first - second).abs().mean()) / 2 if same_size else torch.nan,
         chance=chance(patch_grid(*pair.view1.size, patch)),
     )
+
+
+def _gap(probed: Float[Tensor, "1 h w 3"], output: Float[Tensor, "1 h w 3"]) -> float:
+    seen = output.isfinite().all(dim=-1) & probed.isfinite().all(dim=-1)
+    return float(pointmap_error(probed, output, seen))
 
 
 def _share(mask: Bool[Tensor, "*n"]) -> float:

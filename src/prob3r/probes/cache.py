@@ -38,6 +38,11 @@ class Kept:
     kind: str
     fit: Fit
 
+    @property
+    def name(self) -> str:
+        """What to call it; of all banks in the cache it alone has this name."""
+        return f"{self.model[:6]}-{self.path.stem}"
+
     def load(self) -> RidgeBank:
         """Return the bank; raise Prob3rError if the file is damaged."""
         bank = load_probes(self.path)

@@ -10,6 +10,7 @@ GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The ridges to choose from, as shares of the mean diagonal of the Gram matrix."""
 
 _TILES = 4  # per side of the Gram matrix; tiles below the diagonal are not computed
+GRAM_SHARE = (_TILES + 1) / (2 * _TILES)  # of the tiles that are computed
 
 
 class NormalEquations:

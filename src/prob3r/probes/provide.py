@@ -4,14 +4,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from torch import nn
 
 from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, random
+from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
 from prob3r.probes.fit import Recipe, fit_banks, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
-from prob3r.probes.targets import OWN, Target
+from prob3r.probes.targets import OWN, TRUTH, Target
+from prob3r.runs.precision import AUTO, choose, running_in
 
 FITTED = ("ridge", "features", "encoder", "random")
 """What can be fitted at once: two kinds of probes, and two controls.
@@ -35,6 +40,7 @@ class Asked:
         scenes: On how many, if they have to be fitted; see `scenes_for`.
         views: Of each of these scenes.
         seed: Of the sample, and of random features.
+        precision: What the model runs in while they are fitted; see `prob3r.runs.precision`.
     """
 
     target: Target | None = None
@@ -42,16 +48,28 @@ class Asked:
     scenes: int | None = None
     views: int = 2
     seed: int = 0
+    precision: str = AUTO
 
 
-class Show:
-    """Shows what is being done: nothing, unless a subclass does."""
+@runtime_checkable
+class Show(Protocol):
+    """Shows what is being done."""
 
     def announce(self, line: str) -> None:
         """Say once what will be done, and how long it takes."""
 
     def progress(self, what: str, share: float) -> None:
         """Say what is being done, and what share of it is done."""
+
+
+class Quiet:
+    """Shows nothing."""
+
+    def announce(self, line: str) -> None:
+        """Say nothing."""
+
+    def progress(self, what: str, share: float) -> None:
+        """Say nothing."""
 
 
 def provide(
@@ -75,7 +93,7 @@ def provide(
     Raises:
         Prob3rError: A kind cannot be fitted, or see `fit_scenes` and `fit_banks`.
     """
-    asked, show = asked or Asked(), show or Show()
+    asked, show = asked or Asked(), show or Quiet()
     if unknown := [kind for kind in kinds if kind not in FITTED]:
         raise Prob3rError(f"'{unknown[0]}' cannot be fitted; give {', '.join(FITTED)}.")
     device, weights = next(model.parameters()).device, fingerprint(model)
@@ -107,16 +125,23 @@ def _fitted(
     )
     if recipe.random_seed is not None:
         model = random(model, recipe.random_seed).to(device)
-    count = asked.scenes or scenes_for(model, recipe.features)
+    count = asked.scenes or scenes_for(model, recipe)
     chosen = fit_scenes(asked.data or ROOMS, model, count, asked.views, asked.seed)
     if not chosen.truth:
         recipe = replace(recipe, targets=(OWN,))
+    elif not predicts_pointmaps(model):
+        recipe = replace(recipe, targets=(TRUTH,))
+    if asked.target == OWN or not chosen.truth:
+        needs_pointmaps(model, "fitting to the own output")
     if asked.target not in (None, *recipe.targets):
         raise Prob3rError(
-            f"The truth of {chosen.name} is not known, which probes are to be fitted to; fit them "
+            f"The truth of {chosen.title} is not known, which probes are to be fitted to; fit them "
             f"to '{OWN}', the model's own final output."
         )
-    banks = fit_banks(model, chosen, recipe, shown.of(kind, chosen))
+    heavy = AUTO if isinstance(model, nn.Module) else "float32"
+    precision = choose(heavy if asked.precision == AUTO else asked.precision, device, heavy=True)
+    with running_in(precision, model):
+        banks = fit_banks(model, chosen, recipe, shown.of(kind, chosen))
     for bank in banks:
         try:
             keep(bank, weights)
@@ -142,8 +167,8 @@ class _Shown:
             if first:
                 left = (time.monotonic() - start) * (1 - share) / share
                 self.show.announce(
-                    f"{what} of {self.name} on {len(chosen.scenes)} scenes of {chosen.name} "
-                    f"takes about {_duration(left)}; they are kept for the next time."
+                    f"{what} of {self.name} on {len(chosen.scenes)} scenes of {chosen.title} "
+                    f"takes about {duration(left)}; they are kept for the next time."
                 )
             first = False
             self.show.progress(what, share)
@@ -151,5 +176,6 @@ class _Shown:
         return report
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words, such as `4 minutes`."""
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"

@@ -92,6 +92,11 @@ class SiteReader(nn.Module, ABC):
     def kind(self) -> str:
         """What sort of reader it is."""
 
+    @property
+    def origin(self) -> str:
+        """What it was fitted to and on, in words; empty where that is not known."""
+        return ""
+
     @abstractmethod
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this reader again."""

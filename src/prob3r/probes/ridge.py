@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
+from prob3r.probes.scenes import title_of
 from prob3r.probes.targets import TARGET_WORDS, Target
 
-FEATURES = 1024
+FEATURES = 768
 """How many random features a bank of the kind `features` has, unless another number is asked."""
 
 _EPS = 1e-6  # of the norm, as in the norms before the heads of CroCo and DINOv2
@@ -61,7 +62,9 @@ class Fit:
     @property
     def words(self) -> str:
         """What the bank was fitted to and on, in words."""
-        return f"fitted to {TARGET_WORDS[self.target]} on {self.scenes} scenes of {self.data}"
+        on = f"{self.scenes} scenes of {title_of(self.data)}"
+        ran = "" if self.precision == "float32" else f" in {self.precision}"
+        return f"fitted to {TARGET_WORDS[self.target]} on {on}{ran}"
 
 
 _LISTS = ("ridges", "errors")
@@ -124,6 +127,11 @@ class RidgeBank(SiteReader, reader="ridge"):
     def inputs_width(self) -> int:
         """How many numbers the affine maps read of a patch."""
         return self.stream + self.features
+
+    @property
+    def origin(self) -> str:
+        """What it was fitted to and on, in words."""
+        return "" if self.fit is None else self.fit.words
 
     def inputs(self, streams: Float[Tensor, "*b d"]) -> Float[Tensor, "*b i"]:
         """Return what the affine maps read of patches."""

@@ -36,6 +36,11 @@ class FitScenes(NamedTuple):
     seed: int = 0
 
     @property
+    def title(self) -> str:
+        """The name without the digest of photographs."""
+        return title_of(self.name)
+
+    @property
     def truth(self) -> bool:
         """Whether the true pointmaps are known, as far as the first scene shows."""
         return self.scenes.batch([0]).has_truth
@@ -55,9 +60,14 @@ def full_name(name: str) -> str:
     return f"{path}#{photographs_in(path).digest}" if is_album(path) else str(path)
 
 
+def title_of(name: str) -> str:
+    """Return a full name without the digest of photographs."""
+    return name.rpartition("#")[0] or name
+
+
 def _path(name: str) -> Path:
     """Return the path in a name, which may be a full one."""
-    return Path(name if Path(name).exists() else name.rpartition("#")[0] or name)
+    return Path(name if Path(name).exists() else title_of(name))
 
 
 def is_album(path: Path) -> bool:

@@ -2,7 +2,8 @@
 
 Points are fitted in the space in which a linear head is linear, before the exponential: the
 direction times `log1p` of the distance. The confidence that a probe reads is the model's own final
-one, whatever its points are fitted to, since there is no true confidence.
+one, whatever its points are fitted to, since there is no true confidence; it is the least there is
+where the model predicts none.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import norm_factor, patchify
-from prob3r.models.heads import compress_points, expand_points
+from prob3r.models.heads import compress_points
 from prob3r.models.protocol import Prediction
 from prob3r.scenes.views import Views
 
@@ -90,9 +91,13 @@ def targets_of(views: Views, output: Prediction, patch: int, columns: Columns) -
     Raises:
         Prob3rError: The truth is a target, and the batch has none.
     """
-    finite = [p.isfinite().all(-1) for p in output.points]
-    points: dict[Target, Sequence[Tensor]] = {OWN: output.points}
-    units, valid = {OWN: norm_factor(output.points, finite)}, finite
+    points: dict[Target, Sequence[Tensor]] = {}
+    units: dict[Target, Tensor] = {}
+    valid = [torch.ones_like(view.image[:, 0], dtype=torch.bool) for view in views.views]
+    confidence = output.confidence or [torch.ones_like(v, dtype=torch.float32) for v in valid]
+    if output.points:
+        points[OWN], valid = output.points, [p.isfinite().all(-1) for p in output.points]
+        units[OWN] = norm_factor(output.points, valid)
     if TRUTH in columns.targets:
         if not views.has_truth:
             raise Prob3rError(
@@ -102,11 +107,11 @@ def targets_of(views: Views, output: Prediction, patch: int, columns: Columns) -
         unit = norm_factor(views.points, views.valid)
         points[TRUTH] = [p / unit[:, None, None, None] for p in views.points]
         units[TRUTH] = torch.ones_like(unit)
-        valid = [both[0] & both[1] for both in zip(finite, views.valid, strict=True)]
+        valid = [both[0] & both[1] for both in zip(valid, views.valid, strict=True)]
     found = []
-    for v, confidence in enumerate(output.confidence):
+    for v, sure in enumerate(confidence):
         channels = [compress_points(points[target][v].float()) for target in columns.targets]
-        channels.append((confidence.float() - 1).clamp(min=_LEAST).log()[..., None])
+        channels.append((sure.float() - 1).clamp(min=_LEAST).log()[..., None])
         cells = patchify(torch.cat(channels, -1), patch)  # b n p c
         known = patchify(valid[v].float()[..., None], patch).flatten(2).all(-1)  # b n
         raw = cells.mT.flatten(2).flatten(0, 1).nan_to_num(0, 0, 0)
@@ -119,9 +124,16 @@ def errors_of(
     predicted: Float[Tensor, "n o"], true: Float[Tensor, "n o"], units: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:
     """Return the mean distance of points in their unit, given the outputs of one target."""
-    distance = (_points(predicted) - _points(true)).norm(dim=-1)
+    distance = _norm(_points(predicted) - _points(true))[:, 0]
     return (distance / units[:, None]).mean()
 
 
-def _points(raw: Float[Tensor, "n o"]) -> Float[Tensor, "n p 3"]:
-    return expand_points(raw.unflatten(-1, (3, -1)).mT)
+def _points(raw: Float[Tensor, "n o"]) -> Float[Tensor, "n 3 p"]:
+    """Return points as `expand_points` does; with their channels apart, which is far faster."""
+    xyz = raw.unflatten(-1, (3, -1))
+    norm = _norm(xyz)
+    return xyz / norm.clamp(min=1e-8) * norm.expm1()
+
+
+def _norm(xyz: Float[Tensor, "n 3 p"]) -> Float[Tensor, "n 1 p"]:
+    return xyz.square().sum(1, keepdim=True).sqrt()

@@ -10,7 +10,7 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.effects import with_effects
 from prob3r.measures.measurements import Measured, Recording, Setting, measure
 from prob3r.measures.reference import FINAL
-from prob3r.models import Model
+from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import needs_pointmaps
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration
@@ -32,7 +32,7 @@ def _silent(what: str, share: float) -> None:
 def explain(
     model: Model,
     views: Views,
-    bank: SiteReader,
+    bank: SiteReader | None,
     *,
     model_name: str,
     edits: Sequence[Edit] = (),
@@ -45,7 +45,8 @@ def explain(
     Args:
         model: The model.
         views: The photographs of one scene, two or more.
-        bank: Probes of the model's trunk, or a lens.
+        bank: Probes of the model's trunk, or a lens; None explains the output and the attention
+            alone.
         model_name: What to call the model.
         edits: Changes to make on the way; what is explained is the edited run.
         head_effects: Whether to switch off every head of the attention between views, one at a
@@ -70,7 +71,7 @@ def explain(
     if head_effects:
         found = _with_effects(found, model, views, progress)
     judged = None
-    if calibration is not None and views.count == 2 and not edits:
+    if calibration is not None and bank is not None and views.count == 2 and not edits:
         judged = calibration.judge(model, views.pair(1, 2), bank, run)
     progress("Done", 1.0)
     many = views.count >= MANY
@@ -112,13 +113,14 @@ def check_count(model: Model, views: int) -> None:
         raise Prob3rError(f"This model takes at most {most} views, and there are {views}.")
 
 
-def _setting(model: Model, views: Views, bank: SiteReader, name: str) -> Setting:
+def _setting(model: Model, views: Views, bank: SiteReader | None, name: str) -> Setting:
     """Return what is explained, and with what; raise Prob3rError if the bank is another model's."""
     unnamed = "two views" if views.count == 2 else f"{views.count} views"
     return Setting(
         model=name,
-        fingerprint=check_backbone(bank, model),
-        probes=bank.kind,
+        fingerprint=fingerprint(model) if bank is None else check_backbone(bank, model),
+        probes="none" if bank is None else bank.kind,
+        fitted="" if bank is None else bank.origin,
         pair=views.names[0] if views.names else unnamed,
         reference=FINAL,
         sizes=tuple(view.size for view in views.views),

@@ -63,7 +63,7 @@ def page(explanation: Explanation) -> str:
         "relations": _asset("relations.html") if several else "",
         "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
         "model": escape(setting.model),
-        "probes": escape({"mlp": "MLP"}.get(setting.probes, setting.probes)),
+        "probes": escape(_probes(explanation)),
         "reference": escape(_reference(explanation)),
         "happened": _list(explanation.happened),
         "trust": _list(explanation.trust),
@@ -95,7 +95,12 @@ def _words(explanation: Explanation) -> dict[str, str]:
         else f"View 2 as the probes read it after every sublayer of {within}, moving into place. "
         "Camera 2 stands where those points put it; the pale points are what it all ends in."
     )
+    read = "after every layer a small probe reads off where the model thinks each pixel lies in "
+    read += "space. This page shows that way"
+    if len(m.steps) < 2:
+        read = "no probes read the layers between. This page shows the output and the attention"
     return {
+        "read": read,
         "count": count,
         "Count": count.capitalize(),
         "scene": scene_words(m),
@@ -112,6 +117,13 @@ def _words(explanation: Explanation) -> dict[str, str]:
         "trunk": stack,
         "camera": "Cameras" if several else "Camera 2",
     }
+
+
+def _probes(explanation: Explanation) -> str:
+    """Return the kind of the probes, and what they were fitted to and on."""
+    setting = explanation.measurements.setting
+    kind = {"mlp": "MLP"}.get(setting.probes, setting.probes)
+    return f"{kind}, {setting.fitted}" if setting.fitted else kind
 
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -162,7 +174,9 @@ def _last(m: Measurements, view: int, metric: str) -> float:
     """Return an error of a view at its end; against the final state that is the last site."""
     if view == 1:
         return nan
-    return m.curves[view][metric][-2 if m.against[view][metric] == FINAL else -1]
+    if m.against[view][metric] == FINAL:
+        return m.curves[view][metric][-2] if len(m.steps) > 1 else nan
+    return m.curves[view][metric][-1]
 
 
 def _of(m: Measurements, view: int, name: str, unit: str) -> str:

@@ -121,6 +121,8 @@ def _pose(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
+    if len(m.steps) < 2:
+        return
     last, _, where = ending(m, view, "inner_shape_error")
     shape, scale = (m.curves[view][f"{kind}_error"] for kind in ("inner_shape", "scale"))
     if not all(isfinite(curve[i]) for curve in (shape, scale) for i in (0, last)):
@@ -214,7 +216,7 @@ def best_head(heads: list[Head]) -> Head | None:
 
 def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
     kinds = {m.against[view][metric] for metric in ("rotation_error", "inner_shape_error")}
-    if FINAL in kinds:
+    if FINAL in kinds and len(m.steps) > 1:
         part = " of scale and shape" if len(kinds) > 1 else ""
         yield Sentence(
             f"No truth is known for all of this {scene_words(m)}. Curves{part} against the final "
@@ -315,6 +317,8 @@ def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def _probes(m: Measurements, view: int) -> Iterator[Sentence]:
+    if len(m.steps) < 2:
+        return
     gap = m.finals[view].probe_gap
     text = (
         f"The last probe's view {view} is {gap:.2f} of the mean distance from the model's own "

@@ -10,7 +10,15 @@ from pkgutil import iter_modules
 from prob3r.studies.evaluation import evaluate
 from prob3r.studies.page import write_findings
 from prob3r.studies.sharing import fetch_results, push_results
-from prob3r.studies.study import LackingError, ModelUnderTest, Result, Study, conduct, load_study
+from prob3r.studies.study import (
+    LackingError,
+    ModelUnderTest,
+    Result,
+    Study,
+    conduct,
+    leave_out,
+    load_study,
+)
 from prob3r.studies.verdict import Finding
 
 for _module in iter_modules(__path__):
@@ -33,6 +41,7 @@ __all__ = [
     "conduct",
     "evaluate",
     "fetch_results",
+    "leave_out",
     "load_study",
     "push_results",
     "write_findings",

@@ -9,6 +9,7 @@ from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
+from prob3r.studies.study import NOT_RUN
 from prob3r.studies.verdict import Finding
 
 _MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
@@ -51,6 +52,12 @@ def write_findings(folder: Path, order: list[str], page: Path | None = None) -> 
                 f"{finding['statement']} | {_MARKS[finding['verdict']]} | {_effect(finding)}, "
                 f"{finding['unit']} | {finding['pairs']} |"
             )
+        for twin in result.get("missing", ()):
+            lines.append(f"| {name}: the control `{twin}`, a trained twin | missing | | |")
+    for name in order:
+        if (file := folder / name / NOT_RUN).exists():
+            left = _json(file)
+            lines.append(f"| {name}: {left['title']} | not run | {left['why']} | |")
     page = page or folder / "findings.md"
     for name, result in found:
         lines += ["", *_section(folder / name, name, result, page)]
@@ -62,11 +69,7 @@ def write_findings(folder: Path, order: list[str], page: Path | None = None) -> 
 def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    damaged = Prob3rError(f"{path} is damaged; delete it and run the study again.")
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged from error
+    result = _json(path)
     texts = ("title", "model", "weights", "data")
     if not (
         isinstance(result, dict)
@@ -75,8 +78,19 @@ def _read(path: Path) -> dict[str, Any] | None:
         and isinstance(result.get("findings"), list)
         and all(map(_is_finding, result["findings"]))
     ):
-        raise damaged
+        raise _damaged(path)
     return result
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> Prob3rError:
+    return Prob3rError(f"{path} is damaged; delete it and run the study again.")
 
 
 def _is_finding(value: object) -> bool:
@@ -92,6 +106,7 @@ def _section(folder: Path, name: str, result: dict[str, Any], page: Path) -> lis
     """Return what one study came to, with its figures."""
     sample = f" ({result['sample']})" if "sample" in result else ""
     on = f"On {result['pairs']} pairs of `{result['data']}`{sample}."
+    on += "".join(f" Probes `{k}`: {words}." for k, words in result.get("probes", {}).items())
     lines = [f"## {result['title']}", "", on, ""]
     for finding in result["findings"]:
         lines += [

@@ -44,8 +44,15 @@ MODEL, POSITIVE = "model", "mini-pose"
 BETWEEN, WITHIN = (BETWEEN_VIEWS,), (BETWEEN_VIEWS, ("self_attn",))
 """What `Study.attention` may be: attention between the views, or also within a view."""
 
-OWN_PROBES = ("mlp", "linear")
+OWN_PROBES = ("mlp", "features", "ridge", "linear")
 """Kinds of probes of a model itself, the ones that studies read first."""
+
+
+CONTROLS = ("random", "encoder")
+"""Kinds of probes that are controls."""
+
+NOT_RUN = "not-run.json"
+"""The file that says what a model lacks for a study that was not run."""
 
 
 class LackingError(Prob3rError):
@@ -59,7 +66,8 @@ class ModelUnderTest:
     Attributes:
         model: The model.
         name: What to call it.
-        banks: Probes by kind: `mlp` or `linear`, and the controls `random` and `encoder`.
+        banks: Probes by kind: those to read with, such as `ridge`, and the controls `random` and
+            `encoder`.
         untrained: The backbone of random weights that the `random` probes belong to.
         references: Other models to hold it against, by name: `mini-pose`, the positive control that
             carries an explicit pose; variants; and its own weights along training.
@@ -72,19 +80,24 @@ class ModelUnderTest:
     references: Mapping[str, Model] = field(default_factory=dict)
 
     def bank(self, *kinds: str) -> SiteReader:
-        """Return the probes of the first of some kinds that there is; `mlp`, else `linear`.
+        """Return the probes of the first of some kinds that there is, by default of `OWN_PROBES`.
 
         Raises:
             LackingError: There are none.
         """
-        kinds = kinds or OWN_PROBES
-        found = [self.banks[kind] for kind in kinds if kind in self.banks]
+        found = [self.banks[kind] for kind in kinds or OWN_PROBES if kind in self.banks]
         if not found:
+            kind = kinds[0] if kinds else "ridge"
             raise LackingError(
-                f"This study needs '{kinds[0]}' probes of {self.name}; train them with `prob3r "
-                f"train probes --kind {kinds[0]}`."
+                f"This study needs '{kind}' probes of {self.name}; fit them with `prob3r probes "
+                f"fit --kind {kind}`."
             )
         return found[0]
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """What the probes were fitted to and on, by kind, as far as that is known."""
+        return {kind: bank.origin for kind, bank in self.banks.items() if bank.origin}
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,7 @@ class Study(ABC):
         probes: Whether it reads sites with probes.
         output: Whether it measures the model's own pointmaps.
         attention: The kinds of attention that the model must have in its trunk, one of each group.
+        twins: Names of trained references that serve as controls.
     """
 
     registry: ClassVar[dict[str, type["Study"]]] = {}
@@ -134,6 +148,7 @@ class Study(ABC):
     probes: ClassVar[bool] = False
     output: ClassVar[bool] = False
     attention: ClassVar[Sequence[Sequence[str]]] = ()
+    twins: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Register the study by its name."""
@@ -159,6 +174,10 @@ class Study(ABC):
             )
         if self.probes:
             tested.bank()
+
+    def missing_twins(self, tested: ModelUnderTest) -> list[str]:
+        """Return which of the trained controls there are not."""
+        return [name for name in self.twins if name not in {*tested.references, tested.name}]
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
         """Find out what has to be known before the first batch; the same for the same pairs.
@@ -223,7 +242,7 @@ def conduct(
     parts = home / "parts"
     make_folder(parts)
     drawn = sample(pairs, min(count, study.most or count))
-    about = {
+    about: dict[str, object] = {
         "study": study.name,
         "model": tested.name,
         "weights": fingerprint(tested.model),
@@ -234,6 +253,8 @@ def conduct(
         "precision": running_precision(tested.model),
         "relatives": {name: fingerprint(model) for name, model in tested.references.items()},
     }
+    if tested.origins:
+        about["probes"] = tested.origins
     # Folders from before samples were named hold the first pairs: of rooms, the same ones. Those
     # from before precisions were named ran in float32.
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
@@ -254,6 +275,9 @@ def conduct(
     table = pd.concat([read_part(path) for path in paths], ignore_index=True)
     result = Result(study.name, tested.name, data, study.findings(table), table)
     if processes.first:
+        (home / NOT_RUN).unlink(missing_ok=True)
+        if twins := study.missing_twins(tested):
+            about["missing"] = twins
         rests_on = {
             "protocol": {"name": f"study {study.name}", "data": data},
             "frames": frames_of(names, describe(drawn)),
@@ -261,6 +285,19 @@ def conduct(
         }
         _write(result, study, home, about | rests_on)
     return result
+
+
+def leave_out(study: Study, why: str, folder: Path) -> None:
+    """Write down that a study was not run, and why, for the page of findings.
+
+    Raises:
+        Prob3rError: The folder cannot be written.
+    """
+    home = folder / study.name
+    make_folder(home)
+    with writing_to(home / NOT_RUN) as path:
+        said = {"title": study.title, "why": why}
+        path.write_text(json.dumps(said, indent=1), encoding="utf-8")
 
 
 def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) -> None:

@@ -31,8 +31,9 @@ function bestBlock() {
     root.querySelector(".controls").hidden = true;
     without3D(root.querySelector("canvas"));
   }
-  const layers = new Layers(document.getElementById("layers"));
-  layers.say();
+  const layers = document.getElementById("layers");
+  if (DATA.steps.length > 1) new Layers(layers).say();
+  else layers.closest("section").remove(); // without probes there is nothing between input and output
   new Attention(document.getElementById("looks"));
   if (document.getElementById("relations")) new Relations(document.getElementById("relations"));
   heads(document.getElementById("heads"));

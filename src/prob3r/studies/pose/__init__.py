@@ -81,6 +81,7 @@ class Pose(Study):
 
     name = "pose"
     title = "No explicit global pose"
+    twins = (POSITIVE,)
     place = 3
     output = True
     attention = BETWEEN

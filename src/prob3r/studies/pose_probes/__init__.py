@@ -89,6 +89,7 @@ class PoseProbes(Study):
 
     name = "pose-probes"
     title = "What could carry a pose"
+    twins = (POSITIVE,)
     place = 4
     output = True
     attention = BETWEEN

@@ -1,0 +1,153 @@
+"""`prob3r probes`: the banks that were fitted on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from prob3r.cli.app import DEFAULT_MODEL, Device, ModelName, PrecisionName, app, console, wide
+from prob3r.cli.banks import FitOn, Target, asked, shown
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from prob3r.probes.cache import Kept
+
+probes = typer.Typer(help="Fit probes at once, and keep them.", no_args_is_help=True)
+app.add_typer(probes, name="probes")
+
+OneModel = Annotated[
+    str | None, typer.Option("--model", help="Only those of this model; of all by default.")
+]
+Name = Annotated[str, typer.Argument(help="A bank's name, as `prob3r probes list` prints it.")]
+
+
+@probes.command("list")
+def list_banks(model: OneModel = None) -> None:
+    """List the banks in the cache: what each reads, and what it was fitted to and on."""
+    from prob3r.probes.cache import folder, kept
+
+    found = kept(None if model is None else _fingerprint(model))
+    if not found:
+        console.print(Text(f"There are no banks in {folder()}."), soft_wrap=True)
+        return
+    table = Table("name", "model", "kind", "target", "fitted on", "scenes", "error", "size")
+    for bank in found:
+        fit = bank.fit
+        table.add_row(
+            bank.name,
+            bank.model,
+            bank.kind,
+            fit.target,
+            fit.data,
+            f"{fit.scenes} of {fit.views} views",
+            f"{sum(fit.errors) / len(fit.errors):.3f}",
+            f"{bank.path.stat().st_size / 2**20:.0f} MiB",
+        )
+    table.caption = (
+        f"in {folder()}; error: mean distance to the target over all sites, on scenes that were "
+        "held out, in the unit of their mean distance to camera 1"
+    )
+    wide(console).print(table)
+
+
+@probes.command()
+def fit(
+    model: ModelName = DEFAULT_MODEL,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="ridge, features, random or encoder; may be repeated."),
+    ] = None,
+    target: Target = None,
+    fit_on: FitOn = None,
+    scenes: Annotated[
+        int | None, typer.Option(min=1, help="How many; by default what the width asks for.")
+    ] = None,
+    views: Annotated[int, typer.Option(min=2, help="Of each scene.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the sample, and of random features.")] = 0,
+    device: Device = "cpu",
+    precision: PrecisionName = "auto",
+) -> None:
+    """Fit banks in closed form and keep them, also where there are such banks already."""
+    from dataclasses import replace
+
+    from prob3r.models import load
+    from prob3r.probes import provide
+
+    network = load(model, device)
+    which = replace(asked(target, fit_on, precision, scenes), views=views, seed=seed)
+    with shown() as show:
+        found = provide(network, kind or ["ridge"], which, Path(model).name, show, again=True)
+    for bank in found.values():
+        assert bank.fit is not None
+        error = sum(bank.fit.errors) / len(bank.fit.errors)
+        words = f"{len(bank.sites)} {bank.kind} probes, {bank.fit.words}: mean error {error:.3f}"
+        console.print(Text(f"{words} on {bank.fit.held_out} held-out scenes"), soft_wrap=True)
+
+
+@probes.command()
+def remove(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of banks.")] = None,
+    model: OneModel = None,
+    every: Annotated[bool, typer.Option("--all", help="All banks.")] = False,
+) -> None:
+    """Delete banks from the cache: some, those of a model, or all."""
+    from prob3r.probes.cache import kept
+
+    if sum((bool(names), model is not None, every)) != 1:
+        raise Prob3rError("remove needs names of banks, --model, or --all.")
+    chosen = [_bank(name) for name in names or ()]
+    chosen = chosen or kept(None if model is None else _fingerprint(model))
+    for bank in chosen:
+        bank.remove()
+    console.print(f"Removed {len(chosen)} banks.")
+
+
+@probes.command()
+def push(
+    name: Name,
+    repository: Annotated[str, typer.Argument(help="owner/name on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="If it is new.")] = False,
+) -> None:
+    """Put a bank from the cache on the hub."""
+    url = _bank(name).load().push_to_hub(repository, private=private or None)
+    console.print(Text(f"Uploaded {url}"), soft_wrap=True)
+
+
+@probes.command()
+def pull(
+    repository: Annotated[str, typer.Argument(help="owner/name, or owner/name@revision.")],
+    model: ModelName,
+) -> None:
+    """Fetch a fitted bank from the hub, and keep it for a model."""
+    from prob3r.probes import RidgeBank
+    from prob3r.probes.cache import keep
+    from prob3r.probes.files import load_probes
+
+    bank = load_probes(repository)
+    if not isinstance(bank, RidgeBank) or bank.fit is None:
+        raise Prob3rError(
+            f"'{repository}' holds a bank that was not fitted in closed form; give it to --probes."
+        )
+    weights = _fingerprint(model)
+    if bank.random_seed is None and bank.backbone != weights:
+        raise Prob3rError(
+            f"'{repository}' holds probes of the model {bank.backbone}, and {model} is {weights}."
+        )
+    console.print(Text(f"Wrote {keep(bank, weights)}"), soft_wrap=True)
+
+
+def _fingerprint(model: str) -> str:
+    from prob3r.models import fingerprint, load
+
+    return fingerprint(load(model))
+
+
+def _bank(name: str) -> "Kept":
+    from prob3r.probes.cache import kept
+
+    found = [bank for bank in kept() if bank.name == name]
+    if len(found) != 1:
+        raise Prob3rError(f"There is no bank '{name}'; see `prob3r probes list`.")
+    return found[0]

@@ -1,0 +1,180 @@
+"""Probes that commands fit at once, and the cache of banks from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, load, random, save
+from prob3r.probes import load_probes
+from prob3r.probes.cache import kept
+from tests.cli.test_cli import run
+from tests.probes.test_fit import album
+
+CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 1, 2)
+MODEL = ("--model", "small.safetensors")  # 20 patches x 25 unknowns / 4 patches are 125 scenes
+PHOTOS = ("photos/00.png", "photos/01.png")
+
+
+@pytest.fixture(scope="module")
+def model() -> DUSt3R:
+    return random(CONFIG, seed=1)
+
+
+@pytest.fixture
+def here(model: DUSt3R, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and photographs, and an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("prob3r.runs.precision.has_bfloat16", lambda device: False)
+    monkeypatch.chdir(tmp_path)
+    save(model, tmp_path / "small.safetensors")
+    album(tmp_path / "photos", 20)
+    return tmp_path
+
+
+def test_explain_fits_what_it_lacks_and_finds_it_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "explain", *PHOTOS, *MODEL, "--json", "first.json") == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Fitting ridge probes of small.safetensors on 125 scenes of rooms:train takes" in said
+    assert run(monkeypatch, "explain", *PHOTOS, *MODEL, "--json", "second.json") == 0
+    assert not capfd.readouterr().err
+    first, second = (json.loads((here / f"{n}.json").read_text()) for n in ("first", "second"))
+    assert first == second
+    assert first["setting"]["probes"] == "ridge"
+    words = "fitted to the truth on 125 scenes of rooms:train"
+    assert first["setting"]["fitted"] == words
+    assert f"ridge, {words}" in (here / "prob3r.html").read_text()
+
+
+def test_a_folder_of_photographs_will_do(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--fit-on", "photos", "--target", "own")
+    assert run(monkeypatch, "explain", *PHOTOS, *MODEL, *options) == 0
+    assert "on 125 scenes of" in " ".join(capfd.readouterr().err.split())
+    words = f"ridge, fitted to the model&#x27;s own final output on 125 scenes of {here}/photos"
+    assert words in (here / "prob3r.html").read_text()
+
+
+def test_explain_goes_on_without_probes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--probes", "none", "--json", "numbers.json")
+    assert run(monkeypatch, "explain", *PHOTOS, *MODEL, *options) == 0
+    assert not capfd.readouterr().err
+    assert not kept()
+    numbers = json.loads((here / "numbers.json").read_text())
+    assert numbers["setting"]["probes"] == "none"
+    assert [row["site"] for row in numbers["sites"]] == ["output", "output"]
+    assert numbers["final"]["probe_gap"] is None
+    assert numbers["heads"]
+    page = (here / "prob3r.html").read_text()
+    assert "no probes read the layers between" in page
+    assert "nan" not in " ".join(s["text"] for s in numbers["happened"] + numbers["trust"])
+
+
+def test_three_views_go_without_probes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.models.examples import EXAMPLES
+
+    save(EXAMPLES["vggt"](), here / "vggt.safetensors")
+    three = ("photos/00.png", "photos/01.png", "photos/02.png")
+    arguments = (*three, "--model", "vggt.safetensors", "--probes", "none")
+    assert run(monkeypatch, "explain", *arguments) == 0
+    assert "The views" in (here / "prob3r.html").read_text()
+
+
+def test_banks_are_listed_and_removed(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "probes", "list") == 0
+    assert "There are no banks in" in capfd.readouterr().out
+    fit = ("probes", "fit", *MODEL, "--scenes", "8", "--kind", "ridge", "--kind", "random")
+    assert run(monkeypatch, *fit) == 0
+    out = capfd.readouterr().out
+    assert "ridge probes, fitted to the truth on 8 scenes of rooms:train: mean error" in out
+    assert "random probes, fitted to the truth on 8 scenes" in out
+    assert run(monkeypatch, "probes", "list", *MODEL) == 0
+    out = capfd.readouterr().out
+    names = [bank.name for bank in kept(fingerprint(load("small.safetensors")))]
+    assert len(names) == 6
+    assert all(name in out for name in names)
+    assert run(monkeypatch, "probes", "remove", names[0]) == 0
+    assert len(kept()) == 5
+    assert run(monkeypatch, "probes", "remove", "--all") == 0
+    assert not kept()
+    assert run(monkeypatch, "probes", "remove", names[0]) == 1
+    assert f"There is no bank '{names[0]}'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("probes", "remove"), "remove needs names of banks, --model, or --all"),
+        (("probes", "fit", *MODEL, "--kind", "mlp"), "'mlp' cannot be fitted; give ridge"),
+        (
+            ("probes", "fit", *MODEL, "--target", "half"),
+            "target is 'half'; it must be truth or own",
+        ),
+        (("probes", "fit", *MODEL, "--fit-on", "nowhere"), "There are no pairs 'nowhere'"),
+        (
+            ("explain", *PHOTOS, *MODEL, "--fit-on", "photos", "--target", "truth"),
+            "photos is not known, which probes are to be fitted to; fit them to 'own'",
+        ),
+        (("explain", *PHOTOS, *MODEL, "--probes", "mlp"), "No 'mlp' probes are shipped for"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    assert run(monkeypatch, *arguments) == 1
+    error = capfd.readouterr().err
+    assert said in " ".join(error.split())
+    assert "Traceback" not in error
+    assert not kept()
+
+
+def test_evaluate_says_what_its_probes_were_fitted_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 8)
+    options = ("--pairs", "4", "--probes", "ridge", "--probes", "random", "--json", "rows.json")
+    assert run(monkeypatch, "evaluate", *MODEL, *options) == 0
+    content = json.loads((here / "rows.json").read_text())
+    words = "fitted to the truth on 125 scenes of rooms:train"
+    assert (content["ridge"], content["random"]) == (words, words)
+    assert {row["source"] for row in content["rows"]} >= {"ridge", "random"}
+    assert f"ridge: {words}" in " ".join(capfd.readouterr().out.split())
+
+
+def test_study_fits_probes_and_controls_and_names_them(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--pairs", "12", "--out", "out")
+    assert run(monkeypatch, "study", "refinement", *MODEL, *options) == 0
+    assert {bank.kind for bank in kept()} == {"ridge", "random", "encoder"}
+    about = json.loads((here / "out/refinement/study.json").read_text())
+    words = "fitted to the truth on 125 scenes of rooms:train"
+    assert about["probes"] == {"ridge": words, "random": words, "encoder": words}
+    assert f"Probes `ridge`: {words}." in (here / "out/findings.md").read_text()
+    assert run(monkeypatch, "study", "refinement", *MODEL, *options) == 0
+
+
+def test_shipped_probes_are_read_unless_others_are_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prob3r.cli.banks import asked, is_shipped, reader_of
+
+    assert is_shipped("mini", "mlp")
+    assert not is_shipped("small.safetensors", "mlp")
+    model = load("mini")
+    assert reader_of(model, "mini", "auto").header() == load_probes("mini").header()
+    assert reader_of(model, "mini", "linear").kind == "linear"
+    ridge = reader_of(model, "mini", "auto", asked("own", None, "bfloat16", scenes=12))
+    words = "fitted to the model's own final output on 12 scenes of rooms:train in bfloat16"
+    assert ridge.origin == words
