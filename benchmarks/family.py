@@ -20,7 +20,9 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,12 +83,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", type=int, default=6, help="of the sweep")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--part", type=int, default=1, help="divide the numbers of blocks of VGGT or π³ by this"
+    )
     parser.add_argument("--child", action="store_true", help="internal")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.child:
-        print(*peak(options.model, options.views, options.size))
+        print(*peak(part_of(CONFIGS[options.model], options.part), options.views, options.size))
         return
     checks = options.only or CHECKS
     most = architecture_of(CONFIGS[options.model]).most_views
@@ -94,7 +99,7 @@ def main() -> None:
     title = f"{options.model}: {options.views} views of {options.size} pixels"
     table = Table("what", "took", "beside it", "ratio (processor)", "bar", title=title)
     if {*checks} - {"memory"}:
-        model = random(CONFIGS[options.model])
+        model = random(part_of(CONFIGS[options.model], options.part))
         views = noise(options.views, options.size)
         trace(model, views)  # warms up
         if "forward" in checks and options.official:
@@ -109,6 +114,16 @@ def main() -> None:
     Console(width=140).print(table)
 
 
+def part_of(config: Any, part: int) -> Any:
+    """The configuration with an equal part of the blocks of its encoder and of its trunk."""
+    if part == 1:
+        return config
+    fewer = {name: getattr(config, name) // part for name in ("depth", "enc_depth")}
+    if hasattr(config, "head_blocks"):
+        fewer["head_blocks"] = tuple(max((b + 1) // part, 1) - 1 for b in config.head_blocks)
+    return replace(config, **fewer)
+
+
 def noise(count: int, size: int) -> Views:
     """One scene of views of noise."""
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +135,7 @@ def forward(
     table: Table, name: str, ours: MultiViewModel, views: Views, checkout: Path, rounds: int
 ) -> None:
     """Compare a plain forward with that of the official code."""
-    theirs, read = OFFICIAL[name](checkout)
+    theirs, read = OFFICIAL[name](checkout, ours.config)
     prefix = "model." if name == "da3" else ""
     weights = {prefix + key: tensor for key, tensor in ours.state_dict().items()}
     left = theirs.load_state_dict(weights, strict=False, assign=True)
@@ -158,22 +173,34 @@ def _mask(model: CroCo, image: torch.Tensor) -> torch.Tensor:
     return model.draw_mask(image, torch.Generator().manual_seed(0))
 
 
-def _vggt(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+def _vggt(checkout: Path, config: Any) -> tuple[torch.nn.Module, Callable[..., Any]]:
     sys.path.insert(0, str(checkout))
     from vggt.models.vggt import VGGT
 
-    model = VGGT(enable_track=False)
+    with undrawn():
+        model = VGGT(enable_track=False)
+    trunk = model.aggregator
+    trunk.depth = trunk.aa_block_num = config.depth
+    trunk.patch_embed.blocks = trunk.patch_embed.blocks[: config.enc_depth]
+    trunk.frame_blocks = trunk.frame_blocks[: config.depth]
+    trunk.global_blocks = trunk.global_blocks[: config.depth]
+    for head in (model.point_head, model.depth_head):
+        head.intermediate_layer_idx = list(config.head_blocks)
     return model, lambda model, images: model((images + 1) / 2)["depth"][:, 0, ..., 0]
 
 
-def _pi3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+def _pi3(checkout: Path, config: Any) -> tuple[torch.nn.Module, Callable[..., Any]]:
     sys.path.insert(0, str(checkout))
     from pi3.models.pi3 import Pi3
 
-    return Pi3(), lambda model, images: model((images + 1) / 2)["local_points"][:, 0, ..., 2]
+    with undrawn():
+        model = Pi3()
+    model.encoder.blocks = model.encoder.blocks[: config.enc_depth]
+    model.decoder = model.decoder[: 2 * config.depth]
+    return model, lambda model, images: model((images + 1) / 2)["local_points"][:, 0, ..., 2]
 
 
-def _da3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+def _da3(checkout: Path, config: Any) -> tuple[torch.nn.Module, Callable[..., Any]]:
     sys.path.insert(0, str(checkout / "src"))
     from depth_anything_3.cfg import create_object, load_config
 
@@ -186,7 +213,7 @@ def _da3(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
     ).depth[:, 0]
 
 
-def _mast3r(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+def _mast3r(checkout: Path, config: Any) -> tuple[torch.nn.Module, Callable[..., Any]]:
     sys.path.insert(0, str(checkout))
     from mast3r.model import AsymmetricMASt3R
 
@@ -217,7 +244,7 @@ def _mast3r(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
     return model, read
 
 
-def _croco(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
+def _croco(checkout: Path, config: Any) -> tuple[torch.nn.Module, Callable[..., Any]]:
     sys.path.insert(0, str(checkout))
     from models.croco import CroCoNet
 
@@ -243,6 +270,20 @@ def _croco(checkout: Path) -> tuple[torch.nn.Module, Callable[..., Any]]:
     )
     model.mask_generator = Given()
     return model, lambda model, images: model(*imagenet_normalised(images[0]).split(1))[0]
+
+
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Leave the weights of modules that are made meanwhile as they are: others take their place."""
+    names = [name for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"]
+    drawing = {name: getattr(torch.nn.init, name) for name in names}
+    for name in names:
+        setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in drawing.items():
+            setattr(torch.nn.init, name, function)
 
 
 OFFICIAL = {"vggt": _vggt, "pi3": _pi3, "da3": _da3, "mast3r": _mast3r, "croco": _croco}
@@ -303,7 +344,8 @@ def sweeping(table: Table, model: MultiViewModel, views: Views, count: int) -> N
 def memory(table: Table, options: argparse.Namespace) -> None:
     """Compare the peak of recording one view's sites with the size of the model."""
     command = [sys.executable, __file__, options.model, "--child"]
-    command += ["--views", str(options.views), "--size", str(options.size)]
+    for name in ("views", "size", "part"):
+        command += [f"--{name}", str(getattr(options, name))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     took, size, records = (int(n) / 2**20 for n in done.stdout.split()[-3:])
     table.add_row(
@@ -315,10 +357,10 @@ def memory(table: Table, options: argparse.Namespace) -> None:
     )
 
 
-def peak(name: str, count: int, size: int) -> tuple[int, int, int]:
+def peak(config: Any, count: int, size: int) -> tuple[int, int, int]:
     """Return how many bytes this process grew by, and those of the model and of the records."""
     before = _resident()
-    model, views = random(CONFIGS[name]), noise(count, size)
+    model, views = random(config), noise(count, size)
     run = trace(model, views, "*2.*")
     held, kept = (sum(t.nbytes for t in tensors) for tensors in (model.parameters(), run.values()))
     return _resident() - before, held, kept

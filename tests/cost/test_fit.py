@@ -39,14 +39,14 @@ def test_a_run_takes_what_its_tensors_take(model: VGGT) -> None:
 
 
 def test_the_sentence_says_how_many_fit(model: VGGT) -> None:
-    free = run_memory(model, 20, SIZE) + 1
+    free = run_memory(model, 5, SIZE) + 1
     with pytest.raises(Prob3rError) as error:
-        check_fits(model, 40, SIZE, free=free)
+        check_fits(model, 9, SIZE, free=free)
     assert re.fullmatch(
-        r"40 views of 42x28 pixels take \d\.\d GiB, and \d\.\d GiB are free; 20 views fit\.",
+        r"9 views of 42x28 pixels take \d\.\d GiB, and \d\.\d GiB are free; 5 views fit\.",
         str(error.value),
     )
-    check_fits(model, 20, SIZE, free=free)
+    check_fits(model, 5, SIZE, free=free)
     with pytest.raises(Prob3rError, match="not even two views fit; choose smaller images"):
         check_fits(model, 3, SIZE, free=1000)
 
@@ -73,9 +73,8 @@ def test_vggt_records_one_view_of_four_within_a_fifth_of_its_size() -> None:
     with torch.device("meta"):
         model = VGGT(VGGTConfig())
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
-    for view in (1, 2):
-        sites = [site for site in model.sites(4) if Site.parse(site).view == view]
-        assert run_memory(model, 4, (224, 224), sites) < 0.2 * weights
+    sites = [site for site in model.sites(4) if Site.parse(site).view == 2]
+    assert run_memory(model, 4, (224, 224), sites) < 0.2 * weights
 
 
 def test_explain_asks_before_it_runs(model: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 
-from prob3r.cost.dry_run import DryRun, storage_bytes
+from prob3r.cost.plan import tracing
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import Model, MultiViewModel
 from prob3r.models.sites import Site
-from prob3r.runs.trace import trace
-from prob3r.scenes.views import View, views_of
 
 GIB = 2**30
 
@@ -63,13 +61,10 @@ def run_memory(
 ) -> int:
     """Return the bytes that a run over one scene takes at its peak, without the model itself.
 
-    They are those of float32 tensors. Nothing is computed; see `DryRun`.
+    They are those of float32 tensors. Nothing is computed; see `tracing`.
     """
-    with DryRun() as dry_run:
-        twin = type(model)(model.config).eval().requires_grad_(False)
-        scene = views_of([View(torch.empty(1, 3, *size)) for _ in range(views)])
-        trace(twin, scene, record)
-        return dry_run.peak - storage_bytes(twin.parameters())
+    cost = tracing(model, size, record=list(record), views=views)
+    return cost.total - cost.weights
 
 
 def free_memory(device: torch.device) -> int | None:
