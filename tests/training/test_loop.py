@@ -88,6 +88,32 @@ def unbroken(tmp_path: Path) -> tuple[Line, list[Progress]]:
     return task, words
 
 
+def test_a_run_goes_on_though_its_parameters_come_in_another_order(
+    unbroken: tuple[Line, list[Progress]], tmp_path: Path
+) -> None:
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    turned = Line(tmp_path)
+    parameters = list(turned.module.parameters())[::-1]
+    turned.optimizers = [torch.optim.AdamW(parameters, lr=0.0)]
+    run(turned, tmp_path)
+    for found, wanted in zip(
+        turned.module.parameters(), unbroken[0].module.parameters(), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+def test_a_state_without_the_names_of_its_parameters_is_read(
+    unbroken: tuple[Line, list[Progress]], tmp_path: Path
+) -> None:
+    run(Line(tmp_path), tmp_path, seconds=0.0)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["parameters"]
+    torch.save(state, tmp_path / "state.pt")
+    task = Line(tmp_path)
+    run(task, tmp_path)
+    assert torch.equal(task.module.weight, unbroken[0].module.weight)
+
+
 def test_a_run_reports_and_logs_where_it_stands(
     unbroken: tuple[Line, list[Progress]], tmp_path: Path
 ) -> None:

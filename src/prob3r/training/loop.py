@@ -231,6 +231,7 @@ class _Loop:
             "log": self.log,
             "model": self.task.module.state_dict(),
             "optimizers": [o.state_dict() for o in self.task.optimizers],
+            "parameters": self._parameters(),
         }
         with writing_to(self.folder / "state.pt") as path, path.open("wb") as file:
             try:
@@ -239,6 +240,18 @@ class _Loop:
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from error
                 raise
+
+    def _parameters(self) -> list[list[str]]:
+        """Return the names of every optimizer's parameters, in its own order.
+
+        An optimizer's state has numbers for them, which depend on the order in which a model makes
+        its parts.
+        """
+        names = {id(p): name for name, p in self.task.module.named_parameters()}
+        return [
+            [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+            for optimizer in self.task.optimizers
+        ]
 
     def _restore(self) -> None:
         path = self.folder / "state.pt"
@@ -254,8 +267,13 @@ class _Loop:
         self.log = state["log"]
         try:
             self.task.module.load_state_dict(state["model"])
-            for optimizer, saved in zip(self.task.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+            names = self._parameters()
+            before = state.get("parameters", names)  # older states have no names
+            each = zip(self.task.optimizers, state["optimizers"], before, names, strict=True)
+            for optimizer, saved, old, new in each:
+                places = {i: new.index(name) for i, name in enumerate(old)}
+                moved = {places[i]: value for i, value in saved["state"].items()}
+                optimizer.load_state_dict({**saved, "state": moved})
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise Prob3rError(_damaged(path)) from error
 
