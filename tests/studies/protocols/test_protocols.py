@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -256,6 +257,22 @@ def test_a_model_of_too_few_views_is_refused(root: Written) -> None:
     known = of_reader(reader("sintel", root("sintel")), most_views=4)
     with pytest.raises(Prob3rError, match="has 5 views and the model takes 4 at most; this"):
         run(protocol_named("sintel-trajectories"), known, root("sintel"))
+
+
+def test_corrupt_scenes_are_skipped_and_named(
+    root: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hpatches"
+    shutil.copytree(root("hpatches"), folder)
+    (folder / "v_there" / "H_1_3").write_text("1 0 0\n")
+    (folder / "v_there" / "4.ppm").write_bytes(b"P6")
+    with pytest.raises(Prob3rError, match=r"1 of 5 items are corrupt, .*H_1_3 must hold 3 rows"):
+        run(protocol_named("hpatches-matches"), random(CONFIG), folder)
+    monkeypatch.setattr("prob3r.scenes.readers.corrupt.LIMIT", 0.5)
+    outcome = run(protocol_named("hpatches-matches"), random(CONFIG), folder)
+    assert outcome.about["skipped"] == ["v_there/1, v_there/3", "v_there/1, v_there/4"]
+    assert outcome.table.scenes.tolist() == [3] * 4
+    assert len(outcome.about["frames"]["list"]) == 5
 
 
 def test_cameras_that_are_not_found_fail_the_pairs(
