@@ -121,9 +121,8 @@ def pull(
     model: ModelName,
 ) -> None:
     """Fetch a fitted bank from the hub, and keep it for a model."""
-    from prob3r.probes import RidgeBank
+    from prob3r.probes import RidgeBank, load_probes
     from prob3r.probes.cache import keep
-    from prob3r.probes.files import load_probes
 
     bank = load_probes(repository)
     if not isinstance(bank, RidgeBank) or bank.fit is None:
