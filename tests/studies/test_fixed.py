@@ -12,8 +12,6 @@ from prob3r.geometry import project, rotation_error, translation_error
 from prob3r.models import DUSt3RConfig, random
 from prob3r.reliability.classical import (
     Reconstruction,
-    keypoints,
-    mutual_matches,
     point_error,
     reconstruct,
     right_matches,
@@ -65,27 +63,6 @@ def test_blank_views_have_no_pose(room: Pair) -> None:
     assert found.pose2_to_1 is None
     assert len(found.inliers) == len(found.points) == 0
     assert right_matches(found.pixels1, found.pixels2, room).item() == 0
-
-
-def test_keypoints_are_where_the_pixels_are() -> None:
-    """A blob between pixels is found in its middle, wherever that is."""
-    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(80.0), indexing="ij")
-    blob = torch.exp(-((x - 40.25) ** 2 + (y - 30.5) ** 2) / (2 * 4.0**2))
-    found = keypoints((2 * blob - 1).expand(3, -1, -1)).pixels
-    nearest = (found - torch.tensor([40.25, 30.5])).norm(dim=1).min()
-    assert nearest < 0.1
-
-
-def test_matches_are_mutual_and_clear() -> None:
-    one = torch.tensor([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0], [20.0, 1.0]])
-    two = torch.tensor([[10.0, 1.0], [0.0, 1.0], [20.0, 0.5]])
-    # The last two of `one` are as near to the last of `two`: neither is clearly its match.
-    assert mutual_matches(one, two).tolist() == [[0, 1], [1, 0]]
-    assert mutual_matches(one, two[:1]).tolist() == []
-    # 1 to 8 is clear at a ratio over 1/8 only; `one`'s second choice is far.
-    near, far = torch.tensor([[0.0], [100.0]]), torch.tensor([[1.0], [8.0], [101.0]])
-    assert mutual_matches(near, far, 0.2).tolist() == [[0, 0], [1, 2]]
-    assert mutual_matches(near, far, 0.1).tolist() == [[1, 2]]
 
 
 def test_rays_meet_at_the_point(room: Pair) -> None:

@@ -106,6 +106,7 @@ def _explain(
 ) -> None:
     """Explain one scene and write what was asked for, the page last."""
     from prob3r.reliability.calibration import Calibration
+    from prob3r.reliability.matchers import best_matcher
     from prob3r.report import explain, write_json, write_page, write_ply
 
     calibration = None
@@ -113,6 +114,13 @@ def _explain(
         calibration = Calibration.read(reliability)
     elif bank is not None:
         calibration = Calibration.shipped(model, network, bank)
+    matcher = best_matcher()
+    if matcher is None:
+        console.print(
+            "There is no independent check: no matcher is installed, and pip install "
+            "'prob3r\\[matching]' brings one.",
+            soft_wrap=True,
+        )
     with progress() as report:
         explanation = explain(
             network,
@@ -121,6 +129,7 @@ def _explain(
             model_name=model,
             head_effects=heads,
             calibration=calibration,
+            matcher=matcher,
             progress=report,
         )
     for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):

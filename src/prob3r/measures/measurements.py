@@ -129,6 +129,7 @@ class Measured(NamedTuple):
         confidence: All views' confidence in the output.
         poses: Of all cameras at every step, as the pointmaps state them relative to the reference.
         focal: Of all views in x and y, in pixels.
+        cameras: As the output states them.
         matches: By view from view 2 on, its matches in view 1 by the output's own pointmaps.
         attention: The most attended patches of one view for every patch of another, by both.
     """
@@ -139,6 +140,7 @@ class Measured(NamedTuple):
     confidence: tuple[Float[Tensor, "1 _h _w"], ...]
     poses: Float[Tensor, "steps v 4 4"]
     focal: Float[Tensor, "v 2"]
+    cameras: Cameras
     matches: dict[int, PatchMatches]
     attention: dict[tuple[int, int], Strongest]
 
@@ -240,6 +242,7 @@ def measure(
         confidence=confidence,
         poses=_poses(points, reference),
         focal=torch.stack([torch.diagonal(matrix)[:2] for matrix in cameras.intrinsics]),
+        cameras=cameras,
         matches=found,
         attention=strongest,
     )

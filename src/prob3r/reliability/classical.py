@@ -1,9 +1,7 @@
 """The classical pipeline for two views: keypoints, fixed matches, essential matrix, triangulation.
 
-SIFT keypoints (Lowe, IJCV 2004) are OpenCV's, of COLMAP's sensitivity; descriptors are compared by
-the Hellinger kernel (RootSIFT: Arandjelovic and Zisserman, CVPR 2012), and matched where each is
-the other's nearest by far. The relative pose follows with known intrinsics by poselib's LO-RANSAC
-over five points, and the inliers' points by the middle between their rays.
+The matches are those of `matchers`. The relative pose follows with known intrinsics by poselib's
+LO-RANSAC over five points, and the inliers' points by the middle between their rays.
 How right the matches and the points are is told here, too.
 """
 
@@ -11,31 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, median, project, transform
+from prob3r.reliability.matchers import Matcher, sift_matches
 from prob3r.scenes.views import Pair, View
 
-CONTRAST = 0.02  # over 3 layers an octave, as OpenCV counts it: COLMAP's 0.0067
-RATIO = 0.8  # of the nearest descriptor's distance to the second nearest's (Lowe, section 7.1)
 MAX_ERROR = 1.0  # Sampson distance of an inlier, in pixels
 ENOUGH = 15  # inliers of a pose that counts as found, as in COLMAP
 ITERATIONS = 10_000
 NEAR = 1 / 32  # of view 1's longer side, up to which a match is right: 3 of 96 pixels
-
-
-class Keypoints(NamedTuple):
-    """What SIFT finds in an image.
-
-    Attributes:
-        pixels: Positions (x, y), pixel centres at integer coordinates.
-        descriptors: Of unit length, to be compared by Euclidean distance.
-    """
-
-    pixels: Float[Tensor, "n 2"]
-    descriptors: Float[Tensor, "n 128"]
 
 
 class Reconstruction(NamedTuple):
@@ -57,67 +42,22 @@ class Reconstruction(NamedTuple):
     points: Float[Tensor, "k 3"]
 
 
-def reconstruct(pair: Pair) -> Reconstruction:
+def reconstruct(pair: Pair, match: Matcher = sift_matches) -> Reconstruction:
     """Return the relative pose and the points of one pair, from fixed matches alone.
 
     Args:
         pair: A batch of one on the CPU, with intrinsics.
+        match: What finds the matches.
 
     Raises:
-        Prob3rError: OpenCV is not installed, or intrinsics are not known.
+        Prob3rError: What the matcher needs is not installed, or intrinsics are not known.
     """
     matrix1, matrix2 = intrinsics_of(pair.view1), intrinsics_of(pair.view2)
-    found1, found2 = (keypoints(view.image[0]) for view in (pair.view1, pair.view2))
-    first, second = mutual_matches(found1.descriptors, found2.descriptors).unbind(1)
-    pixels1, pixels2 = found1.pixels[first], found2.pixels[second]
+    pixels1, pixels2 = match(pair.view1.image[0], pair.view2.image[0])
     pose, inliers = pose_from_matches(pair, pixels1, pixels2)
     rays1, rays2 = rays(pixels1[inliers], matrix1), rays(pixels2[inliers], matrix2)
     points = rays1 if pose is None else triangulate(rays1, rays2, pose)
     return Reconstruction(pixels1, pixels2, inliers, pose, points)
-
-
-def keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
-    """Return the SIFT keypoints of an image on the CPU; raise Prob3rError without OpenCV."""
-    try:
-        import cv2  # here, since it is an extra
-    except ImportError as error:
-        raise Prob3rError(
-            "Fixed correspondences need OpenCV; install it with `pip install prob3r[studies]`."
-        ) from error
-    # Without the precise upscale every keypoint is a quarter of a pixel off.
-    sift = cv2.SIFT.create(contrastThreshold=CONTRAST, enable_precise_upscale=True)
-    grey = greyscale(image[None])[0].round().byte().numpy()
-    found, descriptors = sift.detectAndCompute(grey, None)
-    if not found:
-        return Keypoints(torch.zeros(0, 2), torch.zeros(0, 128))
-    shares = torch.nn.functional.normalize(torch.from_numpy(descriptors), p=1, dim=1)
-    return Keypoints(torch.tensor([point.pt for point in found]), shares.sqrt())
-
-
-def greyscale(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-    """Return the luma of images (ITU-R BT.601), from 0 to 255."""
-    weights = torch.tensor([0.299, 0.587, 0.114]).to(image)
-    return (torch.einsum("bchw,c->bhw", image, weights) + 1) * 127.5
-
-
-def mutual_matches(
-    one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], ratio: float = RATIO
-) -> Int[Tensor, "k 2"]:
-    """Return which descriptors match: each the other's nearest, and clearly so both ways.
-
-    Args:
-        one: Descriptors of view 1.
-        two: Descriptors of view 2.
-        ratio: The nearest has to be nearer than this share of the second nearest's distance.
-    """
-    if min(len(one), len(two)) < 2:  # there is no second nearest
-        return torch.zeros(0, 2, dtype=torch.long)
-    distances = torch.cdist(one, two)
-    there, clear = _nearest(distances, ratio)
-    back, clear_back = _nearest(distances.mT, ratio)
-    index = torch.arange(len(one))
-    kept = index[clear & clear_back[there] & (back[there] == index)]
-    return torch.stack([kept, there[kept]], dim=1)
 
 
 def pose_from_matches(
@@ -137,7 +77,8 @@ def pose_from_matches(
     import poselib  # here, so that all that never solves for a pose runs without poselib
 
     none = torch.zeros(len(pixels1), dtype=torch.bool)
-    if len(pixels1) < ENOUGH:
+    known = all(intrinsics_of(view).isfinite().all() for view in pair.views)
+    if len(pixels1) < ENOUGH or not known:
         return None, none
     pose, info = poselib.estimate_relative_pose(
         pixels1.double().numpy(),
@@ -219,12 +160,6 @@ def true_points(
     return rays(pixels, intrinsics_of(view)) * depth[:, None], view.known[0, row, column]
 
 
-def _nearest(
-    distances: Float[Tensor, "n m"], ratio: float
-) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Return each row's nearest column, and whether it is so by far."""
-    two, where = distances.topk(2, dim=1, largest=False)
-    return where[:, 0], two[:, 0] < ratio * two[:, 1]
 
 
 def _camera(view: View) -> dict[str, object]:

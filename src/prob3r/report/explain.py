@@ -14,6 +14,8 @@ from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import needs_pointmaps
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration
+from prob3r.reliability.check import Check, check_output
+from prob3r.report.check import check_sentences
 from prob3r.report.explanation import Explanation
 from prob3r.report.many import MANY, trust_in_many, what_happened_to_many
 from prob3r.report.reliability import reliability
@@ -38,6 +40,7 @@ def explain(
     edits: Sequence[Edit] = (),
     head_effects: bool = False,
     calibration: Calibration | None = None,
+    matcher: str | None = None,
     progress: Progress = _silent,
 ) -> Explanation:
     """Return what happens to a scene inside a model.
@@ -53,11 +56,14 @@ def explain(
             time, in every view but the first.
         calibration: Of the model and the bank, to say how likely a wrong outcome is. It is asked
             about a pair only, and not about an edited run, of which it knows nothing.
+        matcher: Name of the matcher of an independent check, see `reliability.matchers`; without
+            one there is no check.
         progress: Called with what is done next, and the share of the work that is behind.
 
     Raises:
         Prob3rError: There are several scenes, or more views than the model takes or memory holds,
-            or the bank or the calibration is not one for this model.
+            or the bank or the calibration is not one for this model, or the matcher is not
+            installed.
     """
     check_views(model, views)
     setting = _setting(model, views, bank, model_name)
@@ -70,9 +76,14 @@ def explain(
     found = measure(run, views, bank, recording, setting, progress)
     if head_effects:
         found = _with_effects(found, model, views, progress)
+    checks: list[Check] = []
+    if matcher is not None:
+        progress("Looking for matches", 0.96)
+        checks = check_output(views, found.points[-1], found.cameras, matcher)
     judged = None
     if calibration is not None and bank is not None and views.count == 2 and not edits:
-        judged = calibration.judge(model, views.pair(1, 2), bank, run)
+        first = checks[0] if checks else None
+        judged = calibration.judge(model, views.pair(1, 2), bank, run, first)
     progress("Done", 1.0)
     many = views.count >= MANY
     return Explanation(
@@ -80,10 +91,12 @@ def explain(
         happened=(what_happened_to_many if many else what_happened)(found.measurements),
         trust=[
             *reliability(judged, setting.pair),
+            *check_sentences(checks, judged is not None),
             *(trust_in_many if many else trust)(found.measurements),
         ],
         views=views,
         reliability=judged,
+        check=checks,
     )
 
 

@@ -1,6 +1,7 @@
 """The explanation of one scene: its numbers, the words for them, and what there is to look at."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measured, Measurements
 from prob3r.reliability.calibration import Judgement
+from prob3r.reliability.check import Check
 from prob3r.report.sentences import Sentence
 from prob3r.scenes import Views
 
@@ -22,6 +24,7 @@ class Explanation:
         trust: How far that goes, in words.
         views: The views.
         reliability: The chance that view 2's rotation is wrong, if a calibration was at hand.
+        check: What an independent check says of every view but the first, if one was asked for.
     """
 
     measured: Measured
@@ -29,6 +32,7 @@ class Explanation:
     trust: list[Sentence]
     views: Views
     reliability: Judgement | None = None
+    check: Sequence[Check] = ()
 
     @property
     def measurements(self) -> Measurements:
@@ -55,6 +59,8 @@ class Explanation:
                 two views.
             reliability: The chance that view 2's rotation is wrong and what that is worth
                 (`reliability.calibration.Judgement`); null without a calibration.
+            check: What matches that are found without the model say of every view but the first
+                (`reliability.check.Check`); an empty list if no check was made.
             happened, trust: Sentences, each a `text` and a `tone`: `plain`, `good` or `warning`.
 
         Null stands for what there is no number for.
@@ -62,6 +68,7 @@ class Explanation:
         judged = self.reliability
         return self.measurements.to_json() | {
             "reliability": None if judged is None else judged.to_json(),
+            "check": [check.to_json() for check in self.check],
             "happened": [asdict(sentence) for sentence in self.happened],
             "trust": [asdict(sentence) for sentence in self.trust],
         }

@@ -49,17 +49,22 @@ class Window(NamedTuple):
     left: int
     size: tuple[int, int]
 
-    def colours(self, photograph: Image.Image) -> Float[Tensor, "1 3 h w"]:
+    def colours(self, photograph: Image.Image, finer: int = 1) -> Float[Tensor, "1 3 _h _w"]:
         """Return the framed colours, in [-1, 1], of an RGB photograph at any resolution.
 
         The filter is Lanczos where the photograph shrinks and bicubic where it grows.
+
+        Args:
+            photograph: The photograph.
+            finer: How many times as many pixels the result has along each side as the framed
+                image.
         """
-        shrinks = max(self.resized) < max(self.full)
+        shrinks = finer * max(self.resized) < max(self.full)
         resample = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
         y, x = photograph.height / self.resized[0], photograph.width / self.resized[1]
         height, width = self.size
         box = (self.left * x, self.top * y, (self.left + width) * x, (self.top + height) * y)
-        framed = np.array(photograph.resize((width, height), resample, box))
+        framed = np.array(photograph.resize((finer * width, finer * height), resample, box))
         return torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def intrinsics(self, full: Float[Tensor, "1 3 3"]) -> Float[Tensor, "1 3 3"]:

