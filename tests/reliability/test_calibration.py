@@ -11,6 +11,8 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, Prediction, fingerprint, load, save, shipped
 from prob3r.probes import SiteReader, load_probes, save_probes
 from prob3r.reliability.calibration import Calibration, bank_fingerprint
+from prob3r.reliability.check import Check
+from prob3r.reliability.matchers import LIGHTGLUE, SIFT
 from prob3r.reliability.prediction import (
     auroc_interval,
     calibration_bins,
@@ -61,6 +63,83 @@ def test_a_calibration_is_read_as_it_was_written(
     assert (content["data"], content["pairs"], content["degrees"]) == ("rooms:validation", 300, 15)
     again.save(tmp_path / "d.json")
     assert json.loads((tmp_path / "d.json").read_text()) == content
+
+
+def test_a_file_of_the_first_version_is_read(calibration: Calibration, tmp_path: Path) -> None:
+    """Files from before the independent check name neither a version nor a matcher."""
+    calibration.save(tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert content.pop("version") == 2
+    assert content.pop("matcher") is None
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    old = Calibration.read(tmp_path / "old.json")
+    assert old.matcher is None
+    assert old.signals == tuple(SIGNALS)
+    assert torch.equal(old.fit.weights, calibration.fit.weights)
+    content["version"] = 3
+    (tmp_path / "new.json").write_text(json.dumps(content))
+    with pytest.raises(Prob3rError, match="holds no calibration of this version's signals"):
+        Calibration.read(tmp_path / "new.json")
+
+
+@pytest.fixture(scope="module")
+def with_check(model: DUSt3R, bank: SiteReader, rooms: Rooms) -> Calibration:
+    """A calibration that reads an independent check, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prob3r.reliability.calibration.read_signals", half_wrong)
+        patch.setattr("prob3r.reliability.calibration.check_pairs", half_checked)
+        return Calibration.of(
+            model, bank, rooms, 20, model_name="small", data="rooms:test", matcher=SIFT
+        )
+
+
+def half_checked(pairs: list[Pair], output: Prediction, matcher: str) -> list[Check]:
+    """Checks that see odd pairs turned by about 90 degrees, and even ones by about 1 degree."""
+    numbers = [int(pair.names[0].split("/")[-1]) for pair in pairs]
+    return [
+        Check(2, matcher, 50, 20 + n, 40, 1.0, 1.0, (90.0 if n % 2 else 1.0) + n / 40, 5.0, False)
+        for n in numbers
+    ]
+
+
+def test_a_calibration_with_a_check_is_read_as_it_was_written(
+    with_check: Calibration, tmp_path: Path
+) -> None:
+    assert with_check.signals == (*SIGNALS, "check_turn", "check_inliers")
+    assert with_check.auroc.value == 1
+    with_check.save(tmp_path / "c.json")
+    again = Calibration.read(tmp_path / "c.json")
+    assert again.matcher == SIFT
+    assert torch.equal(again.fit.weights, with_check.fit.weights)
+    content = json.loads((tmp_path / "c.json").read_text())
+    content["matcher"] = "eyes"
+    (tmp_path / "d.json").write_text(json.dumps(content))
+    with pytest.raises(Prob3rError, match="holds no calibration of this version's signals"):
+        Calibration.read(tmp_path / "d.json")
+
+
+def test_a_check_speaks_in_the_judgement(
+    with_check: Calibration, model: DUSt3R, bank: SiteReader, batch: Pair
+) -> None:
+    same, turned = (
+        Check(2, SIFT, 50, 20, 40, 1.0, 1.0, degrees, 5.0, False) for degrees in (1.0, 90.0)
+    )
+    low, high = (with_check.judge(model, batch[0], bank, check=c) for c in (same, turned))
+    assert low.probability < high.probability
+    readings = {reading.signal: reading.value for reading in high.readings}
+    assert (readings["check_turn"], readings["check_inliers"]) == (90, 21)
+
+
+def test_a_check_of_another_matcher_or_of_known_cameras_is_made_anew(
+    with_check: Calibration, model: DUSt3R, bank: SiteReader, batch: Pair
+) -> None:
+    """The small model sees 32 pixels, in which SIFT finds no pose."""
+    other = Check(2, LIGHTGLUE, 50, 20, 40, 1.0, 1.0, 90.0, 5.0, False)
+    known = replace(other, matcher=SIFT, intrinsics_known=True)
+    for check in (other, known, None):
+        judged = with_check.judge(model, batch[0], bank, check=check)
+        readings = {reading.signal: reading.value for reading in judged.readings}
+        assert (readings["check_turn"], readings["check_inliers"]) == (15, 1)
 
 
 def test_a_judgement_adds_up(

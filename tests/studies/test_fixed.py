@@ -18,9 +18,10 @@ from prob3r.reliability.classical import (
     triangulate,
 )
 from prob3r.rooms import Rooms
+from prob3r.rooms.larger import enlarged
 from prob3r.scenes import Pair, View
 from prob3r.scenes.sampling import sample
-from prob3r.studies.fixed import FixedCorrespondences, enlarged, texture
+from prob3r.studies.fixed import FixedCorrespondences, texture
 from prob3r.studies.study import ModelUnderTest
 
 CONFIG = DUSt3RConfig((64, 64), 8, 16, 1, 2, 16, 2, 2)

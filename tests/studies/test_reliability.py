@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.probes import ProbeBank, SiteReader
+from prob3r.reliability.check import Check
+from prob3r.reliability.matchers import SIFT
 from prob3r.reliability.prediction import (
     Bin,
     auroc,
@@ -22,9 +25,18 @@ from prob3r.reliability.prediction import (
     redrawn,
     risk_coverage,
 )
-from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
+from prob3r.reliability.signals import (
+    CHECK_GROUPS,
+    EVERY_SIGNAL,
+    GROUPS,
+    SIGNALS,
+    Signal,
+    features,
+    read_signals,
+)
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
+from prob3r.studies import reliability
 from prob3r.studies.reliability import Reliability
 from prob3r.studies.study import ModelUnderTest
 from prob3r.training.probes import bank_for
@@ -248,12 +260,17 @@ def test_doubt_grows_with_every_feature() -> None:
 # The verdict
 
 
-def made(helps: dict[str, float], pairs: int = 300, wrong: float = 0.3) -> pd.DataFrame:
+def made(
+    helps: dict[str, float],
+    pairs: int = 300,
+    wrong: float = 0.3,
+    signals: Mapping[str, Signal] = SIGNALS,
+) -> pd.DataFrame:
     """Pairs whose signals are noise, and those of `helps` so much of the outcome."""
     draw = np.random.default_rng(0)
     failed = draw.random(pairs) < wrong
     rows = [pd.DataFrame({"metric": "rotation_error", "value": np.where(failed, 40.0, 5.0)})]
-    for name, signal in SIGNALS.items():
+    for name, signal in signals.items():
         doubt = draw.standard_normal(pairs) + helps.get(name, 0.0) * failed
         value = signal.doubt * doubt
         value = np.exp(value) if signal.logarithmic else value
@@ -282,6 +299,24 @@ def test_an_inside_that_only_adds_noise_is_found_out() -> None:
     assert better.verdict != "supported"
 
 
+def test_a_check_that_knows_is_found_to() -> None:
+    helps = {"check_turn": 2.0, "confidence2": 0.5}
+    found = Reliability().findings(made(helps, signals=EVERY_SIGNAL))
+    plain = Reliability().findings(made(helps))
+    assert found[:2] == plain  # what is said of the run stays as it is
+    alone, added = found[2:]
+    assert (alone.verdict, added.verdict) == ("supported", "supported")
+    assert "the independent check 0.9" in alone.control
+    assert "independent check" not in found[0].control
+
+
+def test_a_check_that_only_adds_noise_is_found_out() -> None:
+    *_, alone, added = Reliability().findings(made({"confidence2": 2.0}, signals=EVERY_SIGNAL))
+    assert alone.verdict == "not supported"
+    assert added.verdict != "supported"
+    assert added.effect < 0.01
+
+
 def test_the_control_is_at_chance() -> None:
     better, _ = Reliability().findings(made({"cycle": 3.0}))
     told = better.control.split("outcomes of other pairs, ")[1]
@@ -308,14 +343,44 @@ def test_pairs_without_a_pose_are_left_out() -> None:
 
 
 def test_the_study_measures_every_signal_and_the_error(
-    model: DUSt3R, bank: SiteReader, batch: Pair
+    model: DUSt3R, bank: SiteReader, batch: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reliability, "is_installed", lambda matcher: False)
     with torch.no_grad():
         table = Reliability().measure(ModelUnderTest(model, "m", {"mlp": bank}), batch)
         errors = batch.errors_of(model(batch.view1.image, batch.view2.image).points)
     assert len(table) == 3 * (len(SIGNALS) + 1)
     found = table[table.metric == "rotation_error"].value.to_numpy()
     np.testing.assert_allclose(found, errors.rotation_error, rtol=1e-4)
+
+
+def test_the_study_checks_rooms_in_larger_views(
+    model: DUSt3R, bank: SiteReader, rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIFT stands in for LightGlue, which not everybody has."""
+    monkeypatch.setattr(reliability, "is_installed", lambda matcher: True)
+    monkeypatch.setattr(reliability, "LIGHTGLUE", SIFT)
+    seen: list[tuple[int, int]] = []
+
+    def found(pairs: list[Pair], output: Prediction, matcher: str) -> list[Check]:
+        assert matcher == SIFT
+        seen.extend((pair.view1.size[0], pair.view1.fine.shape[-1]) for pair in pairs)
+        return [Check(2, matcher, 9, 0, 5, 1.0, 1.0, np.nan, np.nan, False) for _ in pairs]
+
+    monkeypatch.setattr(reliability, "check_pairs", found)
+    study, subject = Reliability(), Subject(model, "m", {"mlp": bank})
+    study.prepare(subject, rooms)
+    with torch.no_grad():
+        table = study.measure(subject, rooms.batch(range(2)))
+    assert seen == [(32, 128)] * 2
+    assert table[table.metric == "check_turn"].value.tolist() == [15, 15]
+    assert table[table.metric == "check_inliers"].value.tolist() == [1, 1]
+
+
+def test_figures_name_the_check_where_there_is_one() -> None:
+    drawn = Reliability().figures(made({"check_turn": 2.0}, signals=EVERY_SIGNAL))
+    labels = [text.get_text() for text in drawn["signals"].axes[0].get_yticklabels()]
+    assert len(labels) == len(EVERY_SIGNAL) + len(GROUPS) + len(CHECK_GROUPS)
 
 
 def test_figures_name_every_signal_and_every_combination() -> None:

@@ -25,6 +25,7 @@ from prob3r.cli.app import (
     progress,
 )
 from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, reader_of
+from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
     from prob3r.training import Progress as Stretch
@@ -123,6 +124,10 @@ def reliability(
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
     overlap: Overlap = None,
     rotation: Rotation = None,
+    matcher: Annotated[
+        str | None,
+        typer.Option(help="LightGlue or SIFT: also read an independent check by its matches."),
+    ] = None,
     out: Out = Path("out/reliability.json"),
     device: Device = "cpu",
 ) -> None:
@@ -131,7 +136,10 @@ def reliability(
     from prob3r.measures.statistics import as_text
     from prob3r.models import load
     from prob3r.reliability.calibration import Calibration
+    from prob3r.reliability.matchers import MATCHERS
 
+    if matcher is not None and matcher not in MATCHERS:
+        raise Prob3rError(f"There is no matcher '{matcher}'; give one of {', '.join(MATCHERS)}.")
     network = load(model, device)
     bank = reader_of(network, model, probes, asked(target, fit_on))
     make_folder(out.parent)
@@ -144,6 +152,7 @@ def reliability(
             pairs,
             model_name=model,
             data=data,
+            matcher=matcher,
             report=lambda done, total: report("Calibrating", done / total),
         )
     calibration.save(out)

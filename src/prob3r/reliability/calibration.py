@@ -23,6 +23,8 @@ from prob3r.io.files import to_json, writing_to
 from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
+from prob3r.reliability.check import Check, check_pairs, signals_of
+from prob3r.reliability.matchers import MATCHERS
 from prob3r.reliability.prediction import (
     FOLDS,
     RIDGE,
@@ -35,7 +37,16 @@ from prob3r.reliability.prediction import (
     cross_fitted,
     fit_logistic,
 )
-from prob3r.reliability.signals import GROUPS, SIGNALS, features, read_signals
+from prob3r.reliability.signals import (
+    CHECK_GROUPS,
+    EVERY_SIGNAL,
+    GROUPS,
+    SIGNALS,
+    WITH_CHECK,
+    features,
+    read_signals,
+)
+from prob3r.rooms.larger import larger_rooms, with_fine
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.trace import Trace
 from prob3r.scenes.sampling import sample
@@ -44,6 +55,9 @@ from prob3r.scenes.views import Pair
 
 WRONG = 15.0
 """Degrees of rotation error above which an outcome is wrong."""
+
+VERSION = 2
+"""Of the files. Those of version 1 name no version, and have no signals of the check."""
 
 FEWEST = FOLDS
 """With fewer wrong outcomes, or fewer right ones, nothing can be told."""
@@ -123,6 +137,7 @@ class Calibration:
         confidence_auroc: The same for a fit on the model's own confidence alone.
         bins: Of the cross-fitted probabilities.
         sample: How the pairs were chosen, in words; empty in files that do not say.
+        matcher: Of the independent check, whose signals the fit reads too; None if it does not.
     """
 
     model: str
@@ -137,6 +152,12 @@ class Calibration:
     confidence_auroc: Interval
     bins: list[Bin]
     sample: str = ""
+    matcher: str | None = None
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The names of the signals that the fit reads, column by column."""
+        return tuple(SIGNALS if self.matcher is None else EVERY_SIGNAL)
 
     @classmethod
     def of(
@@ -148,6 +169,7 @@ class Calibration:
         *,
         model_name: str,
         data: str,
+        matcher: str | None = None,
         batch: int = 16,
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> "Calibration":
@@ -160,22 +182,29 @@ class Calibration:
             count: How many of them.
             model_name: What to call the model.
             data: What to call the pairs.
+            matcher: Of an independent check, whose signals are to be read too. Small rooms are
+                rendered with more pixels for it.
             batch: Pairs at a time.
             report: Called with the number of pairs done and the number to do.
 
         Raises:
-            Prob3rError: The probes are of another model, a pair has no truth, or too few of the
-                pairs are wrong, or too few right.
+            Prob3rError: The probes are of another model, a pair has no truth, too few of the pairs
+                are wrong, or too few right, or the matcher is not installed.
         """
         backbone = check_backbone(bank, model)
         device = next(model.parameters()).device
+        larger = None if matcher is None else larger_rooms(pairs)
+        names = SIGNALS if matcher is None else EVERY_SIGNAL
         pairs = sample(pairs, count)
         rows, errors, done = [], [], 0
         with reusing_views(pairs, model):
             for pair in batches(pairs, len(pairs), batch):
                 pair = pair.to(device)
                 found, output = read_signals(model, pair, bank)
-                rows.append(features(found).cpu())
+                if matcher is not None:
+                    checks = check_pairs(with_fine(pair, larger), output, matcher)
+                    found |= {name: v.to(device) for name, v in signals_of(checks).items()}
+                rows.append(features(found, names).cpu())
                 errors.append(pair.errors_of(output.points).rotation_error.cpu())
                 done += len(pair)
                 report(done, len(pairs))
@@ -188,6 +217,7 @@ class Calibration:
                 "that have not, so give more pairs, or harder or easier ones."
             )
         stated = by_group(x, failed)
+        every = stated["all" if matcher is None else WITH_CHECK]
         return cls(
             model=model_name,
             backbone=backbone,
@@ -197,10 +227,11 @@ class Calibration:
             failed=int(failed.sum()),
             degrees=WRONG,
             fit=fit_logistic(x, failed),
-            auroc=auroc_interval(stated["all"], failed),
+            auroc=auroc_interval(every, failed),
             confidence_auroc=auroc_interval(stated["confidence"], failed),
-            bins=calibration_bins(stated["all"], failed),
+            bins=calibration_bins(every, failed),
             sample=describe(pairs),
+            matcher=matcher,
         )
 
     def check(self, model: Model, bank: SiteReader) -> None:
@@ -216,7 +247,12 @@ class Calibration:
                 )
 
     def judge(
-        self, model: Model, pair: Pair, bank: SiteReader, run: Trace | None = None
+        self,
+        model: Model,
+        pair: Pair,
+        bank: SiteReader,
+        run: Trace | None = None,
+        check: Check | None = None,
     ) -> Judgement:
         """Return the chance that a pair's rotation is wrong.
 
@@ -225,13 +261,19 @@ class Calibration:
             pair: A batch of one; its truth, if it has any, is not used.
             bank: The probes of this calibration.
             run: Of this pair, with `signal_sites` recorded; the model runs if it is not given.
+            check: Of this pair, by this calibration's matcher and with cameras read off the
+                output; made if it is not given, and not used if this calibration has no matcher.
 
         Raises:
-            Prob3rError: The model or the probes are others.
+            Prob3rError: The model or the probes are others, or the matcher is not installed.
         """
         self.check(model, bank)
-        found, _ = read_signals(model, pair, bank, run)
-        row = features(found).cpu()
+        found, output = read_signals(model, pair, bank, run)
+        if self.matcher is not None:
+            if check is None or check.matcher != self.matcher or check.intrinsics_known:
+                (check,) = check_pairs([pair], output, self.matcher)
+            found |= {name: v.to(output.points[0]) for name, v in signals_of([check]).items()}
+        row = features(found, self.signals).cpu()
         probability = self.fit.probability(row)
         return Judgement(
             probability=float(probability),
@@ -255,6 +297,7 @@ class Calibration:
         content = asdict(self)
         del content["fit"]
         content |= {
+            "version": VERSION,
             "folds": FOLDS,
             "ridge": RIDGE,
             "calibration_error": calibration_error(self.bins),
@@ -262,7 +305,7 @@ class Calibration:
             "bias": float(self.fit.bias),
             "signals": {
                 name: {column: float(getattr(self.fit, column)[i]) for column in _COLUMNS}
-                for i, name in enumerate(SIGNALS)
+                for i, name in enumerate(self.signals)
             },
         }
         with writing_to(path) as temporary:
@@ -300,11 +343,14 @@ class Calibration:
 
     @classmethod
     def _parsed(cls, content: dict[str, Any]) -> "Calibration":
-        signals = content["signals"]
-        if list(signals) != list(SIGNALS):
+        signals, matcher = content["signals"], content.get("matcher")
+        if matcher not in (None, *MATCHERS) or content.get("version", 1) > VERSION:
+            raise KeyError("matcher")
+        names = list(SIGNALS if matcher is None else EVERY_SIGNAL)
+        if list(signals) != names:
             raise KeyError("signals")
         columns = {
-            column: _double([_finite(signals[name][column]) for name in SIGNALS])
+            column: _double([_finite(signals[name][column]) for name in names])
             for column in _COLUMNS
         }
         bins = [
@@ -329,6 +375,7 @@ class Calibration:
             confidence_auroc=_interval(content["confidence_auroc"]),
             bins=bins,
             sample=str(content.get("sample", "")),
+            matcher=matcher,
         )
 
     def _readings(
@@ -337,7 +384,8 @@ class Calibration:
         parts = self.fit.parts(row)[0]
         beyond = (row[0] < self.fit.low) | (row[0] > self.fit.high)
         readings = []
-        for i, (name, signal) in enumerate(SIGNALS.items()):
+        for i, name in enumerate(self.signals):
+            signal = EVERY_SIGNAL[name]
             usual = signal.doubt * self.fit.mean[i]
             usual = usual.exp() if signal.logarithmic else usual
             value, part = float(found[name]), float(parts[i])
@@ -351,16 +399,22 @@ def measurable(failed: Bool[Tensor, " n"]) -> bool:
 
 
 def columns_of(group: Sequence[str]) -> list[int]:
-    """Return where signals stand among the columns of `signals.features`."""
-    return [list(SIGNALS).index(name) for name in group]
+    """Return where signals stand among the columns of `signals.features` of all signals."""
+    return [list(EVERY_SIGNAL).index(name) for name in group]
 
 
 def by_group(
     rows: Float[Tensor, "n s"], failed: Bool[Tensor, " n"]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return each group's cross-fitted probabilities of a wrong outcome."""
+    """Return each group's cross-fitted probabilities of a wrong outcome.
+
+    Args:
+        rows: The columns of the signals of a run, or of every signal.
+        failed: The outcomes.
+    """
+    groups = GROUPS if rows.shape[1] == len(SIGNALS) else {**GROUPS, **CHECK_GROUPS}
     return {
-        group: cross_fitted(rows[:, columns_of(names)], failed) for group, names in GROUPS.items()
+        group: cross_fitted(rows[:, columns_of(names)], failed) for group, names in groups.items()
     }
 
 

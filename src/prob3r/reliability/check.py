@@ -6,6 +6,7 @@ pose that most of them agree on. Every view is checked with view 1. Where the vi
 photographs, matches are looked for in those.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
@@ -24,6 +25,7 @@ from prob3r.geometry import (
 from prob3r.io.files import to_json
 from prob3r.measures.reconstruction import Cameras
 from prob3r.measures.reference import Points
+from prob3r.models import Prediction
 from prob3r.reliability.classical import NEAR, Reconstruction, reconstruct
 from prob3r.reliability.matchers import MATCHERS
 from prob3r.scenes import Pair, View, Views
@@ -89,6 +91,26 @@ def check_output(views: Views, points: Points, cameras: Cameras, matcher: str) -
     return [_checked(views, points, cameras, matcher, view) for view in range(2, views.count + 1)]
 
 
+def check_pairs(pairs: Sequence[Pair], output: Prediction, matcher: str) -> list[Check]:
+    """Return what matches say of each of several pairs, with cameras read off the output.
+
+    As for the signals of a run, what is known of the true cameras is not used.
+
+    Args:
+        pairs: Batches of one, in the order of the output.
+        output: Of all of them.
+        matcher: A name of `matchers.MATCHERS`.
+    """
+    found = []
+    for row, pair in enumerate(pairs):
+        view1, view2 = (View(view.image, fine=view.fine) for view in pair.views)
+        pair = Pair(view1, view2)
+        one = output.map(lambda t, i=row: t[i : i + 1])  # type: ignore[misc]
+        cameras = Cameras.of(pair, one.points, one.confidence[0])
+        found += check_output(pair, one.points, cameras, matcher)
+    return found
+
+
 def _checked(views: Views, points: Points, cameras: Cameras, matcher: str, view: int) -> Check:
     pair = views.pair(1, view)
     matrices = cameras.intrinsics[0], cameras.intrinsics[view - 1]
@@ -113,6 +135,23 @@ def _checked(views: Views, points: Points, cameras: Cameras, matcher: str, view:
         direction=direction,
         intrinsics_known=all(v.intrinsics is not None for v in pair.views),
     )
+
+
+UNDECIDED = 15.0
+"""Degrees that stand for the difference of rotations where there is no pose to compare."""
+
+
+def signals_of(checks: Sequence[Check]) -> dict[str, Float[Tensor, " b"]]:
+    """Return the signals of the checks of a batch of pairs, by name.
+
+    - `check_turn`: degrees between the rotations of camera 2 by the matches and by the output;
+      `UNDECIDED` where either has no pose.
+    - `check_inliers`: one more than the number of matches that agree on a pose.
+    """
+    return {
+        "check_turn": torch.tensor([c.rotation if c.differs else UNDECIDED for c in checks]),
+        "check_inliers": torch.tensor([1.0 + check.inliers for check in checks]),
+    }
 
 
 def find_matches(

@@ -160,8 +160,6 @@ def true_points(
     return rays(pixels, intrinsics_of(view)) * depth[:, None], view.known[0, row, column]
 
 
-
-
 def _camera(view: View) -> dict[str, object]:
     matrix = intrinsics_of(view).tolist()
     params = [matrix[0][0], matrix[1][1], matrix[0][2], matrix[1][2]]

@@ -6,7 +6,7 @@ the scale of a prediction. Cameras are read off the output, too: what is known o
 not used.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from math import log
 from typing import Literal, NamedTuple
@@ -61,19 +61,24 @@ def _degrees(value: float) -> str:
     return f"{value:.0f}°"
 
 
+def _count(value: float) -> str:
+    return f"{value:.0f}"
+
+
 class Signal(NamedTuple):
     """What is to be known of a signal.
 
     Attributes:
         words: Its name in a sentence and in a figure.
-        group: `confidence` and `output` can be read off the output alone, `inside` cannot.
+        group: `confidence` and `output` can be read off the output alone, `inside` cannot, and
+            `check` comes from matches that are found without the model.
         doubt: 1 if a high value speaks for a wrong outcome, -1 if a low one does.
         write: Puts a value into words.
         logarithmic: Whether ratios of values count, rather than differences.
     """
 
     words: str
-    group: Literal["confidence", "output", "inside"]
+    group: Literal["confidence", "output", "inside", "check"]
     doubt: Literal[1, -1]
     write: Callable[[float], str]
     logarithmic: bool = False
@@ -90,7 +95,15 @@ SIGNALS: Mapping[str, Signal] = {
     "agreement": Signal("late attention's fit to the output", "inside", -1, _percent),
     "entropy": Signal("late attention's entropy", "inside", 1, _percent),
 }
-"""Every signal by its name; `read_signals` defines them."""
+"""Every signal of a run by its name; `read_signals` defines them."""
+
+CHECK_SIGNALS: Mapping[str, Signal] = {
+    "check_turn": Signal("difference from the matches' rotation", "check", 1, _degrees, True),
+    "check_inliers": Signal("matches that agree on a pose", "check", -1, _count, True),
+}
+"""Every signal of the independent check; `check.signals_of` defines them."""
+
+EVERY_SIGNAL: Mapping[str, Signal] = {**SIGNALS, **CHECK_SIGNALS}
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     group: tuple(name for name, signal in SIGNALS.items() if signal.group in members)
@@ -101,7 +114,15 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "all": ("confidence", "output", "inside"),
     }.items()
 }
-"""The names of the signals that are combined, by what they can be read off."""
+"""The names of the signals of a run that are combined, by what they can be read off."""
+
+CHECK, WITH_CHECK = "check", "all and check"
+CHECK_GROUPS: Mapping[str, tuple[str, ...]] = {
+    CHECK: tuple(CHECK_SIGNALS),
+    "confidence and check": GROUPS["confidence"] + tuple(CHECK_SIGNALS),
+    WITH_CHECK: tuple(EVERY_SIGNAL),
+}
+"""The same for combinations with the independent check."""
 
 
 def read_signals(
@@ -191,13 +212,16 @@ def _late_twins(model: Model, bank: SiteReader) -> list[tuple[str, str]]:
     return sites
 
 
-def features(signals: Mapping[str, Float[Tensor, " n"]]) -> Float[Tensor, "n s"]:
-    """Return the signals of `SIGNALS`, in that order, such that a high value means doubt.
+def features(
+    signals: Mapping[str, Float[Tensor, " n"]], names: Iterable[str] = SIGNALS
+) -> Float[Tensor, "n s"]:
+    """Return signals, in the order of their names, such that a high value means doubt.
 
     Where ratios of a signal's values count, its logarithm is taken.
     """
     columns = []
-    for name, signal in SIGNALS.items():
+    for name in names:
+        signal = EVERY_SIGNAL[name]
         values = signals[name].double()
         if signal.logarithmic:
             values = values.clamp_min(_SMALLEST).log()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from prob3r.reliability.calibration import Judgement, Reading
-from prob3r.reliability.signals import SIGNALS
+from prob3r.reliability.signals import CHECK, EVERY_SIGNAL
 from prob3r.report.sentences import Sentence, Tone
 
 # What counts as much or little. They choose words; the numbers stand beside them.
@@ -32,8 +32,10 @@ def _chance(judgement: Judgement) -> Iterator[Sentence]:
         "warning" if probability >= LIKELY else "good" if probability < UNLIKELY else "plain"
     )
     usual = judgement.failed / judgement.pairs
+    checked = any(EVERY_SIGNAL[r.signal].group == CHECK for r in judgement.readings)
+    by = "what shows inside and the independent check" if checked else "what shows inside"
     yield Sentence(
-        f"By what shows inside, view 2's rotation is off by more than {judgement.degrees:g}° with "
+        f"By {by}, view 2's rotation is off by more than {judgement.degrees:g}° with "
         f"a probability of {_percent(probability)}; of the pairs that this was calibrated on, "
         f"{_percent(usual)} were.",
         tone,
@@ -56,7 +58,7 @@ def _signals(judgement: Judgement) -> Iterator[Sentence]:
     if sides:
         text = "; ".join(sides)
         yield Sentence(f"{text[0].upper()}{text[1:]}.")
-    if beyond := [SIGNALS[r.signal].words for r in judgement.readings if r.beyond]:
+    if beyond := [EVERY_SIGNAL[r.signal].words for r in judgement.readings if r.beyond]:
         yield Sentence(
             f"No pair of the calibration had such a value of {_listed(beyond)}: beyond what it "
             "saw, nothing is known.",
@@ -94,7 +96,7 @@ def _held_out(judgement: Judgement, pair: str) -> Iterator[Sentence]:
 
 def _words(reading: Reading) -> str:
     """Return a signal with its value and the usual one."""
-    signal = SIGNALS[reading.signal]
+    signal = EVERY_SIGNAL[reading.signal]
     return f"{signal.words} ({signal.write(reading.value)}, usually {signal.write(reading.usual)})"
 
 

@@ -35,7 +35,6 @@ resolutions has more such pairs among all pairs:
 """
 
 from collections.abc import Iterable, Sequence
-from copy import copy
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -72,8 +71,9 @@ from prob3r.reliability.matchers import (
     sift_matches,
 )
 from prob3r.rooms import Rooms
+from prob3r.rooms.larger import ENLARGED, larger_pairs, larger_rooms
 from prob3r.scenes.shuffled import shuffled
-from prob3r.scenes.source import Pairs, Subset
+from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
@@ -86,8 +86,6 @@ if TYPE_CHECKING:
 
 WITHIN = 15  # degrees of rotation error of a pose that is right
 OVERLAPS = (0.3, 0.5)
-ENLARGED = 4
-SMALL = 256  # pixels along the longer side, from which on views are large enough for keypoints
 PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all take
 
 _POSE = ("rotation_error", "translation_error")
@@ -122,11 +120,7 @@ class FixedCorrespondences(Study):
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Set up the larger views, if the pairs are small rooms."""
-        while isinstance(pairs, Subset):
-            pairs = pairs.pairs
-        self.larger = None
-        if isinstance(pairs, Rooms) and max(pairs.size) < SMALL:
-            self.larger = enlarged(pairs)
+        self.larger = larger_rooms(pairs)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the pose, the points and the matches of the model and of the pipeline."""
@@ -145,8 +139,7 @@ class FixedCorrespondences(Study):
         }
         singles, larger = [pair[i] for i in range(len(pair))], []
         if self.larger is not None:
-            numbers = [int(name.rpartition("/")[2]) for name in pair.names]
-            larger = [self.larger[number] for number in numbers]
+            larger = larger_pairs(self.larger, pair)
         rivals = [(CLASSICAL, LARGER, sift_matches)]
         if is_installed(LIGHTGLUE):
             rivals.append((LEARNED, LEARNED_LARGER, lightglue_matches))
@@ -195,14 +188,6 @@ class FixedCorrespondences(Study):
                 _draw_strata(axis, table, by)
             drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncol=4)
         return {"recall": drawn}
-
-
-def enlarged(rooms: Rooms) -> Rooms:
-    """Return the same pairs in larger views, rendered without a compiler."""
-    larger = copy(rooms)
-    larger.size = (ENLARGED * rooms.size[0], ENLARGED * rooms.size[1])
-    larger.compile = False
-    return larger
 
 
 def texture(view: View) -> Float[Tensor, " b"]:

@@ -20,6 +20,17 @@ Rules, with 95 % bootstrap intervals over pairs:
   else mixed.
 - *The inside tells more than the whole output does*: the same for all signals less `output`.
 
+Where LightGlue is installed, an independent check stands beside the signals: matches found before
+any geometry is known, with cameras read off the output. Its signals are the angle between the
+rotation of the matches and that of the output (15 degrees where there is no pose to compare), and
+the number of matches that agree on a pose. Rooms of few pixels are rendered with four times the
+pixels along each side for the matches. `check` combines both signals. Two more rules are put then:
+
+- *The independent check predicts failure better than the model's own confidence*: as above, for the
+  AUROC of the check less that of confidence.
+- *The independent check adds to all signals of the run*: for all signals and the check, less all
+  signals.
+
 With fewer than five wrong outcomes, or fewer than five right ones, nothing is measurable: the
 verdict is mixed, without a number. The control is a combination fitted on the outcomes of other
 pairs, which must be at chance.
@@ -34,7 +45,9 @@ from torch import Tensor
 
 from prob3r.geometry import percentiles
 from prob3r.measures.statistics import as_text, interval, resampled, wide
-from prob3r.reliability.calibration import FEWEST, WRONG, by_group, measurable
+from prob3r.reliability.calibration import FEWEST, WRONG, by_group, columns_of, measurable
+from prob3r.reliability.check import check_pairs, signals_of
+from prob3r.reliability.matchers import LIGHTGLUE, is_installed
 from prob3r.reliability.prediction import (
     auroc,
     auroc_draws,
@@ -46,7 +59,21 @@ from prob3r.reliability.prediction import (
     redrawn,
     risk_coverage,
 )
-from prob3r.reliability.signals import SIGNALS, features, read_signals
+from prob3r.reliability.signals import (
+    CHECK,
+    CHECK_GROUPS,
+    CHECK_SIGNALS,
+    EVERY_SIGNAL,
+    GROUPS,
+    SIGNALS,
+    WITH_CHECK,
+    Signal,
+    features,
+    read_signals,
+)
+from prob3r.rooms import Rooms
+from prob3r.rooms.larger import larger_rooms, with_fine
+from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.study import BETWEEN, ModelUnderTest, Study, stratum
@@ -62,7 +89,21 @@ WORDS = {
     "inside": "the inside alone",
     "all": "all combined",
 }
+CHECK_WORDS = {
+    CHECK: "the independent check",
+    "confidence and check": "confidence and check",
+    WITH_CHECK: "all and the check",
+}
 """What figures call the combinations."""
+
+COMBINED = {
+    "all": "all signals combined",
+    CHECK: "the independent check",
+    WITH_CHECK: "all signals and the check",
+}
+"""What a finding calls the combination that it is about."""
+
+EVERY_GROUP = {**GROUPS, **CHECK_GROUPS}
 
 STRATA = {"all": "all pairs", "easy": "easy pairs", "hard": "hard pairs"}
 
@@ -77,9 +118,19 @@ class Reliability(Study):
     probes = True
     attention = BETWEEN
 
+    def __init__(self) -> None:
+        self.larger: Rooms | None = None
+
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
+        """Set up the larger views for the check, if the pairs are small rooms."""
+        self.larger = larger_rooms(pairs)
+
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return every signal of every pair, and its true rotation error."""
         signals, output = read_signals(tested.model, pair, tested.bank())
+        if is_installed(LIGHTGLUE):
+            checks = check_pairs(with_fine(pair, self.larger), output, LIGHTGLUE)
+            signals |= signals_of(checks)
         values = signals | {"rotation_error": pair.errors_of(output.points).rotation_error}
         parts = [
             pd.DataFrame({"pair": range(len(pair)), "metric": name, "value": found.cpu().numpy()})
@@ -88,16 +139,33 @@ class Reliability(Study):
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers to both questions."""
+        """Return the answers to both questions, and to two more where there is a check."""
         outcomes = Outcomes.of(table)
-        return [
+        findings = [
             _better(
                 outcomes,
+                "all",
                 "confidence",
                 "The inside predicts failure better than the model's own confidence",
             ),
-            _better(outcomes, "output", "The inside tells more than the whole output does"),
+            _better(outcomes, "all", "output", "The inside tells more than the whole output does"),
         ]
+        if outcomes.checked:
+            findings += [
+                _better(
+                    outcomes,
+                    CHECK,
+                    "confidence",
+                    "The independent check predicts failure better than the model's own confidence",
+                ),
+                _better(
+                    outcomes,
+                    WITH_CHECK,
+                    "all",
+                    "The independent check adds to all signals of the run",
+                ),
+            ]
+        return findings
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return how well each signal ranks, and whether the combination can be believed."""
@@ -117,7 +185,7 @@ class Outcomes(NamedTuple):
 
     Attributes:
         pairs: Their numbers.
-        rows: The columns of `signals.features`.
+        rows: The columns of `signals.features`; those of the check last, if there are any.
         errors: Rotation errors in degrees.
         failed: Whether the outcome is wrong.
         stated: Cross-fitted probabilities that it is, by group of signals; empty where nothing is
@@ -130,6 +198,21 @@ class Outcomes(NamedTuple):
     failed: Bool[Tensor, " n"]
     stated: dict[str, Float[Tensor, " n"]]
 
+    @property
+    def checked(self) -> bool:
+        """Whether there are signals of an independent check."""
+        return self.rows.shape[1] > len(SIGNALS)
+
+    @property
+    def signals(self) -> list[Signal]:
+        """The signal of each column."""
+        return list(EVERY_SIGNAL.values())[: self.rows.shape[1]]
+
+    @property
+    def words(self) -> dict[str, str]:
+        """What each combination is called."""
+        return WORDS | CHECK_WORDS if self.checked else WORDS
+
     @classmethod
     def of(cls, table: pd.DataFrame) -> "Outcomes":
         """Return the outcomes of a study's table."""
@@ -137,30 +220,34 @@ class Outcomes(NamedTuple):
         names, values = wide(table[table.pair.isin(known)], "metric")
         columns = dict(zip(names, values.T, strict=True))
         errors = columns.pop("rotation_error")
-        rows, failed = features(columns), errors > WRONG
+        known_names = EVERY_SIGNAL if CHECK_SIGNALS.keys() <= columns.keys() else SIGNALS
+        rows, failed = features(columns, known_names), errors > WRONG
         stated = by_group(rows, failed) if measurable(failed) else {}
         return cls(sorted(known), rows, errors, failed, stated)
 
 
-def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
-    """Return whether all signals combined predict better than a group of them."""
+def _better(outcomes: Outcomes, group: str, other: str, statement: str) -> Finding:
+    """Return whether one group of signals combined predicts better than another."""
     failed, stated = outcomes.failed, outcomes.stated
     wrong = f"{int(failed.sum())} of {len(failed)} outcomes are off by more than {WRONG:g} degrees"
     if not stated:
         gap = NOT_MEASURABLE
         control = f"{wrong}; at least {FEWEST} have to be, and {FEWEST} not, to tell them apart"
     else:
-        drawn = auroc_draws(stated["all"], failed) - auroc_draws(stated[other], failed)
-        gap = interval(auroc(stated["all"], failed) - auroc(stated[other], failed), drawn)
+        drawn = auroc_draws(stated[group], failed) - auroc_draws(stated[other], failed)
+        gap = interval(auroc(stated[group], failed) - auroc(stated[other], failed), drawn)
         strangers = failed.roll(1)
-        chance = auroc_interval(cross_fitted(outcomes.rows, strangers), strangers)
-        error = calibration_error(calibration_bins(stated["all"], failed))
+        rows = outcomes.rows[:, columns_of(EVERY_GROUP[group])]
+        chance = auroc_interval(cross_fitted(rows, strangers), strangers)
+        error = calibration_error(calibration_bins(stated[group], failed))
+        words = outcomes.words if group in CHECK_WORDS else WORDS
         each = ", ".join(
-            f"{WORDS[group]} {as_text(auroc_interval(stated[group], failed), 3, '-')}"
-            for group in WORDS
+            f"{words[name]} {as_text(auroc_interval(stated[name], failed), 3, '-')}"
+            for name in words
         )
+        whose = "all" if group == "all" else CHECK_WORDS[group]
         control = (
-            f"{wrong}; AUROC of {each}; of all, fitted on the outcomes of other pairs, "
+            f"{wrong}; AUROC of {each}; of {whose}, fitted on the outcomes of other pairs, "
             f"{as_text(chance, 3, '-')}; expected calibration error {error:.3f}"
         )
     return Finding(
@@ -168,7 +255,7 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
         statement,
         is_above_zero(gap),
         *gap,
-        unit=f"AUROC of all signals combined, less that of {WORDS[other]}",
+        unit=f"AUROC of {COMBINED[group]}, less that of {WORDS[other]}",
         control=control,
         pairs=len(failed),
     )
@@ -176,8 +263,8 @@ def _better(outcomes: Outcomes, other: str, statement: str) -> Finding:
 
 def _draw_aurocs(axis: "Axes", table: pd.DataFrame, outcomes: Outcomes) -> None:
     """Draw the AUROC of every signal and every combination, in every stratum that has both."""
-    scores = {signal.words: outcomes.rows[:, i] for i, signal in enumerate(SIGNALS.values())}
-    scores |= {words: outcomes.stated[group] for group, words in WORDS.items()}
+    scores = {signal.words: outcomes.rows[:, i] for i, signal in enumerate(outcomes.signals)}
+    scores |= {words: outcomes.stated[group] for group, words in outcomes.words.items()}
     for place, (name, label) in enumerate(STRATA.items()):
         members = set(stratum(table, name).pair)
         chosen = torch.tensor([pair in members for pair in outcomes.pairs])
@@ -198,7 +285,7 @@ def _draw_aurocs(axis: "Axes", table: pd.DataFrame, outcomes: Outcomes) -> None:
             label=f"{label} ({int(failed.sum())} of {len(failed)} wrong)",
         )
     axis.axvline(0.5, color=COLOURS["control"], lw=0.6)
-    axis.axhline(len(SIGNALS) - 0.5, color=COLOURS["control"], lw=0.6)
+    axis.axhline(len(outcomes.signals) - 0.5, color=COLOURS["control"], lw=0.6)
     axis.set_yticks(range(len(scores)), list(scores))
     axis.invert_yaxis()
     axis.set_xlabel(f"AUROC for a rotation error over {WRONG:g}°")
