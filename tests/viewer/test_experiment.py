@@ -4,10 +4,13 @@ import torch
 
 from prob3r import trace
 from prob3r.errors import Prob3rError
+from prob3r.reliability.matchers import SIFT
+from prob3r.report.sentences import Sentence
 from prob3r.runs.edits import HeadAblation, Knockout, Skip
 from prob3r.scenes import Pair, stack
 from prob3r.viewer import experiment as module
 from prob3r.viewer.experiment import Experiment, ProbedModel
+from prob3r.viewer.tables import sentences
 from tests.viewer.conftest import probed_of
 
 EDITS = [
@@ -51,6 +54,19 @@ def test_attention_is_that_of_the_edited_run(experiment: Experiment) -> None:
     at_5 = second.probs[1][second.keys[1] == 5]
     assert float(at_5.abs().max()) < 1e-6
     torch.testing.assert_close(second.probs.sum(-1), torch.ones(3, 3, 36), atol=1e-4, rtol=0)
+
+
+def test_an_independent_check_is_made_once_and_told_in_words(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = experiment.check(SIFT)
+    assert "An independent check (SIFT)" in said[0].text
+    assert "stands alone" in said[-1].text
+    monkeypatch.setattr(module, "check_output", None)
+    assert experiment.check(SIFT) is said
+    assert "An independent check (SIFT)" in sentences(said)
+    warned = sentences([Sentence("a < b", "warning")])
+    assert "<b>a &lt; b</b>" in warned
 
 
 def test_large_views_are_drawn_at_fewer_pixels(

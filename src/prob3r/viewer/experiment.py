@@ -19,6 +19,9 @@ from prob3r.measures.steps import OUTPUT, Step, trunk_steps
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.probes import SiteReader, check_backbone
+from prob3r.reliability.check import check_output
+from prob3r.report.check import check_sentences
+from prob3r.report.sentences import Sentence
 from prob3r.runs.edits import Edit
 from prob3r.runs.replay import Replay
 from prob3r.runs.trace import Trace, trace
@@ -94,15 +97,29 @@ class Experiment:
         self.images = _bytes(pair.view1.image), _bytes(pair.view2.image)
         self.stride = ceil((max(v.size[0] * v.size[1] for v in views) / SHOWN_PIXELS) ** 0.5)
         self._lock = threading.Lock()
+        self._checked: dict[str, list[Sentence]] = {}
         residuals = [step.site(view) for step in sites for view in (1, 2)]
         self._replay = Replay(probed.model, self.pair, residuals)
         output = self._replay.clean.output
         assert output is not None
         cameras = Cameras.of(self.pair, output.points, output.confidence[0])
+        self._output, self._cameras = output.points, cameras
         self.focal = [torch.diagonal(m)[:2].tolist() for m in cameras.intrinsics]
         self.reference = Reference.of(self.pair, output.points, cameras.poses)
         self._thin, self._pick = thinned(self.reference)
         self.clean = self._result(self._replay.clean, None)
+
+    def check(self, matcher: str) -> list[Sentence]:
+        """Return what an independent check says of the clean run's output; see `reliability.check`.
+
+        Raises:
+            Prob3rError: The matcher is not installed.
+        """
+        if matcher not in self._checked:
+            with self._lock:
+                found = check_output(self.pair, self._output, self._cameras, matcher)
+            self._checked[matcher] = check_sentences(found, calibrated=False)
+        return self._checked[matcher]
 
     @property
     def has_truth(self) -> bool:

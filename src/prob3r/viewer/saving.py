@@ -15,6 +15,7 @@ import viser
 from jaxtyping import UInt8
 from PIL import Image
 
+from prob3r.reliability.matchers import best_matcher
 from prob3r.report import Explanation, explain, write_page, write_ply
 from prob3r.viewer.scene import UP, SceneRenderer
 from prob3r.viewer.session import Session
@@ -33,7 +34,14 @@ def explanation(session: Session) -> Explanation:
     if session.ablations:
         name += f" without {'; '.join(ablation.words for ablation in session.ablations)}"
     probed, pair = session.probed, session.experiment.pair
-    return explain(probed.model, pair, probed.bank, model_name=name, edits=session.edits)
+    return explain(
+        probed.model,
+        pair,
+        probed.bank,
+        model_name=name,
+        edits=session.edits,
+        matcher=best_matcher(),
+    )
 
 
 def page(session: Session) -> bytes:

@@ -1,7 +1,9 @@
 """What the panel says in words and numbers, as HTML."""
 
+from collections.abc import Sequence
 from html import escape
 
+from prob3r.report.sentences import Sentence
 from prob3r.viewer import colours
 from prob3r.viewer.clouds import Drawing
 from prob3r.viewer.session import Session
@@ -54,6 +56,15 @@ def ablations(session: Session) -> str:
     items = "".join(f"<li>{escape(ablation.words)}</li>" for ablation in session.ablations)
     listed = f'<ol style="margin:2px 0;padding-left:20px">{items}</ol>'
     return f'<div style="{_PAD}">Switched off:{listed}</div>'
+
+
+def sentences(said: Sequence[Sentence]) -> str:
+    """Return sentences, those that warn in bold."""
+    lines = (
+        f"<p><b>{escape(s.text)}</b></p>" if s.tone == "warning" else f"<p>{escape(s.text)}</p>"
+        for s in said
+    )
+    return f'<div style="{_PAD}">{"".join(lines)}</div>'
 
 
 def numbers(session: Session) -> str:

@@ -7,8 +7,10 @@ from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import trunk
+from prob3r.reliability.matchers import best_matcher
 from prob3r.viewer import colours, pictures, saving, tables
 from prob3r.viewer.ablations import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYERS, Ablation
+from prob3r.viewer.experiment import Experiment
 from prob3r.viewer.pictures import chosen
 from prob3r.viewer.session import COLOURS, GHOSTS, MOVING, THE_TRUTH
 from prob3r.viewer.sources import Source
@@ -269,11 +271,28 @@ class CompareTab(Tab):
         self.other = self.gui.add_dropdown("Beside", choices)
         self.numbers = self.gui.add_html("")
         self.other.on_update(self.visit.guarded(self._compare))
+        self.gui.add_divider()
+        self.note("A second opinion: matches found in the photographs alone, without the model.")
+        self.gui.add_button("Find matches").on_click(self.visit.guarded(self._check))
+        self.checked = self.gui.add_html("")
+        self._checked_pair: Experiment | None = None
 
     def refresh(self) -> None:
         """Show what is compared."""
         set_value(self.other, self.session.against or ALONE)
         self.numbers.content = tables.numbers(self.session)
+        if self._checked_pair is not self.session.experiment:
+            self.checked.content = ""
+
+    def _check(self, _: Any) -> None:
+        experiment, matcher = self.session.experiment, best_matcher()
+        if matcher is None:
+            raise Prob3rError(
+                "No matcher is installed; install one with pip install 'prob3r[matching]'."
+            )
+        with self.visit.busy("Looking for matches"):
+            self.checked.content = tables.sentences(experiment.check(matcher))
+        self._checked_pair = experiment
 
     def _compare(self, _: Any) -> None:
         try:
