@@ -368,10 +368,10 @@ def test_the_study_checks_rooms_in_larger_views(
         return [Check(2, matcher, 9, 0, 5, 1.0, 1.0, np.nan, np.nan, False) for _ in pairs]
 
     monkeypatch.setattr(reliability, "check_pairs", found)
-    study, subject = Reliability(), Subject(model, "m", {"mlp": bank})
-    study.prepare(subject, rooms)
+    study, tested = Reliability(), ModelUnderTest(model, "m", {"mlp": bank})
+    study.prepare(tested, rooms)
     with torch.no_grad():
-        table = study.measure(subject, rooms.batch(range(2)))
+        table = study.measure(tested, rooms.batch(range(2)))
     assert seen == [(32, 128)] * 2
     assert table[table.metric == "check_turn"].value.tolist() == [15, 15]
     assert table[table.metric == "check_inliers"].value.tolist() == [1, 1]
