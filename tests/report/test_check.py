@@ -93,12 +93,9 @@ def test_many_views_are_told_as_a_whole() -> None:
 @pytest.fixture(scope="module")
 def checked() -> Explanation:
     """A model that knows the truth, on a room with more pixels to match than it sees."""
-    small, large = (
-        Rooms("validation", size=(side, side), compile=False)[2] for side in (48, 192)
-    )
+    small, large = (Rooms("validation", size=(side, side), compile=False)[2] for side in (48, 192))
     views = [
-        replace(view, fine=fine.image)
-        for view, fine in zip(small.views, large.views, strict=True)
+        replace(view, fine=fine.image) for view, fine in zip(small.views, large.views, strict=True)
     ]
     room = Pair(*views, small.names)
     model = KnowingModel(room)
