@@ -164,7 +164,7 @@ def find_matches(
         intrinsics: Of both views.
         matcher: A name of `matchers.MATCHERS`.
     """
-    fine = [_fine(view, matrix) for view, matrix in zip(pair.views, intrinsics, strict=True)]
+    fine = _fine(pair.view1, intrinsics[0]), _fine(pair.view2, intrinsics[1])
     found = reconstruct(Pair(*fine).to("cpu"), MATCHERS[matcher])
     pixels1, pixels2 = (
         (pixels + 0.5) * (view.size[0] / finer.size[0]) - 0.5
