@@ -165,7 +165,8 @@ def evaluate(
     table.attrs["names"] = measured.names
     if measured.without_depth:
         table.attrs["no depth"] = _without_depth(table, measured.without_depth)
-    table.attrs[SHUFFLED] = describe_controls(measured.controls)
+    if predicts_pointmaps(model):
+        table.attrs[SHUFFLED] = describe_controls(measured.controls)
     table.attrs["precision"] = running_precision(model)
     table.attrs |= {name: reader.origin for name, (_, reader) in sources.items() if reader.origin}
     return table
