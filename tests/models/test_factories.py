@@ -97,6 +97,7 @@ def test_a_package_offers_a_model_by_name(folder: Path, monkeypatch: pytest.Monk
     assert isinstance(load("theirs"), DUSt3R)
     with pytest.raises(Prob3rError, match="'their_lost:model' names the module 'their_lost'"):
         load("lost")
+    assert "facebook/VGGT-1B" in result.output
 
 
 def test_the_examples_models_are_found_by_the_command_line(

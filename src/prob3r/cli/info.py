@@ -12,7 +12,9 @@ from prob3r.cli.app import app, console
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(help="A shipped or installed model's name, a path, a hub id, or a factory."),
+        typer.Argument(
+            help="A shipped, published or installed model's name, a path, a hub id, or a factory."
+        ),
     ] = None,
 ) -> None:
     """Say what a model is, without reading its weights; without a model, which there are."""
@@ -52,14 +54,15 @@ def info(
 
 
 def _list() -> None:
-    """Print the names that --model takes."""
+    """Print the names of models, and the architectures of files."""
     from prob3r.models import shipped
-    from prob3r.models.architectures import ARCHITECTURES
+    from prob3r.models.architectures import ARCHITECTURES, published_names
     from prob3r.models.factories import installed
 
     table = Table(show_header=False, title="models")
     table.add_row("shipped", ", ".join(shipped()) or "none")
     table.add_row("architectures of files", ", ".join(ARCHITECTURES))
+    table.add_row("published, for info and plan", "\n".join(published_names()))
     offered = "\n".join(f"{name} ({factory})" for name, factory in installed().items())
     table.add_row("from installed packages", offered or "none")
     console.print(table)
