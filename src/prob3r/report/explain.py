@@ -130,6 +130,7 @@ def _setting(model: Model, views: Views, bank: SiteReader | None, name: str) -> 
     """Return what is explained, and with what; raise Prob3rError if the bank is another model's."""
     unnamed = "two views" if views.count == 2 else f"{views.count} views"
     return Setting(
+        precision=running_precision(model),
         model=name,
         fingerprint=fingerprint(model) if bank is None else check_backbone(bank, model),
         probes="none" if bank is None else bank.kind,
@@ -139,5 +140,4 @@ def _setting(model: Model, views: Views, bank: SiteReader | None, name: str) -> 
         sizes=tuple(view.size for view in views.views),
         patch=model.config.patch,
         versions={name: metadata.version(name) for name in ("prob3r", "torch")},
-        precision=running_precision(model),
     )
