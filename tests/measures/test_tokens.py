@@ -30,9 +30,9 @@ PAIR = Rooms("test", (32, 32), compile=False).batch(range(2))
 
 
 def test_a_sink_takes_more_than_five_times_its_share() -> None:
-    received = torch.full((2, 20), 0.02)
-    received[0, 3], received[1, 7] = 0.26, 0.24  # a fifth of the keys' worth is 0.25
-    assert is_sink(received).nonzero().tolist() == [[0, 3]]
+    mass = torch.full((2, 20), 0.02)
+    mass[0, 3], mass[1, 7] = 0.26, 0.24  # a fifth of the keys' worth is 0.25
+    assert is_sink(mass).nonzero().tolist() == [[0, 3]]
 
 
 def test_an_outlier_is_three_robust_deviations_over_the_median() -> None:
@@ -47,31 +47,31 @@ def test_an_outlier_is_three_robust_deviations_over_the_median() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 6))
 def test_controls_match_in_count_and_in_mass(seed: int, sinks: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    received = torch.rand((2, 3, 24), generator=generator).softmax(-1)
+    mass = torch.rand((2, 3, 24), generator=generator).softmax(-1)
     chosen = torch.zeros(2, 3, 24, dtype=torch.bool)
     chosen[..., :sinks] = True
     free = torch.ones(2, 1, 24, dtype=torch.bool).expand(2, 3, 24).clone()
     free[..., 20:] = False
-    cut = with_controls(chosen, free, received, torch.rand((2, 3, 24), generator=generator))
+    cut = with_controls(chosen, free, mass, torch.rand((2, 3, 24), generator=generator))
     assert torch.equal(cut[CHOSEN], chosen)
     assert (cut[COUNT].sum(-1) == sinks).all()
     for control in (cut[COUNT], cut[MASS]):
         assert not (control & (chosen | ~free)).any()
-    wanted, got = ((received * keys).sum(-1) for keys in (chosen, cut[MASS]))
+    wanted, got = ((mass * keys).sum(-1) for keys in (chosen, cut[MASS]))
     assert (got >= wanted - 1e-6).all()
     # Without its heaviest key it would fall short.
-    assert (got - (received * cut[MASS]).amax(-1) < wanted).all()
+    assert (got - (mass * cut[MASS]).amax(-1) < wanted).all()
 
 
 def test_a_control_takes_all_that_is_left_where_that_is_too_little() -> None:
-    received = torch.tensor([[0.7, 0.1, 0.1, 0.1]])
+    mass = torch.tensor([[0.7, 0.1, 0.1, 0.1]])
     chosen = torch.tensor([[True, False, False, False]])
     free = torch.tensor([[True, True, True, False]])
-    cut = with_controls(chosen, free, received, torch.tensor([[0.0, 0.9, 0.1, 0.5]]))
+    cut = with_controls(chosen, free, mass, torch.tensor([[0.0, 0.9, 0.1, 0.5]]))
     assert cut[COUNT].tolist() == [[False, False, True, False]]
     assert cut[MASS].tolist() == [[False, True, True, False]]
     nothing = torch.zeros_like(chosen)
-    none = with_controls(nothing, free, received, torch.rand(1, 4))
+    none = with_controls(nothing, free, mass, torch.rand(1, 4))
     assert not torch.stack(list(none.values())).any()
 
 
@@ -87,10 +87,10 @@ def test_sinks_are_those_of_the_mean_over_pairs() -> None:
     model = random(CONFIG, seed=1)
     rooms = Subset(Rooms("test", (32, 32), compile=False), range(5))
     sinks = Sinks.find(model, rooms, 4, 3)
-    run = trace(model, rooms.batch(range(4)), "dec2.*.received", output=False)
-    for site, received in sinks.mass.items():
-        assert torch.allclose(received, run[f"{site}.received"].mean(0), atol=1e-6)
-        assert torch.allclose(received.sum(-1), torch.ones(2), atol=1e-5)
+    run = trace(model, rooms.batch(range(4)), "dec2.*.mass", output=False)
+    for site, mass in sinks.mass.items():
+        assert torch.allclose(mass, run[f"{site}.mass"].mean(0), atol=1e-6)
+        assert torch.allclose(mass.sum(-1), torch.ones(2), atol=1e-5)
     assert len(sinks.mass) == 4
     assert not sinks  # random weights look everywhere alike
     top = sinks.strongest["dec2.1.self_attn"]
@@ -105,17 +105,17 @@ def made_run(model: DUSt3R) -> tuple[Trace, Sinks]:
         plain = torch.ones_like(torch.Tensor(record)) / record.shape[-1]
         if name == "dec2.1.mlp":
             plain[1, 6] *= 9
-        if name == "dec2.0.self_attn.received":
+        if name == "dec2.0.self_attn.mass":
             plain[0, :, 3] *= 6
         records[name] = Record.of(plain, name, record.grid, record.tokens)
-    received = {
-        name.removesuffix(".received"): torch.full(r.shape[1:], 1 / r.shape[-1])
+    mass = {
+        name.removesuffix(".mass"): torch.full(r.shape[1:], 1 / r.shape[-1])
         for name, r in records.items()
-        if name.startswith("dec2.") and name.endswith(".received")
+        if name.startswith("dec2.") and name.endswith(".mass")
     }
-    received["dec2.1.cross_attn"][1, 4] *= 6
-    received["dec2.0.self_attn"][0, 2] *= 6
-    return Trace(records), Sinks(received)
+    mass["dec2.1.cross_attn"][1, 4] *= 6
+    mass["dec2.0.self_attn"][0, 2] *= 6
+    return Trace(records), Sinks(mass)
 
 
 def test_marked_tokens_are_sinks_high_norms_and_special_tokens() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy
 from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
-from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, mass, trace
+from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, attention_on, trace
 from prob3r.scenes import Pair, View
 from prob3r.scenes.views import views_of
 from tests.models.examples import EXAMPLES
@@ -144,7 +144,7 @@ def test_reductions_are_those_of_the_full_map(
         torch.testing.assert_close(run[f"{site}.probs"] + 0, probs)
         assert torch.equal(run[f"{site}.argmax"], probs.argmax(-1))
         torch.testing.assert_close(run[f"{site}.entropy"] + 0, entropy(probs))
-        torch.testing.assert_close(run[f"{site}.received"] + 0, probs.mean(2))
+        torch.testing.assert_close(run[f"{site}.mass"] + 0, probs.mean(2))
 
 
 def test_attention_is_built_a_few_queries_at_a_time(
@@ -167,7 +167,7 @@ def test_mass_is_the_attention_on_chosen_keys(
     model: DUSt3R, pair: Pair, seen: dict[str, Tensor], small_chunks: None
 ) -> None:
     mask = torch.tensor([[1, 0, 0, 1, 0, 0], [0, 0, 0, 0, 0, 1]], dtype=torch.bool)
-    reductions = {"some": mass(torch.tensor([1, 4])), "masked": mass(mask)}
+    reductions = {"some": attention_on(torch.tensor([1, 4])), "masked": attention_on(mask)}
     site = "dec1.1.cross_attn"
     run = trace(model, pair, [f"{site}.some", f"{site}.masked"], reductions=reductions)
     probs = seen[f"{site}.probs"]

@@ -19,7 +19,7 @@ from prob3r.scenes import Views
 KEPT = 2_000_000
 """Keys kept of all queries, heads, blocks and views: all there are in a small model."""
 
-NAMES = ("entropy", "mean_entropy", "mean_peak", "received", "strongest", "by_view")
+NAMES = ("entropy", "mean_entropy", "mean_peak", "mass", "strongest", "by_view")
 """What is asked of every attention between views."""
 
 
@@ -182,11 +182,11 @@ class AttentionRecords:
             cycle = cycle_consistency(argmax, back, self._grids[view - 1])[0]
             names = ("entropy", "mean_entropy")
             entropy = torch.cat([patch_queries(run, own.read(n)) for n in names], 1)
-            received = torch.Tensor(run[str(own.read("received"))])
-            received = torch.cat([received, received.mean(1, keepdim=True)], 1)
-            keys = received.shape[-1]
-            sinks = is_sink(received[0])
-            share = (received[0] * sinks).sum(-1)
+            mass = torch.Tensor(run[str(own.read("mass"))])
+            mass = torch.cat([mass, mass.mean(1, keepdim=True)], 1)
+            keys = mass.shape[-1]
+            sinks = is_sink(mass[0])
+            share = (mass[0] * sinks).sum(-1)
             near = pck(argmax, final.match, final.visible, self._grids[0])[0]
             hits = torch.full_like(near, torch.nan)
             if true is not None:

@@ -80,7 +80,7 @@ class Sinks:
                 nothing.
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
-        wanted = [str(site.read("received")) for site in trunk(model).attention(2)]
+        wanted = [str(site.read("mass")) for site in trunk(model).attention(2)]
         for pair in batches(sample(pairs, count), count, batch):
             run = trace(model, pair.to(device), wanted, output=False)
             for place, mass in _masses(run):
@@ -161,7 +161,7 @@ def token_sites(model: Model) -> list[str]:
     """Return what `MarkedTokens`, `attention_mass` and their controls need of a run."""
     stack = trunk(model)
     between = [site for site in stack.attention(1) if site.sublayer in BETWEEN_VIEWS]
-    masses = [str(s.read("received")) for s in (*stack.attention(2), *between)]
+    masses = [str(s.read("mass")) for s in (*stack.attention(2), *between)]
     return masses + [str(site) for view in (1, 2) for site in stack.ends(view)]
 
 
@@ -182,7 +182,7 @@ def _masses(run: Trace) -> Iterator[tuple[Site, Float[Tensor, "b k m"]]]:
     """Give the attention sites whose attention mass was recorded, and that."""
     for name, record in run.items():
         site = Site.parse(name)
-        if site.reading == "received":
+        if site.reading == "mass":
             yield site.residual, torch.Tensor(record)
 
 

@@ -41,17 +41,17 @@ REDUCTIONS: Mapping[str, Reduction] = {
     "probs": Reduction(lambda probs: probs),
     "argmax": Reduction(lambda probs: probs.argmax(-1)),
     "entropy": Reduction(entropy),
-    "received": Reduction(lambda probs: probs.sum(2), over_queries=True),
+    "mass": Reduction(lambda probs: probs.sum(2), over_queries=True),
 }
 """The reductions of an attention site by the last part of a name: `dec2.3.cross_attn.argmax`.
 
 `probs` is the full map `(b, k, q, m)`, `argmax` the most attended key of each query `(b, k, q)`,
-`entropy` that of each query in nats `(b, k, q)`, `received` the mean attention on each key
-`(b, k, m)`.
+`entropy` that of each query in nats `(b, k, q)`, `mass` the attention mass of each key `(b, k, m)`,
+which is the attention that it receives, averaged over queries.
 """
 
 
-def mass(keys: Tensor) -> Reduction:
+def attention_on(keys: Tensor) -> Reduction:
     """Return the reduction to each query's attention on chosen keys, `(b, k, q)`.
 
     Args:

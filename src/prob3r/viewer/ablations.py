@@ -97,9 +97,9 @@ class Ablation:
         if self.kind in (SUBLAYER, BLOCK):
             return Skip(site)
         if self.kind == SINKS:
-            name = f"{site}.received"
-            received = trace(model, pair, name, output=False)[name]
-            sinks = is_sink(received)
+            name = f"{site}.mass"
+            mass = trace(model, pair, name, output=False)[name]
+            sinks = is_sink(mass)
             if not sinks.any():
                 raise Prob3rError(
                     f"{site} has no sinks: no patch gets more than {SINK:g} times its share "
@@ -132,8 +132,8 @@ _SINKS = f'''
 
 def sinks(site):
     """The keys that get more than {SINK:g} times their share, head by head."""
-    received = prob3r.trace(model, pair, f"{{site}}.received", output=False)[f"{{site}}.received"]
-    return received * received.shape[-1] > {SINK:g}
+    mass = prob3r.trace(model, pair, f"{{site}}.mass", output=False)[f"{{site}}.mass"]
+    return mass * mass.shape[-1] > {SINK:g}
 
 '''
 

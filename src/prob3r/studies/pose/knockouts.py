@@ -217,7 +217,7 @@ def _masked(
 
 def _mass(run: Trace, site: str) -> Float[Tensor, "b k m"]:
     """Return the attention mass of every key in every head of a sublayer."""
-    return torch.Tensor(run[str(Site.parse(site).read("received"))])
+    return torch.Tensor(run[str(Site.parse(site).read("mass"))])
 
 
 def isolated(model: Model, run: Trace, pair: Pair, marked: MarkedTokens) -> dict[Variant, Cut]:
