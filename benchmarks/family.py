@@ -99,7 +99,7 @@ def main() -> None:
     title = f"{options.model}: {options.views} views of {options.size} pixels"
     table = Table("what", "took", "beside it", "ratio (processor)", "bar", title=title)
     if {*checks} - {"memory"}:
-        model = random(part_of(CONFIGS[options.model], options.part))
+        model = random(part_of(CONFIGS[options.model], options.part)).requires_grad_(False)
         views = noise(options.views, options.size)
         trace(model, views)  # warms up
         if "forward" in checks and options.official:
