@@ -30,7 +30,6 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prob3r.models import Model
     from prob3r.studies.protocols import Outcome
 
 PAIRS = 512
@@ -84,15 +83,15 @@ def evaluate(
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import about_pairs, write_rows
 
-    network = load(model, device)
     if protocol is not None:
-        unused = {"--overlap": overlap, "--rotation": rotation, "--probes": probes}
-        _refuse(f"the protocol {protocol}", unused)
-        with in_precision(precision, network):
-            _protocol(network, model, protocol, data, frames, pairs, json_file)
+        of_pairs = {"--overlap": overlap, "--rotation": rotation}
+        of_probes = {"--probes": probes, "--target": target, "--fit-on": fit_on}
+        _refuse(f"the protocol {protocol}", {**of_pairs, **of_probes})
+        _protocol(model, protocol, data, frames, pairs, json_file, device, precision)
         return
     _refuse("pairs without a --protocol", {"--frames": frames})
     pairs = pairs or PAIRS
+    network = load(model, device)
     which = asked(target, fit_on, precision)
     asked_for = (maybe_reader(network, model, kind, which) for kind in probes or ())
     readers = [reader for reader in asked_for if reader is not None]
@@ -122,22 +121,25 @@ def _refuse(what: str, given: Mapping[str, object]) -> None:
 
 
 def _protocol(
-    network: "Model",
     model: str,
     name: str,
     data: str,
     frames: Path | None,
     count: int | None,
     json_file: Path | None,
+    device: str,
+    precision: str,
 ) -> None:
     """Run a protocol, print its table and write the result."""
+    from prob3r.models import load
     from prob3r.studies.protocols import protocol_named, run
     from prob3r.studies.results import write_result
 
     protocol = protocol_named(name)
     if data == ROOMS:
         raise Prob3rError(f"{name} needs --data, the data set's folder: {protocol.layout}.")
-    with progress() as report:
+    network = load(model, device)
+    with progress() as report, in_precision(precision, network):
         outcome = run(
             protocol,
             network,
