@@ -35,9 +35,16 @@ from websockets.sync.client import connect  # noqa: E402
 
 from prob3r.cli.view import _others, _probed, _source  # noqa: E402
 from prob3r.errors import Prob3rError  # noqa: E402
+from prob3r.models.protocol import trunk  # noqa: E402
 from prob3r.viewer import Viewer  # noqa: E402
-from prob3r.viewer.ablations import HEAD, MODES, SUBLAYERS, Ablation  # noqa: E402
-from prob3r.viewer.session import COLOURS, GHOSTS, MOVING  # noqa: E402
+from prob3r.viewer.ablations import (  # noqa: E402
+    HEAD,
+    MODES,
+    Ablation,
+    kinds_of,
+    sublayers_of,
+)
+from prob3r.viewer.display import COLOURS, GHOSTS  # noqa: E402
 from prob3r.viewer.visit import Visit  # noqa: E402
 
 MOVES, ABLATIONS = 200, 15
@@ -103,7 +110,12 @@ class Faults(logging.Handler):
 def serve() -> Viewer:
     """Start a viewer of the bundled books in the shipped model."""
     probed = _probed("mini", "mlp", "cpu")
-    return Viewer(probed, _source(None, None, None), _others(probed, [], "cpu"), port=0)
+    return Viewer(
+        probed,
+        _source([], None),
+        _others(probed, [], lambda name, kind: _probed(name, kind, "cpu")),
+        port=0,
+    )
 
 
 def visit_of(viewer: Viewer) -> Visit:
@@ -128,7 +140,7 @@ def moves(visit: Visit) -> list[float]:
 
 def knockouts(visit: Visit) -> dict[int, list[float]]:
     """Return the server's seconds for knocking a head out, by block."""
-    depth = visit.session.probed.model.config.dec_depth
+    depth = trunk(visit.session.probed.model).blocks
     times: dict[int, list[float]] = {}
     for block in (0, depth // 2, depth - 1):
         times[block] = []
@@ -145,13 +157,13 @@ def knockouts(visit: Visit) -> dict[int, list[float]]:
 def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
     """Return everything that a person can do, and how often they do it."""
     session = visit.session
-    config = session.probed.model.config
+    stack = trunk(session.probed.model)
 
     def ablation(r: random.Random) -> None:
-        kind = r.choice(list(MODES))
+        kind = r.choice(kinds_of(stack, 2))
         mode = r.choice(list(MODES[kind]))
-        sublayer = r.choice(SUBLAYERS[:2] if kind != "a sublayer" else SUBLAYERS)
-        block, head = r.randrange(config.dec_depth), r.randrange(config.dec_heads)
+        sublayer = r.choice(sublayers_of(stack, kind))
+        block, head = r.randrange(stack.blocks), r.randrange(stack.heads)
         if len(session.ablations) > 4:
             session.undo()
         session.ablate(Ablation(kind, mode, block, r.randrange(3), sublayer, head))
@@ -166,7 +178,7 @@ def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
         visit.redraw()
 
     def watch(r: random.Random) -> None:
-        session.watch(r.randrange(config.dec_depth), r.choice([None, *range(config.dec_heads)]))
+        session.watch(r.randrange(stack.blocks), r.choice([None, *range(stack.heads)]))
         visit.redraw()
 
     def compare(r: random.Random) -> None:
@@ -204,8 +216,8 @@ def wishes(visit: Visit) -> list[tuple[int, Callable[[random.Random], None]]]:
         (2, compare),
         (6, lambda r: shown(colour=r.choice(COLOURS))),
         (4, lambda r: shown(size=r.uniform(0.2, 3.0), hidden=r.randrange(90))),
-        (4, lambda r: shown(view1=r.random() < 0.8, view2=r.random() < 0.8)),
-        (4, lambda r: shown(moving=r.choice(MOVING), ghost=r.choice(GHOSTS))),
+        (4, lambda r: shown(views=r.choice([None, None, (1,), (2,), ()]))),
+        (4, lambda r: shown(moving=r.randrange(3), ghost=r.choice(GHOSTS))),
         (1, lambda r: (session.open(session.source), visit.change(home=True))[1]),
     ]
 

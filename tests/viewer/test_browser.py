@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from prob3r.scenes import Pair
+from prob3r.scenes import Pair, Views
 from prob3r.viewer import Viewer, saving
 from prob3r.viewer.experiment import ProbedModel
-from tests.viewer.conftest import Given, probed_of
+from tests.viewer.conftest import Given, joint_probed, probed_of
 
 BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
+
+WORDS = "attention of view 2 to view 1 in global attention of all blocks (mask)"
 
 pytestmark = pytest.mark.browser
 
@@ -43,8 +45,8 @@ def tab(page, caplog) -> Iterator:
     assert [r.getMessage() for r in caplog.records if r.name.startswith("prob3r")] == []
 
 
-def opened(browser, viewer: Viewer):
-    page = browser.new_page(viewport={"width": 800, "height": 560})
+def opened(browser, viewer: Viewer, width: int = 800, height: int = 560):
+    page = browser.new_page(viewport={"width": width, "height": height})
     complaints: list[str] = []
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -85,7 +87,7 @@ def test_the_timeline_is_dragged_and_played(tab) -> None:
     drag(tab, 0.4)
     tab.wait_for_selector("text=Block 1's self-attention")
     until(tab, lambda: session.timeline.position == 4)
-    angle = session.run.curves["rotation_error"][4]
+    angle = session.run.curves[2]["rotation_error"][4]
     tab.wait_for_selector(f"svg[aria-label^='Rotation of camera 2'] >> text={angle:.1f}°")
     tab.get_by_role("button", name="Play").click()
     until(tab, lambda: session.timeline.target > 4)
@@ -102,9 +104,9 @@ def test_a_clicked_patch_shows_where_it_looks(tab) -> None:
     box = picture.bounding_box()
     picture.click(position={"x": box["width"] * 0.6, "y": box["height"] * 0.4})
     until(tab, lambda: [(p.view, p.patch) for p in session.pins] == [(2, 2 * 6 + 3)])
-    tab.wait_for_selector("img[alt^='Where the patch looks']")
+    tab.wait_for_selector("img[alt^='What is attended']")
     assert tab.get_by_alt_text("Photograph of view 1").get_attribute("src") != before
-    grid = tab.get_by_alt_text("Where the patch looks")
+    grid = tab.get_by_alt_text("What is attended to")
     box = grid.bounding_box()
     grid.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})
     until(tab, lambda: (session.block, session.head) == (0, 1))
@@ -121,13 +123,13 @@ def test_a_click_in_the_scene_chooses_a_patch(tab) -> None:
         if visit.session.pins:
             break
     assert len(visit.session.pins) == 1
-    assert len(visit.renderer.pins) == 1
+    until(tab, lambda: len(visit.renderer.pins) == 1)
 
 
 def test_a_head_is_cut_and_given_back(tab) -> None:
     tab, visit = tab
     session = visit.session
-    tab.get_by_role("tab", name="Ablations").click()
+    tab.get_by_role("tab", name="Ablate").click()
     tab.get_by_role("button", name="Switch off", exact=True).click()
     tab.wait_for_selector("text=head 0 of block 1's cross-attention, view 2 (zero)")
     assert [pane.title for pane in session.panes] == ["before", "after ablation"]
@@ -136,7 +138,7 @@ def test_a_head_is_cut_and_given_back(tab) -> None:
     tab.wait_for_selector("text=is switched off already")
     tab.get_by_text("The same in Python").click()
     tab.wait_for_selector('pre:has-text(\'HeadAblation("dec2.1.cross_attn", mode="zero"\')')
-    tab.get_by_role("button", name="Undo").click()
+    tab.get_by_role("button", name="Undo the last").click()
     tab.wait_for_selector("text=Nothing is switched off.")
     assert session.ablations == []
 
@@ -165,11 +167,12 @@ def test_photographs_are_uploaded(tab) -> None:
     tab.get_by_role("tab", name="Files").click()
     for view in (1, 2):
         with tab.expect_file_chooser() as chooser:
-            tab.get_by_role("button", name=f"Choose view {view}").click()
+            tab.get_by_role("button", name="Add a photograph").click()
         chooser.value.set_files(BOOKS / f"view{view}.jpg")
-        tab.wait_for_timeout(300)
+        tab.wait_for_selector(f"text=view {view}: view{view}.jpg")
+    tab.get_by_role("button", name="Open them").click()
     tab.wait_for_selector("text=view1, view2")
-    tab.wait_for_selector("text=the truth of this pair is not known")
+    tab.wait_for_selector("text=the truth of this scene is not known")
     assert not session.experiment.has_truth
 
 
@@ -181,7 +184,7 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
     theirs = viewer.visits[max(viewer.visits)]
     assert theirs is not visit
     before = (visit.session.run, visit.session.timeline.position)
-    other.get_by_role("tab", name="Ablations").click()
+    other.get_by_role("tab", name="Ablate").click()
     other.get_by_role("button", name="Switch off", exact=True).click()
     until(other, lambda: len(theirs.session.ablations) == 1)
     drag(other, 0.0)
@@ -203,3 +206,36 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
     other.close()
     until(tab, lambda: len(viewer.visits) == 1)
     assert complaints == []
+
+
+@pytest.mark.parametrize("size", [(1280, 820), (390, 844)])
+def test_five_views_are_looked_at_and_one_is_cut_from_another(
+    browser, five: Views, caplog, size: tuple[int, int]
+) -> None:
+    running = Viewer(joint_probed(), Given(five), port=0)
+    tab, complaints = opened(browser, running, *size)
+    session = running.visits[max(running.visits)].session
+    tab.get_by_role("button", name="view 3", exact=True).click()
+    until(tab, lambda: session.display.views == (1, 2, 4, 5))
+    tab.get_by_role("tab", name="Attention").click()
+    assert tab.locator("img[alt^='Photograph of view']").count() == 5
+    tab.get_by_title("camera token of view 4").click()
+    until(tab, lambda: [(p.view, p.token) for p in session.pins] == [(4, "camera")])
+    tab.wait_for_selector("text=is on special tokens")
+    tab.get_by_role("tab", name="Views").click()
+    tab.get_by_title("block 3", exact=True).click()
+    until(tab, lambda: session.block == 3)
+    tab.wait_for_selector("text=Block 3: who attends to whom")
+    tab.get_by_role("tab", name="Ablate").click()
+    choose(tab, "What", "attention between two views")
+    choose(tab, "Block", "all blocks")
+    tab.get_by_role("button", name="Switch off", exact=True).click()
+    until(tab, lambda: [one.words for one in session.ablations] == [WORDS])
+    tab.wait_for_selector(f"text={WORDS}")
+    tab.get_by_role("tab", name="Views").click()
+    tab.wait_for_selector("td[title='view 2 to view 1: 0.0 %']")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert complaints == []
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("prob3r")] == []
+    tab.close()
+    running.stop()

@@ -6,7 +6,8 @@ import pytest
 from prob3r.viewer import colours
 from prob3r.viewer.ablations import BLOCK, Ablation
 from prob3r.viewer.clouds import Box, Drawing, cameras, pick
-from prob3r.viewer.session import Display, Pane, Session
+from prob3r.viewer.display import Display
+from prob3r.viewer.session import Pane, Session
 
 
 def drawing_of(session: Session, **display) -> Drawing:
@@ -19,16 +20,16 @@ def test_the_least_sure_points_are_hidden(session: Session) -> None:
     kept = sum(int(m.sum()) for m in drawing.masks)
     assert kept / both.size == pytest.approx(0.6, abs=0.01)
     assert [len(p) for p in drawing.points(2.5)] == [int(m.sum()) for m in drawing.masks]
-    assert drawing_of(session, view1=False).masks[0].sum() == 0
+    assert drawing_of(session, views=(2,)).masks[0].sum() == 0
 
 
 def test_one_view_can_stay_in_its_final_state(session: Session) -> None:
-    first, second = drawing_of(session, moving="view 2").maps(0.0)
+    first, second = drawing_of(session, moving=2).maps(0.0)
     np.testing.assert_array_equal(first, session.run.points[0][-1])
     np.testing.assert_array_equal(second, session.run.points[1][0])
-    drawing = drawing_of(session, moving="view 1")
+    drawing = drawing_of(session, moving=1)
     np.testing.assert_array_equal(drawing.maps(0.0)[1], session.run.points[1][-1])
-    np.testing.assert_array_equal(drawing.pose(0.0), session.run.poses[-1])
+    np.testing.assert_array_equal(drawing.poses(0.0)[1], session.run.poses[-1, 1])
 
 
 def test_every_colour_paints_every_point(session: Session) -> None:
@@ -86,8 +87,13 @@ def test_a_ramp_ends_where_it_says_and_marks_what_is_no_number() -> None:
     assert colours.css((1, 16, 255)) == "#0110ff"
 
 
+def test_twenty_views_have_twenty_colours() -> None:
+    assert len({colours.of_view(view) for view in range(1, 21)}) == 20
+    assert colours.of_view(1) == colours.VIEW_COLOURS[0]
+
+
 def test_a_click_on_a_point_gives_its_pixel(session: Session) -> None:
-    drawing = drawing_of(session, hidden=0, cameras=False)
+    drawing = drawing_of(session, hidden=0, cameras="none")
     maps = drawing.maps(3.0)
     every = np.concatenate([m.reshape(-1, 3) for m in maps])
     outside = every[np.argmax(np.linalg.norm(every, axis=1))]
@@ -104,8 +110,8 @@ def test_a_click_on_a_point_gives_its_pixel(session: Session) -> None:
 
 @pytest.mark.parametrize("view", [1, 2])
 def test_a_click_on_a_photograph_gives_its_pixel(session: Session, view: int) -> None:
-    drawing, depth = drawing_of(session, view1=False, view2=False), 0.2
-    camera = cameras(drawing, 4.0)[view - 1]
+    drawing, depth = drawing_of(session, hidden=95), 0.2
+    camera = cameras(drawing, 4.0)[view]
     half = depth * np.tan(camera.fov / 2)
     row, column = 10, 40
     local = np.array(
@@ -118,7 +124,7 @@ def test_a_click_on_a_photograph_gives_its_pixel(session: Session, view: int) ->
     assert (hit.view, hit.row, hit.column) == (view, row, column)
 
 
-def test_the_box_holds_most_points_and_camera_1(session: Session) -> None:
+def test_the_box_holds_most_points_and_the_cameras(session: Session) -> None:
     box = Box.of(session.panes)
     assert (box.low <= 0).all()
     assert (box.high >= 0).all()

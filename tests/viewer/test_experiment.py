@@ -9,6 +9,7 @@ from prob3r.report.sentences import Sentence
 from prob3r.runs.edits import HeadAblation, Knockout, Skip
 from prob3r.scenes import Pair, stack
 from prob3r.viewer import experiment as module
+from prob3r.viewer.attention import Pin
 from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.tables import sentences
 from tests.viewer.conftest import probed_of
@@ -24,7 +25,7 @@ EDITS = [
 def test_a_run_is_what_a_trace_from_scratch_decodes_to(experiment: Experiment, edits: list) -> None:
     run = experiment.run(edits)
     sites = [step.site(view) for step in experiment.steps[:-1] for view in (1, 2)]
-    whole = trace(experiment.probed.model, experiment.pair, sites, edits)
+    whole = trace(experiment.probed.model, experiment.views, sites, edits)
     assert whole.output is not None
     for i, step in enumerate(experiment.steps):
         both = whole.output.points
@@ -41,19 +42,22 @@ def test_what_comes_before_an_edit_stays_the_same(experiment: Experiment) -> Non
     changed = experiment.steps.index(
         next(s for s in experiment.steps if s[:2] == (1, "cross_attn"))
     )
-    for name, curve in run.curves.items():
-        clean = experiment.clean.curves[name]
+    for name, curve in run.curves[2].items():
+        clean = experiment.clean.curves[2][name]
         np.testing.assert_array_equal(curve[:changed], clean[:changed])
         assert curve.shape == clean.shape
     assert not np.allclose(run.points[1][changed], experiment.clean.points[1][changed])
 
 
 def test_attention_is_that_of_the_edited_run(experiment: Experiment) -> None:
-    second = experiment.attention([Knockout("dec2.1.cross_attn", keys=[5])])[2, 1]
-    assert second.keys.shape[:3] == (3, 3, 36)
-    at_5 = second.probs[1][second.keys[1] == 5]
-    assert float(at_5.abs().max()) < 1e-6
-    torch.testing.assert_close(second.probs.sum(-1), torch.ones(3, 3, 36), atol=1e-4, rtol=0)
+    found = experiment.attention(Pin(2, 7), [Knockout("dec2.1.cross_attn", keys=[5])])
+    (second,) = found.patches.values()
+    assert second.shape == (3, 3, 36)
+    np.testing.assert_allclose(second[1, :, 5], 0, atol=1e-6)
+    np.testing.assert_allclose(second.sum(-1), 1, atol=1e-4)
+    probs = trace(experiment.probed.model, experiment.views, "dec2.0.cross_attn.probs")
+    whole = torch.Tensor(probs["dec2.0.cross_attn.probs"])[0, :, 7]
+    np.testing.assert_allclose(second[0, :2], whole.numpy(), rtol=1e-5)
 
 
 def test_an_independent_check_is_made_once_and_told_in_words(

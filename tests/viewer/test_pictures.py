@@ -29,7 +29,9 @@ class Images(HTMLParser):
         ("block 3, head 2", Choice("head", (3, 2))),
         ("block 3, mean", Choice("head", (3, None))),
         ("block 3, head mean", Choice("head", (3, None))),
-        ("view 3, row 5, column 13", None),
+        ("view 12, row 5, column 13", Choice("patch", (12, 5, 13))),
+        ("view 2, camera", Choice("token", (2,), "camera")),
+        ("view 2, row 5", None),
         ("view 2, row", None),
         ("", None),
     ],
@@ -40,7 +42,7 @@ def test_a_text_field_asks_for_a_patch_or_a_head(text: str, choice: Choice | Non
 
 @given(st.text())
 def test_any_text_is_understood_or_not(text: str) -> None:
-    assert chosen(text) is None or chosen(text).kind in ("patch", "head")
+    assert chosen(text) is None or chosen(text).kind in ("patch", "head", "token")
 
 
 def test_photographs_answer_to_clicks_and_change_with_pins(session: Session) -> None:

@@ -5,16 +5,16 @@ import torch
 from prob3r.measures.reference import Reference
 from prob3r.viewer import run as module
 from prob3r.viewer.experiment import Experiment
-from prob3r.viewer.run import Steps, measure, thinned
+from prob3r.viewer.run import PairSteps, measure, thinned
 
 
 @pytest.fixture
-def steps(experiment: Experiment) -> Steps:
+def steps(experiment: Experiment) -> PairSteps:
     clean = experiment.clean
-    return Steps(*(torch.from_numpy(points).float() for points in clean.points))
+    return PairSteps(*(torch.from_numpy(points).float() for points in clean.points))
 
 
-def test_many_steps_are_measured_as_each_alone(experiment: Experiment, steps: Steps) -> None:
+def test_many_steps_are_measured_as_each_alone(experiment: Experiment, steps: PairSteps) -> None:
     errors, poses = measure(steps, experiment.reference)
     for i in (0, 4, len(steps.first) - 1):
         _, alone = experiment.reference.errors((steps.first[i : i + 1], steps.second[i : i + 1]))
@@ -27,10 +27,10 @@ def test_many_steps_are_measured_as_each_alone(experiment: Experiment, steps: St
         torch.testing.assert_close(poses[i, :3, :3], fit.rotation[0], atol=1e-3, rtol=0)
 
 
-def test_a_step_that_is_not_finite_has_no_numbers(experiment: Experiment, steps: Steps) -> None:
+def test_a_step_that_is_not_finite_has_no_numbers(experiment: Experiment, steps: PairSteps) -> None:
     second = steps.second.clone()
     second[1] = torch.nan
-    errors, _ = measure(Steps(steps.first, second), experiment.reference)
+    errors, _ = measure(PairSteps(steps.first, second), experiment.reference)
     assert errors["rotation_error"].isnan().tolist()[:3] == [False, True, False]
 
 
@@ -51,6 +51,6 @@ def test_between_two_steps_points_go_straight_and_cameras_turn(experiment: Exper
             after = clean.points[view][min(first + 1, last)]
             expected = (1 - share) * clean.points[view][first] + share * after
             np.testing.assert_allclose(points, expected, rtol=1e-5)
-        rotation = clean.pose(position)[:3, :3]
+        rotation = clean.cameras(position)[1, :3, :3]
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-4)
-    np.testing.assert_allclose(clean.pose(last + 7.0), clean.poses[-1])
+    np.testing.assert_allclose(clean.cameras(last + 7.0), clean.poses[-1])

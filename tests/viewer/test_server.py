@@ -79,10 +79,10 @@ def test_the_command_says_what_was_wrong() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(Prob3rError, match=r"cannot listen on 127\.0\.0\.1"):
             view(port=port)
+    with pytest.raises(Prob3rError, match=r"missing\.jpg alone is no scene; view needs two"):
+        view(images=[Path("missing.jpg")], port=0)
     with pytest.raises(Prob3rError, match="needs two photographs"):
-        view(image1=Path("missing.jpg"), port=0)
-    with pytest.raises(Prob3rError, match="needs two photographs"):
-        view(image1=Path("a.jpg"), room=3, port=0)
+        view(images=[Path("a.jpg")], room=3, port=0)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

@@ -45,7 +45,7 @@ def test_a_cut_stands_beside_what_was_before_and_can_be_undone(session: Session)
         (lambda s: s.compare("/etc/passwd"), "nothing called"),
         (lambda s: s.move(99), "no site 99"),
         (lambda s: s.move(-1), "no site -1"),
-        (lambda s: s.pin(3, 0), "must be 1 or 2"),
+        (lambda s: s.pin(3, 0), "no view 3"),
         (lambda s: s.pin(1, 36), "6 rows and 6 columns"),
         (lambda s: s.watch(3, None), "0 to 2"),
         (lambda s: s.watch(0, 2), "heads to 1"),
@@ -91,20 +91,21 @@ def test_pins_are_bounded_and_the_latest_is_last(session: Session) -> None:
 
 def test_attention_is_the_models_and_follows_the_cuts(session: Session) -> None:
     pin = Pin(2, 7)
-    probs = session.attention(pin)
+    probs = session.attention(pin).patches[1]
     assert probs.shape == (3, 3, 36)
     np.testing.assert_allclose(probs.sum(-1), 1, atol=1e-4)
     np.testing.assert_allclose(probs[:, -1], probs[:, :2].mean(1), atol=1e-5)
     session.watch(1, 0)
-    np.testing.assert_array_equal(session.watched(pin), probs[1, 0])
+    np.testing.assert_array_equal(session.watched(pin)[1], probs[1, 0])
     session.ablate(Ablation(HEAD, "uniform", 1, head=0))
-    np.testing.assert_allclose(session.watched(pin), 1 / 36, atol=1e-5)
+    np.testing.assert_allclose(session.watched(pin)[1], 1 / 36, atol=1e-5)
 
 
 def test_rays_and_heat_rank_the_patches() -> None:
     row = np.array([0.1, 0.0, 0.64, 0.26], np.float32)
-    found = rays(row, 3)
-    assert found.keys.tolist() == [2, 3, 0]
+    found = rays({1: row[:2], 3: row[2:]}, 3)
+    assert found.views.tolist() == [3, 3, 1]
+    assert found.keys.tolist() == [0, 1, 0]
     np.testing.assert_allclose(found.weights, [1, 0.26 / 0.64, 0.1 / 0.64], rtol=1e-6)
     np.testing.assert_allclose(heat(row)[[2, 1]], [1, 0])
 
@@ -125,7 +126,7 @@ def test_the_truth_is_offered_where_it_is_known(session: Session) -> None:
     session.open(books)
     assert (session.display.colour, session.display.ghost) == (colours.PHOTOGRAPH, "nothing")
     assert session.reference == "the final state"
-    with pytest.raises(Prob3rError, match="truth of this pair is not known"):
+    with pytest.raises(Prob3rError, match="truth of this scene is not known"):
         session.show(ghost="the truth")
     assert str(BOOKS) in session.python
 

@@ -37,7 +37,7 @@ def test_blocks_are_marked_where_they_begin(session: Session) -> None:
 
 
 def test_curves_are_drawings_that_name_the_current_number(session: Session) -> None:
-    steps, clean = session.experiment.steps, session.run.curves
+    steps, clean = session.experiment.steps, session.run.curves[2]
     html = curves(
         steps, 4.0, [("<now>", "#123456", clean), ("before", "#abcdef", clean)], "the truth"
     )
@@ -50,8 +50,21 @@ def test_curves_are_drawings_that_name_the_current_number(session: Session) -> N
     assert [span.tail or span.text for span in drawing.iter("span")]
 
 
+def test_curves_of_several_views_say_their_median(session: Session) -> None:
+    clean = session.run.curves[2]
+    twice = {name: 2 * values for name, values in clean.items()}
+    more = {name: 4 * values for name, values in clean.items()}
+    lines = [("view 2", "#123", twice), ("view 3", "#456", clean), ("view 4", "#789", more)]
+    drawing = ElementTree.fromstring(curves(session.run.steps, 4.0, lines, "x", "the views"))
+    first = next(drawing.iter("svg"))
+    angle = 2 * clean["rotation_error"][4]
+    label = f"Rotation of the cameras, error against x: median {angle:.1f}° here"
+    assert first.get("aria-label") == label
+    assert len(first.findall("path")) == 3
+
+
 def test_a_curve_without_numbers_is_left_out_and_gaps_stay_gaps(session: Session) -> None:
-    clean = {name: values.copy() for name, values in session.run.curves.items()}
+    clean = {name: values.copy() for name, values in session.run.curves[2].items()}
     clean["translation_error"][:] = np.nan
     clean["rotation_error"][3] = np.nan
     drawing = ElementTree.fromstring(curves(session.run.steps, 3.0, [("a", "#000", clean)], "x"))

@@ -21,15 +21,19 @@ def png(width: int, height: int) -> bytes:
     return content.getvalue()
 
 
-def test_two_uploads_make_a_pair_whose_names_are_only_words(tmp_path: Path, session) -> None:
+def test_uploads_make_a_scene_whose_names_are_only_words(tmp_path: Path, session) -> None:
     kept = Uploads(tmp_path)
-    assert kept.add(2, viser.UploadedFile("../../etc/pass\\<b>.png", png(64, 48))) is None
-    source = kept.add(1, viser.UploadedFile("a.png", png(50, 60)))
-    assert source is not None
+    kept.add(viser.UploadedFile("a.png", png(50, 60)))
+    with pytest.raises(Prob3rError, match="at least two"):
+        kept.take()
+    kept.add(viser.UploadedFile("../../etc/pass\\<b>.png", png(64, 48)))
+    source = kept.take()
     assert source.names == ("a.png", "<b>.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["view1", "view2"]
-    pair = source.pair(session.probed.model)
-    assert pair.names == ("a, <b>",)
+    assert kept.names == []
+    assert all(path.parent == tmp_path for path in source.files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-view1", "0-view2"]
+    views = source.views(session.probed.model)
+    assert views.names == ("a, <b>",)
     assert "'a.png', '<b>.png'" in source.python
     session.open(source)
     assert session.experiment.images[0].shape == (48, 48, 3)
@@ -52,19 +56,38 @@ def test_a_hostile_image_is_refused_and_the_session_stays(
     content: bytes, tmp_path: Path, session: Session
 ) -> None:
     kept, before = Uploads(tmp_path), session.experiment
-    kept.add(1, viser.UploadedFile("a.png", png(64, 64)))
-    source = kept.add(2, viser.UploadedFile("b.png", content))
-    assert source is not None
+    kept.add(viser.UploadedFile("a.png", png(64, 64)))
+    kept.add(viser.UploadedFile("b.png", content))
+    source = kept.take()
     with pytest.raises(Prob3rError):
         session.open(source)
     assert session.experiment is before
+
+
+def test_another_upload_does_not_change_photographs_that_are_looked_at(tmp_path: Path) -> None:
+    kept = Uploads(tmp_path)
+    for colour in (64, 48):
+        kept.add(viser.UploadedFile("a.png", png(colour, colour)))
+    first = kept.take()
+    before = [path.read_bytes() for path in first.files]
+    kept.add(viser.UploadedFile("b.png", png(32, 32)))
+    assert [path.read_bytes() for path in first.files] == before
+
+
+def test_uploads_end_at_what_the_viewer_shows(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_VIEWS", 2)
+    kept = Uploads(tmp_path)
+    for _ in range(2):
+        kept.add(viser.UploadedFile("a.png", png(32, 32)))
+    with pytest.raises(Prob3rError, match="There are 2 photographs"):
+        kept.add(viser.UploadedFile("a.png", png(32, 32)))
 
 
 @pytest.mark.parametrize("size", [0, 1001])
 def test_uploads_have_a_size(size: int, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(uploads, "LIMIT", 1000)
     with pytest.raises(Prob3rError, match=f"{size} bytes"):
-        Uploads(tmp_path).add(1, viser.UploadedFile("a.png", bytes(size)))
+        Uploads(tmp_path).add(viser.UploadedFile("a.png", bytes(size)))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -31,13 +31,18 @@ if TYPE_CHECKING:
 
 @app.command()
 def view(
-    image1: Annotated[
-        Path | None, typer.Argument(help="View 1, the reference, or a pair's folder.")
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Two photographs of one scene or more, the reference first; or one folder with a "
+            "pair.json.",
+        ),
     ] = None,
-    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
     room: Annotated[
         int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
     ] = None,
+    views: Annotated[int, typer.Option(min=2, help="How many views of the room.")] = 2,
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
     target: Target = None,
@@ -60,7 +65,7 @@ def view(
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Take a model apart on two photographs, live in the browser."""
+    """Take a model apart on two photographs or more, live in the browser."""
     try:
         from prob3r.viewer import Viewer
     except ModuleNotFoundError as error:
@@ -72,7 +77,7 @@ def view(
     from prob3r.runs.precision import running_precision
     from prob3r.viewer.server import check_free, is_local
 
-    source, which = _source(image1, image2, room), asked(target, fit_on, precision)
+    source, which = _source(images or [], room, views), asked(target, fit_on, precision)
     signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
     check_free(host, port)  # before the model is read, which takes its time
     running = ExitStack()
@@ -107,33 +112,41 @@ def view(
         running.close()
 
 
-def _source(image1: Path | None, image2: Path | None, room: int | None) -> "Source":
-    """Return the pair that was asked for; the bundled books by default."""
+def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
+    """Return the scene that was asked for; the bundled books by default."""
     from importlib.resources import files
 
     from prob3r.viewer.sources import Folder, Photographs, Room
 
-    if room is not None and image1 is None:
-        return Room(room)
-    if room is None and image1 is None:
+    if room is not None and not images:
+        return Room(room, views)
+    if room is None and not images:
         return Folder(Path(str(files("prob3r.scenes") / "pairs" / "books")))
-    if room is None and image1 is not None and image2 is not None:
-        return Photographs(image1, image2)
-    if room is None and image1 is not None and image1.is_dir():
-        return Folder(image1)
+    if room is None and len(images) > 1:
+        return Photographs(tuple(images))
+    if room is None and images[0].is_dir():
+        return Folder(images[0])
+    given = f"{images[0]} alone is no scene; " if room is None else ""
     raise Prob3rError(
-        "view needs two photographs, one folder with a pair.json, or --room with a number."
+        f"{given}view needs two photographs or more, one folder with a pair.json, or --room with "
+        "a number."
     )
 
 
 def _probed(model: str, probes: str, device: str, which: "Asked | None" = None) -> "ProbedModel":
-    """Return a model with probes; without any, with its own head at every site."""
+    """Return a model with probes; without any, with the lens of its linear head, if it has one."""
     from prob3r.models import load
     from prob3r.viewer import ProbedModel
 
     network = load(model, device)
-    bank = reader_of(network, model, LOGIT if probes == NONE else probes, which)
-    return ProbedModel(model, network, bank, bank.kind if probes in (AUTO, NONE) else probes)
+    if probes != NONE:
+        bank = reader_of(network, model, probes, which)
+        return ProbedModel(model, network, bank, bank.kind if probes == AUTO else probes)
+    try:
+        lens = reader_of(network, model, LOGIT)
+    except Prob3rError:  # the model's own heads are read, if they can be
+        return ProbedModel(model, network, None, probes)
+    return ProbedModel(model, network, lens, lens.kind)
 
 
 def _others(

@@ -12,6 +12,7 @@ from prob3r.measures.measurements import Measurements
 from prob3r.measures.reconstruction import LOW_CONFIDENCE, Final
 from prob3r.measures.reference import FINAL
 from prob3r.measures.steps import SUBLAYER_WORDS
+from prob3r.measures.views import disagreeing
 from prob3r.report.sentences import (
     FEW_INLIERS,
     GOOD_ROTATION,
@@ -36,9 +37,6 @@ from prob3r.report.sentences import (
 
 MANY = 4
 """Views from which on a scene is told as a whole."""
-
-POOR_FIT = 0.5
-"""A view that fits the others by less than this share of the median view is named."""
 
 
 def what_happened_to_many(m: Measurements) -> list[Sentence]:
@@ -162,7 +160,7 @@ def _fit(m: Measurements) -> Iterator[Sentence]:
         return
     least = min(known, key=lambda view: known[view])
     rest = [fit for view, fit in known.items() if view != least]
-    poor = known[least] < POOR_FIT * median(rest)
+    poor = disagreeing(m.relations.fit) == least
     yield Sentence(
         f"View {least} fits the others least: {in_percent(known[least])} of what it shares with "
         f"them agrees, against {in_percent(min(rest))} to {in_percent(max(rest))} for the others"

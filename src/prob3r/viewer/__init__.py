@@ -1,4 +1,4 @@
-"""The live viewer: one pair inside a model, in a browser, to be taken apart by hand."""
+"""The live viewer: one scene inside a model, in a browser, to be taken apart by hand."""
 
 from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.server import Viewer

@@ -7,29 +7,52 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.tokens import SINK, is_sink
 from prob3r.models import Model
-from prob3r.runs.edits import Attention, Edit, HeadAblation, Knockout, Setting, Skip, head_means
+from prob3r.models.protocol import Stack
+from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS
+from prob3r.runs.edits import (
+    Attention,
+    Edit,
+    HeadAblation,
+    Knockout,
+    Setting,
+    Skip,
+    head_means,
+    token,
+    view,
+)
 from prob3r.runs.trace import trace
-from prob3r.scenes import Pair
+from prob3r.scenes import Views
 
 HEAD, SINKS, SUBLAYER, BLOCK = "one head", "attention sinks", "a sublayer", "a whole block"
+BETWEEN, TOKEN = "attention between two views", "attention to a special token"
 MODES: Mapping[str, Mapping[str, str]] = {
     HEAD: {
         "zero": "its output becomes 0",
-        "mean": "its output becomes its mean over this pair's patches",
-        "uniform": "it looks at all patches alike",
+        "mean": "its output becomes its mean over the tokens of this scene",
+        "uniform": "it attends to all tokens alike",
+    },
+    BETWEEN: {
+        "mask": "nothing passes, the rest of the attention sums to one again",
+        "zero": "nothing passes, the rest of the attention stays as it is",
+    },
+    TOKEN: {
+        "mask": "nothing attends to it, the rest sums to one again",
+        "zero": "nothing attends to it, the rest stays as it is",
     },
     SINKS: {
-        "mask": "nothing looks there, the rest sums to one again",
-        "zero": "nothing looks there, the rest stays as it is",
+        "mask": "nothing attends to them, the rest sums to one again",
+        "zero": "nothing attends to them, the rest stays as it is",
     },
     SUBLAYER: {"skip": "it adds nothing"},
     BLOCK: {"skip": "its sublayers add nothing"},
 }
 """What can be switched off, the ways to do it, and what each of them means."""
 
-SUBLAYERS = ("cross_attn", "self_attn", "mlp")
-BOTH = 0
-"""The view of a ablation that concerns both."""
+EVERY = 0
+"""The view, or the view attended to, of an ablation that concerns all views."""
+ALL_BLOCKS = -1
+ATTENDING = (HEAD, SINKS, BETWEEN, TOKEN)
+"""The kinds that concern attention."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +62,13 @@ class Ablation:
     Attributes:
         kind: A key of `MODES`.
         mode: A key of that kind's modes.
-        block: Number of the decoder block.
-        view: 1 or 2, or `BOTH`.
-        sublayer: One of `SUBLAYERS`; of a block it means nothing.
+        block: Number of the block, or `ALL_BLOCKS`.
+        view: Number of the view, or `EVERY`. Of attention, it is the view that attends.
+        sublayer: Name of the sublayer; of a block it means nothing.
         head: Number of the head; of anything but a head it means nothing.
+        seen: Of attention between two views: the view attended to.
+        token: Of a special token: its name, or a pattern such as `register*`.
+        stack: Name of the stack.
     """
 
     kind: str
@@ -51,116 +77,202 @@ class Ablation:
     view: int = 2
     sublayer: str = "cross_attn"
     head: int = 0
+    seen: int = 1
+    token: str = "camera"
+    stack: str = "dec"
 
     def __post_init__(self) -> None:
-        attends = self.kind in (HEAD, SINKS)
         if self.kind not in MODES or self.mode not in MODES[self.kind]:
             raise Prob3rError(f"'{self.kind}' cannot be switched off by '{self.mode}'.")
-        if self.sublayer not in SUBLAYERS or (attends and self.sublayer == "mlp"):
+        if self.kind in ATTENDING and self.sublayer not in ATTENTION:
             raise Prob3rError(
-                "An MLP has no heads and no attention: choose cross-attention or self-attention."
+                f"{SUBLAYER_WORDS.get(self.sublayer, self.sublayer)} has no heads and no "
+                "attention: choose a sublayer of attention."
             )
+        if self.kind == BETWEEN and self.view == self.seen and self.view != EVERY:
+            raise Prob3rError("Attention between two views needs two views that differ.")
 
     @property
     def words(self) -> str:
         """What is switched off, such as `head 2 of block 3's cross-attention, view 2 (zero)`."""
-        where = f"block {self.block}'s {SUBLAYER_WORDS[self.sublayer]}"
+        within = "" if self.stack == "dec" else f"{self.stack} "
+        block = f"{within}block {self.block}"
+        where = f"{block}'s {SUBLAYER_WORDS.get(self.sublayer, self.sublayer)}"
+        if self.block == ALL_BLOCKS:
+            block = f"all {within}blocks"
+            where = f"{SUBLAYER_WORDS.get(self.sublayer, self.sublayer)} of {block}"
+        views = "all views" if self.view == EVERY else f"view {self.view}"
+        seen = "all other views" if self.seen == EVERY else f"view {self.seen}"
         what = {
-            HEAD: f"head {self.head} of {where}",
-            SINKS: f"sinks of {where}",
-            SUBLAYER: where,
-            BLOCK: f"block {self.block}",
+            HEAD: f"head {self.head} of {where}, {views}",
+            SINKS: f"sinks of {where}, {views}",
+            SUBLAYER: f"{where}, {views}",
+            BLOCK: f"{block}, {views}",
+            BETWEEN: f"attention of {views} to {seen} in {where}",
+            TOKEN: f"attention of {views} to {self.token} in {where}",
         }[self.kind]
-        views = "both views" if self.view == BOTH else f"view {self.view}"
-        return f"{what}, {views} ({self.mode})"
+        return f"{what} ({self.mode})"
 
-    @property
-    def sites(self) -> list[str]:
-        """The sublayers that it concerns, one for each view, or a pattern of a whole block."""
+    def sites(self, model: Model, views: int) -> list[tuple[int, str]]:
+        """Return the views and the sublayers that it concerns; a sublayer may be a pattern.
+
+        Raises:
+            Prob3rError: The model has no such stack.
+        """
+        if self.stack not in model.stacks:
+            raise Prob3rError(
+                f"This model has no stack '{self.stack}'; it has {', '.join(model.stacks)}."
+            )
+        stack = model.stacks[self.stack]
         last = "*" if self.kind == BLOCK else self.sublayer
-        views = (1, 2) if self.view == BOTH else (self.view,)
-        return [f"dec{view}.{self.block}.{last}" for view in views]
+        blocks = [str(self.block)]
+        if self.block == ALL_BLOCKS:
+            one_by_one = self.kind == SINKS or self.mode == "uniform"
+            blocks = [str(block) for block in range(stack.blocks)] if one_by_one else ["*"]
+        chosen = stack.streams(views) if self.view == EVERY else [self.view]
+        return [
+            (number, f"{stack.name}{number}.{block}.{last}")
+            for number in chosen
+            for block in blocks
+        ]
 
-    def edits(self, model: Model, pair: Pair) -> list[Edit]:
+    def edits(self, model: Model, views: Views) -> list[Edit]:
         """Return the edits that make it.
 
         Raises:
-            Prob3rError: There are no sinks.
+            Prob3rError: There are no sinks, or the model has no such stack.
         """
-        return [self._edit(site, model, pair) for site in self.sites]
+        places = self.sites(model, views.count)
+        if self.kind == SINKS:
+            return self._without_sinks([site for _, site in places], model, views)
+        return [self._edit(number, site, model, views) for number, site in places]
 
-    def python(self) -> list[str]:
-        """Return the same edits as Python, where `model` and `pair` stand for what they say."""
-        return [self._python(site) for site in self.sites]
+    def python(self, model: Model, views: int) -> list[str]:
+        """Return the same edits as Python, where `model` and `views` stand for what they say."""
+        return [self._python(number, site) for number, site in self.sites(model, views)]
 
-    def _edit(self, site: str, model: Model, pair: Pair) -> Edit:
+    def _without_sinks(self, sites: Sequence[str], model: Model, views: Views) -> list[Edit]:
+        names = [f"{site}.mass" for site in sites]
+        run = trace(model, views, names, output=False)
+        found = {site: is_sink(run[name]) for site, name in zip(sites, names, strict=True)}
+        if not any(sinks.any() for sinks in found.values()):
+            raise Prob3rError(
+                f"{', '.join(sites)} has no sinks: no token gets more than {SINK:g} times its "
+                "share of any head's attention."
+            )
+        return [
+            Knockout(site, mode=self.mode, keys=sinks)
+            for site, sinks in found.items()
+            if sinks.any()
+        ]
+
+    def _edit(self, number: int, site: str, model: Model, views: Views) -> Edit:
         if self.kind in (SUBLAYER, BLOCK):
             return Skip(site)
-        if self.kind == SINKS:
-            name = f"{site}.mass"
-            mass = trace(model, pair, name, output=False)[name]
-            sinks = is_sink(mass)
-            if not sinks.any():
-                raise Prob3rError(
-                    f"{site} has no sinks: no patch gets more than {SINK:g} times its share "
-                    "of any head's attention."
-                )
-            return Knockout(site, mode="mask" if self.mode == "mask" else "zero", keys=sinks)
+        if self.kind == TOKEN:
+            return Knockout(site, mode=self.mode, keys=token(self.token))
+        if self.kind == BETWEEN:
+            keys = ~view(number) if self.seen == EVERY else view(self.seen)
+            return Knockout(site, mode=self.mode, queries=view(number), keys=keys)
         if self.mode == "uniform":
-            keys = len(Setting.of(model, pair).keys(site))
-            return Attention.uniform(site, keys, heads=[self.head])
+            count = len(Setting.of(model, views).keys(site))
+            return Attention.uniform(site, count, heads=[self.head])
         if self.mode == "mean":
-            means = head_means(model, [pair])
+            means = head_means(model, [views])
             return HeadAblation(site, mode="mean", heads=[self.head], source=means)
         return HeadAblation(site, mode="zero", heads=[self.head])
 
-    def _python(self, site: str) -> str:
+    def _python(self, number: int, site: str) -> str:
         if self.kind in (SUBLAYER, BLOCK):
             return f'Skip("{site}")'
         if self.kind == SINKS:
             return f'Knockout("{site}", mode="{self.mode}", keys=sinks("{site}"))'
+        if self.kind == TOKEN:
+            return f'Knockout("{site}", mode="{self.mode}", keys=token("{self.token}"))'
+        if self.kind == BETWEEN:
+            own = f"view({number})"
+            keys = f"~{own}" if self.seen == EVERY else f"view({self.seen})"
+            return f'Knockout("{site}", mode="{self.mode}", queries={own}, keys={keys})'
         if self.mode == "uniform":
-            keys = f'len(Setting.of(model, pair).keys("{site}"))'
+            keys = f'len(Setting.of(model, views).keys("{site}"))'
             return f'Attention.uniform("{site}", {keys}, heads=[{self.head}])'
-        source = ", source=head_means(model, [pair])" if self.mode == "mean" else ""
+        source = ", source=head_means(model, [views])" if self.mode == "mean" else ""
         return f'HeadAblation("{site}", mode="{self.mode}", heads=[{self.head}]{source})'
 
 
-_NAMES = ("Attention", "HeadAblation", "Knockout", "Setting", "Skip", "head_means")
+_NAMES = ("Attention", "HeadAblation", "Knockout", "Setting", "Skip", "head_means", "token", "view")
 
 _SINKS = f'''
 
 def sinks(site):
     """The keys that get more than {SINK:g} times their share, head by head."""
-    mass = prob3r.trace(model, pair, f"{{site}}.mass", output=False)[f"{{site}}.mass"]
+    name = f"{{site}}.mass"
+    mass = prob3r.trace(model, views, name, output=False)[name]
     return mass * mass.shape[-1] > {SINK:g}
 
 '''
 
 
-def python(ablations: Sequence[Ablation], model: str, pair: str) -> str:
+def kinds_of(stack: Stack, views: int) -> list[str]:
+    """Return what can be switched off in a stack: only what it has."""
+    every = sublayers_of(stack)
+    attends = any(sublayer in ATTENTION for sublayer in every)
+    between = views > 1 and any(sublayer in BETWEEN_VIEWS for sublayer in every)
+    has = {
+        HEAD: attends,
+        BETWEEN: between,
+        TOKEN: attends and bool(tokens_of(stack, views)),
+        SINKS: attends and stack.patches,
+        SUBLAYER: True,
+        BLOCK: True,
+    }
+    return [kind for kind in MODES if has[kind]]
+
+
+def sublayers_of(stack: Stack, kind: str = SUBLAYER) -> list[str]:
+    """Return the sublayers of a stack that a kind of ablation can concern, attention first."""
+    every = dict.fromkeys(s for sublayers in stack.sublayers for s in sublayers)
+    fitting = {HEAD: ATTENTION, SINKS: ATTENTION, TOKEN: ATTENTION, BETWEEN: BETWEEN_VIEWS}
+    ordered = sorted(every, key=lambda s: (s not in BETWEEN_VIEWS, s not in ATTENTION))
+    return [s for s in ordered if kind not in fitting or s in fitting[kind]]
+
+
+def tokens_of(stack: Stack, views: int) -> list[str]:
+    """Return the names of a stack's special tokens."""
+    layouts = (stack.layout(number) for number in range(1, views + 1))
+    return list(dict.fromkeys(name for layout in layouts for name in layout.special))
+
+
+def python(
+    ablations: Sequence[Ablation], model: Model, views: int, called: str, source: str
+) -> str:
     """Return a program that does what the viewer does with these ablations.
 
     Args:
         ablations: What is switched off.
-        model: The model's name.
-        pair: The statements that read it, where `model` stands for the model.
+        model: The model.
+        views: How many views there are.
+        called: The model's name.
+        source: The statements that read the views, where `model` stands for the model.
     """
-    edits = [line for ablation in ablations for line in ablation.python()]
-    used = [name for name in _NAMES if any(name in line for line in edits)]
+    edits = [line for ablation in ablations for line in ablation.python(model, views)]
+    used = [
+        used for used in _NAMES if any(f"{used}(" in line or f"{used}." in line for line in edits)
+    ]
+    sinks = any(ablation.kind == SINKS for ablation in ablations)
     return "\n".join(
         [
             "import prob3r",
             *([f"from prob3r.runs.edits import {', '.join(used)}"] if used else []),
             "",
-            f"model = prob3r.load({model!r})",
-            *pair.splitlines(),
-            *(_SINKS.splitlines() if any(ablation.kind == SINKS for ablation in ablations) else []),
+            f"model = prob3r.load({called!r})",
+            *source.splitlines(),
+            *(_SINKS.splitlines() if sinks else []),
             "edits = [",
             *(f"    {line}," for line in edits),
             "]",
-            'run = prob3r.trace(model, pair, ["dec1.*", "dec2.*"], edits)',
-            "points1, points2 = run.output.points",
+            "run = prob3r.trace(model, views, edits=edits)",
+            "points = run.output.points",
             "",
         ]
     )

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from prob3r.viewer import colours
-from prob3r.viewer.session import MOVING, NOTHING, THE_TRUTH, Display, Pane
+from prob3r.viewer.display import NO_CAMERAS, NOTHING, THE_TRUTH, Display
+from prob3r.viewer.session import Pane
 
 CLICK = 0.015
 """How far beside a point a click may go, as a share of its distance."""
@@ -37,40 +38,43 @@ class Drawing:
 
     pane: Pane
     display: Display
-    masks: tuple[Bool[np.ndarray, "h1 w1"], Bool[np.ndarray, "h2 w2"]]
+    masks: tuple[Bool[np.ndarray, "_h _w"], ...]
     scale: Scale | None
 
     @classmethod
     def of(cls, pane: Pane, display: Display) -> "Drawing":
         """Return the drawing of a pane."""
         run = pane.run
-        both = np.concatenate([c.ravel() for c in run.confidence])
-        least = np.percentile(both, display.hidden)
+        every = np.concatenate([c.ravel() for c in run.confidence])
+        least = np.percentile(every, display.hidden)
         masks = tuple(
-            (confidence >= least) & np.isfinite(points).all((0, 3)) & shown
-            for confidence, points, shown in zip(
-                run.confidence, run.points, (display.view1, display.view2), strict=True
+            (confidence >= least) & np.isfinite(points).all((0, 3)) & display.shows(view)
+            for view, (confidence, points) in enumerate(
+                zip(run.confidence, run.points, strict=True), 1
             )
         )
-        return cls(pane, display, (masks[0], masks[1]), _scale(pane, display))
+        return cls(pane, display, masks, _scale(pane, display))
 
     def points(self, position: float) -> tuple[Float[np.ndarray, "n 3"], ...]:
-        """Return the points that are drawn of both views."""
+        """Return the points that are drawn of all views."""
         return tuple(p[m] for p, m in zip(self.maps(position), self.masks, strict=True))
 
-    def maps(self, position: float) -> tuple[Float[np.ndarray, "h w 3"], ...]:
-        """Return both pointmaps, of which one may stay in its final state."""
-        moving = self.pane.run.at(position)
-        if self.display.moving == MOVING[0]:
-            return moving
-        still = 1 if self.display.moving == MOVING[1] else 0
-        final = self.pane.run.points[still][-1]
-        return (moving[0], final) if still else (final, moving[1])
+    def maps(self, position: float) -> tuple[Float[np.ndarray, "_h _w 3"], ...]:
+        """Return all pointmaps, of which some may stay in their final state."""
+        moving, run = self.pane.run.at(position), self.pane.run
+        return tuple(
+            points if self.display.moves(view) else run.points[view - 1][-1]
+            for view, points in enumerate(moving, 1)
+        )
 
-    def pose(self, position: float) -> Float[np.ndarray, "4 4"]:
-        """Return camera 2's pose, which stays with view 2."""
-        stays = self.display.moving == MOVING[1]
-        return self.pane.run.poses[-1] if stays else self.pane.run.pose(position)
+    def poses(self, position: float) -> Float[np.ndarray, "v 4 4"]:
+        """Return the cameras' poses; a camera stays with its view."""
+        run, by_head = self.pane.run, self.display.by_head
+        poses = run.cameras(position, by_head).copy()
+        for view in range(1, len(poses) + 1):
+            if not self.display.moves(view):
+                poses[view - 1] = run.path(by_head)[-1, view - 1]
+        return poses
 
     @property
     def repaints(self) -> bool:
@@ -78,7 +82,7 @@ class Drawing:
         return self.display.colour in (colours.ERROR, colours.DISPLACEMENT)
 
     def paint(self, position: float) -> tuple[UInt8[np.ndarray, "n 3"], ...]:
-        """Return the colours of the points that are drawn of both views."""
+        """Return the colours of the points that are drawn of all views."""
         return tuple(self._paint(v, position)[m] for v, m in enumerate(self.masks))
 
     def ghost(self) -> Float[np.ndarray, "n 3"] | None:
@@ -100,7 +104,7 @@ class Drawing:
             return self.pane.experiment.images[view][::stride, ::stride]
         if self.display.colour == colours.VIEW:
             shape = (*self.masks[view].shape, 1)
-            return np.tile(np.array(colours.VIEW_COLOURS[view], np.uint8), shape)
+            return np.tile(np.array(colours.of_view(view + 1), np.uint8), shape)
         assert self.scale is not None
         _, low, high, _ = self.scale
         values = self.pane.run.confidence[view]
@@ -124,8 +128,9 @@ def _counterpart(
 def _scale(pane: Pane, display: Display) -> Scale | None:
     """Return one scale for the whole timeline, so that colours can be compared along it."""
     if display.colour == colours.CONFIDENCE:
-        both = np.concatenate([c.ravel() for c in pane.run.confidence])
-        return Scale(colours.LEVELS, 1.0, max(colours.highest(both), 1.01), "confidence")
+        every = np.concatenate([c.ravel() for c in pane.run.confidence])
+        low = min(1.0, float(np.nanmin(every)))  # some models say a share, from 0 to 1
+        return Scale(colours.LEVELS, low, max(colours.highest(every), low + 0.01), "confidence")
     if display.colour not in (colours.ERROR, colours.DISPLACEMENT):
         return None
     error = display.colour == colours.ERROR
@@ -157,16 +162,29 @@ class Camera(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"]
 
 
-def cameras(drawing: Drawing, position: float) -> tuple[Camera, Camera]:
-    """Return both cameras of a pane."""
-    experiment = drawing.pane.experiment
-    poses = np.eye(4, dtype=np.float32), drawing.pose(position)
-    found = []
-    for image, focal, pose in zip(experiment.images, experiment.focal, poses, strict=True):
+def cameras(drawing: Drawing, position: float) -> dict[int, Camera]:
+    """Return the cameras of a pane that are drawn, by view."""
+    if drawing.display.cameras == NO_CAMERAS:
+        return {}
+    experiment, poses = drawing.pane.experiment, drawing.poses(position)
+    found = {}
+    every = zip(experiment.images, experiment.focal, poses, strict=True)
+    for view, (image, focal, pose) in enumerate(every, 1):
         height, width = image.shape[:2]
         fov = 2 * atan(height / 2 / focal[1])
-        found.append(Camera(fov, width / focal[0] * focal[1] / height, pose, image))
-    return found[0], found[1]
+        if drawing.display.shows(view):
+            found[view] = Camera(fov, width / focal[0] * focal[1] / height, pose, image)
+    return found
+
+
+def path_lines(drawing: Drawing) -> dict[int, Float[np.ndarray, "n 2 3"]]:
+    """Return the way of every camera's centre along the timeline, in segments, by view."""
+    centres = drawing.pane.run.path(drawing.display.by_head)[:, :, :3, 3]
+    return {
+        view: np.stack([centres[:-1, view - 1], centres[1:, view - 1]], axis=1)
+        for view in range(2, centres.shape[1] + 1)
+        if drawing.display.shows(view) and len(centres) > 1
+    }
 
 
 class Box(NamedTuple):
@@ -177,13 +195,17 @@ class Box(NamedTuple):
 
     @classmethod
     def of(cls, panes: Sequence[Pane]) -> "Box":
-        """Return a box that most final points of all panes are in."""
+        """Return a box that most final points and all final cameras of all panes are in."""
         finals = [points[-1].reshape(-1, 3) for pane in panes for points in pane.run.points]
         every = np.concatenate([p[np.isfinite(p).all(-1)] for p in finals])
         if not len(every):
             return cls(-np.ones(3), np.ones(3))
         low, high = np.percentile(every, (3, 92), axis=0)
-        return cls(np.minimum(low, 0), np.maximum(high, 0))
+        centres = np.concatenate([pane.run.poses[-1, :, :3, 3] for pane in panes])
+        reach = high - low
+        near = centres[(np.abs(centres - (low + high) / 2) < 2 * reach + 1e-6).all(-1)]
+        around = np.concatenate([near, np.zeros((1, 3))])
+        return cls(np.minimum(low, around.min(0)), np.maximum(high, around.max(0)))
 
     @property
     def centre(self) -> Float[np.ndarray, "3"]:
@@ -239,11 +261,11 @@ def pick(
             best = near[np.argmin(along[near])]
             row, column = pixels[best] * stride
             hits.append(Hit(view + 1, int(row), int(column), float(along[best])))
-    if drawing.display.cameras:
-        shown = enumerate(cameras(drawing, position), 1)
-        hits += [
-            hit for view, c in shown if (hit := _photograph(view, c, origin, direction, depth))
-        ]
+    hits += [
+        hit
+        for view, camera in cameras(drawing, position).items()
+        if (hit := _photograph(view, camera, origin, direction, depth))
+    ]
     return min(hits, key=lambda hit: hit.distance, default=None)
 
 

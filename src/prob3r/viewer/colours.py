@@ -9,7 +9,17 @@ ERROR, DISPLACEMENT = "distance to the truth", "displacement"
 Colours = UInt8[np.ndarray, "*n 3"]
 Stops = tuple[tuple[int, int, int], ...]
 
-VIEW_COLOURS = ((226, 113, 45), (42, 114, 178))
+VIEW_COLOURS = (
+    (0, 114, 178),
+    (213, 94, 0),
+    (106, 61, 154),
+    (153, 119, 0),
+    (194, 24, 91),
+    (0, 121, 140),
+    (93, 64, 55),
+    (77, 107, 31),
+)
+"""Of the first views, as on the explain page; further views have the same, lighter or darker."""
 GHOST = (168, 172, 180)
 PINS = ((214, 39, 72), (18, 140, 90), (122, 62, 190), (196, 130, 0), (0, 130, 170), (90, 90, 90))
 
@@ -40,6 +50,14 @@ def distances(
 ) -> Float[np.ndarray, "*n"]:
     """Return how far each point is from its counterpart."""
     return np.sqrt(np.square(points - others).sum(-1))
+
+
+def of_view(view: int) -> tuple[int, int, int]:
+    """Return the colour of a view."""
+    turn, place = divmod(view - 1, len(VIEW_COLOURS))
+    toward, share = ((255, 0.0), (255, 0.5), (0, 0.45))[min(turn, 2)]
+    red, green, blue = (round(c + share * (toward - c)) for c in VIEW_COLOURS[place])
+    return red, green, blue
 
 
 def css(colour: tuple[int, int, int]) -> str:

@@ -1,7 +1,7 @@
-"""A model with its probes on one pair: the clean run, and reruns with parts switched off."""
+"""A model on one scene: the clean run, and reruns with parts switched off."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -10,26 +10,34 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from prob3r.cost.fit import check_fits
 from prob3r.errors import Prob3rError
-from prob3r.geometry import patch_grid
-from prob3r.measures.attention import AttentionRecords, Strongest
+from prob3r.geometry import patch_grid, rotation_error
+from prob3r.measures.attention import AttentionRecords
+from prob3r.measures.camera_path import camera_path
 from prob3r.measures.reconstruction import Cameras
-from prob3r.measures.reference import TRUTH, Points, Reference
-from prob3r.measures.steps import OUTPUT, Step, trunk_steps
-from prob3r.models import Model
-from prob3r.models.protocol import trunk
+from prob3r.measures.reference import TRUTH, Reference
+from prob3r.measures.steps import OUTPUT, Step
+from prob3r.measures.views import ViewRelations
+from prob3r.models import Model, Prediction
+from prob3r.models.protocol import ReadsBlocks, needs_pointmaps, trunk
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.check import check_output
 from prob3r.report.check import check_sentences
+from prob3r.report.explain import check_count
 from prob3r.report.sentences import Sentence
 from prob3r.runs.edits import Edit
-from prob3r.runs.replay import Replay
-from prob3r.runs.trace import Trace, trace
-from prob3r.scenes import Pair
-from prob3r.viewer.run import Run, Steps, measure, thinned
+from prob3r.runs.trace import trace
+from prob3r.scenes import Views
+from prob3r.viewer.attention import PatchAttention, Pin, attention_of
+from prob3r.viewer.readings import Reading, reader_of
+from prob3r.viewer.run import HEAD_ROTATION, PairSteps, Run, measure, thinned
 
 SHOWN_PIXELS = 50_000
 """Points of one view that are drawn at most; of more, every second or third row and column."""
+ALL_PIXELS = 400_000
+"""Points of all views together that are drawn at most."""
+MOST_VIEWS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +47,7 @@ class ProbedModel:
     Attributes:
         name: What to call the model: a shipped name, or a path.
         model: The model.
-        bank: Probes of its decoders, or a lens.
+        bank: Probes of its trunk, or a lens; None where there are none.
         probes: What to call the probes: a kind, or a path.
 
     Raises:
@@ -48,66 +56,75 @@ class ProbedModel:
 
     name: str
     model: Model
-    bank: SiteReader
+    bank: SiteReader | None
     probes: str = "mlp"
 
     def __post_init__(self) -> None:
-        check_backbone(self.bank, self.model)
-        self.bank.to(next(self.model.parameters()).device)
+        if self.bank is not None:
+            check_backbone(self.bank, self.model)
+            self.bank.to(next(self.model.parameters()).device)
 
     @property
     def words(self) -> str:
         """What to call it, such as `mini, MLP probes`."""
+        if self.bank is None:
+            return f"{self.name}, no probes"
         return f"{self.name}, {'MLP' if self.bank.kind == 'mlp' else self.bank.kind} probes"
 
 
 class Experiment:
-    """A model with its probes on a pair.
+    """A model with its probes on one scene.
 
     It is shared by all who look at it, and reruns one at a time.
 
     Args:
         probed: A model with its probes.
-        pair: A batch of one, framed for that model.
+        views: One scene, framed for that model.
 
     Attributes:
-        steps: The decoders' sites in their order, then the output.
+        steps: The sites of the trunk in their order, then the output.
+        reading: How the points are read off the sites, in one sentence.
         reference: What every run is measured against: the truth, or the clean run's final state.
         clean: The run without edits.
-        focal: Of both views, in pixels along x and y.
-        grids: Rows and columns of both views' patches.
+        focal: Of all views, in pixels along x and y, as they are drawn.
+        grids: Rows and columns of all views' patches.
         stride: Every how many pixels a point is drawn.
-        images: Both photographs as the model sees them, at every pixel.
+        images: All photographs as the model sees them, at every pixel.
 
     Raises:
-        Prob3rError: The pair is a batch of several, or the probes read no decoder site.
+        Prob3rError: There are several scenes, or more views than the model takes, the viewer shows
+            or the memory holds, or the probes read no site of the trunk.
     """
 
-    def __init__(self, probed: ProbedModel, pair: Pair):
-        if len(pair) != 1:
-            raise Prob3rError(f"The pair is a batch of {len(pair)}; the viewer shows one pair.")
+    def __init__(self, probed: ProbedModel, views: Views):
+        if len(views) != 1:
+            raise Prob3rError(f"There is a batch of {len(views)} scenes; the viewer shows one.")
+        check_views(probed.model, views.count)
+        if views.count > 2:
+            kept = [str(site) for site in trunk(probed.model).sites(views.count)]
+            check_fits(probed.model, views.count, views.views[0].size, kept)
         self.probed = probed
-        self.pair = pair.to(next(probed.model.parameters()).device)
-        sites = trunk_steps(probed.bank, trunk(probed.model), pair.count)
-        self.steps = [*sites, Step(None, OUTPUT)]
-        config = probed.model.config
-        views = (pair.view1, pair.view2)
-        first, second = (patch_grid(*v.size, config.patch) for v in views)
-        self.grids = first, second
-        self.images = _bytes(pair.view1.image), _bytes(pair.view2.image)
-        self.stride = ceil((max(v.size[0] * v.size[1] for v in views) / SHOWN_PIXELS) ** 0.5)
+        self.views = views.to(next(probed.model.parameters()).device)
+        self._reader = reader_of(probed.model, self.views, probed.bank)
+        self.reading = self._reader.words
+        self.steps = [*self._reader.steps, Step(None, OUTPUT)]
+        config, sizes = probed.model.config, [view.size for view in views.views]
+        self.grids = tuple(patch_grid(*size, config.patch) for size in sizes)
+        self.images = tuple(_bytes(view.image) for view in views.views)
+        most = min(SHOWN_PIXELS, ALL_PIXELS // views.count)
+        self.stride = ceil((max(height * width for height, width in sizes) / most) ** 0.5)
         self._lock = threading.Lock()
         self._checked: dict[str, list[Sentence]] = {}
-        residuals = [step.site(view) for step in sites for view in (1, 2)]
-        self._replay = Replay(probed.model, self.pair, residuals)
-        output = self._replay.clean.output
-        assert output is not None
-        cameras = Cameras.of(self.pair, output.points, output.confidence[0])
-        self._output, self._cameras = output.points, cameras
-        self.focal = [torch.diagonal(m)[:2].tolist() for m in cameras.intrinsics]
-        self.reference = Reference.of(self.pair, output.points, cameras.poses)
+        clean = self._reader.read()
+        self._output = clean.output.points
+        self._cameras = Cameras.of(self.views, clean.output.points, clean.output.confidence[0])
+        self.focal = [
+            _drawable(torch.diagonal(matrix)[:2].tolist(), width)
+            for matrix, (_, width) in zip(self._cameras.intrinsics, sizes, strict=True)
+        ]
+        self.reference = Reference.of(self.views, clean.output.points, self._cameras.poses)
         self._thin, self._pick = thinned(self.reference)
-        self.clean = self._result(self._replay.clean, None)
+        self.clean = self._result(clean, None, ())
 
     def check(self, matcher: str) -> list[Sentence]:
         """Return what an independent check says of the clean run's output; see `reliability.check`.
@@ -117,7 +134,7 @@ class Experiment:
         """
         if matcher not in self._checked:
             with self._lock:
-                found = check_output(self.pair, self._output, self._cameras, matcher)
+                found = check_output(self.views, self._output, self._cameras, matcher)
             self._checked[matcher] = check_sentences(found, calibrated=False)
         return self._checked[matcher]
 
@@ -127,15 +144,19 @@ class Experiment:
         return self.reference.kind == TRUTH
 
     @property
-    def truth(self) -> tuple[Float[np.ndarray, "h1 w1 3"], Float[np.ndarray, "h2 w2 3"]] | None:
-        """Both views' true points where they are drawn, NaN where unknown; None without truth."""
+    def has_camera_head(self) -> bool:
+        """Whether the model's own camera head says where the cameras are."""
+        return self.clean.head_poses is not None
+
+    @property
+    def truth(self) -> tuple[Float[np.ndarray, "_h _w 3"], ...] | None:
+        """All views' true points where they are drawn, NaN where unknown; None without truth."""
         if not self.has_truth:
             return None
-        first, second = (
-            self._shown(points.where(valid[..., None], torch.nan))
+        return tuple(
+            self._shown(points.where(valid[..., None], torch.nan))[0]
             for points, valid in zip(self.reference.points, self.reference.valid, strict=True)
         )
-        return first, second
 
     def run(self, edits: Sequence[Edit]) -> Run:
         """Return the run with these edits; without any, the clean one.
@@ -146,68 +167,112 @@ class Experiment:
         if not edits:
             return self.clean
         with self._lock:
-            return self._result(self._replay.run(edits), self.clean)
+            return self._result(self._reader.read(edits), self.clean, edits)
 
-    def attention(self, edits: Sequence[Edit] = ()) -> dict[tuple[int, int], Strongest]:
-        """Return what each view's patches attend to in each other view, the mean head last."""
-        records = AttentionRecords(self.probed.model, self.pair)
+    def attention(self, pin: Pin, edits: Sequence[Edit] = ()) -> PatchAttention:
+        """Return what a patch or a special token attends to, in the run with these edits."""
         with self._lock:
-            run = trace(
+            return attention_of(self.probed.model, self.views, pin, edits)
+
+    def relations(self, run: Run, edits: Sequence[Edit] = ()) -> ViewRelations:
+        """Return how the views relate in a run with these edits."""
+        records = AttentionRecords(self.probed.model, self.views)
+        with self._lock:
+            found = trace(
                 self.probed.model,
-                self.pair,
-                records.sites(["strongest"]),
+                self.views,
+                records.sites(["by_view"]),
                 edits,
                 output=False,
                 reductions=records.reductions,
             )
-        return records.strongest(run)
+        blocks = [place.block or 0 for place in records.places]
+        poses = torch.from_numpy(run.poses[-1:]).to(run.final[0])
+        cameras = Cameras(self._cameras.intrinsics, poses, (None, *[1.0] * (self.views.count - 1)))
+        patch = self.probed.model.config.patch
+        return ViewRelations.of(blocks, records.by_view(found), run.final, cameras, patch)
 
     @torch.no_grad()
-    def _result(self, run: Trace, before: Run | None) -> Run:
-        """Decode and measure a trace, from the first step on that the edits changed."""
-        assert run.output is not None
-        start = 0 if before is None else self._first_changed(run)
-        raw = [self._decoded(run, step) for step in self.steps[start:-1]]
-        units = [self.reference.normalise(both) for both in [*raw, run.output.points]]
-        pick, (firsts, seconds) = self._pick, zip(*units, strict=True)
-        errors, poses = measure(
-            Steps(*(torch.cat([p[:, pick, pick] for p in v]) for v in (firsts, seconds))),
-            self._thin,
-        )
-        shown = [np.stack([self._shown(p) for p in v]) for v in (firsts, seconds)]
-        curves = {name: error.cpu().numpy() for name, error in errors.items()}
-        matrices = poses.cpu().numpy()
-        if before is not None:
-            shown = [
+    def _result(self, reading: Reading, before: Run | None, edits: Sequence[Edit]) -> Run:
+        """Measure what was read, from the first step on that the edits changed."""
+        start, output = reading.start, reading.output
+        every = [self.reference.normalise(p) for p in [*reading.points, output.points]]
+        of_view = [torch.cat(points) for points in zip(*every, strict=True)]
+        shown = tuple(self._shown(points) for points in of_view)
+        thin = [points[:, self._pick, self._pick] for points in of_view]
+        poses = torch.eye(4).repeat(len(every), self.views.count, 1, 1)
+        curves: dict[int, dict[str, np.ndarray]] = {}
+        for view in range(2, self.views.count + 1):
+            pair = PairSteps(thin[0], thin[view - 1])
+            errors, poses[:, view - 1] = measure(pair, self._thin, view)
+            curves[view] = {name: error.cpu().numpy() for name, error in errors.items()}
+        path = poses.numpy()
+        if before is not None and start:
+            shown = tuple(
                 np.concatenate([b[:start], s]) for b, s in zip(before.points, shown, strict=True)
-            ]
-            curves = {k: np.concatenate([before.curves[k][:start], c]) for k, c in curves.items()}
-            matrices = np.concatenate([before.poses[:start], matrices])
-        confidence1, confidence2 = (self._shown(c) for c in run.output.confidence)
+            )
+            path = np.concatenate([before.poses[:start], path])
+            curves = {view: _joined(before.curves[view], c, start) for view, c in curves.items()}
+        head_poses = self._head_poses(output, edits)
+        if head_poses is not None:
+            for view, curve in curves.items():
+                true = self.reference.pose(view)[:, :3, :3].expand(len(self.steps), -1, -1)
+                turned = rotation_error(head_poses[:, view - 1, :3, :3], true)
+                curve[HEAD_ROTATION] = turned.cpu().numpy()
         return Run(
             steps=self.steps,
-            points=(shown[0], shown[1]),
-            confidence=(confidence1, confidence2),
-            poses=matrices,
+            points=shown,
+            confidence=tuple(self._shown(c)[0] for c in output.confidence),
+            poses=path,
+            head_poses=None if head_poses is None else head_poses.cpu().numpy(),
             curves=curves,
+            final=tuple(every[-1]),
         )
 
-    def _decoded(self, run: Trace, step: Step) -> Points:
-        first, second = (self.probed.bank.decode(run[step.site(v)]).points for v in (1, 2))
-        return first, second
-
-    def _first_changed(self, run: Trace) -> int:
-        """Return the first step at which a trace differs from the clean one."""
-        clean = self._replay.clean
-        for i, step in enumerate(self.steps[:-1]):
-            sites = (step.site(1), step.site(2))
-            if not all(torch.equal(torch.Tensor(run[s]), torch.Tensor(clean[s])) for s in sites):
-                return i
-        return len(self.steps) - 1
+    def _head_poses(
+        self, output: Prediction, edits: Sequence[Edit]
+    ) -> Float[Tensor, "s v 4 4"] | None:
+        """Return what the camera head says at every step: after the last block that is done."""
+        if not isinstance(self.probed.model, ReadsBlocks):
+            return None
+        found = camera_path(self.probed.model, self.views, edits=edits).cam_to_world[:, 0]
+        stack, done, rows = trunk(self.probed.model), 0, []
+        for step in self.steps:
+            if step.sublayer == OUTPUT:
+                done = stack.blocks - 1
+            elif step.block is not None and step.sublayer == stack.sublayers[step.block][-1]:
+                done = step.block
+            rows.append(done)
+        poses = self.reference.normalise_poses(found.flatten(0, 1)[None], output.points)
+        return poses.reshape_as(found)[rows]
 
     def _shown(self, values: Tensor) -> np.ndarray:
-        """Return a map of one view at the pixels that are drawn."""
-        return values[0, :: self.stride, :: self.stride].float().cpu().numpy()
+        """Return maps of one view at the pixels that are drawn."""
+        return values[:, :: self.stride, :: self.stride].float().cpu().numpy()
+
+
+def check_views(model: Model, views: int) -> None:
+    """Raise Prob3rError unless the model takes so many views and the viewer shows them."""
+    needs_pointmaps(model, "view")
+    check_count(model, views)
+    if views > MOST_VIEWS:
+        raise Prob3rError(
+            f"The viewer shows at most {MOST_VIEWS} views, and there are {views}; give fewer."
+        )
+
+
+def _drawable(focal: list[float], width: int) -> list[float]:
+    """Return focal lengths, or those of a usual lens where a pointmap states none that can be."""
+    if all(0.2 * width < length < 10 * width for length in focal):
+        return focal
+    return [float(width), float(width)]
+
+
+def _joined(
+    before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], start: int
+) -> dict[str, np.ndarray]:
+    """Return curves that follow one run up to a step, and another from there on."""
+    return {name: np.concatenate([before[name][:start], curve]) for name, curve in after.items()}
 
 
 def _bytes(image: Float[Tensor, "1 3 h w"]) -> UInt8[np.ndarray, "h w 3"]:

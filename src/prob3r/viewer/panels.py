@@ -5,16 +5,19 @@ from typing import Any
 import viser
 
 from prob3r.viewer import tables
-from prob3r.viewer.tabs import AblationTab, AttentionTab, CompareTab, DisplayTab, FilesTab, Tab
+from prob3r.viewer.ablation_tab import AblationTab
+from prob3r.viewer.files_tab import CompareTab, FilesTab
+from prob3r.viewer.tabs import AttentionTab, DisplayTab, Tab, ViewsTab
 from prob3r.viewer.timeline import marks
 from prob3r.viewer.visit import Visit, set_value
 
-WIDTH = 380
+WIDTH = 420
 BLUE = (31, 111, 181)
 TABS: dict[str, type[Tab]] = {
     "Display": DisplayTab,
     "Attention": AttentionTab,
-    "Ablations": AblationTab,
+    "Views": ViewsTab,
+    "Ablate": AblationTab,
     "Compare": CompareTab,
     "Files": FilesTab,
 }
@@ -64,9 +67,10 @@ class Panel:
         self.slider = gui.add_slider(
             "Site",
             0,
-            len(steps) - 1,
+            max(len(steps) - 1, 1),
             1,
             end,
+            visible=len(steps) > 1,
             marks=tuple(marks(steps)),
             hint="Where in the model: in, the blocks of the decoder, out.",
         )

@@ -7,6 +7,7 @@ as `view 2, row 5, column 3`, into the text field that follows it, as if a perso
 import base64
 import io
 import re
+from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
@@ -14,36 +15,49 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
+from prob3r.models.protocol import trunk
 from prob3r.viewer import colours
+from prob3r.viewer.ablations import tokens_of
 from prob3r.viewer.attention import Pin, heat
 from prob3r.viewer.session import Session
 
 PICTURE = 320
-"""Width of a photograph in the panel, in its own pixels."""
+"""Width of a photograph in the panel where there are two, in its own pixels."""
 CELL = 44
 """Width of one head's picture."""
 
-_WRITE = (
+WRITE = (
     "const f=[...document.querySelectorAll('input')].find(e=>e.type==='text'&&"
     "this.compareDocumentPosition(e)&4);"
     "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype,'value').set.call(f,t);"
     "f.dispatchEvent(new Event('input',{bubbles:true}))"
 )
-_PATCH = re.compile(r"\s*view\s*([12])\D+?(\d{1,4})\D+?(\d{1,4})\s*", re.ASCII)
+"""JavaScript that writes `t` into the text field that follows, as if a person had typed it."""
+_PATCH = re.compile(r"\s*view\s*(\d{1,2})\D+?(\d{1,4})\D+?(\d{1,4})\s*", re.ASCII)
+_TOKEN = re.compile(r"\s*view\s*(\d{1,2})\s*,\s*(?!row|column)([a-z_]+\d*)\s*", re.ASCII)
 _HEAD = re.compile(r"\s*block\s*(\d{1,3})\D+?(?:(\d{1,3})|mean)\s*", re.ASCII)
 
 
 class Choice(NamedTuple):
-    """What a text field asks for: a patch of a view, or a block and a head."""
+    """What a text field asks for: a patch or a special token of a view, or a block and a head.
+
+    Attributes:
+        kind: `patch`, `token` or `head`.
+        values: View, row and column; or the view; or block and head, None for the mean.
+        token: Name of the special token.
+    """
 
     kind: str
     values: tuple[int | None, ...]
+    token: str = ""
 
 
 def chosen(text: str) -> Choice | None:
     """Return what a text field asks for; None while it makes no sense, as when it is typed."""
     if found := _PATCH.fullmatch(text):
         return Choice("patch", tuple(int(part) for part in found.groups()))
+    if found := _TOKEN.fullmatch(text):
+        return Choice("token", (int(found[1]),), found[2])
     if found := _HEAD.fullmatch(text):
         head = found[2]
         return Choice("head", (int(found[1]), None if head is None else int(head)))
@@ -51,25 +65,34 @@ def chosen(text: str) -> Choice | None:
 
 
 def photographs(session: Session) -> str:
-    """Return both photographs as HTML, with pins, and heat where the latest pin looks."""
-    figures = "".join(_photograph(session, view) for view in (1, 2))
-    return f'<div style="display:flex;gap:8px;padding:0 10px 6px">{figures}</div>'
+    """Return all photographs as HTML, with pins, and heat where the latest pin attends to."""
+    views = session.experiment.views.count
+    columns = 2 if views in (2, 4) else 3 if views < 10 else 4
+    attended = session.watched(session.pins[-1]) if session.pins else {}
+    figures = "".join(
+        _photograph(session, view, attended, PICTURE * 2 // columns) for view in range(1, views + 1)
+    )
+    return (
+        f'<div style="display:grid;grid-template-columns:repeat({columns},1fr);gap:6px;'
+        f'padding:0 10px 6px">{figures}</div>'
+    )
 
 
 def heads(session: Session) -> str:
-    """Return one small picture for every block and head: where the latest pin looks."""
+    """Return one small picture for every block and head: what the latest pin attends to."""
     if not session.pins:
         return ""
-    pin = session.pins[-1]
-    rows = session.attention(pin)
+    pin, other = session.pins[-1], session.toward
+    rows = session.attention(pin).patches[other]
     blocks, count = rows.shape[:2]
-    grid = session.experiment.grids[2 - pin.view]
+    grid = session.experiment.grids[other - 1]
     order = [count - 1, *range(count - 1)]
     tall = max(1, round(CELL * grid[0] / grid[1]))
     sheet = Image.new("RGB", (CELL * count, tall * blocks), "white")
     for block in range(blocks):
         for column, head in enumerate(order):
-            cell = _heat(rows[block, head], grid, (CELL - 2, tall - 2))
+            level = heat(rows[block, head]).reshape(grid)
+            cell = _heat(level, (CELL - 2, tall - 2))
             sheet.paste(cell, (CELL * column + 1, tall * block + 1))
     column = 0 if session.head is None else session.head + 1
     left, top = CELL * column, tall * session.block
@@ -81,9 +104,9 @@ def heads(session: Session) -> str:
         "const b=this.getBoundingClientRect(),"
         f"r=Math.min({blocks - 1},Math.floor((event.clientY-b.top)/b.height*{blocks})),"
         f"c=Math.min({count - 1},Math.floor((event.clientX-b.left)/b.width*{count})),"
-        f"t='block '+r+', head '+(c?c-1:'mean');{_WRITE}"
+        f"t='block '+r+', head '+(c?c-1:'mean');{WRITE}"
     )
-    label = f"Where the patch looks in {blocks} blocks, the mean of the heads and each head"
+    label = f"What is attended to in view {other}, in {blocks} blocks, by the mean and each head"
     flex = "display:flex;justify-content:space-around"
     return (
         '<div style="padding:0 10px 6px;font-size:11px;display:grid;'
@@ -95,33 +118,82 @@ def heads(session: Session) -> str:
     )
 
 
-def _photograph(session: Session, view: int) -> str:
+def _photograph(
+    session: Session, view: int, attended: Mapping[int, Float[np.ndarray, " _m"]], width: int
+) -> str:
     experiment = session.experiment
     image, grid = experiment.images[view - 1], experiment.grids[view - 1]
     rows, columns = grid
-    height, width = image.shape[:2]
-    size = (PICTURE, round(PICTURE * height / width))
+    size = (width, round(width * image.shape[0] / image.shape[1]))
     picture = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
-    if session.pins and session.pins[-1].view != view:
-        row = session.watched(session.pins[-1])
-        strength = Image.fromarray((200 * heat(row).reshape(grid)).astype(np.uint8)).resize(size)
-        picture = Image.composite(_heat(row, grid, size), picture, strength)
+    caption = f"view {view}"
+    if view in attended:
+        # One scale for all views, so that they can be compared.
+        largest = max(float(row.max()) for row in attended.values())
+        level = heat(attended[view], largest).reshape(grid)
+        strength = Image.fromarray((200 * level).astype(np.uint8)).resize(size)
+        picture = Image.composite(_heat(level, size), picture, strength)
+        caption += f" · {100 * attended[view].sum():.0f} %"
     draw = ImageDraw.Draw(picture)
-    for pin, colour in zip(session.pins, colours.PINS, strict=False):
-        if pin.view == view:
-            _frame(draw, pin, colour, columns, size[0] / columns)
+    for pin, painted in zip(session.pins, colours.PINS, strict=False):
+        if pin.view == view and not pin.token:
+            _frame(draw, pin, painted, columns, size[0] / columns)
     click = (
         "const b=this.getBoundingClientRect(),"
         f"r=Math.min({rows - 1},Math.floor((event.clientY-b.top)/b.height*{rows})),"
         f"c=Math.min({columns - 1},Math.floor((event.clientX-b.left)/b.width*{columns})),"
-        f"t='view {view}, row '+r+', column '+c;{_WRITE}"
+        f"t='view {view}, row '+r+', column '+c;{WRITE}"
     )
+    colour = colours.css(colours.of_view(view))
     return (
-        '<figure style="margin:0;flex:1;min-width:0"><img '
+        '<figure style="margin:0;min-width:0"><img '
         f'alt="Photograph of view {view}; click a patch" src="{_data(picture, "JPEG")}" '
         f'onclick="{escape(click)}" style="width:100%;display:block;cursor:crosshair;'
-        f'border-bottom:3px solid {colours.css(colours.VIEW_COLOURS[view - 1])}">'
-        f'<figcaption style="font-size:11px">view {view}</figcaption></figure>'
+        f'border-bottom:3px solid {colour}">'
+        f'<figcaption style="font-size:11px;white-space:nowrap">{caption}</figcaption></figure>'
+    )
+
+
+def tokens(session: Session) -> str:
+    """Return one button for every special token: click it to see what it attends to."""
+    stack, views = trunk(session.probed.model), session.experiment.views.count
+    names = tokens_of(stack, views)
+    if not names:
+        return ""
+    rows = ""
+    for name in names:
+        buttons = "".join(
+            f'<button type="button" onclick="{escape(f"t={chr(39)}view {view}, {name}{chr(39)};")}'
+            f'{escape(WRITE)}" style="border:1px solid {colours.css(colours.of_view(view))};'
+            "background:none;color:inherit;border-radius:4px;padding:0 6px;cursor:pointer;"
+            f'font-size:11px" title="{name} token of view {view}">{view}</button>'
+            for view in range(1, views + 1)
+            if name in stack.layout(view).special
+        )
+        rows += (
+            f'<span style="font-size:11px;white-space:nowrap">{escape(name)}</span>'
+            f'<span style="display:flex;flex-wrap:wrap;gap:3px">{buttons}</span>'
+        )
+    return (
+        '<div style="padding:0 10px 6px;display:grid;grid-template-columns:auto 1fr;'
+        f'gap:3px 8px;align-items:center">{rows}</div>'
+    )
+
+
+def elsewhere(session: Session) -> str:
+    """Return where the rest of the latest pin's attention goes, in words."""
+    if not session.pins:
+        return ""
+    pin = session.pins[-1]
+    attention, head = session.attention(pin), session.head
+    shares = attention.shares(session.block, head)
+    own = f"{100 * shares[pin.view]:.0f} % stays in its own view, " if pin.view in shares else ""
+    special = float(attention.elsewhere[session.block, -1 if head is None else head])
+    if not own and special < 0.005:
+        return ""
+    return (
+        '<div style="padding:0 10px 6px;font-size:12px;opacity:0.7">The numbers are the shares of '
+        f"its attention on the views; {own}{100 * special:.0f} % is on special tokens.</div>"
     )
 
 
@@ -134,10 +206,8 @@ def _frame(
     draw.rectangle([box[0] - 1, box[1] - 1, box[2], box[3]], outline=colour, width=3)
 
 
-def _heat(
-    row: Float[np.ndarray, " m"], grid: tuple[int, int], size: tuple[int, int]
-) -> Image.Image:
-    painted: UInt8[np.ndarray, "h w 3"] = colours.ramp(heat(row).reshape(grid))
+def _heat(level: Float[np.ndarray, "r c"], size: tuple[int, int]) -> Image.Image:
+    painted: UInt8[np.ndarray, "h w 3"] = colours.ramp(level)
     return Image.fromarray(painted).resize(size, Image.Resampling.NEAREST)
 
 

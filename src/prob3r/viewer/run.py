@@ -1,4 +1,4 @@
-"""One run of a model over a pair, as the viewer looks at it: arrays, poses and curves."""
+"""One run of a model over a scene, as the viewer shows it: arrays, poses and curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from prob3r.geometry import (
     transform,
     translation_error,
 )
-from prob3r.measures.reference import Reference
+from prob3r.measures.reference import Points, Reference
 from prob3r.measures.steps import Step
 
 MEASURED_PIXELS = 1200
@@ -28,56 +28,81 @@ MEASURED_PIXELS = 1200
 
 FEWEST_POINTS = 3  # that determine a pose and a scale
 
+ROTATION, HEAD_ROTATION = "rotation_error", "head_rotation_error"
 METRICS: Mapping[str, tuple[str, str]] = {
-    "rotation_error": ("Rotation of camera 2", "°"),
-    "translation_error": ("Direction to camera 2", "°"),
-    "inner_shape_error": ("Shape of view 2 (after Sim(3))", ""),
-    "pointmap_error": ("Points of view 2", ""),
+    ROTATION: ("Rotation of camera {view}", "°"),
+    "translation_error": ("Direction to camera {view}", "°"),
+    HEAD_ROTATION: ("Rotation of camera {view} by the head", "°"),
+    "inner_shape_error": ("Shape of view {view} (after Sim(3))", ""),
+    "pointmap_error": ("Points of view {view}", ""),
 }
-"""What is measured, each with words and a unit; lengths are in the pair's unit."""
-CURVES = ("rotation_error", "translation_error", "inner_shape_error")
+"""What is measured, each with words and a unit; lengths are in the unit of the pair with view 1."""
+CURVES = (ROTATION, "translation_error", HEAD_ROTATION, "inner_shape_error")
 """Which of them are drawn beside the timeline."""
+
+
+def title(metric: str, view: int | str) -> str:
+    """Return what a metric is called, for a view or for `the views`."""
+    words = METRICS[metric][0]
+    if isinstance(view, int):
+        return words.format(view=view)
+    return words.replace("camera {view}", "the cameras").replace("view {view}", view)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run leaves behind to look at, at every step and in the pair's unit.
+    """What one run leaves behind to look at, at every step and in the views' joint unit.
 
     Attributes:
-        steps: The decoders' sites in their order, then the output.
-        points: Both views' pointmaps at every step, in camera 1's frame.
-        confidence: Both views' confidence in the output.
-        poses: Of camera 2 at every step, as its pointmap states them relative to the reference.
-        curves: Errors of view 2 at every step, by the names of `METRICS`.
+        steps: The trunk's sites in their order, then the output.
+        points: All views' pointmaps at every step, in camera 1's frame.
+        confidence: All views' confidence in the output.
+        poses: Of all cameras at every step, as the pointmaps state them relative to the reference.
+        head_poses: Of all cameras at every step, as the model's own camera head reads them after
+            the last block that is done; None for a model without such a head.
+        curves: By view, from view 2 on: its errors at every step, by the names of `METRICS`.
+        final: All views' pointmaps in the output, at every pixel.
     """
 
     steps: Sequence[Step]
-    points: tuple[Float[np.ndarray, "s h1 w1 3"], Float[np.ndarray, "s h2 w2 3"]]
-    confidence: tuple[Float[np.ndarray, "h1 w1"], Float[np.ndarray, "h2 w2"]]
-    poses: Float[np.ndarray, "s 4 4"]
-    curves: Mapping[str, Float[np.ndarray, " s"]]
+    points: tuple[Float[np.ndarray, "s _h _w 3"], ...]
+    confidence: tuple[Float[np.ndarray, "_h _w"], ...]
+    poses: Float[np.ndarray, "s v 4 4"]
+    head_poses: Float[np.ndarray, "s v 4 4"] | None
+    curves: Mapping[int, Mapping[str, Float[np.ndarray, " s"]]]
+    final: Points
 
-    def at(self, position: float) -> tuple[Float[np.ndarray, "h1 w1 3"], ...]:
-        """Return both views' pointmaps at a position between steps, moved along straight lines."""
+    def at(self, position: float) -> tuple[Float[np.ndarray, "_h _w 3"], ...]:
+        """Return all views' pointmaps at a position between steps, moved along straight lines."""
         first, share = self.between(position)
         if share == 0:
-            return self.points[0][first], self.points[1][first]
+            return tuple(points[first] for points in self.points)
         return tuple(
             (1 - share) * points[first] + share * points[first + 1] for points in self.points
         )
 
-    def pose(self, position: float) -> Float[np.ndarray, "4 4"]:
-        """Return camera 2's pose at a position between steps, turned about one axis."""
+    def cameras(self, position: float, by_head: bool = False) -> Float[np.ndarray, "v 4 4"]:
+        """Return all cameras' poses at a position between steps, each turned about one axis.
+
+        Args:
+            position: Where on the timeline.
+            by_head: Whether as the camera head reads them.
+        """
         import roma  # here, so that all that never turns a camera runs without roma
 
+        path = self.path(by_head)
         first, share = self.between(position)
         if share == 0:
-            return self.poses[first]
-        start, end = torch.from_numpy(self.poses[first : first + 2])
-        turn = roma.rotmat_to_rotvec(start[:3, :3].mT @ end[:3, :3])
-        pose = start + share * (end - start)
-        pose[:3, :3] = start[:3, :3] @ roma.rotvec_to_rotmat(share * turn)
-        return pose.numpy()
+            return path[first]
+        start, end = torch.from_numpy(path[first : first + 2])
+        turn = roma.rotmat_to_rotvec(start[:, :3, :3].mT @ end[:, :3, :3])
+        poses = start + share * (end - start)
+        poses[:, :3, :3] = start[:, :3, :3] @ roma.rotvec_to_rotmat(share * turn)
+        return poses.numpy()
+
+    def path(self, by_head: bool = False) -> Float[np.ndarray, "s v 4 4"]:
+        """Return all cameras' poses at every step."""
+        return self.head_poses if by_head and self.head_poses is not None else self.poses
 
     def between(self, position: float) -> tuple[int, float]:
         """Return the step before a position, and the share of the way to the next one."""
@@ -86,31 +111,32 @@ class Run:
         return first, 0.0 if first == last else position - first
 
 
-class Steps(NamedTuple):
-    """Both views' pointmaps at several steps, one a row, each in a unit of its own."""
+class PairSteps(NamedTuple):
+    """The pointmaps of view 1 and of another view at several steps, each step in its own unit."""
 
     first: Float[Tensor, "s h1 w1 3"]
     second: Float[Tensor, "s h2 w2 3"]
 
 
 def measure(
-    steps: Steps, reference: Reference
+    steps: PairSteps, reference: Reference, view: int = 2
 ) -> tuple[dict[str, Float[Tensor, " s"]], Float[Tensor, "s 4 4"]]:
-    """Return view 2's errors, and its pose in the pair's unit, at many steps at once.
+    """Return a view's errors, and its pose in the unit of the steps, at many steps at once.
 
     The numbers are those of `Reference.errors`; the fit that they rest on is made for all steps
     together, which is many times faster, and gives the pose as well.
     """
-    count = len(steps.second)
+    count, pair = len(steps.second), (0, view - 1)
     valid = [
-        v.expand(count, -1, -1) & p.isfinite().all(dim=-1)
-        for v, p in zip(reference.valid, steps, strict=True)
+        reference.valid[i].expand(count, -1, -1) & p.isfinite().all(dim=-1)
+        for i, p in zip(pair, steps, strict=True)
     ]
-    truths = [p.expand(count, -1, -1, -1) for p in reference.points]
+    truths = [reference.points[i].expand(count, -1, -1, -1) for i in pair]
+    own_unit = norm_factor(steps, valid)
     _, predicted = normalise(steps, valid)
     unit = norm_factor(truths, valid)
     first, second = (p / unit[:, None, None, None] for p in truths)
-    pose = reference.pose(2).repeat(count, 1, 1)
+    pose = reference.pose(view).repeat(count, 1, 1)
     pose[:, :3, 3] /= unit[:, None]
     local = transform(second, invert_rigid(pose))
     fit = pose_from_pointmap(local, predicted, valid[1])
@@ -118,13 +144,13 @@ def measure(
     seen = torch.cat([v.flatten(1) for v in valid], dim=1)
     depth = (depths.masked_fill(~seen, 0)).sum(1) / seen.sum(1)
     errors = {
-        "rotation_error": rotation_error(fit.rotation, pose[:, :3, :3]),
+        ROTATION: rotation_error(fit.rotation, pose[:, :3, :3]),
         "translation_error": translation_error(fit.translation, pose[:, :3, 3], depth),
         "inner_shape_error": pointmap_error(predicted, fit.apply(local), valid[1]),
         "pointmap_error": pointmap_error(predicted, second, valid[1]),
     }
     poses = torch.eye(4).to(pose).repeat(count, 1, 1)
-    poses[:, :3, :3], poses[:, :3, 3] = fit.rotation, fit.translation
+    poses[:, :3, :3], poses[:, :3, 3] = fit.rotation, fit.translation * own_unit[:, None]
     determined = valid[1].sum((1, 2)) >= FEWEST_POINTS
     return {name: e.where(determined, torch.nan) for name, e in errors.items()}, poses
 
@@ -134,8 +160,6 @@ def thinned(reference: Reference) -> tuple[Reference, slice]:
     pixels = max(p.shape[1] * p.shape[2] for p in reference.points)
     stride = ceil((pixels / MEASURED_PIXELS) ** 0.5)
     pick = slice(stride // 2, None, stride)
-    (first, second), (valid1, valid2) = reference.points, reference.valid
-    points = first[:, pick, pick], second[:, pick, pick]
-    return replace(
-        reference, points=points, valid=(valid1[:, pick, pick], valid2[:, pick, pick])
-    ), pick
+    points = tuple(p[:, pick, pick] for p in reference.points)
+    valid = tuple(v[:, pick, pick] for v in reference.valid)
+    return replace(reference, points=points, valid=valid), pick

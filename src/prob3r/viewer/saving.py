@@ -33,10 +33,10 @@ def explanation(session: Session) -> Explanation:
     name = session.probed.name
     if session.ablations:
         name += f" without {'; '.join(ablation.words for ablation in session.ablations)}"
-    probed, pair = session.probed, session.experiment.pair
+    probed, views = session.probed, session.experiment.views
     return explain(
         probed.model,
-        pair,
+        views,
         probed.bank,
         model_name=name,
         edits=session.edits,

@@ -9,13 +9,13 @@ from jaxtyping import Float, UInt8
 
 from prob3r.viewer import colours
 from prob3r.viewer.attention import Pin, rays
-from prob3r.viewer.clouds import Box, Camera, Drawing, Hit, cameras, pick
+from prob3r.viewer.clouds import Box, Camera, Drawing, Hit, cameras, path_lines, pick
 from prob3r.viewer.session import Session
 
 UP = (0.0, -1.0, 0.0)
 """Where up is in camera 1's frame."""
 FRUSTUM = 0.16
-"""How far before its camera a photograph stands, as a share of the scene's radius."""
+"""How far before its camera a photograph stands, as a share of the radius of a scene of two."""
 POINT = 1.2
 """Width of a point, as a share of the space between neighbours at the mean distance."""
 PAPER = 235
@@ -37,8 +37,8 @@ class SceneRenderer:
     def _clear(self) -> None:
         self.drawings: list[Drawing] = []
         self.frames: list[viser.FrameHandle] = []
-        self.clouds: list[list[viser.PointCloudHandle]] = []
-        self.frustums: list[viser.CameraFrustumHandle | None] = []
+        self.clouds: list[dict[int, viser.PointCloudHandle]] = []
+        self.frustums: list[dict[int, viser.CameraFrustumHandle]] = []
         self.pins: list[tuple[Pin, viser.LineSegmentsHandle, viser.IcosphereHandle]] = []
         self.box = Box(-np.ones(3), np.ones(3))
 
@@ -59,14 +59,18 @@ class SceneRenderer:
     def move(self) -> None:
         """Move what is drawn to the session's place on the timeline."""
         position = self.session.timeline.position
-        for drawing, clouds, frustum in zip(self.drawings, self.clouds, self.frustums, strict=True):
-            for cloud, points in zip(clouds, drawing.points(position), strict=True):
-                cloud.points = points
+        every = zip(self.drawings, self.clouds, self.frustums, strict=True)
+        for drawing, clouds, frustums in every:
+            points = drawing.points(position)
+            for view, cloud in clouds.items():
+                cloud.points = points[view - 1]
             if drawing.repaints:
-                for cloud, painted in zip(clouds, drawing.paint(position), strict=True):
-                    cloud.colors = painted
-            if frustum is not None:
-                pose = drawing.pose(position)
+                painted = drawing.paint(position)
+                for view, cloud in clouds.items():
+                    cloud.colors = painted[view - 1]
+            poses = drawing.poses(position)
+            for view, frustum in frustums.items():
+                pose = poses[view - 1]
                 frustum.wxyz, frustum.position = _quaternion(pose), pose[:3, 3]
         self._move_pins()
 
@@ -96,7 +100,7 @@ class SceneRenderer:
     @property
     def depth(self) -> float:
         """How far before its camera a photograph stands."""
-        return FRUSTUM * self.box.radius
+        return FRUSTUM * self.box.radius * (2 / self.session.experiment.views.count) ** 0.3
 
     def draw_pins(self) -> None:
         """Draw the chosen patches of the present state, and where they display."""
@@ -128,22 +132,22 @@ class SceneRenderer:
     def _rays(
         self, pin: Pin, colour: tuple[int, int, int]
     ) -> tuple[Float[np.ndarray, "r 2 3"], UInt8[np.ndarray, "r 2 3"]]:
-        """Return the ray from a patch's camera to it, and from the other to where it looks.
+        """Return the ray from a patch's camera to it, and from other cameras to where it attends.
 
-        Rays of patches that get less attention are fainter.
+        A special token has no place in the scene; its camera stands for it. Rays of patches that
+        get less attention are fainter.
         """
         drawing, position = self.drawings[self.session.present], self.session.timeline.position
-        maps = drawing.maps(position)
-        centres = np.zeros(3), drawing.pose(position)[:3, 3]
-        keys, weights = rays(self.session.watched(pin))
-        patch = self._middles(maps, pin.view)[pin.patch][None]
-        seen = self._middles(maps, 3 - pin.view)[keys]
-        ends = np.concatenate([patch, seen])
-        starts = np.where(
-            np.arange(len(ends))[:, None] == 0, centres[pin.view - 1], centres[2 - pin.view]
-        )
+        maps, centres = drawing.maps(position), drawing.poses(position)[:, :3, 3]
+        found = rays(self.session.watched(pin))
+        own = centres[pin.view - 1]
+        place = own if pin.token else self._middles(maps, pin.view)[pin.patch]
+        middles = {view: self._middles(maps, view) for view in set(found.views.tolist())}
+        seen = [middles[v][k] for v, k in zip(found.views.tolist(), found.keys, strict=True)]
+        ends = np.stack([place, *seen])
+        starts = np.concatenate([own[None], centres[found.views - 1]])
         lines = np.stack([starts, np.where(np.isfinite(ends), ends, starts)], axis=1)
-        strength = np.sqrt(np.concatenate([[1.0], weights]))[:, None]
+        strength = np.sqrt(np.concatenate([[1.0], found.weights]))[:, None]
         faded = PAPER - strength * (PAPER - np.array(colour))
         return lines, np.repeat(faded[:, None], 2, axis=1).astype(np.uint8)
 
@@ -167,8 +171,8 @@ class SceneRenderer:
         size = POINT * display.size * experiment.stride / experiment.focal[0][0]
         views = zip(drawing.points(position), drawing.paint(position), strict=True)
         self.clouds.append(
-            [
-                self.scene.add_point_cloud(
+            {
+                view: self.scene.add_point_cloud(
                     f"{name}/view{view}",
                     points,
                     painted,
@@ -178,18 +182,29 @@ class SceneRenderer:
                     precision="float32",
                 )
                 for view, (points, painted) in enumerate(views, 1)
-            ]
+                if len(points)
+            }
         )
         ghost = drawing.ghost()
         if ghost is not None:
             self.scene.add_point_cloud(
                 f"{name}/ghost", ghost, colours.GHOST, point_size=0.6 * size, point_shading="flat"
             )
-        frustum = None
-        if display.cameras:
-            both = enumerate(cameras(drawing, position), 1)
-            frustum = [self._draw_camera(f"{name}/camera{v}", v, camera) for v, camera in both][1]
-        self.frustums.append(frustum)
+        self.frustums.append(
+            {
+                view: self._draw_camera(f"{name}/camera{view}", view, camera)
+                for view, camera in cameras(drawing, position).items()
+            }
+        )
+        if display.paths:
+            for view, lines in path_lines(drawing).items():
+                self.scene.add_line_segments(
+                    f"{name}/path{view}",
+                    lines,
+                    colours.of_view(view),
+                    thickness=2.5,
+                    thickness_units="screen",
+                )
         if len(self.session.panes) > 1:
             top = (self.box.centre[0], self.box.low[1] - 0.12 * self.box.radius, self.box.centre[2])
             self.scene.add_label(
@@ -201,7 +216,7 @@ class SceneRenderer:
             name,
             camera.fov,
             camera.aspect,
-            color=colours.VIEW_COLOURS[view - 1],
+            color=colours.of_view(view),
             image=camera.image,
             wxyz=_quaternion(camera.pose),
             position=camera.pose[:3, 3],

@@ -27,14 +27,14 @@ class Viewer:
 
     Args:
         probed: The model with its probes.
-        source: The pair that every browser sees first.
+        source: The scene that every browser sees first.
         others: What can be compared with, by name; each is read when it is first asked for.
         host: The address to bind to; of another than the own machine, others can come in.
         port: The port, or 0 for any that is free.
         names: Further names that browsers may call the address by; see `Gate`.
 
     Raises:
-        Prob3rError: The pair cannot be read, or the address cannot be bound to.
+        Prob3rError: The scene cannot be read, or the address cannot be bound to.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Viewer:
         check_free(host, port)
         gate = Gate(host, names)
         self.probed, self.source, self.others = probed, source, dict(others or {})
-        self.experiment = Experiment(probed, source.pair(probed.model))
+        self.experiment = Experiment(probed, source.views(probed.model))
         self.visits: dict[int, Visit] = {}
         # viser reports every stop on the console; ours is the only voice there.
         rich.get_console().quiet = True

@@ -8,59 +8,19 @@ import numpy as np
 from jaxtyping import Float
 
 from prob3r.errors import Prob3rError
-from prob3r.measures.attention import Strongest
+from prob3r.measures.views import ViewRelations
 from prob3r.models.protocol import trunk
 from prob3r.runs.edits import Edit
 from prob3r.viewer import colours
 from prob3r.viewer.ablations import Ablation, python
-from prob3r.viewer.attention import MOST_PINS, Pin, weights
+from prob3r.viewer.attention import MOST_PINS, PatchAttention, Pin
+from prob3r.viewer.display import ALL, FINAL_STATE, NOTHING, OF_HEAD, THE_TRUTH, Display
 from prob3r.viewer.experiment import Experiment, ProbedModel
-from prob3r.viewer.run import METRICS, Run
+from prob3r.viewer.run import METRICS, Run, title
 from prob3r.viewer.sources import Source
 from prob3r.viewer.timeline import TimelinePosition
 
 MOST_ABLATIONS = 50
-NOTHING, FINAL_STATE, THE_TRUTH = "nothing", "the final state", "the truth"
-GHOSTS = (NOTHING, FINAL_STATE, THE_TRUTH)
-MOVING = ("both views", "view 1", "view 2")
-COLOURS = (
-    colours.PHOTOGRAPH,
-    colours.VIEW,
-    colours.CONFIDENCE,
-    colours.ERROR,
-    colours.DISPLACEMENT,
-)
-
-
-@dataclass(frozen=True)
-class Display:
-    """How the points are shown.
-
-    Attributes:
-        colour: One of `COLOURS`.
-        size: Of a point, as a share of the space between neighbours at the mean distance.
-        hidden: The share of the points that is hidden, the least sure ones, in percent.
-        view1, view2: Whether each view is shown.
-        moving: One of `MOVING`: which views follow the timeline; the other is in its final state.
-        ghost: One of `GHOSTS`: what is shown in grey beside the points.
-        cameras: Whether the cameras are shown.
-    """
-
-    colour: str = colours.PHOTOGRAPH
-    size: float = 1.0
-    hidden: int = 5
-    view1: bool = True
-    view2: bool = True
-    moving: str = MOVING[0]
-    ghost: str = NOTHING
-    cameras: bool = True
-
-    def __post_init__(self) -> None:
-        for name, choices in (("colour", COLOURS), ("moving", MOVING), ("ghost", GHOSTS)):
-            if getattr(self, name) not in choices:
-                raise Prob3rError(f"{name} must be one of {', '.join(choices)}.")
-        if not 0.1 <= self.size <= 5 or not 0 <= self.hidden <= 95:
-            raise Prob3rError("The size goes from 0.1 to 5, and what is hidden from 0 to 95.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +41,18 @@ class Pane:
 
 
 class Session:
-    """What one person looks at: a pair, ablations, a comparison, pins, a place on the timeline.
+    """What one person looks at: a scene, ablations, a comparison, pins, a place on the timeline.
 
     A wish that cannot be granted raises Prob3rError and changes nothing.
 
     Args:
         probed: The model with its probes.
-        source: The pair.
+        source: The scene.
         others: What it can be compared with, by name; each is read when it is first asked for.
-        experiment: The model on the pair, if somebody has it already.
+        experiment: The model on the scene, if somebody has it already.
 
     Attributes:
-        experiment: The model on the pair.
+        experiment: The model on the scene.
         run: The run with the present ablations.
         ablations: What is switched off, the latest last.
         display: How the points are shown.
@@ -111,7 +71,7 @@ class Session:
         self.probed, self.source = probed, source
         self.others = dict(others or {})
         self.display = Display()
-        self.experiment = experiment or Experiment(probed, source.pair(probed.model))
+        self.experiment = experiment or Experiment(probed, source.views(probed.model))
         self.against: str | None = None
         self._begin()
 
@@ -121,7 +81,9 @@ class Session:
         self.ablations: list[Ablation] = []
         self._edits: list[list[Edit]] = []
         self._other: Pane | None = None
-        self._attention: dict[tuple[int, int], Strongest] | None = None
+        self._attention: dict[Pin, PatchAttention] = {}
+        self._relations: ViewRelations | None = None
+        self._toward: int | None = None
         self.pins: list[Pin] = []
         self.block = trunk(self.probed.model).blocks // 2
         self.head: int | None = None
@@ -129,22 +91,27 @@ class Session:
         self.timeline = TimelinePosition(last, float(last), last)
 
     def open(self, source: Source) -> None:
-        """Look at another pair, with nothing switched off and nothing compared.
+        """Look at another scene, with nothing switched off and nothing compared.
 
         Raises:
-            Prob3rError: The pair cannot be read.
+            Prob3rError: The scene cannot be read.
         """
-        self.experiment = Experiment(self.probed, source.pair(self.probed.model))
+        self.experiment = Experiment(self.probed, source.views(self.probed.model))
         self.source, self.against = source, None
-        if self._needs_truth(self.display) and not self.experiment.has_truth:
+        self.display = replace(self.display, views=None, moving=ALL)
+        if self.display.needs_truth and not self.experiment.has_truth:
             self.display = replace(self.display, colour=colours.PHOTOGRAPH, ghost=NOTHING)
         self._begin()
 
     def show(self, **changes: Any) -> None:
         """Change how the points are shown; see `Display`."""
         display = replace(self.display, **changes)
-        if self._needs_truth(display) and not self.experiment.has_truth:
-            raise Prob3rError("The truth of this pair is not known; choose something else.")
+        if display.needs_truth and not self.experiment.has_truth:
+            raise Prob3rError("The truth of this scene is not known; choose something else.")
+        if display.cameras == OF_HEAD and not self.experiment.has_camera_head:
+            raise Prob3rError("This model has no camera head; choose something else.")
+        for view in (*(display.views or ()), *([display.moving] if display.moving else ())):
+            self._check_view(view)
         self.display = display
 
     def move(self, step: int) -> None:
@@ -159,7 +126,7 @@ class Session:
             raise Prob3rError(f"{ablation.words} is switched off already.")
         if len(self.ablations) == MOST_ABLATIONS:
             raise Prob3rError(f"There are {MOST_ABLATIONS} ablations already; undo some first.")
-        edits = ablation.edits(self.probed.model, self.experiment.pair)
+        edits = ablation.edits(self.probed.model, self.experiment.views)
         self._rerun([*self.ablations, ablation], [*self._edits, edits])
 
     def undo(self) -> None:
@@ -180,18 +147,20 @@ class Session:
         if name not in self.others:
             raise Prob3rError(f"There is nothing called '{name}' to compare with.")
         probed = self.others[name]()
-        other = Experiment(probed, self.source.pair(probed.model))
+        other = Experiment(probed, self.source.views(probed.model))
         self._other = self._beside(name, other, self.ablations)
         self.against = name
 
-    def pin(self, view: int, patch: int) -> None:
-        """Choose a patch, and let go of the oldest where there are too many."""
-        if view not in (1, 2):
-            raise Prob3rError("The view must be 1 or 2.")
+    def pin(self, view: int, patch: int = 0, token: str = "") -> None:
+        """Choose a patch or a special token, and let go of the oldest where there are too many."""
+        self._check_view(view)
         rows, columns = self.experiment.grids[view - 1]
         if not 0 <= patch < rows * columns:
             raise Prob3rError(f"View {view} has {rows} rows and {columns} columns of patches.")
-        pin = Pin(view, patch)
+        if token:
+            layout = trunk(self.probed.model).layout(view)
+            layout.index(token, rows * columns + len(layout.special))
+        pin = Pin(view, patch, token)
         self.pins = [*(p for p in self.pins if p != pin), pin][-MOST_PINS:]
 
     def unpin(self) -> None:
@@ -207,17 +176,47 @@ class Session:
             )
         self.block, self.head = block, head
 
-    def attention(self, pin: Pin) -> Float[np.ndarray, "blocks k m"]:
-        """Return where a patch looks in the present run, the mean of the heads last."""
-        if self._attention is None:
-            self._attention = self.experiment.attention(self.edits)
-        rows, columns = self.experiment.grids[2 - pin.view]
-        return weights(self._attention, pin, 3 - pin.view, rows * columns)
+    def attention(self, pin: Pin) -> PatchAttention:
+        """Return what a token attends to in the present run."""
+        if pin not in self._attention:
+            self._attention[pin] = self.experiment.attention(pin, self.edits)
+        return self._attention[pin]
 
-    def watched(self, pin: Pin) -> Float[np.ndarray, " m"]:
-        """Return where a patch looks by the head that is shown."""
-        row: np.ndarray = self.attention(pin)[self.block, -1 if self.head is None else self.head]
-        return row
+    def watched(self, pin: Pin) -> dict[int, Float[np.ndarray, " _m"]]:
+        """Return what a token attends to by the head that is shown, for every other view."""
+        head = -1 if self.head is None else self.head
+        return {
+            view: rows[self.block, head]
+            for view, rows in self.attention(pin).patches.items()
+            if view != pin.view
+        }
+
+    @property
+    def toward(self) -> int:
+        """The view for which all heads of the latest pin are shown; the most attended by default.
+
+        Without a pin it means nothing, and is view 1.
+        """
+        if not self.pins:
+            return 1
+        pin = self.pins[-1]
+        if self._toward is not None and self._toward != pin.view:
+            return self._toward
+        shares = {view: row.sum() for view, row in self.watched(pin).items()}
+        return max(shares, key=lambda view: float(shares[view]))
+
+    def show_heads(self, view: int | None) -> None:
+        """Choose the view for which all heads are shown; None is the most attended one."""
+        if view is not None:
+            self._check_view(view)
+        self._toward = view
+
+    @property
+    def relations(self) -> ViewRelations:
+        """How the views relate in the present run."""
+        if self._relations is None:
+            self._relations = self.experiment.relations(self.run, self.edits)
+        return self._relations
 
     @property
     def edits(self) -> list[Edit]:
@@ -249,22 +248,30 @@ class Session:
     @property
     def python(self) -> str:
         """A program that does what was done here."""
-        return python(self.ablations, self.probed.name, self.source.python)
+        model, views = self.probed.model, self.experiment.views.count
+        return python(self.ablations, model, views, self.probed.name, self.source.python)
 
     def numbers(self) -> list[tuple[str, str, list[float]]]:
         """Return the errors of every pane's output: what it is, its unit, a value for each pane.
 
-        Against the final state, that of the clean run, a clean run has none by construction.
+        Of more than two views, a value is the median over views 2, 3, …. Against the final state,
+        that of the clean run, a clean run has none by construction.
         """
-        panes = self.panes
+        several = self.experiment.views.count > 2
         return [
-            (title, unit, [float(pane.run.curves[metric][-1]) for pane in panes])
-            for metric, (title, unit) in METRICS.items()
+            (
+                title(metric, "the views" if several else 2),
+                unit,
+                [_median(pane.run, metric) for pane in self.panes],
+            )
+            for metric, (_, unit) in METRICS.items()
+            if all(metric in curves for curves in self.run.curves.values())
         ]
 
-    @staticmethod
-    def _needs_truth(display: Display) -> bool:
-        return display.colour == colours.ERROR or display.ghost == THE_TRUTH
+    def _check_view(self, view: int) -> None:
+        count = self.experiment.views.count
+        if not 1 <= view <= count:
+            raise Prob3rError(f"There is no view {view}; views count from 1 to {count}.")
 
     def _rerun(self, ablations: list[Ablation], edits: list[list[Edit]]) -> None:
         run = self.experiment.run([edit for one in edits for edit in one])
@@ -272,11 +279,17 @@ class Session:
         if other is not None and self.against is not None:
             other = self._beside(self.against, other.experiment, ablations)
         self.run, self.ablations, self._edits, self._other = run, ablations, edits, other
-        self._attention = None
+        self._attention, self._relations = {}, None
 
     def _beside(self, name: str, other: Experiment, ablations: list[Ablation]) -> Pane:
         """Return a comparison with the same ablations."""
-        edits = [
-            e for ablation in ablations for e in ablation.edits(other.probed.model, other.pair)
-        ]
+        model, views = other.probed.model, other.views
+        edits = [edit for ablation in ablations for edit in ablation.edits(model, views)]
         return Pane(name, other.run(edits), other, other.clean if ablations else None)
+
+
+def _median(run: Run, metric: str) -> float:
+    """Return the median of an error of the output over the views that have it."""
+    values = [curves[metric][-1] for curves in run.curves.values() if metric in curves]
+    known = [float(value) for value in values if np.isfinite(value)]
+    return float(np.median(known)) if known else float("nan")

@@ -1,51 +1,49 @@
-"""Where a pair comes from: read anew for every model, since each frames photographs its own way."""
+"""Where a scene comes from: read anew for every model, since each has a framing of its own."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from prob3r.models import Model
-from prob3r.scenes import Pair
+from prob3r.scenes import Views
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A pair that can be read for any model."""
+    """The views of a scene, which can be read for any model."""
 
     @property
     def python(self) -> str:
-        """The statements that read it as `pair`, where `model` stands for the model."""
+        """The statements that read them as `views`, where `model` stands for the model."""
 
-    def pair(self, model: Model) -> Pair:
-        """Return the pair as this model expects it; raise Prob3rError if it cannot be used."""
+    def views(self, model: Model) -> Views:
+        """Return the views as this model expects them; raise Prob3rError if they cannot be used."""
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Two image files.
+    """Image files.
 
     Attributes:
-        first, second: The files.
+        files: The files, the reference first.
         names: What to call them, where that is not their path.
     """
 
-    first: Path
-    second: Path
-    names: tuple[str, str] | None = None
+    files: tuple[Path, ...]
+    names: tuple[str, ...] = ()
 
     @property
     def python(self) -> str:
-        """The statements that read it."""
-        first, second = self.names or (str(self.first), str(self.second))
-        return f"pair = prob3r.Pair.from_images([{first!r}, {second!r}], model)"
+        """The statements that read them."""
+        names = ", ".join(repr(name) for name in self.names or map(str, self.files))
+        return f"views = prob3r.Views.from_images([{names}], model)"
 
-    def pair(self, model: Model) -> Pair:
-        """Return the photographs; see `Pair.from_images`."""
-        pair = Pair.from_images([self.first, self.second], model)
-        if self.names is None:
-            return pair
-        first, second = (Path(name).stem for name in self.names)
-        return Pair(pair.view1, pair.view2, (f"{first}, {second}",))
+    def views(self, model: Model) -> Views:
+        """Return the photographs; see `Views.from_images`."""
+        views = Views.from_images(self.files, model)
+        if not self.names:
+            return views
+        return views.named([", ".join(Path(name).stem for name in self.names)])
 
 
 @dataclass(frozen=True)
@@ -57,27 +55,37 @@ class Folder:
     @property
     def python(self) -> str:
         """The statements that read it."""
-        return f"pair = prob3r.Pair.from_folder({str(self.path)!r}, model)"
+        return f"views = prob3r.Views.from_folder({str(self.path)!r}, model)"
 
-    def pair(self, model: Model) -> Pair:
-        """Return the pair; see `Pair.from_folder`."""
-        return Pair.from_folder(self.path, model)
+    def views(self, model: Model) -> Views:
+        """Return the views; see `Views.from_folder`."""
+        return Views.from_folder(self.path, model)
 
 
 @dataclass(frozen=True)
 class Room:
-    """A procedural room of the test split, whose truth is known."""
+    """A procedural room of the test split, whose truth is known.
+
+    Attributes:
+        number: Which one.
+        count: How many views to take.
+    """
 
     number: int
+    count: int = 2
 
     @property
     def python(self) -> str:
         """The statements that read it."""
-        room = f'Rooms("test", model.config.image_size, compile=False)[{self.number}]'
-        return f"from prob3r.rooms import Rooms\n\npair = {room}"
+        more = f", views={self.count}" if self.count != 2 else ""
+        room = f'Rooms("test", model.config.image_size, compile=False{more})[{self.number}]'
+        return f"from prob3r.rooms import Rooms\n\nviews = {room}"
 
-    def pair(self, model: Model) -> Pair:
+    def views(self, model: Model) -> Views:
         """Return the room as this model sees it."""
         from prob3r.rooms import Rooms  # here, since it brings a renderer that few need
 
-        return Rooms("test", size=model.config.image_size, compile=False)[self.number]
+        size = model.config.image_size
+        if self.count == 2:
+            return Rooms("test", size, compile=False)[self.number]
+        return Rooms("test", size, compile=False, views=self.count)[self.number]

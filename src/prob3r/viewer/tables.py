@@ -22,14 +22,15 @@ _NARROW = (
 
 def heading(session: Session) -> str:
     """Return what is looked at, and what errors are measured against."""
-    pair = session.experiment.pair
-    name = pair.names[0] if pair.names else "two views"
-    against = "the truth"
-    if not session.experiment.has_truth:
-        against = "the model's own final state: the truth of this pair is not known"
+    experiment = session.experiment
+    views, against = experiment.views, "the truth"
+    name = views.names[0] if views.names else f"{views.count} views"
+    if not experiment.has_truth:
+        against = "the model's own final state: the truth of this scene is not known"
+    reading = "" if session.probed.bank is not None else f"{escape(experiment.reading)} "
     return (
         f'{_NARROW}<div style="{_PAD}"><b>{escape(name)}</b> · {escape(session.probed.words)}<br>'
-        f'<span style="opacity:0.7">Errors are against {against}.</span></div>'
+        f'<span style="opacity:0.7">{reading}Errors are against {against}.</span></div>'
     )
 
 
@@ -38,13 +39,21 @@ def where(session: Session) -> str:
     timeline, panes = session.timeline, session.panes
     step = session.experiment.steps[round(timeline.position)]
     present = panes[session.present]
-    others = [pane for pane in panes if pane is not present]
-    lines = [
-        (pane.title, colour, pane.run.curves)
-        for pane, colour in zip([present, *others], LINES, strict=False)
-        if len(pane.run.steps) == len(present.run.steps)
-    ]
-    drawn = curves(present.run.steps, timeline.position, lines, session.reference)
+    of: int | str = 2
+    if session.experiment.views.count == 2:
+        others = [pane for pane in panes if pane is not present]
+        lines = [
+            (pane.title, colour, pane.run.curves[2])
+            for pane, colour in zip([present, *others], LINES, strict=False)
+            if len(pane.run.steps) == len(present.run.steps)
+        ]
+    else:
+        of, few = "the views", len(present.run.curves) < 6
+        lines = [
+            (f"view {view}" if few else str(view), colours.css(colours.of_view(view)), curve)
+            for view, curve in present.run.curves.items()
+        ]
+    drawn = curves(present.run.steps, timeline.position, lines, session.reference, of)
     words = escape(step.words[0].upper() + step.words[1:])
     return f'<div style="{_PAD}"><b>{words}</b></div>{drawn}'
 
@@ -72,6 +81,7 @@ def numbers(session: Session) -> str:
     panes = session.panes
     if len(panes) == 1:
         return ""
+    median = ", in the median over the views" if session.experiment.views.count > 2 else ""
     head = "".join(f'<th style="text-align:right">{escape(pane.title)}</th>' for pane in panes)
     cell = '<td style="text-align:right;padding-left:8px">'
     rows = "".join(
@@ -81,7 +91,8 @@ def numbers(session: Session) -> str:
     return (
         f'<div style="{_PAD}"><table style="width:100%;border-collapse:collapse">'
         f"<tr><th></th>{head}</tr>{rows}</table>"
-        f'<span style="opacity:0.7">Errors of the output against {session.reference}.</span></div>'
+        f'<span style="opacity:0.7">Errors of the output against {session.reference}'
+        f"{median}.</span></div>"
     )
 
 
@@ -95,13 +106,32 @@ def legend(session: Session, drawing: Drawing) -> str:
             f'<div style="{_PAD}">{bar}<div style="display:flex;justify-content:space-between">'
             f"{ends}</div>{escape(scale.words)}</div>"
         )
-    if session.display.colour != colours.VIEW:
-        return ""
-    views = "".join(
-        f'<span style="color:{colours.css(colour)};margin-right:12px">■ view {view}</span>'
-        for view, colour in enumerate(colours.VIEW_COLOURS, 1)
-    )
-    return f'<div style="{_PAD}">{views}</div>'
+    return ""
+
+
+def chips(session: Session, write: str) -> str:
+    """Return one button a view that shows or hides it, in its colour.
+
+    Args:
+        session: What is looked at.
+        write: JavaScript that writes `t` into the text field that follows.
+    """
+    count, display = session.experiment.views.count, session.display
+    shown = [view for view in range(1, count + 1) if display.shows(view)]
+    buttons = ""
+    for view in range(1, count + 1):
+        others = [v for v in range(1, count + 1) if (v in shown) != (v == view)]
+        text = ", ".join(map(str, others)) if len(others) < count else "all"
+        click = f"t='{text or 'none'}';{write}"
+        colour = colours.css(colours.of_view(view))
+        faint = "" if view in shown else ";opacity:0.35;text-decoration:line-through"
+        buttons += (
+            f'<button type="button" aria-pressed="{str(view in shown).lower()}" '
+            f'onclick="{escape(click)}" style="border:1px solid {colour};border-left-width:8px;'
+            f"background:none;color:inherit;border-radius:4px;padding:1px 7px;cursor:pointer;"
+            f'font-size:12px{faint}">view {view}</button>'
+        )
+    return f'<div style="{_PAD};display:flex;flex-wrap:wrap;gap:5px">{buttons}</div>'
 
 
 def code(text: str) -> str:

@@ -1,27 +1,20 @@
 """The tabs of the panel: each builds its controls, and says what they ask of the session."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import trunk
-from prob3r.reliability.matchers import best_matcher
-from prob3r.viewer import colours, pictures, saving, tables
-from prob3r.viewer.ablations import BLOCK, BOTH, HEAD, MODES, SINKS, SUBLAYERS, Ablation
-from prob3r.viewer.experiment import Experiment
-from prob3r.viewer.pictures import chosen
-from prob3r.viewer.session import COLOURS, GHOSTS, MOVING, THE_TRUTH
-from prob3r.viewer.sources import Source
-from prob3r.viewer.uploads import LIMIT, Uploads, limit
+from prob3r.viewer import colours, pictures, relations, tables
+from prob3r.viewer.display import ALL, CAMERAS, COLOURS, GHOSTS, OF_HEAD, THE_TRUTH
+from prob3r.viewer.pictures import WRITE, chosen
 from prob3r.viewer.visit import Visit, set_value
 
-ALONE = "nothing"
 MEAN = "mean of the heads"
-SUBLAYER_CHOICES = {"cross-attention": "cross_attn", "self-attention": "self_attn", "MLP": "mlp"}
-VIEW_CHOICES = {"view 2": 2, "view 1": 1, "both views": BOTH}
-_NOTE = "padding:0 10px 6px;font-size:12px;line-height:1.4;opacity:0.7"
+MOST_ATTENDED = "the most attended"
+ALL_VIEWS = "all views"
+NOTE = "padding:0 10px 6px;font-size:12px;line-height:1.4;opacity:0.7"
 
 
 class Tab(ABC):
@@ -44,7 +37,11 @@ class Tab(ABC):
 
     def note(self, text: str) -> None:
         """Add a line of explanation."""
-        self.gui.add_html(f'<div style="{_NOTE}">{escape(text)}</div>')
+        self.gui.add_html(f'<div style="{NOTE}">{escape(text)}</div>')
+
+    def view_names(self) -> tuple[str, ...]:
+        """Return what to call every view."""
+        return tuple(f"view {v}" for v in range(1, self.session.experiment.views.count + 1))
 
 
 class DisplayTab(Tab):
@@ -57,18 +54,22 @@ class DisplayTab(Tab):
             "Colour by", self._known(COLOURS), initial_value=display.colour
         )
         self.legend = gui.add_html("")
+        self.chips = gui.add_html("")
+        self.views = gui.add_text(
+            "Views shown", "all", hint="Click a view above, or type: all, or 1, 3, 4."
+        )
         self.size = gui.add_slider("Point size", 0.2, 3.0, 0.1, display.size)
         self.hidden = gui.add_slider(
             "Hide, %", 0, 90, 5, display.hidden, hint="Points that the model is least sure of."
         )
-        self.view1 = gui.add_checkbox("View 1", display.view1)
-        self.view2 = gui.add_checkbox("View 2", display.view2)
-        self.cameras = gui.add_checkbox("Cameras", display.cameras)
+        self.cameras = gui.add_dropdown(
+            "Cameras", self._known(CAMERAS), initial_value=display.cameras
+        )
+        self.paths = gui.add_checkbox(
+            "Camera paths", display.paths, hint="The way of every camera along the timeline."
+        )
         self.moving = gui.add_dropdown(
-            "Timeline",
-            MOVING,
-            initial_value=display.moving,
-            hint="Which views follow the timeline.",
+            "Timeline", self._moving(), hint="Which views follow the timeline."
         )
         self.ghost = gui.add_dropdown(
             "Ghost",
@@ -76,21 +77,56 @@ class DisplayTab(Tab):
             initial_value=display.ghost,
             hint="In grey beside the points.",
         )
-        for name in ("colour", "size", "hidden", "view1", "view2", "cameras", "moving", "ghost"):
+        for name in ("colour", "size", "hidden", "cameras", "paths", "ghost"):
             self._follow(name)
+        self.views.on_update(self.visit.guarded(self._choose_views))
+        self.moving.on_update(self.visit.guarded(self._choose_moving))
 
     def refresh(self) -> None:
         """Offer what there is truth for, and say what colours mean."""
-        self.colour.options, self.ghost.options = self._known(COLOURS), self._known(GHOSTS)
-        set_value(self.colour, self.session.display.colour)
-        set_value(self.ghost, self.session.display.ghost)
+        display = self.session.display
+        for handle, choices in (
+            (self.colour, COLOURS),
+            (self.ghost, GHOSTS),
+            (self.cameras, CAMERAS),
+        ):
+            handle.options = self._known(choices)
+        self.moving.options = self._moving()
+        set_value(self.colour, display.colour)
+        set_value(self.ghost, display.ghost)
+        set_value(self.cameras, display.cameras)
+        set_value(self.moving, self._moving()[display.moving])
+        shown = "all" if display.views is None else ", ".join(map(str, display.views)) or "none"
+        set_value(self.views, shown)
+        self.chips.content = tables.chips(self.session, WRITE)
         drawing = self.visit.renderer.drawings[self.session.present]
         self.legend.content = tables.legend(self.session, drawing)
 
     def _known(self, choices: tuple[str, ...]) -> tuple[str, ...]:
-        if self.session.experiment.has_truth:
-            return choices
-        return tuple(choice for choice in choices if choice not in (colours.ERROR, THE_TRUTH))
+        """Return the choices without those that need a truth or a camera head that is not there."""
+        experiment = self.session.experiment
+        missing: tuple[str, ...] = () if experiment.has_truth else (colours.ERROR, THE_TRUTH)
+        missing += () if experiment.has_camera_head else (OF_HEAD,)
+        return tuple(choice for choice in choices if choice not in missing)
+
+    def _moving(self) -> tuple[str, ...]:
+        return (ALL_VIEWS, *(f"{name} alone" for name in self.view_names()))
+
+    def _choose_moving(self, _: Any) -> None:
+        self.session.show(moving=self._moving().index(self.moving.value) or ALL)
+        self.visit.redraw()
+
+    def _choose_views(self, _: Any) -> None:
+        text = self.views.value.strip().lower()
+        if text in ("all", "none"):
+            views: tuple[int, ...] | None = None if text == "all" else ()
+        else:
+            parts = [part.strip() for part in text.split(",")]
+            if not all(part.isascii() and part.isdigit() and len(part) < 3 for part in parts):
+                return  # it is still being typed
+            views = tuple(dict.fromkeys(int(part) for part in parts))
+        self.session.show(views=views)
+        self.visit.redraw()
 
     def _follow(self, name: str) -> None:
         handle = getattr(self, name)
@@ -109,22 +145,32 @@ class AttentionTab(Tab):
         """Add the controls."""
         stack = trunk(self.session.probed.model)
         self.note(
-            "Click a patch below, or a point in 3D: the other photograph shows where it looks."
+            "Click a patch below, or a point in 3D: the other photographs show what it attends to."
         )
         self.photographs = self.gui.add_html("")
+        self.elsewhere = self.gui.add_html("")
+        self.tokens = self.gui.add_html("")
         self.heads = self.gui.add_html("")
         self.choice = self.gui.add_text(
-            "Chosen", "", hint="Or type: view 2, row 5, column 3; block 3, head 1; block 3, mean."
+            "Chosen",
+            "",
+            hint="Or type: view 2, row 5, column 3; view 2, camera; block 3, head 1.",
         )
         blocks = tuple(str(i) for i in range(stack.blocks))
         heads = (MEAN, *(f"head {i}" for i in range(stack.heads)))
         self.block = self.gui.add_dropdown("Block", blocks, initial_value=str(self.session.block))
         self.head = self.gui.add_dropdown("Head", heads, initial_value=MEAN)
+        self.toward = self.gui.add_dropdown(
+            "Heads shown for",
+            (MOST_ATTENDED, *self.view_names()),
+            hint="The view in which the small pictures show what every head attends to.",
+        )
         self.unpin = self.gui.add_button("Let go of all patches", color="gray")
         for handle, action in (
             (self.choice, self._choose),
             (self.block, self._watch),
             (self.head, self._watch),
+            (self.toward, self._toward),
         ):
             handle.on_update(self.visit.guarded(action))
         self.unpin.on_click(self.visit.guarded(self._unpin))
@@ -134,7 +180,11 @@ class AttentionTab(Tab):
         """Show the photographs, the pins and the heads."""
         session = self.session
         self.photographs.content = pictures.photographs(session)
+        self.elsewhere.content = pictures.elsewhere(session)
+        self.tokens.content = pictures.tokens(session)
         self.heads.content = pictures.heads(session)
+        self.toward.visible = session.experiment.views.count > 2
+        self.toward.options = (MOST_ATTENDED, *self.view_names())
         self.unpin.disabled = not session.pins
         set_value(self.block, str(session.block))
         set_value(self.head, MEAN if session.head is None else f"head {session.head}")
@@ -143,23 +193,33 @@ class AttentionTab(Tab):
         choice = chosen(self.choice.value)
         if choice is None:
             return
-        first, second, *rest = choice.values
+        first, *rest = choice.values
         assert first is not None
         if choice.kind == "head":
-            self.session.watch(first, second)
+            self.session.watch(first, rest[0])
+        elif choice.kind == "token":
+            if choice.token not in trunk(self.session.probed.model).layout(first).special:
+                return  # it is still being typed
+            self.session.pin(first, token=choice.token)
         else:
-            (column,) = rest
-            assert second is not None
+            row, column = rest
+            assert row is not None
             assert column is not None
-            self._pin(first, second, column)
+            self._pin(first, row, column)
         self._shown()
 
     def _pin(self, view: int, row: int, column: int) -> None:
-        if view in (1, 2):
-            rows, columns = self.session.experiment.grids[view - 1]
+        grids = self.session.experiment.grids
+        if 1 <= view <= len(grids):
+            rows, columns = grids[view - 1]
             if row >= rows or column >= columns:
                 raise Prob3rError(f"View {view} has {rows} rows and {columns} columns, from 0 on.")
             self.session.pin(view, row * columns + column)
+
+    def _toward(self, _: Any) -> None:
+        name = self.toward.value
+        self.session.show_heads(None if name == MOST_ATTENDED else int(name.split()[1]))
+        self.refresh()
 
     def _watch(self, _: Any) -> None:
         head = self.head.value
@@ -182,174 +242,34 @@ class AttentionTab(Tab):
 
     def _shown(self) -> None:
         self.visit.renderer.draw_pins()
-        self.refresh()
+        self.visit.on_change()
 
 
-class AblationTab(Tab):
-    """Parts to switch off."""
+class ViewsTab(Tab):
+    """Who attends to whom, and which view disagrees with the rest."""
 
     def build(self) -> None:
         """Add the controls."""
-        gui, stack = self.gui, trunk(self.session.probed.model)
-        blocks = tuple(str(i) for i in range(stack.blocks))
-        heads = tuple(str(i) for i in range(stack.heads))
-        self.kind = gui.add_dropdown("Switch off", tuple(MODES))
-        self.mode = gui.add_dropdown("Mode", tuple(MODES[HEAD]))
-        self.meaning = gui.add_html("")
-        self.view = gui.add_dropdown("In", tuple(VIEW_CHOICES))
-        self.block = gui.add_dropdown("Block", blocks, initial_value=str(self.session.block))
-        self.sublayer = gui.add_dropdown("Sublayer", tuple(SUBLAYER_CHOICES))
-        self.head = gui.add_dropdown("Head", heads)
-        self.ablation = gui.add_button("Switch off", color="red")
-        self.ablations = gui.add_html("")
-        self.numbers = gui.add_html("")
-        self.undo = gui.add_button("Undo the last", color="gray")
-        self.restore = gui.add_button("Undo all", color="gray")
-        with gui.add_folder("The same in Python", expand_by_default=False):
-            self.code = gui.add_html("")
-        self.kind.on_update(self.visit.guarded(self._choose_kind))
-        self.mode.on_update(self.visit.guarded(lambda _: self._explain()))
-        for button, action in (
-            (self.ablation, self._ablate),
-            (self.undo, lambda: self.session.undo()),
-            (self.restore, lambda: self.session.restore()),
-        ):
-            button.on_click(self.visit.guarded(self._changing(action)))
-        self._explain()
+        self.table = self.gui.add_html("")
+        self.matrix = self.gui.add_html("")
+        self.blocks = self.gui.add_html("")
+        self.choice = self.gui.add_text("Block", "", hint="Click a block above, or type: block 3.")
+        self.choice.on_update(self.visit.guarded(self._choose))
 
     def refresh(self) -> None:
-        """Show what is switched off, what it did, and the Python for it."""
-        self.ablations.content = tables.ablations(self.session)
-        self.numbers.content = tables.numbers(self.session)
-        self.undo.disabled = self.restore.disabled = not self.session.ablations
-        self.code.content = tables.code(self.session.python)
+        """Show the table of the views, and who attends to whom."""
+        several = relations.needs_matrix(self.session)
+        self.table.content = relations.table(self.session)
+        self.matrix.content = relations.matrix(self.session) if several else ""
+        self.blocks.content = relations.blocks(self.session) if several else ""
+        self.choice.visible = several
 
-    def _choose_kind(self, _: Any) -> None:
-        kind = self.kind.value
-        if kind not in MODES:
-            raise Prob3rError(f"'{kind}' cannot be switched off.")
-        self.mode.options = tuple(MODES[kind])
-        self.head.visible = kind == HEAD
-        self.sublayer.visible = kind != BLOCK
-        attends = kind in (HEAD, SINKS)
-        choices = tuple(SUBLAYER_CHOICES)
-        self.sublayer.options = choices[:2] if attends else choices
-        self._explain()
-
-    def _explain(self) -> None:
-        words = MODES.get(self.kind.value, {}).get(self.mode.value, "")
-        self.meaning.content = f'<div style="{_NOTE}">{escape(words)}</div>'
-
-    def _ablate(self) -> None:
-        self.session.ablate(
-            Ablation(
-                kind=self.kind.value,
-                mode=self.mode.value,
-                block=int(self.block.value),
-                view=VIEW_CHOICES[self.view.value],
-                sublayer=SUBLAYER_CHOICES.get(self.sublayer.value, SUBLAYERS[0]),
-                head=int(self.head.value),
-            )
-        )
-
-    def _changing(self, action: Callable[[], None]) -> Callable[[Any], None]:
-        def act(_: Any) -> None:
-            panes = len(self.session.panes)
-            action()
-            self.visit.change(home=len(self.session.panes) != panes)
-
-        return act
-
-
-class CompareTab(Tab):
-    """Another model or other probes beside this one."""
-
-    def build(self) -> None:
-        """Add the controls."""
-        self.note("The same pair, and the same ablations, in another model or by other probes.")
-        choices = (ALONE, *self.session.others)
-        self.other = self.gui.add_dropdown("Beside", choices)
-        self.numbers = self.gui.add_html("")
-        self.other.on_update(self.visit.guarded(self._compare))
-        self.gui.add_divider()
-        self.note("A second opinion: matches found in the photographs alone, without the model.")
-        self.gui.add_button("Find matches").on_click(self.visit.guarded(self._check))
-        self.checked = self.gui.add_html("")
-        self._checked_pair: Experiment | None = None
-
-    def refresh(self) -> None:
-        """Show what is compared."""
-        set_value(self.other, self.session.against or ALONE)
-        self.numbers.content = tables.numbers(self.session)
-        if self._checked_pair is not self.session.experiment:
-            self.checked.content = ""
-
-    def _check(self, _: Any) -> None:
-        experiment, matcher = self.session.experiment, best_matcher()
-        if matcher is None:
-            raise Prob3rError(
-                "No matcher is installed; install one with pip install 'prob3r[matching]'."
-            )
-        with self.visit.busy("Looking for matches"):
-            self.checked.content = tables.sentences(experiment.check(matcher))
-        self._checked_pair = experiment
-
-    def _compare(self, _: Any) -> None:
-        try:
-            self.session.compare(None if self.other.value == ALONE else self.other.value)
-        finally:
-            self.visit.change(home=True)
-
-
-class FilesTab(Tab):
-    """Photographs in, and what can be saved."""
-
-    def build(self) -> None:
-        """Add the controls."""
-        gui = self.gui
-        limit(gui)
-        self.uploads = Uploads(self.visit.folder)
-        self.note(f"Two photographs of one scene, each of at most {LIMIT // 2**20} MB.")
-        for view in (1, 2):
-            self._upload(view)
-        self.status = gui.add_html("")
-        gui.add_divider()
-        self.note("Save what is shown, ablations and all.")
-        for label, name, make in (
-            ("Picture (PNG)", "prob3r.png", lambda: saving.png(self.visit.client)),
-            ("Points (PLY)", "prob3r.ply", lambda: saving.ply(self.session)),
-            ("Explain page (HTML)", "prob3r.html", lambda: saving.page(self.session)),
-            ("Recording (.viser)", "prob3r.viser", lambda: saving.recording(self.session)),
-        ):
-            gui.add_button(label, color="gray").on_click(
-                self.visit.guarded(self._saving(name, make))
-            )
-
-    def open(self, source: Source) -> None:
-        """Look at another pair."""
-        with self.visit.busy("Looking at the new photographs"):
-            self.session.open(source)
-        self.visit.change(home=True)
-
-    def _upload(self, view: int) -> None:
-        button = self.gui.add_upload_button(f"Choose view {view}", mime_type="image/*")
-
-        def add(_: Any) -> None:
-            both = self.uploads.add(view, button.value)
-            names = ", ".join(f"view {v}: {n}" for v, n in sorted(self.uploads.names.items()))
-            missing = {1, 2} - self.uploads.names.keys()
-            wanted = "" if both else f"; now choose view {min(missing)}"
-            self.status.content = f'<div style="{_NOTE}">{escape(names + wanted)}</div>'
-            if both:
-                self.uploads.clear()
-                self.open(both)
-
-        button.on_upload(self.visit.guarded(add))
-
-    def _saving(self, name: str, make: Callable[[], bytes]) -> Callable[[Any], None]:
-        def save(_: Any) -> None:
-            with self.visit.busy(f"Making {name}"):
-                content = make()
-            self.visit.client.send_file_download(name, content, save_immediately=True)
-
-        return save
+    def _choose(self, _: Any) -> None:
+        text = self.choice.value
+        choice = chosen(text if "," in text else f"{text}, mean")
+        if choice is not None and choice.kind == "head":
+            block = choice.values[0]
+            assert block is not None
+            self.session.watch(block, self.session.head)
+            self.visit.renderer.draw_pins()
+            self.visit.on_change()

@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from prob3r.measures.steps import Step
-from prob3r.viewer.run import CURVES, METRICS
+from prob3r.viewer.run import CURVES, METRICS, title
 
 GLIDE_SECONDS = 0.35
 """How long the points take to a neighbouring site, or to any other."""
 STAY_SECONDS = 0.9
 """How long playing takes from one site to the next."""
 
-WIDTH, HEIGHT, TOP, GAP = 320, 46, 17, 8
+WIDTH, HEIGHT, TOP, GAP = 320, 36, 17, 6
 """Of one curve's drawing, in its own units: the plot, the line of text above it, what is below."""
 
 
@@ -69,20 +69,22 @@ def curves(
     position: float,
     lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]]]],
     reference: str,
+    of: int | str = 2,
 ) -> str:
     """Return drawings of all curves as SVG, with the current site marked.
 
     Args:
         steps: The steps of the first line.
         position: The current place among them.
-        lines: For each run its name, the colour of its line, and its curves; the first is the one
-            whose numbers are written out.
+        lines: For each run or view its name, the colour of its line, and its curves.
         reference: What the errors are measured against, in words.
+        of: The view that the lines are of, so that the number of the first is written out; or
+            `the views`, one a line, so that their median is.
     """
     drawn = "".join(
-        _curve(metric, *METRICS[metric], steps, position, lines, reference)
+        _curve(metric, of, steps, position, known, reference)
         for metric in CURVES
-        if any(np.isfinite(curve[metric]).any() for _, _, curve in lines)
+        if (known := [line for line in lines if _has(line[2], metric)])
     )
     return f'<div style="padding:0 10px 4px">{drawn}{_legend(lines)}</div>'
 
@@ -94,18 +96,23 @@ def number(value: float, unit: str) -> str:
     return f"{value:.1f}{unit}" if unit else f"{value:.3f}"
 
 
+def _has(curve: Mapping[str, Float[np.ndarray, " s"]], metric: str) -> bool:
+    return metric in curve and bool(np.isfinite(curve[metric]).any())
+
+
 def _curve(
     metric: str,
-    title: str,
-    unit: str,
+    of: int | str,
     steps: Sequence[Step],
     position: float,
     lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]]]],
     reference: str,
 ) -> str:
-    known = np.concatenate([curve[metric] for _, _, curve in lines])
-    top = max(float(np.nanmax(known)) * 1.08, 1e-6)
-    current = lines[0][2][metric][round(position)]
+    heading, unit = title(metric, of), METRICS[metric][1]
+    top = max(float(np.nanmax(np.concatenate([c[metric] for _, _, c in lines]))) * 1.08, 1e-6)
+    several, here = isinstance(of, str), [c[metric][round(position)] for _, _, c in lines]
+    known = [value for value in here if np.isfinite(value)]
+    current = (np.median(known) if known else np.nan) if several else here[0]
     x = _across(position, len(steps))
     paths = "".join(
         _path(curve[metric], top, colour, 2.0 if i == 0 else 1.5)
@@ -114,19 +121,22 @@ def _curve(
     dot = ""
     if np.isfinite(current):
         at = _across(round(position), len(steps)), TOP + HEIGHT * (1 - current / top)
-        dot = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5" fill="{lines[0][1]}"/>'
+        fill = "currentColor" if several else lines[0][1]
+        dot = f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="3.5" fill="{fill}"/>'
     blocks = "".join(
         f'<line x1="{_across(i, len(steps)):.1f}" x2="{_across(i, len(steps)):.1f}" y1="{TOP}" '
         f'y2="{TOP + HEIGHT}" stroke="currentColor" stroke-opacity="0.1"/>'
         for i, _ in marks(steps)
     )
-    label = f"{title}, error against {reference}: {number(float(current), unit)} here"
+    written = ("median " if several else "") + number(float(current), unit)
+    label = f"{heading}, error against {reference}: {written} here"
     return (
         f'<svg viewBox="0 0 {WIDTH} {TOP + HEIGHT + GAP}" width="100%" role="img" '
         f'aria-label="{escape(label)}" style="display:block">'
-        f'<text x="0" y="11" font-size="11" fill="currentColor" fill-opacity="0.75">{title}</text>'
+        f'<text x="0" y="11" font-size="11" fill="currentColor" fill-opacity="0.75">'
+        f"{heading}</text>"
         f'<text x="{WIDTH}" y="11" font-size="11" font-weight="600" text-anchor="end" '
-        f'fill="currentColor">{number(float(current), unit)}</text>{blocks}'
+        f'fill="currentColor">{written}</text>{blocks}'
         f'<line x1="0" x2="{WIDTH}" y1="{TOP + HEIGHT}" y2="{TOP + HEIGHT}" '
         'stroke="currentColor" stroke-opacity="0.3"/>'
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 2}" y2="{TOP + HEIGHT}" '
@@ -155,8 +165,8 @@ def _legend(lines: Sequence[tuple[str, str, Mapping[str, Float[np.ndarray, " s"]
     if len(lines) == 1:
         return ""
     entries = "".join(
-        f'<span style="margin-right:14px"><span style="display:inline-block;width:14px;height:3px;'
-        f'background:{colour};vertical-align:middle;margin-right:5px"></span>{escape(name)}</span>'
+        '<span style="margin-right:12px;white-space:nowrap"><span style="display:inline-block;'
+        f'width:14px;height:3px;background:{colour};vertical-align:middle;margin-right:5px"></span>{escape(name)}</span>'
         for name, colour, _ in lines
     )
     return f'<div style="font-size:11px">{entries}</div>'

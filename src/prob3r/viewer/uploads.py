@@ -6,6 +6,7 @@ import viser
 from viser import _messages
 
 from prob3r.errors import Prob3rError
+from prob3r.viewer.experiment import MOST_VIEWS
 from prob3r.viewer.sources import Photographs
 
 LIMIT = 40 * 2**20
@@ -14,7 +15,7 @@ NAME_LENGTH = 60
 
 
 class Uploads:
-    """The two photographs that a browser sends, until both are there.
+    """The photographs that a browser sends, one after the other, until they are opened.
 
     Args:
         folder: Where they are kept.
@@ -22,32 +23,49 @@ class Uploads:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.names: dict[int, str] = {}
+        self.names: list[str] = []
+        self._batch = 0
 
-    def add(self, view: int, file: viser.UploadedFile) -> Photographs | None:
-        """Keep a photograph, and return both once there are two.
+    def add(self, file: viser.UploadedFile) -> None:
+        """Keep a photograph as the next view.
 
         Raises:
-            Prob3rError: It is empty or too large.
+            Prob3rError: It is empty or too large, or there are enough.
         """
         if not 0 < len(file.content) <= LIMIT:
             raise Prob3rError(
                 f"The photograph has {len(file.content)} bytes; give one of at most "
                 f"{LIMIT // 2**20} MB."
             )
+        if len(self.names) == MOST_VIEWS:
+            raise Prob3rError(f"There are {MOST_VIEWS} photographs; open them, or start over.")
+        view = len(self.names) + 1
         self._path(view).write_bytes(file.content)
         # A name is for reading only, and says no more of the browser's folders than it must.
-        self.names[view] = Path(file.name.replace("\\", "/")).name[:NAME_LENGTH] or f"view {view}"
-        if len(self.names) < 2:
-            return None
-        return Photographs(self._path(1), self._path(2), (self.names[1], self.names[2]))
+        name = Path(file.name.replace("\\", "/")).name[:NAME_LENGTH]
+        self.names.append(name or f"view {view}")
+
+    def take(self) -> Photographs:
+        """Return all photographs, and begin anew.
+
+        Raises:
+            Prob3rError: There are fewer than two.
+        """
+        count = len(self.names)
+        if count < 2:
+            raise Prob3rError(f"There are {count} photographs; choose at least two of one scene.")
+        taken = Photographs(
+            tuple(self._path(view) for view in range(1, count + 1)), tuple(self.names)
+        )
+        self.clear()
+        return taken
 
     def clear(self) -> None:
-        """Forget both photographs."""
-        self.names = {}
+        """Forget all photographs; those that were taken stay as they are."""
+        self.names, self._batch = [], self._batch + 1
 
     def _path(self, view: int) -> Path:
-        return self.folder / f"view{view}"
+        return self.folder / f"{self._batch}-view{view}"
 
 
 def limit(gui: viser.GuiApi, most: int = LIMIT) -> None:

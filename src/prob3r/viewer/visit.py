@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 FRAME_SECONDS = 1 / 25
 HOME = np.array([-0.30, -0.34, -0.89])
 """From the middle of the scene to where it is first looked at from."""
+NARROW = 576
+"""Width in pixels below which viser's panel stands under the scene and not beside it."""
 CLOSE = 1.05
 """How far away that is, as a share of where all of the scene's sphere would be seen."""
 
@@ -123,7 +125,7 @@ class Visit:
         half = np.tan(camera.fov / 2) * min(1.0, aspect)
         away = (box.radius + np.linalg.norm(beside) / 2) * CLOSE / half
         centre = box.centre + beside / 2
-        if aspect < 1:  # the panel covers the lower half
+        if camera.image_width < NARROW:  # the panel covers the lower half
             centre = centre + np.array([0.0, 0.5 * away * np.tan(camera.fov / 2), 0.0])
         camera.up_direction = (0.0, -1.0, 0.0)
         camera.position = centre + away * HOME
