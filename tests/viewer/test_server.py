@@ -83,6 +83,8 @@ def test_the_command_says_what_was_wrong() -> None:
         view(images=[Path("missing.jpg")], port=0)
     with pytest.raises(Prob3rError, match="needs two photographs"):
         view(images=[Path("a.jpg")], room=3, port=0)
+    with pytest.raises(Prob3rError, match="takes at most 2 views, and there are 3"):
+        view(images=[Path("a.jpg")] * 3, port=0)  # told before they are read
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

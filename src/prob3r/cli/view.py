@@ -83,7 +83,7 @@ def view(
     running = ExitStack()
 
     def read(name: str, kind: str, which: "Asked | None" = None) -> "ProbedModel":
-        probed = _probed(name, kind, device, which)
+        probed = _probed(name, kind, device, which, len(images or ()) or views)
         running.enter_context(in_precision(precision, probed.model))
         return probed
 
@@ -133,12 +133,16 @@ def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
     )
 
 
-def _probed(model: str, probes: str, device: str, which: "Asked | None" = None) -> "ProbedModel":
+def _probed(
+    model: str, probes: str, device: str, which: "Asked | None" = None, views: int = 2
+) -> "ProbedModel":
     """Return a model with probes; without any, with the lens of its linear head, if it has one."""
     from prob3r.models import load
     from prob3r.viewer import ProbedModel
+    from prob3r.viewer.experiment import check_views
 
     network = load(model, device)
+    check_views(network, views)  # before probes are fitted, which takes its time
     if probes != NONE:
         bank = reader_of(network, model, probes, which)
         return ProbedModel(model, network, bank, bank.kind if probes == AUTO else probes)
