@@ -75,14 +75,21 @@ def test_explain_goes_on_without_probes(
     assert "nan" not in " ".join(s["text"] for s in numbers["happened"] + numbers["trust"])
 
 
-def test_three_views_go_without_probes(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("views", [3, 4])
+def test_several_views_go_without_probes(
+    here: Path, monkeypatch: pytest.MonkeyPatch, views: int
+) -> None:
     from tests.models.examples import EXAMPLES
 
     save(EXAMPLES["vggt"](), here / "vggt.safetensors")
-    three = ("photos/00.png", "photos/01.png", "photos/02.png")
-    arguments = (*three, "--model", "vggt.safetensors", "--probes", "none")
-    assert run(monkeypatch, "explain", *arguments) == 0
+    photographs = [f"photos/{number:02}.png" for number in range(views)]
+    arguments = ("--model", "vggt.safetensors", "--probes", "none", "--json", "numbers.json")
+    assert run(monkeypatch, "explain", *photographs, *arguments) == 0
     assert "The views" in (here / "prob3r.html").read_text()
+    numbers = json.loads((here / "numbers.json").read_text())
+    words = " ".join(sentence["text"] for sentence in numbers["happened"] + numbers["trust"])
+    assert "nan" not in words
+    assert "probe" not in words
 
 
 def test_banks_are_listed_and_removed(

@@ -81,6 +81,8 @@ def _cameras(m: Measurements) -> Iterator[Sentence]:
 
 
 def _pose(m: Measurements) -> Iterator[Sentence]:
+    if len(m.steps) < 2:  # there are no probes
+        return
     last, whence, where = ending(m, 2, "rotation_error")
     curves = {view: m.curves[view]["rotation_error"] for view in m.finals}
     ends = {view: curve[last] for view, curve in curves.items() if isfinite(curve[last])}
@@ -210,6 +212,8 @@ def _warnings(m: Measurements) -> Iterator[Sentence]:
 
 
 def _probes(m: Measurements) -> Iterator[Sentence]:
+    if len(m.steps) < 2:
+        return
     gap = median(final.probe_gap for final in m.finals.values())
     wide = not gap <= WIDE_PROBE_GAP
     yield Sentence(
