@@ -149,6 +149,7 @@ def test_probes_are_compared_and_pictures_saved(tab, tmp_path) -> None:
     tab.get_by_role("tab", name="Compare").click()
     choose(tab, "Beside", "other probes")
     until(tab, lambda: len(session.panes) == 2)
+    tab.wait_for_selector("th:text-is('other probes') >> visible=true")  # the panel is done
     choose(tab, "Beside", "nothing")
     until(tab, lambda: len(session.panes) == 1)
     tab.get_by_role("tab", name="Files").click()

@@ -39,10 +39,9 @@ def matrix(session: Session) -> str:
     rest = 1 - chosen.sum(1)
     special = ""
     if float(rest.max()) > 0.005:
-        special = (
-            f" The rest, {100 * float(rest.min()):.0f} to {100 * float(rest.max()):.0f} %, is on "
-            "special tokens."
-        )
+        low, high = f"{100 * float(rest.min()):.0f}", f"{100 * float(rest.max()):.0f}"
+        share = low if low == high else f"{low} to {high}"
+        special = f" The rest, {share} %, is on special tokens."
     return (
         f'<div style="{_PAD}"><b>Block {session.block}: who attends to whom</b>, in percent of the '
         "attention of the row's view (the mean of its patches and heads)."
