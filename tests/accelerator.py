@@ -78,8 +78,9 @@ def accelerator() -> Iterator[str]:
     """Give the name of a device that exists for as long as this lasts."""
     autocast, enabled = torch.autocast, torch.is_autocast_enabled
 
-    def no_autocast(kind: str, *args: Any, **kwargs: Any) -> Any:
-        return nullcontext() if kind == DEVICE else autocast(kind, *args, **kwargs)
+    def no_autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
+        own = device_type == DEVICE
+        return nullcontext() if own else autocast(device_type, *args, **kwargs)
 
     # What torch answers for `meta` by itself, past all dispatch.
     with (

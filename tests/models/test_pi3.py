@@ -14,7 +14,8 @@ from prob3r.models.sites import Tap
 from tests.checks import every
 from tests.models.conformance import nview
 from tests.models.examples import PI3_CONFIG, drawn
-from tests.models.test_vggt import Recorder, close
+from tests.models.test_vggt import close
+from tests.taps import Keeper
 
 TINY = Pi3Config((70, 70), 14, 64, 3, 4, 5, 2, 4, 4, 48, 5, 4, 32)
 SIZE = (56, 70)
@@ -34,7 +35,7 @@ def small() -> Pi3:
 
 
 def test_every_value_is_that_of_the_official_model(tiny: Pi3) -> None:
-    golden, tap = dict(nview.golden("pi3_tiny_1x3x56x70")), Recorder()
+    golden, tap = dict(nview.golden("pi3_tiny_1x3x56x70")), Keeper()
     images = nview.views(1, 3, *SIZE)
     with torch.no_grad():
         output = tiny(*images, tap=tap)

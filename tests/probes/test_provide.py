@@ -15,7 +15,7 @@ from prob3r.probes.cache import find, folder, kept
 from tests.probes.test_fit import album
 
 CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
-FEW = Asked(scenes=12)
+FEW = Asked(scenes=60)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
     log = Log()
     first = provide(model, ["ridge"], FEW, "maxi", log)["ridge"]
     (line,) = log.lines
-    assert line.startswith("Fitting ridge probes of maxi on 12 scenes of rooms:train takes about ")
+    assert line.startswith("Fitting ridge probes of maxi on 60 scenes of rooms:train takes about ")
     assert log.shares == sorted(log.shares)
     assert log.shares[-1] == pytest.approx(1.0)
     again = Log()
@@ -60,9 +60,9 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
 
 
 def test_controls_are_fitted_to_the_same_on_the_same(model: DUSt3R, tmp_path: Path) -> None:
-    asked = Asked(data=str(album(tmp_path / "photos", 8)), scenes=12)
+    asked = Asked(data=str(album(tmp_path / "photos", 8)), scenes=60)
     provide(model, ["ridge"], asked)
-    banks = provide(model, ["ridge", "random", "encoder"], Asked(scenes=12))
+    banks = provide(model, ["ridge", "random", "encoder"], Asked(scenes=60))
     data = {bank.fit.data for bank in banks.values() if bank.fit}
     assert data == {f"{tmp_path}/photos#{next(iter(data)).rpartition('#')[2]}"}
     assert {bank.fit.target for bank in banks.values() if bank.fit} == {"own"}
@@ -71,9 +71,9 @@ def test_controls_are_fitted_to_the_same_on_the_same(model: DUSt3R, tmp_path: Pa
 
 
 def test_rooms_go_first_and_other_data_is_its_own_bank(model: DUSt3R, tmp_path: Path) -> None:
-    photos = Asked(data=str(album(tmp_path / "photos", 8)), scenes=12)
+    photos = Asked(data=str(album(tmp_path / "photos", 8)), scenes=60)
     of_photos = provide(model, ["ridge"], photos)["ridge"]
-    of_rooms = provide(model, ["ridge"], Asked(data="rooms:train", scenes=12))["ridge"]
+    of_rooms = provide(model, ["ridge"], Asked(data="rooms:train", scenes=60))["ridge"]
     found = find(fingerprint(model), "ridge")
     assert found is not None
     assert found.load().header() == of_rooms.header()
@@ -87,7 +87,7 @@ def test_what_cannot_be_fitted_is_one_sentence(model: DUSt3R, tmp_path: Path) ->
         provide(model, ["cubic"])
     photos = str(album(tmp_path / "photos", 8))
     with pytest.raises(Prob3rError, match=r"truth of .*photos.* is not known"):
-        provide(model, ["ridge"], Asked("truth", photos, scenes=12))
+        provide(model, ["ridge"], Asked("truth", photos, scenes=60))
 
 
 def test_a_removed_bank_is_fitted_again(model: DUSt3R) -> None:
@@ -133,7 +133,7 @@ class Slow:
         print(share, flush=True)
         time.sleep(0.05)
 
-provide(load(sys.argv[1]), ["ridge"], Asked(scenes=12), show=Slow())
+provide(load(sys.argv[1]), ["ridge"], Asked(scenes=60), show=Slow())
 """
 
 

@@ -137,6 +137,7 @@ def test_the_json_holds_a_row_for_every_site_and_view(
         "sites",
         "heads",
         "reliability",
+        "check",
         "happened",
         "trust",
     ]

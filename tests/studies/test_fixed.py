@@ -17,6 +17,7 @@ from prob3r.reliability.classical import (
     right_matches,
     triangulate,
 )
+from prob3r.reliability.matchers import LIGHTGLUE, is_installed
 from prob3r.rooms import Rooms
 from prob3r.rooms.larger import enlarged
 from prob3r.scenes import Pair, View
@@ -144,7 +145,8 @@ def measured() -> pd.DataFrame:
 def test_everything_is_measured_for_every_pair(measured: pd.DataFrame) -> None:
     angles = measured[measured.metric == "rotation_error"]
     counts = angles.groupby("source").pair.nunique().to_dict()
-    sources = ("model", "aligned", "shuffled", "classical", "classical, 4x")
+    sources = ["model", "aligned", "shuffled", "classical", "classical, 4x"]
+    sources += [LIGHTGLUE, f"{LIGHTGLUE}, 4x"] * is_installed(LIGHTGLUE)
     assert counts == dict.fromkeys(sources, 3)
     assert angles.value.between(0, 180).all()
     assert {"matches", "inliers", "right matches", "found", "point_error"} <= set(measured.metric)

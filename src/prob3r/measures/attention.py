@@ -154,7 +154,9 @@ class AttentionRecords:
             for view in views:
                 own = place.of(view)
                 mass = patch_queries(run, own.read("by_view")).mean((0, 1, 2))
-                shares[i, view - 1, [v - 1 for v in own.key_views(self._views)]] = mass.float()
+                shares[i, view - 1, [v - 1 for v in own.key_views(self._views)]] = (
+                    mass.float().cpu()
+                )
         return shares
 
     def heads(
