@@ -1,6 +1,7 @@
 """What the configurations of the architectures share: checks, and the way to JSON and back."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, fields
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,42 @@ def check_multiple(name: str, value: int, factor: int, reason: str) -> None:
     """Raise Prob3rError unless a number is a multiple of a factor, which `reason` explains."""
     if value % factor:
         raise Prob3rError(f"{name} is {value}; it must be a multiple of {factor} ({reason}).")
+
+
+def check_rope_base(base: float) -> None:
+    """Raise Prob3rError unless a number can be the base of a rotary position embedding."""
+    if not 0 < base < math.inf:
+        raise Prob3rError(f"rope_base is {base}; it must be finite and positive.")
+
+
+def check_square(size: tuple[int, int], patch: int, condition: str = "") -> None:
+    """Raise Prob3rError unless DINOv2 can have positions for images of a size.
+
+    Args:
+        size: Height and width, in pixels.
+        patch: Side of a patch, in pixels.
+        condition: When this has to hold, for the message.
+    """
+    height, width = size
+    if height != width or height % patch:
+        raise Prob3rError(
+            f"image_size is {size}; {condition}it must be a square of whole patches of {patch} "
+            "pixels."
+        )
+
+
+def check_dense_head(features: int, channels: Sequence[int], whose: str) -> None:
+    """Raise Prob3rError unless dense heads of these channels can add positions to their maps.
+
+    Args:
+        features: Channels of the fused maps.
+        channels: Channels of the maps before they are fused.
+        whose: Whose maps they are, for the message.
+    """
+    positions = f"for the positions of the {whose} maps"
+    check_multiple("features", features, 8, f"8, {positions}")
+    for count in channels:
+        check_multiple("channels", count, 4, f"4, {positions}")
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Architecture: Lin et al., "Depth Anything 3: Recovering the Visual Space from Any Views", 2025.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +15,15 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid, transform, unproject
 from prob3r.models.alternating import SUBLAYERS, AlternatingModel, Layer, alternate, rope_of
 from prob3r.models.camera_encoding import encode, in_first_frame, intrinsics_of, motion_of
-from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
+from prob3r.models.configs import (
+    check_counts,
+    check_dense_head,
+    check_multiple,
+    check_rope_base,
+    check_square,
+    from_json,
+    to_json,
+)
 from prob3r.models.dense_head import every_view
 from prob3r.models.dinov2 import DINOv2, imagenet_normalised
 from prob3r.models.inputs import common_size
@@ -62,29 +69,20 @@ class DepthAnything3Config:
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such model can be built."""
         check_counts(self, ("cam_depth", "head_blocks"))
-        positions = "for the positions of the head's maps"
         check_multiple(
             "width", self.width, 4 * self.heads, "4 times heads, for the rotary embedding"
         )
         check_multiple("width", self.width, self.cam_heads if self.cam_depth else 1, "cam_heads")
         check_multiple("enc_depth", self.enc_depth, 2, "pairs of blocks follow")
-        check_multiple("features", self.features, 8, f"8, {positions}")
-        for count in self.channels:
-            check_multiple("channels", count, 4, f"4, {positions}")
+        check_dense_head(self.features, self.channels, "head's")
         blocks = self.head_blocks
         if list(blocks) != sorted(blocks) or blocks[-1] != self.depth - 1:
             raise Prob3rError(
                 f"head_blocks is {blocks}; it must name four blocks in order, the last of them "
                 f"{self.depth - 1}."
             )
-        height, width = self.image_size
-        if height != width or height % self.patch:
-            raise Prob3rError(
-                f"image_size is {self.image_size}; it must be a square of whole patches of "
-                f"{self.patch} pixels."
-            )
-        if not 0 < self.rope_base < math.inf:
-            raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
+        check_square(self.image_size, self.patch)
+        check_rope_base(self.rope_base)
 
     @property
     def blocks(self) -> int:

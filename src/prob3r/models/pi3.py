@@ -3,7 +3,6 @@
 Architecture: Wang et al., "π³: Permutation-Equivariant Visual Geometry Learning", 2025.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,11 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid, transform
 from prob3r.models.alternating import SUBLAYERS, AlternatingModel, Layer, alternate, rope_of
 from prob3r.models.camera_encoding import in_first_frame
-from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
+from prob3r.models.configs import (
+    check_counts,
+    check_multiple,
+    check_rope_base,
+    check_square,
+    from_json,
+    to_json,
+)
 from prob3r.models.dinov2 import DINOv2, imagenet_normalised
 from prob3r.models.heads import LinearHead
 from prob3r.models.layers import RoPE2D, ViewsBlock, sublayer
@@ -67,14 +72,8 @@ class Pi3Config:
         check_multiple(
             "head_width", self.head_width, 4 * self.head_heads, rotary.format("head_heads")
         )
-        height, width = self.image_size
-        if height != width or height % self.patch:
-            raise Prob3rError(
-                f"image_size is {self.image_size}; it must be a square of whole patches of "
-                f"{self.patch} pixels."
-            )
-        if not 0 < self.rope_base < math.inf:
-            raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
+        check_square(self.image_size, self.patch)
+        check_rope_base(self.rope_base)
 
     @property
     def blocks(self) -> int:

@@ -5,7 +5,6 @@ pointmap heads on it (Weinzaepfel et al., "CroCo v2", ICCV 2023). Parameter name
 official checkpoints.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
+from prob3r.models.configs import check_rope_base
 from prob3r.models.layers import (
     DecoderBlock,
     EncoderBlock,
@@ -68,10 +68,7 @@ class TwoViewConfig:
                     f"{stack}_width is {width}; it must be a multiple of 4 times {stack}_heads, "
                     f"which is {heads}, for the rotary embedding."
                 )
-        if not 0 < values["rope_base"] < math.inf:
-            raise Prob3rError(
-                f"rope_base is {values['rope_base']}; it must be finite and positive."
-            )
+        check_rope_base(values["rope_base"])
 
     @property
     def blocks(self) -> int:

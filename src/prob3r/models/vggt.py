@@ -3,7 +3,6 @@
 Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025.
 """
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +15,15 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models.alternating import Alternating, AlternatingModel, Layer
 from prob3r.models.camera_head import CameraHead, cameras_of
-from prob3r.models.configs import check_counts, check_multiple, from_json, to_json
+from prob3r.models.configs import (
+    check_counts,
+    check_dense_head,
+    check_multiple,
+    check_rope_base,
+    check_square,
+    from_json,
+    to_json,
+)
 from prob3r.models.dense_head import DenseHead, every_view
 from prob3r.models.dinov2 import DINOv2, PatchEmbedding, imagenet_normalised
 from prob3r.models.inputs import common_size
@@ -64,29 +71,21 @@ class VGGTConfig:
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such model can be built."""
         check_counts(self, (*_MAY_BE_ZERO, "head_blocks"))
-        positions = "for the positions of the heads' maps"
         check_multiple(
             "width", self.width, 4 * self.heads, "4 times heads, for the rotary embedding"
         )
         check_multiple("width", self.width, self.enc_heads if self.enc_depth else 1, "enc_heads")
         check_multiple("twice the width", 2 * self.width, self.cam_heads, "cam_heads")
-        check_multiple("features", self.features, 8, f"8, {positions}")
-        for count in self.channels:
-            check_multiple("channels", count, 4, f"4, {positions}")
+        check_dense_head(self.features, self.channels, "heads'")
         blocks = self.head_blocks
         if list(blocks) != sorted(blocks) or not 0 <= blocks[0] <= blocks[-1] < self.depth:
             raise Prob3rError(
                 f"head_blocks is {blocks}; it must name four blocks in order, from 0 to "
                 f"{self.depth - 1}."
             )
-        height, width = self.image_size
-        if self.enc_depth and (height != width or height % self.patch):
-            raise Prob3rError(
-                f"image_size is {self.image_size}; with a DINOv2 encoder it must be a square of "
-                f"whole patches of {self.patch} pixels."
-            )
-        if not 0 < self.rope_base < math.inf:
-            raise Prob3rError(f"rope_base is {self.rope_base}; it must be finite and positive.")
+        if self.enc_depth:
+            check_square(self.image_size, self.patch, "with a DINOv2 encoder ")
+        check_rope_base(self.rope_base)
 
     @classmethod
     def small(cls, image_size: tuple[int, int] = (128, 128), patch: int = 8) -> "VGGTConfig":

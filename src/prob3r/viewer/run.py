@@ -12,6 +12,7 @@ from torch import Tensor
 
 from prob3r.geometry import (
     invert_rigid,
+    mean_depth,
     norm_factor,
     normalise,
     pointmap_error,
@@ -140,9 +141,7 @@ def measure(
     pose[:, :3, 3] /= unit[:, None]
     local = transform(second, invert_rigid(pose))
     fit = pose_from_pointmap(local, predicted, valid[1])
-    depths = torch.cat([p[..., 2].flatten(1) for p in (first, local)], dim=1)
-    seen = torch.cat([v.flatten(1) for v in valid], dim=1)
-    depth = (depths.masked_fill(~seen, 0)).sum(1) / seen.sum(1)
+    depth = mean_depth((first, local), valid)
     errors = {
         ROTATION: rotation_error(fit.rotation, pose[:, :3, :3]),
         "translation_error": translation_error(fit.translation, pose[:, :3, 3], depth),
