@@ -20,6 +20,7 @@ from prob3r.models import (
     save,
 )
 from tests.models.conformance import FOLDER
+from tests.models.published import assert_refused_without, assert_same
 
 # The heads of the backbone are 64 wide in official weights.
 CONFIG = DepthAnything3Config(
@@ -73,12 +74,8 @@ def test_every_layout_is_read(
         torch.save({"model": {n.removeprefix("model."): t for n, t in weights.items()}}, path)
     else:
         torch.save(weights, path)
-    got = load(path)
-    assert isinstance(got, DepthAnything3)
-    assert got.config == CONFIG
-    states = got.state_dict(), model.state_dict()
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert model.config == CONFIG
+    assert_same(load(path), model)
 
 
 def test_the_published_size() -> None:
@@ -142,12 +139,7 @@ def test_weights_of_another_model_beside_the_config(tmp_path: Path) -> None:
 def test_weights_that_are_not_whole(
     gone: str, named: str, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    prefix = f"model.{gone}".removesuffix("*")
-    torch.save({n: t for n, t in weights.items() if not n.startswith(prefix)}, tmp_path / "a.pt")
-    with pytest.raises(Prob3rError) as error:
-        read(tmp_path / "a.pt")
-    assert named in str(error.value)
-    assert "a.pt" in str(error.value)
+    assert_refused_without(f"model.{gone}", named, weights, tmp_path)
 
 
 def test_weights_that_are_left_over(weights: dict[str, Tensor], tmp_path: Path) -> None:

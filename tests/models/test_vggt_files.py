@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import VGGT, VGGTConfig, info, load, random, read, save
 from prob3r.models.checkpoints import Checkpoint
 from tests.models.conformance import FOLDER, nview
+from tests.models.published import assert_refused_without, assert_same
 from tests.models.test_checkpoints import write_shards
 from tests.models.test_vggt import TINY
 
@@ -45,15 +45,6 @@ def hub(folder: Path, weights: dict[str, Tensor], **values: object) -> Path:
     (folder / "config.json").write_text(json.dumps(stated))
     save_file(weights, folder / "model.safetensors")
     return folder
-
-
-def assert_same(got: Any, expected: VGGT) -> None:
-    assert isinstance(got, VGGT)
-    assert got.config == expected.config
-    states = got.state_dict(), expected.state_dict()
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    assert not got.training
 
 
 @pytest.mark.parametrize(
@@ -144,12 +135,7 @@ def test_a_config_that_contradicts_the_weights(
 def test_weights_that_are_not_whole(
     gone: str, named: str, weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    prefix = gone.removesuffix("*")
-    torch.save({n: t for n, t in weights.items() if not n.startswith(prefix)}, tmp_path / "a.pt")
-    with pytest.raises(Prob3rError) as error:
-        read(tmp_path / "a.pt")
-    assert named in str(error.value)
-    assert "a.pt" in str(error.value)
+    assert_refused_without(gone, named, weights, tmp_path)
 
 
 def test_weights_that_are_left_over_or_of_another_shape(
