@@ -10,13 +10,14 @@ from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.runs.precision import running_in
-from prob3r.scenes import Pair
+from prob3r.scenes import Pair, Views
 from prob3r.scenes.sampling import sample
 from prob3r.studies import STUDIES
 from prob3r.studies.figures import figure
-from prob3r.studies.study import ModelUnderTest, Study, conduct, load_study
+from prob3r.studies.study import LackingError, ModelUnderTest, Study, conduct, load_study
 from prob3r.studies.verdict import Finding
 from tests.held import Held
+from tests.models.examples import VGGT_CONFIG
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 
@@ -207,3 +208,50 @@ def test_a_file_without_a_study_is_named(tmp_path: Path) -> None:
 
 def test_studies_are_reported_in_their_places() -> None:
     assert [study.place for study in STUDIES.values()] == list(range(1, 10))
+
+
+class Spans(Study[Views]):
+    """The mean distance between the cameras of a scene."""
+
+    name = "spans"
+    title = "How far cameras stand apart"
+    views = 4
+    batch = 2
+
+    def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
+        moved = scenes.cam_to_world[:, 1:, :3, 3].norm(dim=-1).mean(1)
+        return pd.DataFrame({"pair": range(len(scenes)), "value": moved.numpy()})
+
+    def findings(self, table: pd.DataFrame) -> list[Finding]:
+        mean = float(table.value.mean())
+        return [Finding("C0", "They do", "mixed", mean, mean, mean, "m", "none", len(table))]
+
+    def figures(self, table):  # type: ignore[no-untyped-def]
+        return {}
+
+
+def test_a_study_of_many_views_runs_over_scenes(tmp_path: Path) -> None:
+    model = random(VGGT_CONFIG, seed=1)
+    scenes = Rooms("test", (32, 32), compile=False, views=4)
+    result = conduct(Spans(), ModelUnderTest(model, "m"), scenes, 3, tmp_path, "rooms:test")
+    assert result.table.pair.tolist() == [0, 1, 2]
+    assert result.table.easy.isin([True, False]).tolist() == [True] * 3
+    assert json.loads((tmp_path / "spans" / "study.json").read_text())["views"] == 4
+
+
+def test_a_study_of_many_views_shows_a_model_as_many_as_it_takes(model: DUSt3R) -> None:
+    study, tested = Spans(), ModelUnderTest(model, "m")
+    with pytest.raises(LackingError, match="shows a model 4 views, and m takes 2 at most"):
+        study.check(tested)
+    study.choose_views(model)
+    study.check(tested)
+    assert study.views == 2
+    wants_three = type("Three", (Spans,), {"fewest": 3})()
+    wants_three.choose_views(model)
+    with pytest.raises(LackingError, match="shows a model 3 views"):
+        wants_three.check(tested)
+    with pytest.raises(Prob3rError, match="needs 3 views or more, not 2"):
+        wants_three.choose_views(model, 2)
+    pairs = Depths()
+    pairs.choose_views(random(VGGT_CONFIG, seed=1), 5)
+    assert pairs.views == 2

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -30,6 +30,7 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     from prob3r.models import Model
     from prob3r.probes import Asked, SiteReader
+    from prob3r.scenes.source import Scenes
     from prob3r.studies import ModelUnderTest, Result, Study
     from prob3r.training.processes import Processes
 
@@ -42,6 +43,10 @@ def study(
     model: ModelName = DEFAULT_MODEL,
     data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
     pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
+    views: Annotated[
+        int | None,
+        typer.Option(min=2, help="Views of a scene, for the studies of many views."),
+    ] = None,
     overlap: Overlap = None,
     rotation: Rotation = None,
     probes: Probes = AUTO,
@@ -56,7 +61,8 @@ def study(
     precision: PrecisionName = "auto",
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
-    from prob3r.scenes.source import Pairs, open_pairs
+    from prob3r.scenes.several import open_views
+    from prob3r.scenes.source import open_pairs
     from prob3r.studies import STUDIES, conduct, leave_out, load_study, write_findings
     from prob3r.training.processes import launched
 
@@ -73,6 +79,8 @@ def study(
     which = asked(target, fit_on, precision)
     tested = _tested(model, probes, which, checkpoints, processes)
     wanted = [study() for study in (studies.values() if name == "all" else [studies[name]])]
+    for each in wanted:
+        each.choose_views(tested.model, views)
     lacking = _lacking(wanted, tested)
     if processes.first:
         _print_plan(wanted, tested, data, pairs, lacking)
@@ -82,8 +90,12 @@ def study(
                 leave_out(each, lacking[each.name], out)
             continue
         given = each.data or data
-        source: Pairs = open_pairs(given, tested.model, processes.device)
-        if overlap is not None or rotation is not None:
+        source: Scenes[Any] = (
+            open_views(given, tested.model, each.views, processes.device)
+            if each.views > 2
+            else open_pairs(given, tested.model, processes.device)
+        )
+        if each.views == 2 and (overlap is not None or rotation is not None):
             source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
         run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
         with progress() as report, run:
@@ -107,7 +119,7 @@ def findings(
     console.print(Text(f"Wrote {write_findings(folder, list(STUDIES), page)}"), soft_wrap=True)
 
 
-def _lacking(wanted: "list[Study]", tested: "ModelUnderTest") -> dict[str, str]:
+def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest") -> dict[str, str]:
     """Return which studies cannot be run, and why."""
     from prob3r.studies import LackingError
 
@@ -121,7 +133,7 @@ def _lacking(wanted: "list[Study]", tested: "ModelUnderTest") -> dict[str, str]:
 
 
 def _print_plan(
-    wanted: "list[Study]",
+    wanted: "list[Study[Any]]",
     tested: "ModelUnderTest",
     data: str,
     pairs: int,
@@ -132,7 +144,9 @@ def _print_plan(
     from prob3r.rooms import Rooms
     from prob3r.runs.trace import trace
 
-    table = Table("study", "data", "pairs", "missing", title=f"The plan for {tested.name}")
+    table = Table(
+        "study", "data", "scenes", "views", "missing", title=f"The plan for {tested.name}"
+    )
     total = 0
     for each in wanted:
         why, count = lacking.get(each.name), min(pairs, each.most or pairs)
@@ -141,7 +155,8 @@ def _print_plan(
         )
         total += 0 if why else count
         pairs_of = "not run" if why else str(count)
-        table.add_row(each.title, each.data or data, pairs_of, Text(why or twins))
+        row = each.title, each.data or data, pairs_of, str(each.views), Text(why or twins)
+        table.add_row(*row)
     room = Rooms("test", tested.model.config.image_size, compile=False)[0]
     room = room.to(next(tested.model.parameters()).device)
     start = time.monotonic()

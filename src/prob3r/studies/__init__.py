@@ -6,6 +6,7 @@ A study is a class with a `name` in any file of this folder: it is found without
 from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 from prob3r.studies.evaluation import evaluate
 from prob3r.studies.page import write_findings
@@ -24,7 +25,7 @@ from prob3r.studies.verdict import Finding
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-STUDIES: Mapping[str, type[Study]] = {
+STUDIES: Mapping[str, type[Study[Any]]] = {
     study.name: study
     for study in sorted(Study.registry.values(), key=lambda study: (study.place, study.name))
     if study.__module__.startswith(f"{__name__}.")

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from runpy import run_path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 import pandas as pd
 import torch
+from typing_extensions import TypeVar
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder, to_json, writing_to
@@ -28,8 +29,8 @@ from prob3r.probes import SiteReader
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
 from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Pairs, batches, describe, share_views
-from prob3r.scenes.views import Pair
+from prob3r.scenes.source import Scenes, batches, describe, share_views
+from prob3r.scenes.views import Pair, Views
 from prob3r.studies.parts import read_part, write_part
 from prob3r.studies.results import frames_of, version
 from prob3r.studies.verdict import Finding
@@ -37,6 +38,9 @@ from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Seen = TypeVar("Seen", bound=Views, default=Pair)
+"""What a study measures a batch of: pairs, or scenes of more views."""
 
 MODEL, POSITIVE = "model", "mini-pose"
 """Whose rows they are: the model's, or the positive control's."""
@@ -119,8 +123,10 @@ class Result:
     table: pd.DataFrame
 
 
-class Study(ABC):
+class Study(ABC, Generic[Seen]):
     """A question put to a model over many pairs; every class with a `name` is registered.
+
+    A study of scenes of more views is a `Study[Views]` that says how many in `views`.
 
     Attributes:
         registry: Every study class by its name.
@@ -129,6 +135,8 @@ class Study(ABC):
         place: Where it stands in the page of findings; by default after all those that have a
             place.
         data: Name of the pairs that the question needs, if it needs pairs of its own.
+        views: How many views a scene has; of a model that takes fewer, as many as it takes.
+        fewest: How few views the question makes sense for.
         batch: Pairs at a time.
         most: Pairs beyond which the question costs more than they add to the answer.
         probes: Whether it reads sites with probes.
@@ -137,12 +145,14 @@ class Study(ABC):
         twins: Names of trained references that serve as controls.
     """
 
-    registry: ClassVar[dict[str, type["Study"]]] = {}
+    registry: ClassVar[dict[str, type["Study[Any]"]]] = {}
 
     name: ClassVar[str]
     title: ClassVar[str]
     place: ClassVar[float] = inf
     data: ClassVar[str | None] = None
+    views: int = 2
+    fewest: ClassVar[int] = 2
     batch: ClassVar[int] = 16
     most: ClassVar[int | None] = None
     probes: ClassVar[bool] = False
@@ -155,12 +165,35 @@ class Study(ABC):
         if "name" in vars(cls):
             Study.registry[cls.name] = cls
 
+    def choose_views(self, model: Model, asked: int | None = None) -> None:
+        """Set how many views a scene has: what is asked, or else as many as the model takes.
+
+        A study of pairs stays one.
+
+        Raises:
+            Prob3rError: The question needs more views than are asked for.
+        """
+        if asked is not None and self.views > 2:
+            if asked < self.fewest:
+                raise Prob3rError(
+                    f"The study '{self.name}' needs {self.fewest} views or more, not {asked}."
+                )
+            self.views = asked
+        elif model.most_views is not None:
+            self.views = max(self.fewest, min(self.views, model.most_views))
+
     def check(self, tested: ModelUnderTest) -> None:
         """Raise LackingError if the model lacks what the study needs."""
-        sites = [Site.parse(name) for name in tested.model.attention_sites(2)]
+        most = tested.model.most_views
+        if most is not None and most < max(self.fewest, self.views):
+            raise LackingError(
+                f"The study '{self.name}' shows a model {max(self.fewest, self.views)} views, and "
+                f"{tested.name} takes {most} at most."
+            )
+        sites = [Site.parse(name) for name in tested.model.attention_sites(self.views)]
         stack = trunk(tested.model).name if self.attention else ""
         for group in self.attention:
-            for view in (1, 2):
+            for view in range(1, self.views + 1):
                 found = (s for s in sites if (s.stack, s.view) == (stack, view))
                 if not any(site.sublayer in group for site in found):
                     words = " or ".join(SUBLAYER_WORDS[kind] for kind in group)
@@ -179,7 +212,7 @@ class Study(ABC):
         """Return which of the trained controls there are not."""
         return [name for name in self.twins if name not in {*tested.references, tested.name}]
 
-    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, tested: ModelUnderTest, pairs: Scenes[Seen]) -> None:
         """Find out what has to be known before the first batch; the same for the same pairs.
 
         Args:
@@ -188,7 +221,7 @@ class Study(ABC):
         """
 
     @abstractmethod
-    def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
+    def measure(self, tested: ModelUnderTest, pair: Seen, /) -> pd.DataFrame:
         """Return measurements of a batch, one row each.
 
         The column `pair` holds the pair's place in the batch. Rows without one belong to none.
@@ -209,9 +242,9 @@ class Study(ABC):
 
 
 def conduct(
-    study: Study,
+    study: Study[Seen],
     tested: ModelUnderTest,
-    pairs: Pairs,
+    pairs: Scenes[Seen],
     count: int,
     folder: Path,
     data: str,
@@ -253,6 +286,8 @@ def conduct(
         "precision": running_precision(tested.model),
         "relatives": {name: fingerprint(model) for name, model in tested.references.items()},
     }
+    if study.views != 2:
+        about["views"] = study.views
     if tested.origins:
         about["probes"] = tested.origins
     # Folders from before samples were named hold the first pairs: of rooms, the same ones. Those
@@ -287,7 +322,7 @@ def conduct(
     return result
 
 
-def leave_out(study: Study, why: str, folder: Path) -> None:
+def leave_out(study: Study[Any], why: str, folder: Path) -> None:
     """Write down that a study was not run, and why, for the page of findings.
 
     Raises:
@@ -326,7 +361,7 @@ def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) 
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _measured(study: Study, tested: ModelUnderTest, pair: Pair, first: int) -> pd.DataFrame:
+def _measured(study: Study[Seen], tested: ModelUnderTest, pair: Seen, first: int) -> pd.DataFrame:
     """Return a batch's rows with the pairs' numbers over all batches, and their strata."""
     pair = pair.to(next(tested.model.parameters()).device)
     with torch.no_grad():
@@ -336,7 +371,7 @@ def _measured(study: Study, tested: ModelUnderTest, pair: Pair, first: int) -> p
     return table.assign(pair=rows + first, easy=easy[rows], hard=hard[rows])
 
 
-def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -> None:
+def _write(result: Result, study: Study[Any], home: Path, about: dict[str, object]) -> None:
     with writing_to(home / "table.parquet") as path:
         result.table.to_parquet(path)
     with writing_to(home / "table.csv") as path:
@@ -350,7 +385,7 @@ def _write(result: Result, study: Study, home: Path, about: dict[str, object]) -
                 figure.savefig(path, dpi=200)
 
 
-def load_study(path: Path) -> type[Study]:
+def load_study(path: Path) -> type[Study[Any]]:
     """Run a Python file that defines one study, and return the study.
 
     Raises:
