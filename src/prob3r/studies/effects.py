@@ -1,0 +1,68 @@
+"""Effects of named variants: what edits do to the cameras and to the points of a scene.
+
+A variant is a `NamedTuple` of what tells it from the others, such as a mode and a number of heads.
+Its fields become the columns of the table.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.measures.scenes import POINTS, STATED, scene_errors
+from prob3r.measures.statistics import wide
+from prob3r.models import Model, Prediction
+from prob3r.runs.edits import Edit
+from prob3r.runs.sweep import sweep
+from prob3r.scenes.views import Views
+
+POINTMAP = "pointmap_error"
+"""The error of the points."""
+
+
+def effects_of(model: Model, views: Views, variants: Mapping[Any, Sequence[Edit]]) -> pd.DataFrame:
+    """Return the change that every variant makes to every error of `measures.scenes`.
+
+    Args:
+        model: The model.
+        views: Scenes with the full truth.
+        variants: Edits by variant. All variants are of one type of `NamedTuple`.
+
+    Returns:
+        A row for each variant, scene and error: the fields of the variant, `pair`, `metric`,
+        `clean` (the error without edits) and `value` (the error with the edits less `clean`).
+
+    Raises:
+        Prob3rError: There is no variant, or an edit does not fit.
+    """
+    table = sweep(model, views.named(()), variants, _errors)
+    names = table.pop("variant").tolist()
+    what = pd.DataFrame(names, columns=names[0]._fields)
+    table["value"] = table.pop("effect")
+    return pd.concat([what, table], axis=1)
+
+
+def camera_metric(table: pd.DataFrame) -> str:
+    """Return which error says how right the cameras are: of those stated, or else by pointmaps."""
+    stated = f"{STATED} rotation_error"
+    return stated if (table.metric == stated).any() else f"{POINTS} rotation_error"
+
+
+def effect(table: pd.DataFrame, metric: str, **fields: object) -> Float[Tensor, " n"]:
+    """Return the effect of one variant on an error, scene by scene.
+
+    Args:
+        table: From `effects_of`.
+        metric: The error.
+        fields: The fields that tell the variant.
+    """
+    chosen = table[table.metric == metric]
+    for name, value in fields.items():
+        chosen = chosen[chosen[name] == value]
+    return wide(chosen, "metric")[1][:, 0]
+
+
+def _errors(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:
+    return scene_errors(output, views)
