@@ -58,10 +58,8 @@ def test_the_page_names_missing_controls_and_studies_that_were_not_run(
     conduct(Twinned(), under(), rooms, 3, tmp_path, "rooms:test")
     leave_out(Origins(), "needs weights along training", tmp_path)
     page = write_findings(tmp_path, ["twinned", "origins"]).read_text()
-    assert "| twinned: the control `twin`, a trained twin | missing | | |" in page
-    assert (
-        "| origins: Where matches come from | not run | needs weights along training | |"
-    ) in page
+    assert "- `twinned` of `m` lacks the control `twin`, a trained twin." in page
+    assert "- `origins` was not run on `m`: needs weights along training" in page
     whole = under(twin=random(CONFIG, seed=2))
     conduct(Twinned(), whole, rooms, 3, tmp_path / "b", "rooms:test")
-    assert "missing" not in write_findings(tmp_path / "b", ["twinned"]).read_text()
+    assert "lacks" not in write_findings(tmp_path / "b", ["twinned"]).read_text()

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from prob3r.errors import Prob3rError
-from prob3r.studies import write_findings
+from prob3r.studies import STUDIES, write_findings
+from prob3r.studies.claims import CLAIMS
 
 FINDING = {
     "claim": "C1",
@@ -18,24 +19,36 @@ FINDING = {
     "control": "random 0.5",
     "pairs": 64,
 }
+STORED = Path(__file__).parents[2] / "docs" / "findings"
 
 
-def saved(folder: Path, name: str, **changes: Any) -> None:
+def saved(folder: Path, name: str, *findings: dict[str, Any], **changes: Any) -> None:
     home = folder / name
     home.mkdir(parents=True)
-    result = {"title": f"About {name}", "model": "m", "weights": "abc", "data": "rooms:test"}
-    result |= {"pairs": 64, "findings": [FINDING | changes.pop("finding", {})]} | changes
-    (home / "findings.json").write_text(json.dumps(result))
+    result: dict[str, Any] = {
+        "title": f"About {name}",
+        "model": "m",
+        "weights": "abc",
+        "data": "rooms:test",
+    }
+    result |= {"pairs": 64, "findings": [FINDING | each for each in findings or ({},)]}
+    (home / "findings.json").write_text(json.dumps(result | changes))
+
+
+def cells(page: str, start: str) -> list[str]:
+    """The cells of the one row of the table whose first cell begins so."""
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def test_the_page_says_what_was_saved_and_shows_the_figures(tmp_path: Path) -> None:
     saved(tmp_path, "two")
-    saved(tmp_path, "one", finding={"verdict": "mixed", "effect": None})
+    saved(tmp_path, "one", {"verdict": "mixed", "effect": None})
     (tmp_path / "two" / "curve.png").touch()
     text = write_findings(tmp_path, ["one", "two", "three"]).read_text()
     assert text.startswith("# Findings for m\n")
     assert text.index("## About one") < text.index("## About two")
-    assert "three" not in text
+    assert "- No result of `m` is stored for `three`." in text
     assert "**supported**. -0.25 [-0.3, -0.2] (pointmap error; 64 pairs)" in text
     assert "mixed. not measurable" in text
     assert "Controls: random 0.5." in text
@@ -51,11 +64,113 @@ def test_a_page_elsewhere_finds_its_figures(tmp_path: Path) -> None:
     assert "![one: curve](findings/one/curve.png)" in page.read_text()
 
 
+def test_claims_go_down_and_models_across(tmp_path: Path) -> None:
+    matching = {"claim": "C4", "unit": "PCK@1 of head 2"}
+    cross = matching | {"statement": "Cross-attention aligns matching patches: 14 heads"}
+    whole = matching | {"statement": "Global attention aligns matching patches: 3 heads"}
+    saved(tmp_path / "a", "correspondence", cross)
+    saved(
+        tmp_path / "b",
+        "correspondence",
+        whole | {"verdict": "not supported", "effect": 0.5, "unit": "PCK@1 of head 7"},
+        model="n",
+        weights="xyz",
+    )
+    saved(tmp_path / "b", "roles", {"claim": "C2"}, model="n", weights="xyz")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    text = write_findings(folders, ["roles", "correspondence"], tmp_path / "page.md").read_text()
+    assert text.startswith("# Findings for m and n\n")
+    assert "`m` (`abc`), `n` (`xyz`)" in text
+    assert cells(text, "claim") == ["claim", "reported, and on which model", "`m`", "`n`"]
+    assert cells(text, "Attention between the views aligns matching patches") == [
+        "Attention between the views aligns matching patches",
+        "",
+        "[**supported**](#about-correspondence-in-m) -0.25 [-0.3, -0.2] PCK@1 of head 2",
+        "[**not supported**](#about-correspondence-in-n) 0.5 [-0.3, -0.2] PCK@1 of head 7",
+    ]
+    assert cells(text, "Geometry is refined (pointmap error)")[2:] == [
+        "not run",
+        "[**supported**](#about-roles-in-n) -0.25 [-0.3, -0.2]",
+    ]
+    assert "\n## About correspondence, in m\n" in text
+    assert "- No result of `m` is stored for `roles`." in text
+    assert text.index("**C2**") < text.index("**C4**") < text.index("**N1**")
+
+
+def test_what_a_paper_reported_stands_beside_its_claim(tmp_path: Path) -> None:
+    saved(tmp_path, "one")
+    text = write_findings(tmp_path, ["one", "middle_blocks"]).read_text()
+    for claim in CLAIMS:
+        title, reported, *answers = cells(text, f"**{claim.number}**")
+        assert claim.statement in title
+        assert reported.startswith(claim.reported)
+        assert (f"https://arxiv.org/abs/{claim.arxiv}" in reported) == bool(claim.paper)
+        assert answers == ([""] if claim.number == "C1" else ["not run"])
+    assert "; `prob3r study middle_blocks`" in cells(text, "**N2**")[0]
+    assert "; no study asks it yet" in cells(text, "**N4**")[0]
+
+
+def test_a_control_has_a_column_of_its_own(tmp_path: Path) -> None:
+    twin = {"statement": "In a twin that carries an explicit pose, the same cut breaks the pose"}
+    own = {"statement": "The pose does not rest on sinks: 0 of 48 heads"}
+    relatives = {"mini-pose": "def", "other": "ghi"}
+    findings = [own | {"claim": "C3"}, twin | {"claim": "C3"}]
+    saved(tmp_path, "pose", *findings, relatives=relatives)
+    text = write_findings(tmp_path, ["pose"]).read_text()
+    assert "`m` (`abc`), `mini-pose` (`def`)." in text
+    answer = "[**supported**](#about-pose) -0.25 [-0.3, -0.2]"
+    assert cells(text, "The pose does not rest on sinks")[2:] == [answer, "not run"]
+    assert cells(text, "In a model that carries an explicit pose, the same cut")[2:] == [
+        "–",
+        answer,
+    ]
+    assert "- No study was run on `mini-pose` itself" in text
+
+
+def test_findings_of_own_studies_have_rows_of_their_own(tmp_path: Path) -> None:
+    own = {"claim": "X1", "statement": "3 of 4 |heads| look left"}
+    saved(tmp_path / "a", "own", own)
+    saved(tmp_path / "b", "own", own | {"statement": "1 of 9 |heads| look left"}, model="n")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    text = write_findings(folders, ["own"], tmp_path / "page.md").read_text()
+    assert r"| n of n \|heads\| look left (pointmap error) | | [**supp" in text
+    assert text.index("**past the paper**") < text.index("| **X1** |")
+
+
+def test_stored_findings_answer_known_questions() -> None:
+    """A wording that changes would move its finding out of its row."""
+    text = (STORED.parent / "findings.md").read_text()
+    for question in (question for claim in CLAIMS for question in claim.questions):
+        answers = cells(text, question.statement)[2:]
+        assert any("](#" in answer for answer in answers), question
+
+
+def test_the_page_in_the_docs_is_the_one_that_the_stored_results_give(tmp_path: Path) -> None:
+    """But for links to figures, and for lines that follow from which studies there are."""
+    fresh = write_findings(STORED, list(STUDIES), tmp_path / "findings.md")
+    apart = ("![", "| **", "- No result of")
+
+    def told(page: Path) -> list[str]:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        return [line for line in lines if not line.startswith(apart)]
+
+    assert told(STORED.parent / "findings.md") == told(fresh), (
+        "write it again: prob3r findings docs/findings --page docs/findings.md"
+    )
+
+
 def test_findings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
     saved(tmp_path, "one")
     saved(tmp_path, "two", weights="xyz")
     with pytest.raises(Prob3rError, match=r"m \(abc\) and m \(xyz\)"):
         write_findings(tmp_path, ["one", "two"])
+
+
+def test_a_model_has_one_folder(tmp_path: Path) -> None:
+    saved(tmp_path / "a", "one")
+    saved(tmp_path / "b", "one")
+    with pytest.raises(Prob3rError, match=r"a and .*b both hold findings of m"):
+        write_findings([tmp_path / "a", tmp_path / "b"], ["one"])
 
 
 def test_no_findings_and_damaged_ones_are_said_so(tmp_path: Path) -> None:

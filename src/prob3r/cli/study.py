@@ -110,13 +110,15 @@ def study(
 
 @app.command()
 def findings(
-    folder: Annotated[Path, typer.Argument(help="A folder that studies were written into.")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders that studies were written into, one a model.")
+    ],
     page: Annotated[Path, typer.Option(help="The page to write.")] = Path("findings.md"),
 ) -> None:
-    """Write the page of saved studies again."""
+    """Write the page of saved studies again: all claims down, all models across."""
     from prob3r.studies import STUDIES, write_findings
 
-    console.print(Text(f"Wrote {write_findings(folder, list(STUDIES), page)}"), soft_wrap=True)
+    console.print(Text(f"Wrote {write_findings(folders, list(STUDIES), page)}"), soft_wrap=True)
 
 
 def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest") -> dict[str, str]:

@@ -1,0 +1,173 @@
+"""The table of all claims: claims down, models across, and what each paper reported beside them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from prob3r.studies.claims import CLAIMS, Claim, Question
+from prob3r.studies.saved import Saved
+
+NOT_RUN, NOT_ASKED = "not run", "–"
+MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finding that answers a question.
+
+    Attributes:
+        column: Name of the model that it is about.
+        tested: Name of the model whose study came to it.
+        study: The study's name.
+        finding: The finding, as it was saved.
+        question: What it answers, if that is a known question.
+    """
+
+    column: str
+    tested: str
+    study: str
+    finding: Mapping[str, Any]
+    question: Question | None
+
+    @property
+    def key(self) -> str:
+        """What findings of several models that answer the same question have in common."""
+        return self.question.statement if self.question else without_numbers(self)
+
+
+def columns(saved: Sequence[Saved]) -> dict[str, str]:
+    """Return the models of the table, with their fingerprints.
+
+    They are the models under test, then the references that a finding is about.
+    """
+    found = {each.model: each.weights for each in saved}
+    for each in saved:
+        for answer in _answers(each):
+            found.setdefault(answer.column, each.references.get(answer.column, ""))
+    return found
+
+
+def claims_table(
+    saved: Sequence[Saved], order: Sequence[str], links: Mapping[tuple[str, str], str]
+) -> list[str]:
+    """Return the lines of the table.
+
+    A row tells the effect's unit where it is the same for all models; else each cell does.
+
+    Args:
+        saved: The results of each model under test.
+        order: Names of all studies that there are.
+        links: Where the page tells more of a model's study, by the model's and the study's name.
+    """
+    models = list(columns(saved))
+    answers = [answer for each in saved for answer in _answers(each)]
+    known = [claim.number for claim in CLAIMS]
+    others = {a.finding["claim"]: None for a in answers if a.finding["claim"] not in known}
+    lines = [
+        f"| claim | reported, and on which model | {' | '.join(f'`{m}`' for m in models)} |",
+        "|---" * (2 + len(models)) + "|",
+    ]
+    for claim in (*CLAIMS, *(Claim(number, "", ()) for number in others)):
+        asked = list(claim.questions)
+        rows: dict[str, list[Answer]] = {}
+        for answer in sorted(
+            (a for a in answers if a.finding["claim"] == claim.number),
+            key=lambda a: asked.index(a.question) if a.question else len(asked),
+        ):
+            rows.setdefault(f"{answer.study} {answer.key}", []).append(answer)
+        studies = [study for study in claim.studies if study in order]
+        lines.append(_claim_row(claim, models, None if rows else studies))
+        lines += [_question_row(row, saved, models, links) for row in rows.values()]
+    return lines
+
+
+def without_numbers(answer: Answer) -> str:
+    """Return a finding's statement with `n` for every number; models differ in these."""
+    return re.sub(r"\d+(\.\d+)?", "n", answer.finding["statement"])
+
+
+def effect(finding: Mapping[str, Any]) -> str:
+    """Return the effect with its interval."""
+    value, low, high = (finding[key] for key in ("effect", "low", "high"))
+    if any(number is None or not math.isfinite(number) for number in (value, low, high)):
+        return "not measurable"
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+
+
+def _claim_row(claim: Claim, models: Sequence[str], ask: Sequence[str] | None) -> str:
+    """Return the row that says a claim and what was reported.
+
+    Args:
+        claim: The claim.
+        models: The columns.
+        ask: The studies to run if no model answers it; None if one does.
+    """
+    source = f"[{claim.paper}](https://arxiv.org/abs/{claim.arxiv}); {claim.read}"
+    reported = f"{claim.reported} ({source})" if claim.paper else claim.reported
+    title = f"**{claim.number}** {claim.statement}".rstrip()
+    if ask is not None:
+        commands = ", ".join(f"`prob3r study {study}`" for study in ask)
+        title += f"; {commands or 'no study asks it yet'}"
+    cells = ["" if ask is None else NOT_RUN] * len(models)
+    return f"| {title} | {reported} | {' | '.join(cells)} |"
+
+
+def _question_row(
+    answers: Sequence[Answer],
+    saved: Sequence[Saved],
+    models: Sequence[str],
+    links: Mapping[tuple[str, str], str],
+) -> str:
+    """Return the row of one question."""
+    units = {answer.finding["unit"] for answer in answers}
+    cells = [_cell(model, answers, saved, links, len(units) > 1) for model in models]
+    unit = f" ({answers[0].finding['unit']})" if len(units) == 1 and any(units) else ""
+    statements = {answer.finding["statement"] for answer in answers}
+    label = statements.pop() if len(statements) == 1 else answers[0].key
+    if answers[0].question:
+        label = answers[0].question.statement
+    shown = f"{label}{unit}".replace("|", r"\|")
+    return f"| {shown} | | {' | '.join(cells)} |"
+
+
+def _cell(
+    model: str,
+    answers: Sequence[Answer],
+    saved: Sequence[Saved],
+    links: Mapping[tuple[str, str], str],
+    with_unit: bool,
+) -> str:
+    """Return what is known of one question for one model."""
+    texts: dict[str, None] = {}
+    for answer in (answer for answer in answers if answer.column == model):
+        link = links[answer.tested, answer.study]
+        text = f"[{MARKS[answer.finding['verdict']]}]({link}) {effect(answer.finding)}"
+        texts[f"{text} {answer.finding['unit']}" if with_unit else text] = None
+    if texts:
+        return "<br>".join(texts)
+    studies = {answer.study for answer in answers}
+    run = {study for each in saved if each.model == model for study in each.results}
+    return NOT_ASKED if studies & run else NOT_RUN
+
+
+def _answers(saved: Saved) -> list[Answer]:
+    """Return every finding of a model's studies."""
+    found = []
+    for study, result in saved.results.items():
+        for finding in result["findings"]:
+            question = _question(study, finding)
+            column = question.of if question and question.of else saved.model
+            found.append(Answer(column, saved.model, study, finding, question))
+    return found
+
+
+def _question(study: str, finding: Mapping[str, Any]) -> Question | None:
+    """Return the question that a finding answers, if it is a known one."""
+    for claim in CLAIMS:
+        for question in claim.questions if claim.number == finding["claim"] else ():
+            if question.study == study and fnmatchcase(finding["statement"], question.finding):
+                return question
+    return None

@@ -1,0 +1,102 @@
+"""What studies wrote into a folder: the results of one model, for the page of findings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from prob3r.errors import Prob3rError
+from prob3r.studies.study import NOT_RUN
+from prob3r.studies.verdict import Finding
+
+VERDICTS = ("supported", "not supported", "mixed")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The results of one model.
+
+    Attributes:
+        model: The model's name.
+        weights: Its fingerprint.
+        folder: Where the results are, one folder a study.
+        results: What each study came to, by its name, as `conduct` wrote it.
+        left: Why studies were not run, by their names.
+    """
+
+    model: str
+    weights: str
+    folder: Path
+    results: Mapping[str, dict[str, Any]]
+    left: Mapping[str, str]
+
+    @property
+    def references(self) -> dict[str, str]:
+        """Fingerprints of the models that the studies held this one against, by name."""
+        found: dict[str, str] = {}
+        for result in self.results.values():
+            relatives = result.get("relatives")
+            found |= relatives if isinstance(relatives, dict) else {}
+        return found
+
+
+def read_saved(folder: Path, order: Sequence[str]) -> Saved:
+    """Read the results in a folder.
+
+    Args:
+        folder: Where `conduct` put them.
+        order: Names of the studies as they are to be reported; those without results are left out.
+
+    Raises:
+        Prob3rError: There are no results, or they are of several models, or damaged.
+    """
+    read = {name: _read(folder / name / "findings.json") for name in order}
+    results = {name: result for name, result in read.items() if result}
+    if not results:
+        raise Prob3rError(f"{folder} holds no findings; run `prob3r study` first.")
+    models = {(result["model"], result["weights"]) for result in results.values()}
+    if len(models) > 1:
+        names = " and ".join(sorted(f"{name} ({weights})" for name, weights in models))
+        raise Prob3rError(f"{folder} holds findings of {names}; give each a folder of its own.")
+    ((model, weights),) = models
+    files = {name: folder / name / NOT_RUN for name in order}
+    left = {name: str(_json(file)["why"]) for name, file in files.items() if file.exists()}
+    return Saved(model, weights, folder, results, left)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    result = _json(path)
+    texts = ("title", "model", "weights", "data")
+    if not (
+        isinstance(result, dict)
+        and all(isinstance(result.get(key), str) for key in texts)
+        and "pairs" in result
+        and isinstance(result.get("findings"), list)
+        and all(map(_is_finding, result["findings"]))
+    ):
+        raise _damaged(path)
+    return result
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> Prob3rError:
+    return Prob3rError(f"{path} is damaged; delete it and run the study again.")
+
+
+def _is_finding(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() >= {field.name for field in fields(Finding)}
+        and value["verdict"] in VERDICTS
+        and all(isinstance(value[key], str) for key in ("claim", "statement", "unit"))
+        and all(isinstance(value[key], float | int | None) for key in ("effect", "low", "high"))
+    )
