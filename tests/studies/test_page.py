@@ -177,6 +177,10 @@ def test_no_findings_and_damaged_ones_are_said_so(tmp_path: Path) -> None:
     with pytest.raises(Prob3rError, match="holds no findings"):
         write_findings(tmp_path, ["one"])
     saved(tmp_path, "one")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "not-run.json").write_text("[]")
+    with pytest.raises(Prob3rError, match=r"not-run.json is damaged"):
+        write_findings(tmp_path, ["one", "two"])
     (tmp_path / "one" / "findings.json").write_text("{")
-    with pytest.raises(Prob3rError, match="is damaged"):
+    with pytest.raises(Prob3rError, match=r"findings.json is damaged"):
         write_findings(tmp_path, ["one"])

@@ -61,7 +61,7 @@ def read_saved(folder: Path, order: Sequence[str]) -> Saved:
         raise Prob3rError(f"{folder} holds findings of {names}; give each a folder of its own.")
     ((model, weights),) = models
     files = {name: folder / name / NOT_RUN for name in order}
-    left = {name: str(_json(file)["why"]) for name, file in files.items() if file.exists()}
+    left = {name: _why(file) for name, file in files.items() if file.exists()}
     return Saved(model, weights, folder, results, left)
 
 
@@ -79,6 +79,14 @@ def _read(path: Path) -> dict[str, Any] | None:
     ):
         raise _damaged(path)
     return result
+
+
+def _why(path: Path) -> str:
+    """Return why a study was not run."""
+    left = _json(path)
+    if not isinstance(left, dict) or not isinstance(left.get("why"), str):
+        raise _damaged(path)
+    return left["why"]
 
 
 def _json(path: Path) -> dict[str, Any]:
