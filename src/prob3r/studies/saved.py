@@ -71,8 +71,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     result = _json(path)
     texts = ("title", "model", "weights", "data")
     if not (
-        isinstance(result, dict)
-        and all(isinstance(result.get(key), str) for key in texts)
+        all(isinstance(result.get(key), str) for key in texts)
         and "pairs" in result
         and isinstance(result.get("findings"), list)
         and all(map(_is_finding, result["findings"]))
@@ -83,17 +82,20 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _why(path: Path) -> str:
     """Return why a study was not run."""
-    left = _json(path)
-    if not isinstance(left, dict) or not isinstance(left.get("why"), str):
+    why = _json(path).get("why")
+    if not isinstance(why, str):
         raise _damaged(path)
-    return left["why"]
+    return why
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path) from error
+    if not isinstance(content, dict):
+        raise _damaged(path)
+    return content
 
 
 def _damaged(path: Path) -> Prob3rError:
