@@ -41,6 +41,16 @@ def test_the_effect_is_the_change_of_the_error_and_its_columns_are_the_variants(
     torch.testing.assert_close(found.float(), wanted, atol=1e-5, rtol=1e-4)
 
 
+def test_a_scene_that_a_variant_leaves_as_it_is_has_no_row_of_it(scenes: Views) -> None:
+    edits = {
+        Variant("zero", 0): [HeadAblation("dec*.0.global_attn", scenes=[1])],
+        Variant("zero", 1): [HeadAblation("dec*.1.global_attn")],
+    }
+    table = effects_of(EXAMPLES["vggt"](), scenes, edits)
+    assert set(table[table.block == 0].pair) == {1}
+    assert set(table[table.block == 1].pair) == {0, 1}
+
+
 def test_cameras_are_those_that_are_stated_where_a_model_states_them(scenes: Views) -> None:
     edits = {Variant("zero", 0): [HeadAblation("dec*.0.global_attn")]}
     assert camera_metric(effects_of(EXAMPLES["vggt"](), scenes, edits)) == "stated rotation_error"

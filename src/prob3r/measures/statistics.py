@@ -44,6 +44,16 @@ def median_interval(values: Float[Tensor, " n"]) -> Interval:
     return bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
 
 
+def mean_interval(values: Float[Tensor, " n"]) -> Interval:
+    """Return the mean over scenes, with its 95 % bootstrap interval."""
+    return bootstrap_interval(values, mean, generator=torch.Generator().manual_seed(0))
+
+
+def mean(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Mean over the last axis, NaN left out."""
+    return values.nanmean(-1)
+
+
 def medians(
     values: Float[Tensor, "n s"],
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"], Float[Tensor, " s"]]:

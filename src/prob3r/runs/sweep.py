@@ -12,11 +12,11 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import bootstrap_interval, pose_and_shape
 from prob3r.models.protocol import Model, Prediction, trunk
 from prob3r.models.sites import HEADS, Site
+from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, Editor, HeadAblation, Means, Setting
 from prob3r.runs.precision import running_precision
 from prob3r.runs.replay import Replay, repeat
 from prob3r.runs.trace import trace
-from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.views import Views
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def sweep_heads(
     Raises:
         Prob3rError: The pattern matches nothing, or a mode lacks what it needs.
     """
-    import pandas as pd
 
     def variants(pair: Views) -> Variants:
         setting = Setting.of(model, pair)
@@ -133,15 +132,14 @@ def sweep_heads(
         chosen = [place.probs for place in places]
         sources: dict[str, Any] = {"mean": means}
         if "resample" in modes:
-            donors = other_scenes(pair)
-            if (donors < 0).any():
+            wanted = [str(site.read(HEADS)) for site in chosen]
+            given = Donated.of(pair, trace(model, pair, wanted, output=False))
+            if len(given.rows) < len(pair):
                 raise Prob3rError(
                     "resample takes heads from another scene, and a batch holds one scene alone or "
                     "scenes that are not known; give batches of at least two scenes."
                 )
-            wanted = [str(site.read(HEADS)) for site in chosen]
-            outputs = trace(model, pair, wanted, output=False)
-            sources["resample"] = {site: record[donors] for site, record in outputs.items()}
+            sources["resample"] = given.records
         heads = [
             Head(str(site.residual), head, mode)
             for mode in modes
@@ -153,10 +151,22 @@ def sweep_heads(
             for h in heads
         }
 
-    table = sweep(model, pairs, variants, **others)
-    what = pd.DataFrame(table.pop("variant").tolist(), columns=Head._fields)
-    what.insert(1, "block", [Site.parse(site).block for site in what.site])
-    joined = pd.concat([what, table], axis=1)
+    table = spread(sweep(model, pairs, variants, **others))
+    table.insert(1, "block", [Site.parse(site).block for site in table.site])
+    return table
+
+
+def spread(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a sweep's table with a column for each part of its variants' names.
+
+    Args:
+        table: From `sweep`; the variants' names are named tuples of one kind.
+    """
+    import pandas as pd
+
+    names = table.variant.tolist()
+    parts = pd.DataFrame(names, table.index, columns=names[0]._fields)
+    joined = pd.concat([parts, table.drop(columns="variant")], axis=1)
     joined.attrs = table.attrs
     return joined
 

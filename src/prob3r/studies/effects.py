@@ -14,34 +14,45 @@ from torch import Tensor
 from prob3r.measures.scenes import POINTS, STATED, scene_errors
 from prob3r.measures.statistics import wide
 from prob3r.models import Model, Prediction
-from prob3r.runs.edits import Edit
-from prob3r.runs.sweep import sweep
+from prob3r.runs.edits import Edit, Setting
+from prob3r.runs.sweep import Metric, spread, sweep
 from prob3r.scenes.views import Views
 
 POINTMAP = "pointmap_error"
 """The error of the points."""
 
 
-def effects_of(model: Model, views: Views, variants: Mapping[Any, Sequence[Edit]]) -> pd.DataFrame:
+def effects_of(
+    model: Model,
+    views: Views,
+    variants: Mapping[Any, Sequence[Edit]],
+    metrics: Metric | None = None,
+) -> pd.DataFrame:
     """Return the change that every variant makes to every error of `measures.scenes`.
 
     Args:
         model: The model.
         views: Scenes with the full truth.
         variants: Edits by variant. All variants are of one type of `NamedTuple`.
+        metrics: What to measure in place of these errors.
 
     Returns:
         A row for each variant, scene and error: the fields of the variant, `pair`, `metric`,
         `clean` (the error without edits) and `value` (the error with the edits less `clean`).
+        A scene that no edit of a variant changes has no row of that variant.
 
     Raises:
         Prob3rError: There is no variant, or an edit does not fit.
     """
-    table = sweep(model, views.named(()), variants, _errors)
-    names = table.pop("variant").tolist()
-    what = pd.DataFrame(names, columns=names[0]._fields)
+    setting = Setting.of(model, views)
+    changed = {
+        name: {row for edit in edits for row in edit.rows(setting).tolist()}
+        for name, edits in variants.items()
+    }
+    table = sweep(model, views.named(()), variants, metrics or _errors)
+    kept = [row in changed[name] for name, row in zip(table.variant, table.pair, strict=True)]
     table["value"] = table.pop("effect")
-    return pd.concat([what, table], axis=1)
+    return spread(table[kept].reset_index(drop=True))
 
 
 def camera_metric(table: pd.DataFrame) -> str:

@@ -3,13 +3,14 @@
 from prob3r.runs.edits.edit import Edit, Setting
 from prob3r.runs.edits.editor import Editor
 from prob3r.runs.edits.heads import Attention, HeadAblation, Knockout
-from prob3r.runs.edits.means import Means, head_means
+from prob3r.runs.edits.means import Means, TokenMeans, head_means, token_means
 from prob3r.runs.edits.selection import OWN_VIEW, PATCHES, Selection, token, view
-from prob3r.runs.edits.streams import Skip, Transplant
+from prob3r.runs.edits.streams import TOKEN_MODES, Skip, TokenAblation, Transplant
 
 __all__ = [
     "OWN_VIEW",
     "PATCHES",
+    "TOKEN_MODES",
     "Attention",
     "Edit",
     "Editor",
@@ -19,8 +20,11 @@ __all__ = [
     "Selection",
     "Setting",
     "Skip",
+    "TokenAblation",
+    "TokenMeans",
     "Transplant",
     "head_means",
     "token",
+    "token_means",
     "view",
 ]

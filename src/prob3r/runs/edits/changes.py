@@ -129,11 +129,11 @@ class Skipped(StreamChange):
 
 @dataclass(frozen=True, eq=False)
 class GivenStream(StreamChange):
-    """The stream is replaced at some patches."""
+    """The stream is replaced at some patches. An axis of size 1 stands for all."""
 
     rank = 5
     patches: Bool[Tensor, "p1 n"]
-    values: Float[Tensor, "p2 n d"]
+    values: Float[Tensor, "p2 n2 d2"]
 
     def apply(self, stream: Tensor, before: Tensor) -> Tensor:
         """Return the stream with the chosen patches replaced."""

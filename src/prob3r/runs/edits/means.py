@@ -1,4 +1,4 @@
-"""Means of heads' outputs over a data set, for mean ablation."""
+"""Means over a data set, for mean ablation: of heads' outputs, and of tokens of the stream."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, read_tensors, write_tensors
-from prob3r.models.sites import Site, Tap
+from prob3r.models.protocol import TokenLayout, layout_of
+from prob3r.models.sites import Site, Tap, select
 from prob3r.scenes.views import Views
 
 
@@ -34,11 +35,7 @@ class Means:
 
     def check(self, model: Model) -> None:
         """Raise Prob3rError unless these are the means of this model."""
-        if self.model != fingerprint(model):
-            raise Prob3rError(
-                f"These means are of the model {self.model}, and this one is "
-                f"{fingerprint(model)}; give the means of this model."
-            )
+        _check(self.model, model)
 
     def save(self, path: Path) -> None:
         """Write the means as one `.safetensors` file, whole or not at all."""
@@ -75,7 +72,7 @@ def head_means(
             count += len(views)
             report(count)
     if not count:
-        raise Prob3rError("There are no scenes to take the means over; give at least one.")
+        raise _no_scenes()
     values = {
         str(Site.parse(site).residual): total / sums.patches[site]
         for site, total in sums.totals.items()
@@ -96,3 +93,98 @@ class _Sums(Tap):
         self.totals[site] = self.totals.get(site, 0) + output.float().sum((0, 2))
         self.patches[site] = self.patches.get(site, 0) + b * n
         return output
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMeans:
+    """The mean and the deviation of every special token, and of all patches, over scenes.
+
+    Attributes:
+        values: Two tensors by residual site, the mean and the standard deviation of every channel:
+            a row for each special token, in the order of its layout, and one for all patches.
+        model: The fingerprint of the model.
+        scenes: The number of scenes in the mean.
+    """
+
+    values: Mapping[str, tuple[Float[Tensor, "s d"], Float[Tensor, "s d"]]]
+    model: str
+    scenes: int
+
+    def check(self, model: Model) -> None:
+        """Raise Prob3rError unless these are the means of this model."""
+        _check(self.model, model)
+
+
+def token_means(model: Model, scenes: Iterable[Views], pattern: str) -> TokenMeans:
+    """Return the mean and the deviation of the tokens of a model's residual streams.
+
+    Args:
+        model: The model.
+        scenes: Batches of a data set, all of as many views.
+        pattern: Of the residual sites, such as `dec*`.
+
+    Raises:
+        Prob3rError: There is no scene, or the pattern matches nothing.
+    """
+    moments, count = _Moments(model), 0
+    with torch.no_grad():
+        for views in scenes:
+            moments.wanted = frozenset(select(pattern, model.sites(views.count)))
+            model(*views.images, tap=moments)
+            count += len(views)
+    if not count:
+        raise _no_scenes()
+    values = {
+        site: (mean.float(), (square - mean**2).clamp_min(0).sqrt().float())
+        for site, (mean, square) in moments.means.items()
+    }
+    return TokenMeans(values, fingerprint(model), count)
+
+
+def rows_of_tokens(layout: TokenLayout, tokens: int) -> list[int]:
+    """Return the row of `TokenMeans` that each token of a stream has."""
+    before, after = len(layout.before), len(layout.after)
+    patches = tokens - before - after
+    special = range(before + after)
+    return [*special[:before], *[before + after] * patches, *special[before:]]
+
+
+class _Moments(Tap):
+    """Adds up the tokens of residual streams, and their squares, over scenes."""
+
+    def __init__(self, model: Model):
+        self.model, self.wanted = model, frozenset[str]()
+        self.sums: dict[str, Float[Tensor, "2 s d"]] = {}
+        self.counts: dict[str, Float[Tensor, " s"]] = {}
+
+    def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        if site in self.wanted:
+            layout = layout_of(self.model, site)
+            rows = torch.tensor(rows_of_tokens(layout, tensor.shape[1]), device=tensor.device)
+            size = len(layout.special) + 1
+            both = torch.stack((tensor, tensor**2)).double().sum(1)
+            zero = both.new_zeros(2, size, both.shape[-1])
+            self.sums[site] = self.sums.get(site, 0) + zero.index_add(1, rows, both)
+            counted = rows.bincount(minlength=size) * len(tensor)
+            self.counts[site] = self.counts.get(site, 0) + counted
+        return tensor
+
+    @property
+    def means(self) -> dict[str, Float[Tensor, "2 s d"]]:
+        """The mean of every token and channel, and that of the squares."""
+        return {
+            site: total / self.counts[site].clamp_min(1)[:, None]
+            for site, total in self.sums.items()
+        }
+
+
+def _check(mean_of: str, model: Model) -> None:
+    if mean_of != fingerprint(model):
+        raise Prob3rError(
+            f"These means are of the model {mean_of}, and this one is {fingerprint(model)}; give "
+            "the means of this model."
+        )
+
+
+def _no_scenes() -> Prob3rError:
+    return Prob3rError("There are no scenes to take the means over; give at least one.")

@@ -1,15 +1,23 @@
 """Edits of the residual stream, and transplants from another run."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.models.sites import HEADS, PROBS
+from prob3r.models.protocol import layout_of
+from prob3r.models.sites import HEADS, PROBS, Site
 from prob3r.runs.edits.changes import Change, GivenOutput, GivenStream, Skipped
 from prob3r.runs.edits.edit import Edit, Setting, Tokens
 from prob3r.runs.edits.heads import Attention, recorded
+from prob3r.runs.edits.means import TokenMeans, rows_of_tokens
+
+TOKEN_MODES = ("zero", "mean", "noise", "resample")
+"""The modes of `TokenAblation`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,63 @@ class Skip(Edit):
             if patches.any():
                 changes.append(Skipped(str(site), rows, patches[:, 0]))
         return self.nonempty(changes)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenAblation(Edit):
+    """Replaces tokens of the residual stream.
+
+    Attributes:
+        site: Residual sites, such as `dec2.3.mlp`. With `dec*` the tokens are replaced at the input
+            of the stack and after each of its sublayers, so that they never hold anything else.
+        mode: `zero`, `mean` (over a data set), `noise` (normal, with the mean and the deviation of
+            each channel over a data set) or `resample` (from another scene).
+        patches: The tokens that are replaced. The default is all.
+        source: For `mean` and `noise`, the result of `token_means`. For `resample`, a trace of
+            another scene that holds the sites, for one scene or for as many as the edit changes.
+        seed: Of the noise.
+    """
+
+    mode: str = field(default="zero", kw_only=True)
+    patches: Tokens | None = field(default=None, kw_only=True)
+    source: TokenMeans | Mapping[str, Tensor] | None = field(default=None, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+
+    def bind(self, setting: Setting) -> list[Change]:
+        """Return the changes at each site. See `Edit.bind`."""
+        if self.mode not in TOKEN_MODES:
+            raise self.error(f"has mode '{self.mode}'; it must be one of {', '.join(TOKEN_MODES)}")
+        if isinstance(self.source, TokenMeans):
+            self.source.check(setting.model)
+        changes: list[Change] = []
+        for site in setting.sites(self.site):
+            rows, axis = self.rows(setting), setting.queries(site)
+            patches = self.mask(self.patches, axis, rows, rows[:1], setting)
+            if patches.any():
+                values = self._values(site, rows, setting)
+                changes.append(GivenStream(str(site), rows, patches[:, 0], values))
+        return self.nonempty(changes)
+
+    def _values(self, site: Site, rows: Tensor, setting: Setting) -> Float[Tensor, "p2 n2 d2"]:
+        """Return what the tokens of a stream become. An axis of size 1 stands for all."""
+        tokens, width = len(setting.queries(site)), setting.width(site)
+        if self.mode == "zero":
+            return torch.zeros(1, 1, 1, device=setting.device)
+        if self.mode == "resample":
+            values = recorded(self, self.source, site, rows, setting)
+            self.fits("source", values, (len(rows), tokens, width))
+            return values
+        if not isinstance(self.source, TokenMeans):
+            raise self.error(f"has mode {self.mode} and needs `source`, the result of token_means")
+        if str(site) not in self.source.values:
+            raise self.error(f"finds no '{site}' in its source; take the means there")
+        places = rows_of_tokens(layout_of(setting.model, site), tokens)
+        mean, deviation = (t.to(setting.device)[places] for t in self.source.values[str(site)])
+        if self.mode == "mean":
+            return mean[None]
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {site}".encode()))
+        noise = torch.randn(len(rows), tokens, width, generator=generator)
+        return mean + deviation * noise.to(setting.device)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,11 +25,11 @@ from prob3r.measures.tokens import (
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import HEADS, Site
+from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
-from prob3r.runs.sweep import errors_of, sweep
+from prob3r.runs.sweep import errors_of, spread, sweep
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sample
-from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 
@@ -127,13 +127,12 @@ def knock_out(model: Model, pair: Pair, known: Known) -> pd.DataFrame:
         cuts |= _outputs(run, pair, known.means)
     variants = {variant: cut.edits for variant, cut in cuts.items()}
     table = sweep(model, pair.named(()), variants, _kept)
-    chosen = table.pop("variant").tolist()
-    what = pd.DataFrame(chosen, columns=Variant._fields).assign(sinks=bool(known.sinks))
+    chosen = table.variant.tolist()
+    table = spread(table).assign(sinks=bool(known.sinks))
     for column in ("tokens", "mass"):
         weight = {variant: getattr(cut, column).tolist() for variant, cut in cuts.items()}
-        what[column] = [weight[v][row] for v, row in zip(chosen, table.pair, strict=True)]
+        table[column] = [weight[v][row] for v, row in zip(chosen, table.pair, strict=True)]
     table["value"] = table.pop("effect")
-    table = pd.concat([what, table], axis=1)
     return pd.concat([table[table.tokens > 0], _strengths(run, known.sinks)], ignore_index=True)
 
 
@@ -276,9 +275,7 @@ def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, Cut]:
     """
     places = {name: Site.parse(name) for name in run}
     outputs = {name: torch.Tensor(run[name]) for name, p in places.items() if p.reading == HEADS}
-    donors = other_scenes(pair)
-    rows = (donors >= 0).nonzero()[:, 0].tolist()
-    others = {name: record[donors[rows].to(record.device)] for name, record in outputs.items()}
+    rows, others = Donated.of(pair, outputs)
     cuts = {}
     for name, record in outputs.items():
         site = places[name].residual

@@ -1,0 +1,34 @@
+"""Activations of another scene of the batch, for `resample` and for swaps between scenes."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from prob3r.scenes.shuffled import other_scenes
+from prob3r.scenes.views import Views
+
+
+class Donated(NamedTuple):
+    """What scenes of a batch are given from another scene.
+
+    Attributes:
+        rows: The scenes that have a donor: all, or none where the scenes are not known.
+        records: Of each of them, the records of its donor, by site.
+    """
+
+    rows: list[int]
+    records: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, views: Views, records: Mapping[str, Tensor]) -> "Donated":
+        """Return the records of each scene's donor; see `prob3r.scenes.shuffled.other_scenes`.
+
+        Args:
+            views: The batch.
+            records: Of the batch, such as a trace.
+        """
+        donors = other_scenes(views)
+        rows = (donors >= 0).nonzero()[:, 0]
+        given = {site: r[donors[rows].to(r.device)] for site, r in records.items()}
+        return cls(rows.tolist(), given)

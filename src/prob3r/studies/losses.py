@@ -1,0 +1,87 @@
+"""What studies of cuts say: how much a cut costs, of the cameras and of the points.
+
+A loss is above zero where a cut makes things worse. The loss of an AUC is what is lost of it, from
+0 to 1, and is summed up by the mean over scenes, as the AUC of a data set is. The loss of an error
+is the natural logarithm of its ratio to the error without the cut (0.05 is a rise of 5 %), and is
+summed up by the median over scenes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.geometry import Interval, median
+from prob3r.measures.scenes import AUC_DEGREES, POINTS, STATED
+from prob3r.measures.statistics import mean, mean_interval, median_interval, resampled
+from prob3r.studies.effects import POINTMAP
+from prob3r.studies.verdict import Verdict, decide
+
+AUC = f"auc@{AUC_DEGREES}"
+STATED_AUC, POINTS_AUC = f"{STATED} {AUC}", f"{POINTS} {AUC}"
+SHAPE = "shape_error"
+
+LOSS_LABELS = {
+    STATED_AUC: f"stated cameras:\nloss of AUC@{AUC_DEGREES}°",
+    POINTS_AUC: f"cameras told by the points:\nloss of AUC@{AUC_DEGREES}°",
+    POINTMAP: "pointmap error:\nlog of its ratio",
+    SHAPE: "shape error:\nlog of its ratio",
+}
+"""What the axes of figures are called; a loss is that of a run with a cut over one without."""
+
+CAMERAS_HARDLY, POINTS_HARDLY = 0.02, 0.05
+"""What counts as hardly a loss: 2 points of AUC@30, and a rise of an error by about 5 %."""
+
+_LEAST = 1e-6  # in the unit of an error: smaller errors count as this
+
+
+def with_losses(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of `effects_of` with the loss in the column `value`."""
+    change, clean = table.value.to_numpy(float), table.clean.to_numpy(float)
+    ratio = np.log((clean + change).clip(_LEAST) / clean.clip(_LEAST))
+    return table.assign(value=np.where(table.metric.str.endswith(AUC), -change, ratio))
+
+
+def camera_auc(table: pd.DataFrame) -> str:
+    """Return the AUC of the cameras that a model states, or else of those its points tell."""
+    return STATED_AUC if (table.metric == STATED_AUC).any() else POINTS_AUC
+
+
+def loss_metrics(table: pd.DataFrame) -> list[str]:
+    """Return the metrics of `LOSS_LABELS` that a table has."""
+    found = set(table.metric)
+    return [metric for metric in LOSS_LABELS if metric in found]
+
+
+def loss_interval(losses: Float[Tensor, " n"], metric: str) -> Interval:
+    """Return the loss over scenes, with its 95 % bootstrap interval."""
+    return mean_interval(losses) if metric.endswith(AUC) else median_interval(losses)
+
+
+def loss_curve(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, "3 s"]:
+    """Return the loss over scenes of every column, and the ends of its interval."""
+    found = [loss_interval(column, metric) for column in losses.unbind(1)]
+    return torch.tensor(found, dtype=torch.float64).reshape(-1, 3).T
+
+
+def resampled_losses(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, "draws s"]:
+    """Return the loss of every column over scenes drawn with replacement."""
+    return resampled(losses, mean if metric.endswith(AUC) else median)
+
+
+def total_loss(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " s"]:
+    """Return the loss over scenes of every column."""
+    return mean(losses.T) if metric.endswith(AUC) else median(losses.T)
+
+
+def over_modes(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict over the modes of an ablation.
+
+    It is *supported* if it is so in every mode, and *not supported* if it is so in at least one
+    mode and *supported* in none.
+    """
+    found = set(verdicts)
+    return decide(found == {"supported"}, "not supported" in found and "supported" not in found)
