@@ -10,6 +10,7 @@ from rich.text import Text
 from prob3r.cli import (  # noqa: F401 - each adds its commands
     compare,
     data,
+    dictionary,
     evaluate,
     explain,
     info,

@@ -112,10 +112,18 @@ def patch_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE) -
         tolerance: As in `pixel_matches`.
     """
     rows, cols = patch_grid(truth.depth1.shape[1], truth.depth1.shape[2], patch)
+    pixels, visible = central_matches(truth, patch, tolerance)
+    match, _ = patch_of_pixels(pixels, rows, cols, patch)
+    return PatchMatches(match.flatten(1), visible.flatten(1))
+
+
+def central_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE) -> PixelMatches:
+    """The match in view 1 of the central pixel of every patch of view 2; see `patch_matches`.
+
+    Returns:
+        Positions and visibility, one for each row and column of view 2's patches.
+    """
     patch_grid(truth.valid2.shape[1], truth.valid2.shape[2], patch)  # raises unless it fits
     middle = slice(patch // 2, None, patch)
     points2, valid2 = truth.points2[:, middle, middle], truth.valid2[:, middle, middle]
-    central = truth._replace(points2=points2, valid2=valid2)
-    pixels, visible = pixel_matches(central, tolerance)
-    match, _ = patch_of_pixels(pixels, rows, cols, patch)
-    return PatchMatches(match.flatten(1), visible.flatten(1))
+    return pixel_matches(truth._replace(points2=points2, valid2=valid2), tolerance)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 
+_BEND = 0.01  # of the inverse depth, over two pixels
 _SMALLEST_FACTOR = 1e-8  # keeps the division finite where every valid point sits on the origin
 
 
@@ -189,3 +190,37 @@ def mean_depth(
     ]
     counts = [v.sum(dim=(1, 2)) for v in valid]
     return torch.stack(totals).sum(0) / torch.stack(counts).sum(0)
+
+
+def normal_map(
+    points: Float[Tensor, "b h w 3"], valid: Bool[Tensor, "b h w"]
+) -> tuple[Float[Tensor, "b h w 3"], Bool[Tensor, "b h w"]]:
+    """Unit normals of the surfaces in a pointmap of a camera's own frame, towards the camera.
+
+    The normal of a pixel is at right angles to the lines through its two neighbours in its row and
+    in its column. It is known where all of them are valid and no edge lies between them: the
+    inverse depth, which is linear on a plane however steep, bends by less than 1 % of itself.
+
+    Args:
+        points: In the frame of the camera that saw them.
+        valid: Which of them count.
+
+    Returns:
+        The normals, zero where they are not known, and where they are; along the border they never
+        are.
+    """
+    normals, known = torch.zeros_like(points), torch.zeros_like(valid)
+    inner = slice(1, -1)
+    left, right = points[:, inner, :-2], points[:, inner, 2:]
+    above, below = points[:, :-2, inner], points[:, 2:, inner]
+    found = torch.linalg.cross(right - left, below - above)
+    found = torch.nn.functional.normalize(found, dim=-1)
+    middle = points[:, inner, inner]
+    away = (found * middle).sum(-1, keepdim=True) > 0
+    normals[:, inner, inner] = torch.where(away, -found, found)
+    z = points[..., 2].where(valid & (points[..., 2] > 0), torch.nan)
+    centre = z[:, inner, inner]
+    across = centre / z[:, inner, :-2] + centre / z[:, inner, 2:] - 2
+    along = centre / z[:, :-2, inner] + centre / z[:, 2:, inner] - 2
+    known[:, inner, inner] = (across.abs() < _BEND) & (along.abs() < _BEND)
+    return normals.where(known[..., None], 0), known

@@ -1,7 +1,8 @@
-"""Probes and lenses: the bank, and their files."""
+"""Probes, lenses and dictionaries, and their files."""
 
 from prob3r.probes.backbone import backbone_of, check_backbone
 from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.probes.dictionary import Dictionary
 from prob3r.probes.lens import Lens
 from prob3r.probes.own_heads import at_blocks, cameras_at_blocks, what_is_read
 from prob3r.probes.provide import Asked, Show, provide
@@ -11,6 +12,7 @@ from prob3r.probes.ridge import Fit, RidgeBank
 __all__ = [
     "Asked",
     "Decoded",
+    "Dictionary",
     "Fit",
     "Lens",
     "ProbeBank",

@@ -5,7 +5,7 @@ from prob3r.runs.edits.editor import Editor
 from prob3r.runs.edits.heads import Attention, HeadAblation, Knockout
 from prob3r.runs.edits.means import Means, TokenMeans, head_means, token_means
 from prob3r.runs.edits.selection import OWN_VIEW, PATCHES, Selection, token, view
-from prob3r.runs.edits.streams import TOKEN_MODES, Skip, TokenAblation, Transplant
+from prob3r.runs.edits.streams import TOKEN_MODES, Recode, Skip, TokenAblation, Transplant
 
 __all__ = [
     "OWN_VIEW",
@@ -17,6 +17,7 @@ __all__ = [
     "HeadAblation",
     "Knockout",
     "Means",
+    "Recode",
     "Selection",
     "Setting",
     "Skip",

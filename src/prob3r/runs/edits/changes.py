@@ -2,10 +2,12 @@
 
 A change applies to `p` scenes of the batch and, at an attention site, to `j` heads. Several changes
 at one site apply in the order of their `rank`. At an attention site: a given map, masked edges,
-zeroed edges, given outputs of heads. At a residual site: a skipped sublayer, a given stream.
+zeroed edges, given outputs of heads. At a residual site: a skipped sublayer, a given stream, a
+function of the stream.
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -138,6 +140,20 @@ class GivenStream(StreamChange):
     def apply(self, stream: Tensor, before: Tensor) -> Tensor:
         """Return the stream with the chosen patches replaced."""
         return self.values.to(stream.dtype).where(self.patches[..., None], stream)
+
+
+@dataclass(frozen=True, eq=False)
+class Recoded(StreamChange):
+    """The stream is replaced by a function of itself at some patches."""
+
+    rank = 6
+    patches: Bool[Tensor, "p1 n"]
+    function: Callable[[Tensor], Tensor]
+
+    def apply(self, stream: Tensor, before: Tensor) -> Tensor:
+        """Return the stream with the chosen patches replaced."""
+        changed = self.function(stream).to(stream.dtype)
+        return changed.where(self.patches[..., None], stream)
 
 
 def _part(size: int, span: slice) -> slice:

@@ -18,6 +18,7 @@ from prob3r.runs.edits.changes import (
     HeadChange,
     MapChange,
     MaskedEdges,
+    Recoded,
     StreamChange,
 )
 from prob3r.runs.edits.edit import Edit, Setting
@@ -209,7 +210,7 @@ def _check_collisions(site: str, changes: list[Change], setting: Setting) -> Non
     place = Site.parse(site)
     heads = setting.heads(place) if place.reading else 1
     patches = len(setting.queries(place))
-    for kind in (GivenMap, GivenOutput, GivenStream):
+    for kind in (GivenMap, GivenOutput, GivenStream, Recoded):
         taken = torch.zeros(setting.scenes, heads, patches, dtype=torch.int, device=setting.device)
         for change in changes:
             if isinstance(change, kind):

@@ -1,7 +1,7 @@
 """Edits of the residual stream, and transplants from another run."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.models.protocol import layout_of
 from prob3r.models.sites import HEADS, PROBS, Site
-from prob3r.runs.edits.changes import Change, GivenOutput, GivenStream, Skipped
+from prob3r.runs.edits.changes import Change, GivenOutput, GivenStream, Recoded, Skipped
 from prob3r.runs.edits.edit import Edit, Setting, Tokens
 from prob3r.runs.edits.heads import Attention, recorded
 from prob3r.runs.edits.means import TokenMeans, rows_of_tokens
@@ -99,6 +99,31 @@ class TokenAblation(Edit):
         generator = torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {site}".encode()))
         noise = torch.randn(len(rows), tokens, width, generator=generator)
         return mean + deviation * noise.to(setting.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Recode(Edit):
+    """Replaces the stream by a function of itself, token by token.
+
+    Attributes:
+        site: Residual sites, such as `dec2.3.mlp`.
+        function: Is given the stream `(scenes, tokens, width)` of a site, and returns another of
+            this shape. It is given all tokens, also those that stay as they are.
+        patches: The tokens that change. The default is all.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    patches: Tokens | None = field(default=None, kw_only=True)
+
+    def bind(self, setting: Setting) -> list[Change]:
+        """Return the changes at each site. See `Edit.bind`."""
+        changes: list[Change] = []
+        for site in setting.sites(self.site):
+            rows = self.rows(setting)
+            chosen = self.mask(self.patches, setting.queries(site), rows, rows[:1], setting)
+            if chosen.any():
+                changes.append(Recoded(str(site), rows, chosen[:, 0], self.function))
+        return self.nonempty(changes)
 
 
 @dataclass(frozen=True, eq=False)
