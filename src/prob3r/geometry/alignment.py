@@ -76,9 +76,9 @@ def align_robust(
     """As `align`, but a minority of grossly wrong points does not move the result.
 
     Iteratively reweighted least squares with the Geman-McClure weight `(c^2 / (c^2 + r^2))^2` of
-    the residual length `r`. Its scale `c` is, anew in every iteration, the median residual of the
-    points that count, so that the fit starts forgiving and sharpens as the majority agrees.
-    Gradients flow through the last fit, with its weights held constant.
+    the residual length `r`. Its scale `c` is the median residual of the points that count, computed
+    again in every iteration. The fit therefore tolerates large residuals at first, and fewer as the
+    majority agrees. Gradients flow through the last fit, with its weights held constant.
 
     Args:
         source: As in `align`.

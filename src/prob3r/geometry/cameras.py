@@ -18,8 +18,8 @@ def project(
 ) -> Float[Tensor, "b *n 2"]:
     """Pixel positions (x, y) of points in the camera's frame.
 
-    Points on or behind the camera's plane (z <= 0) have no image: their position is NaN, which
-    no comparison lets through.
+    Points on or behind the camera's plane (z <= 0) have no image. Their position is NaN, and every
+    comparison with NaN is false.
     """
     flat = points.reshape(points.shape[0], -1, 3)
     z = flat[..., 2:].where(flat[..., 2:] > 0, torch.nan)
@@ -71,9 +71,9 @@ def focal_from_pointmap(
     Minimises the weighted sum over pixels of `|u - f (x / z, y / z)|`, with `u` the pixel's
     position relative to the principal point, by Weiszfeld's iteratively reweighted least squares
     (the robust focal length of DUSt3R, Wang et al., CVPR 2024, section 3.3). The sum is convex in
-    `f`, so that the start does not matter; being a sum of lengths, not of squares, it holds
-    against a minority of wrong points, as long as these are not far more off the axis than the
-    image's corners are: a point pulls in proportion to its slope.
+    `f`, so the start does not matter. It is a sum of lengths, not of squares, so a minority of
+    wrong points has little influence. A point's influence grows with its slope: wrong points must
+    not be much further off the axis than the image's corners.
 
     Args:
         points: View 1's pointmap, or view 2's after its pose is undone, in any unit.

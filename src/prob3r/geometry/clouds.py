@@ -1,7 +1,7 @@
 """Clouds of points: nearest neighbours, registration, normals, and how far two clouds are apart.
 
-Neighbours are found with scipy's k-d trees, on the CPU: clouds of several views have millions of
-points, and all distances between them fit no memory.
+Neighbours are found with scipy's k-d trees, on the CPU. Clouds of several views have millions of
+points, and a matrix of all distances does not fit into memory.
 """
 
 from typing import NamedTuple

@@ -61,10 +61,10 @@ def pixel_matches(truth: MatchTruth, tolerance: float = TOLERANCE) -> PixelMatch
     """The match in view 1 of every pixel of view 2.
 
     A point is visible if view 1's depth at its projection is its own depth, up to the relative
-    tolerance. Two readings of that depth are asked, and one has to agree: the inverse depth
-    interpolated bilinearly, which is exact on planes however steep, and the depth of the nearest
-    pixel, which is right beside an occluding edge, where interpolation mixes two surfaces. Where
-    a pixel without depth takes part in a reading, that reading agrees with nothing.
+    tolerance. The depth is read in two ways, and one of them has to agree. The first is the inverse
+    depth, interpolated bilinearly; it is exact on planes of any slope. The second is the depth of
+    the nearest pixel; it is right beside an occluding edge, where interpolation mixes two surfaces.
+    A reading that uses a pixel without depth never agrees.
 
     Args:
         truth: Of both views.
@@ -103,8 +103,8 @@ def patch_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE) -
     """The match in view 1 of every patch of view 2.
 
     A patch stands for the point at its central pixel, `patch // 2` from its left and upper edge:
-    in an even patch, that is the pixel right of and below the middle. A mean over pixels would
-    make up points between surfaces.
+    in an even patch, that is the pixel right of and below the middle. A mean over pixels would give
+    points that lie between surfaces.
 
     Args:
         truth: Of both views.

@@ -1,7 +1,7 @@
 """The numbers that studies report: errors of pointmaps, of attention as matching, and intervals.
 
-Every metric answers for each pair, with NaN where it cannot be measured (no valid pixel, no
-visible patch); an infinite error is a failure. Summaries leave NaN out and count infinity.
+Every metric has one value for each pair. It is NaN if it cannot be measured (no valid pixel, no
+visible patch), and infinite if the pair is a failure. Summaries leave NaN out and count infinity.
 """
 
 from collections.abc import Callable
@@ -209,8 +209,8 @@ def percentiles(
 ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
     """Ends of the interval that covers a share of resampled statistics; NaN is left out.
 
-    They are order statistics, the nearest outside of the interval, since interpolating between
-    two infinite failures would give NaN.
+    They are order statistics, the nearest ones outside the interval. Interpolation between two
+    infinite failures would give NaN.
     """
     low = drawn.nanquantile((1 - level) / 2, dim=0, interpolation="lower")
     high = drawn.nanquantile((1 + level) / 2, dim=0, interpolation="higher")

@@ -75,7 +75,7 @@ def translation_error(
 
 
 def scale_error(scale: Float[Tensor, " b"], true: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """`|log(scale / true)|`: 0 for the right scale, alike for twice and half of it."""
+    """`|log(scale / true)|`: 0 for the right scale, and the same for twice and for half of it."""
     return (scale / true).log().abs()
 
 
@@ -118,9 +118,9 @@ def pnp_pose(
         seed: Of RANSAC's sampling.
 
     Returns:
-        The pose, or None where none was found or the intrinsics are those of no camera. It is
-        not NaN, so that no study can leave failures out of its statistics by accident: count them
-        as an infinite error.
+        The pose, or None where none was found or the intrinsics are those of no camera. A failure
+        is None and not NaN, so that no study leaves failures out of its statistics by accident.
+        Count a failure as an infinite error.
     """
     import poselib  # here, so that all that never solves PnP runs without poselib
 

@@ -32,9 +32,9 @@ def trajectory_errors(
 ) -> TrajectoryErrors:
     """Errors of trajectories after the similarity that best fits the cameras' positions.
 
-    The similarity (Umeyama) is fitted once over all views. It moves the predicted positions for
-    the ATE; of the RPE it changes the scale alone, since a motion from one view to the next does
-    not depend on the frame.
+    The similarity (Umeyama) is fitted once over all views. For the ATE it moves the predicted
+    positions. For the RPE it changes only the scale, because a motion from one view to the next
+    does not depend on the frame.
 
     Args:
         predicted: Poses `cam_to_world` in the order of recording, in any frame and unit.

@@ -21,7 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
     """Read the photographs of a folder (JPEG, PNG or WebP), in the order of their names.
 
-    While an atlas is in use, the same files give the same one again: it is large.
+    An atlas is large. While one is in use, the same files give the same object again.
 
     Returns:
         The pyramids of their central squares, level after level, as colours from 0 to 255. A

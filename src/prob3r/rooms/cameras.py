@@ -56,9 +56,9 @@ def look_at(
 def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     """Choose the best of several candidate pairs of cameras.
 
-    The angle of the orbit between the two cameras is drawn first and is common to all
-    candidates, so that the choice among them does not favour small angles. The cameras do not
-    depend on the size of the images.
+    The angle of the orbit between the two cameras is drawn first and is the same for all
+    candidates. So the choice among them does not favour small angles. The cameras do not depend on
+    the size of the images.
     """
     c = CANDIDATES
     fov = draws.between(*FOV, 1) + draws.between(-2.0, 2.0, 2)
@@ -88,8 +88,8 @@ def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
     """Add one more camera, the best of several candidates.
 
     It orbits the point of interest at an angle to camera 1 that is drawn as for a pair. The
-    candidates are chosen among by what camera 1 sees of their views, so that every added view
-    overlaps with one that is there.
+    candidates are scored by how much of their views camera 1 sees, so that every added view
+    overlaps with view 1.
     """
     c = CANDIDATES
     fov = 2 * cameras.slope[:, 0].atan() * (180 / math.pi) + draws.between(-2.0, 2.0)

@@ -46,9 +46,9 @@ class Rooms(Independent, Generic[Seen]):
         lookalikes: Whether each scene holds two or three copies of one object.
         photographs: A folder of photographs that may cover surfaces.
         device: Where to render.
-        compile: Whether to compile the renderer. It is compiled for one number of pairs, that
-            of the first batch but no more than suit the machine; larger batches are cut, and
-            the last part is padded.
+        compile: Whether to compile the renderer. It is compiled for one number of pairs: that of
+            the first batch, or fewer if the machine suits fewer. Larger batches are cut into parts,
+            and the last part is padded.
         samples: Colour is the mean of samples x samples rays in each pixel.
         style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
             "everyday" has plainer surfaces, small things on a table and on the floor, cameras as
@@ -190,7 +190,7 @@ class Rooms(Independent, Generic[Seen]):
         return scene, intrinsics, cameras.cam_to_world.float()
 
     def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
-        """Scenes and cameras, in double precision: a choice must not hang on a rounding."""
+        """Scenes and cameras, in double precision, so that no choice depends on a rounding."""
         if not len(indices):
             raise Prob3rError("indices is empty; it must name at least one pair.")
         offset = SPLITS.index(self.split) * SPAN
@@ -247,7 +247,7 @@ class Rooms(Independent, Generic[Seen]):
         return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
 
     def _most_at_once(self) -> int:
-        """Scenes in a chunk: on a CPU, what one compiled loop wrote is still near for the next."""
+        """Scenes in a chunk, few enough that a CPU's cache holds the output of a compiled loop."""
         height, width = self.size
         return (
             max(1, CACHED // (self.views * height * width)) if self.device.type == "cpu" else SPAN

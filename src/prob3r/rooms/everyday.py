@@ -1,4 +1,4 @@
-"""What makes a room look lived in: a table, small things on it, and a projected photograph."""
+"""Everyday contents of a room: a table, small things on it, and a projected photograph."""
 
 import math
 
@@ -70,8 +70,8 @@ def add_clutter(draws: Draws, scene: Scene, photographs: int) -> Scene:
 def project_photograph(draws: Draws, scene: Scene, cameras: Cameras, photographs: int) -> Scene:
     """Throw a photograph onto most surfaces of some scenes, from a place near camera 1.
 
-    An image of such a scene has the statistics of a photograph, with depth behind it that the
-    photograph does not tell. Outside its frame the photograph goes on as its mirror image.
+    An image of such a scene has the statistics of a photograph, but its depth cannot be read from
+    the photograph's content. Outside its frame the photograph is continued by its mirror image.
 
     Args:
         draws: The numbers that decide everything.

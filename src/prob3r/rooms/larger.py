@@ -1,4 +1,4 @@
-"""Rooms in more pixels than a model sees, as a photograph has more than a model sees of it."""
+"""Rooms in more pixels than a model sees; photographs, too, have more pixels than that."""
 
 from copy import copy
 from dataclasses import replace

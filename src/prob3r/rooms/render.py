@@ -204,8 +204,8 @@ def render(
             and label always belong to the ray through the pixel's centre.
         atlas: Photographs for the surfaces that wear one.
         compiled: Whether to compile, for exactly these shapes. Geometry and colour are compiled
-            apart: in one piece, the compiler would compute the geometry again in each of the
-            loops that it makes of the colours.
+            separately. Compiled together, the geometry would be computed again in each loop over
+            the colours.
     """
     see, colour = (_compiled(cast), _compiled(shade)) if compiled else (cast, shade)
     x, y = _pixel_centres(size, intrinsics.device)

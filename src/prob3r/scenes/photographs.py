@@ -44,9 +44,9 @@ def load_photograph(
 ) -> Photograph:
     """Read a photograph and frame it for a model.
 
-    Every kind of image becomes RGB: grey, 16-bit, palette and CMYK ones are converted, what is
-    transparent shows white, as in a browser, and an animation gives its first frame. The camera's
-    note of how it was held (EXIF) is followed. A JPEG of more than 32 megapixels is decoded at a
+    Every kind of image becomes RGB. Grey, 16-bit, palette and CMYK images are converted.
+    Transparent pixels become white, as in a browser. An animation gives its first frame. The image
+    is turned upright by its EXIF orientation. A JPEG of more than 32 megapixels is decoded at a
     fraction of its size, never less than twice what is needed.
 
     Args:

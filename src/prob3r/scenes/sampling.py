@@ -1,6 +1,6 @@
 """Choosing among pairs: a seeded sample, and those whose overlap and rotation lie in bounds.
 
-A `Subset` that is chosen here says in words how, and a result that rests on it repeats that.
+A `Subset` that is chosen here states in words how it was chosen. Results repeat these words.
 """
 
 import random
@@ -29,8 +29,8 @@ def sample(pairs: Scenes[Seen], count: int, seed: int = 0) -> Subset[Seen]:
     """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
 
     The same seed draws the same pairs in the same order. Pairs that are independent draws by
-    number, such as procedural rooms, are a sample as they stand: a sample of N is the first N of
-    them, whatever the seed.
+    number, such as procedural rooms, are a sample already: a sample of N is the first N of them,
+    for any seed.
     """
     total, words, spread = len(pairs), describe(pairs), share_views(pairs)
     if count < total:
@@ -52,9 +52,9 @@ def select(
 ) -> Subset:
     """Return the pairs whose overlap and rotation lie between two bounds, both included.
 
-    The pairs are looked at in their order: of a large data set, take a `sample` first. Of a data
-    set on disk cameras and, if these do not decide, depth at low resolution are read; overlaps are
-    kept in the user's cache.
+    The pairs are looked at in their order. For a large data set, take a `sample` first. For a data
+    set on disk, the cameras are read and, if these do not decide, depth at low resolution. Overlaps
+    are kept in the user's cache.
 
     Args:
         pairs: With the true pointmaps.

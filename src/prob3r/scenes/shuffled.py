@@ -1,8 +1,9 @@
 """Pairs whose view 1 shows nothing of what view 2 shows.
 
-The other view 1 comes from another pair of the batch: from another scene; else from a frame of the
-same scene that sees nothing of view 2; else there is none. Neighbours in a list of pairs often
-share a frame, so that the next pair of a batch will not do.
+The other view 1 comes from another pair of the batch. It is of another scene. If there is none, it
+is a frame of the same scene that sees nothing of view 2. If there is none either, the pair has no
+control. The next pair of a batch is not good enough, because neighbours in a list of pairs often
+share a frame.
 """
 
 from collections import Counter
@@ -58,9 +59,9 @@ class Shuffled(NamedTuple):
 def shuffled(pair: Pair) -> Shuffled:
     """Return the pairs of a batch, each with the view-1 image of another: the control.
 
-    The candidates are the pairs before it in the batch, the nearest first, in a circle. Pairs of
-    unknown scenes have no control. In batches of rooms, each a scene of its own, it is the pair
-    before.
+    The candidates are the other pairs of the batch, backwards from this one and around the end.
+    Pairs of unknown scenes have no control. In a batch of rooms each pair is a scene of its own, so
+    the control is the pair before.
     """
     rows, elsewhere = _others(pair)
     known = rows >= 0

@@ -1,6 +1,6 @@
 """Sources of pairs: opened by name, and handed out in batches.
 
-Whatever has a length and gives batches by number is `Pairs`: procedural rooms, folders of
+Every object with a length that gives batches by number is `Pairs`: procedural rooms, folders of
 photographs, and the data sets of `prob3r.scenes.readers`. `prob3r.scenes.sampling` chooses among
 them.
 
@@ -190,10 +190,10 @@ def open_pairs(
 def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> Iterator[Seen]:
     """Yield the first `count` pairs, or all if there are fewer, in batches of at most `size`.
 
-    Batches differ by one pair at most, so that none is a lone pair if `size` is at least 3. The
-    pairs of a batch share their image size and what is known of them: where those that are read
-    together do not, they are sorted, and come in the batches of their kind, also even, as soon as
-    there are enough of them or at the end. A corrupt item is skipped and named in the log.
+    The sizes of batches differ by one pair at most, so no batch is a single pair if `size` is at
+    least 3. All pairs of a batch have one image size and the same known truths. Pairs that differ
+    in these are sorted into batches of their own kind, which are yielded as soon as they are full,
+    or at the end. A corrupt item is skipped and named in the log.
 
     Args:
         pairs: What to read: pairs, or scenes of any number of views.

@@ -40,8 +40,8 @@ class View:
         depth: Distance along the camera's z axis, in the scene's unit; 0 where unknown.
         valid: Where `depth` can be trusted.
         labels: The instance that each pixel shows.
-        fine: The photographs framed alike, a whole number of times as many pixels along each
-            side. Matches are looked for in them; models do not see them.
+        fine: The photographs in the same framing, with a whole number of times as many pixels along
+            each side. Matches are looked for in them; models do not see them.
     """
 
     image: Float[Tensor, "b 3 h w"]

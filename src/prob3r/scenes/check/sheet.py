@@ -1,8 +1,8 @@
-"""A contact sheet of a data set, on which wrong conventions show at a glance.
+"""A contact sheet of a data set, which shows wrong conventions at a glance.
 
 A row is a pair: view 1 and view 2 with the same numbered points, reprojected by the truth; view 2
 rebuilt from view 1's colours; and both depths. If axes, units or half pixels are wrong, the numbers
-sit on different things, and the rebuilt view is torn or empty.
+lie on different things, and the rebuilt view is torn or empty.
 """
 
 import colorsys

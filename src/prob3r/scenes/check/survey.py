@@ -91,7 +91,7 @@ class Survey:
 
     @property
     def doubt(self) -> str:
-        """What speaks against the conventions, in a sentence; empty if nothing does."""
+        """A sentence that says why the conventions are probably wrong; empty if they look right."""
         agreement = self.median("agreement")
         if not self.checks or agreement >= AGREES:
             return ""

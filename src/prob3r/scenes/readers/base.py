@@ -52,9 +52,10 @@ class Reader(Frames, Items):
     Args:
         path: The data set's folder, or one of the files or folders that `marker` stands for.
         model: What frames the images: a model, or a `Framing`.
-        strict: Whether to refuse a data set where pairs were sought in vain, or more than 1 % of
-            the frames were corrupt. One that is to be looked over gets neighbours for pairs then.
-        seek: Whether pairs are wanted; without, `pairs` is empty, and frames are read as sets of
+        strict: Whether to refuse a data set in which no pairs were found, or more than 1 % of the
+            frames were corrupt. If not strict, neighbouring frames become its pairs, so that the
+            data set can be checked.
+        seek: Whether to look for pairs. If not, `pairs` is empty, and frames are read as sets of
             `prob3r.scenes.readers.sets`.
 
     Attributes:

@@ -6,8 +6,8 @@ data/CATEGORY/SEQUENCE/images/frame000001.jpg       `filepath` is what follows d
                                                     be left out
 
 Cameras are PyTorch3D's: rows times R, plus T; x left, y up, z forward; focal length and principal
-point in units of half the shorter side, from the image's middle. Depth files of CO3D are not read:
-of the public protocols on these lists, none asks for it.
+point in units of half the shorter side, from the image's middle. Depth files of CO3D are not read,
+because no public protocol on these lists uses depth.
 """
 
 import gzip

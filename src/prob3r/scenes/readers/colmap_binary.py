@@ -1,7 +1,7 @@
 """The lengths of COLMAP's binary files, checked before pycolmap reads them.
 
-pycolmap reads on behind the end of a truncated file, and where a count is damaged it does so for
-hours. Each function here returns where the record that begins at `at` ends.
+pycolmap reads past the end of a truncated file. If a count is damaged, it does so for hours. Each
+function here returns where the record that begins at `at` ends.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Conventions at the door: every data set's cameras become OpenCV's, as `prob3r.geometry` says."""
+"""Conversion of conventions: the cameras of every data set become those of `prob3r.geometry`."""
 
 from typing import NamedTuple
 

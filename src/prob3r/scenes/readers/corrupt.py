@@ -14,7 +14,7 @@ Problem = Literal["missing file", "corrupt file", "bad camera", "bad depth"]
 
 
 class CorruptError(Prob3rError):
-    """An item of a data set that cannot be used, though the rest of the set may be.
+    """An item of a data set cannot be used; the other items may be fine.
 
     Attributes:
         problem: The kind of fault.

@@ -1,8 +1,8 @@
 """Pairs by computed overlap, for data sets that list none.
 
-Of each scene some evenly spaced frames are taken, and those pairs of them are kept in which each
-frame sees at least a tenth of what the other does. This reads depth and cameras, not images; what
-it finds is kept in the user's cache, under a name that changes whenever those files do.
+Some evenly spaced frames of each scene are compared. A pair is kept if each frame sees at least a
+tenth of the other's surface. This reads depth and cameras, and no images. The pairs are kept in the
+user's cache, under a name that changes if those files change.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Found(NamedTuple):
     Attributes:
         pairs: Two frame numbers a row, the earlier first.
         frames: How many frames were looked at.
-        corrupt: What is wrong with those of them that are in no pair for it.
+        corrupt: What is wrong with the frames that could not be used.
     """
 
     pairs: npt.NDArray[Any]

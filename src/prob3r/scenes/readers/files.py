@@ -1,4 +1,4 @@
-"""Files of data sets: a fault in one makes its item corrupt, and never ends a run by itself."""
+"""Files of data sets. A damaged file makes its item corrupt; it does not end the run."""
 
 import importlib
 import json
@@ -37,7 +37,7 @@ def optional(module: str, extra: str) -> Any:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one sentence that names it.
+    """Turn every error in reading a file into one sentence that names the file.
 
     Raises:
         CorruptError: The file is missing, or the block failed.
@@ -133,7 +133,7 @@ def _exr(path: Path) -> Array:
 def _colmap(path: Path) -> Array:
     """Decode `width&height&channels&` and little-endian floats, row by row.
 
-    pycolmap has a reader, which takes a truncated file for a whole one.
+    pycolmap's reader accepts a truncated file as if it were whole.
     """
     *header, data = path.read_bytes().split(b"&", 3)
     width, height, channels = (int(number) for number in header)

@@ -1,7 +1,7 @@
 """Overlaps of pairs of frames, from depth and cameras at low resolution.
 
-Images are not read. Frames are read in parallel, each once for many pairs, and the overlaps that
-are found are kept in the user's cache until a depth file or a camera changes.
+Images are not read. Frames are read in parallel, and each frame is read once for many pairs. The
+overlaps are kept in the user's cache until a depth file or a camera changes.
 """
 
 import hashlib
@@ -75,7 +75,7 @@ class Overlaps:
         return [faults[pair] if pair in faults else self._kept[keys[pair]] for pair in pairs]
 
     def save(self) -> None:
-        """Keep what was found in the user's cache; without a cache it is only slower."""
+        """Keep the overlaps in the user's cache. If there is no cache, the next run is slower."""
         if not self._new:
             return
         with suppress(Prob3rError):
@@ -87,7 +87,7 @@ class Overlaps:
         self._new = False
 
     def _read_frames(self, frames: Iterable[int]) -> None:
-        """Read those frames that are not in memory, and make them the last to be forgotten."""
+        """Read the frames that are not in memory, and mark them as the most recently used."""
         frames = list(frames)
         new = [frame for frame in frames if frame not in self._read]
         if self.workers and len(new) > 1:

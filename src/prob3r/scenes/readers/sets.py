@@ -37,7 +37,7 @@ class FrameSets(Items[Views]):
 
 
 class _Grown(Sequence[FrameSet]):
-    """A set for each pair of a data set: the pair, and frames that overlap with one already in.
+    """One set for each pair of a data set: the pair, and frames that overlap with the set.
 
     Pairs that can not be grown to so many views are left out. A set is a function of the seed and
     the pair's number.
