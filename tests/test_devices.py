@@ -50,10 +50,9 @@ def pair(here: DUSt3R, device: str) -> Pair:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("pose_probes", "pose_probes.readers"):
-        monkeypatch.setattr(f"prob3r.studies.{module}.FITTED", 8)
-        monkeypatch.setattr(f"prob3r.studies.{module}.HELD_OUT", 8)
-    monkeypatch.setattr("prob3r.studies.pose_probes.readers.STEPS", 2)
+    for name in ("FITTED", "HELD_OUT"):
+        monkeypatch.setattr(f"prob3r.studies.pose_probes.{name}", 8)
+    monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 2)
     monkeypatch.setattr("prob3r.studies.pose_probes.SINK_ROOMS", 2)
     monkeypatch.setattr("prob3r.studies.pose.SINK_PAIRS", 2)
     monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 2)

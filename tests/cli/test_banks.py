@@ -51,7 +51,7 @@ def test_explain_fits_what_it_lacks_and_finds_it_again(
 def test_a_folder_of_photographs_will_do(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--fit-on", "photos", "--target", "own")
+    options = ("--fit-on", "photos", "--fit-to", "own")
     assert run(monkeypatch, "explain", *PHOTOS, *MODEL, *options) == 0
     assert "on 125 scenes of" in " ".join(capfd.readouterr().err.split())
     words = f"ridge, fitted to the model&#x27;s own final output on 125 scenes of {here}/photos"
@@ -100,7 +100,9 @@ def test_banks_are_listed_and_removed(
     fit = ("probes", "fit", *MODEL, "--scenes", "8", "--kind", "ridge", "--kind", "random")
     assert run(monkeypatch, *fit) == 0
     out = capfd.readouterr().out
-    assert "ridge probes, fitted to the truth on 8 scenes of rooms:train: mean error" in out
+    assert (
+        "ridge probes, fitted to the truth on 8 scenes of rooms:train: mean pointmap error" in out
+    )
     assert "random probes, fitted to the truth on 8 scenes" in out
     assert run(monkeypatch, "probes", "list", *MODEL) == 0
     out = capfd.readouterr().out
@@ -121,12 +123,12 @@ def test_banks_are_listed_and_removed(
         (("probes", "remove"), "remove needs names of banks, --model, or --all"),
         (("probes", "fit", *MODEL, "--kind", "mlp"), "'mlp' cannot be fitted; give ridge"),
         (
-            ("probes", "fit", *MODEL, "--target", "half"),
-            "target is 'half'; it must be truth or own",
+            ("probes", "fit", *MODEL, "--fit-to", "half"),
+            "--fit-to is 'half'; it must be truth or own",
         ),
         (("probes", "fit", *MODEL, "--fit-on", "nowhere"), "There are no pairs 'nowhere'"),
         (
-            ("explain", *PHOTOS, *MODEL, "--fit-on", "photos", "--target", "truth"),
+            ("explain", *PHOTOS, *MODEL, "--fit-on", "photos", "--fit-to", "truth"),
             "photos is not known, which probes are to be fitted to; fit them to 'own'",
         ),
         (("explain", *PHOTOS, *MODEL, "--probes", "mlp"), "No 'mlp' probes are shipped for"),

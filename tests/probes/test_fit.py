@@ -19,7 +19,7 @@ from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
 from prob3r.probes import fit as fit_module
 from prob3r.probes.fit import Fitting, Recipe, fit_banks, groups, patch_share, scenes_for
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
-from prob3r.probes.targets import TARGETS, TRUTH
+from prob3r.probes.targets import TRUTH, WHOSE
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sample
@@ -52,8 +52,8 @@ def banks(backbone: DUSt3R, chosen: FitScenes) -> list[RidgeBank]:
     return fit_banks(backbone, chosen, Recipe())
 
 
-def bank_of(banks: list[RidgeBank], kind: str, target: str) -> RidgeBank:
-    (found,) = (b for b in banks if b.kind == kind and b.fit and b.fit.target == target)
+def bank_of(banks: list[RidgeBank], kind: str, whose: str) -> RidgeBank:
+    (found,) = (b for b in banks if b.kind == kind and b.fit and b.fit.whose == whose)
     return found
 
 
@@ -81,7 +81,7 @@ def test_the_last_probe_of_the_own_output_is_the_linear_head(
 def test_one_pass_gives_both_targets_and_the_encoder(
     backbone: DUSt3R, banks: list[RidgeBank]
 ) -> None:
-    assert [(b.kind, b.fit.target) for b in banks if b.fit] == [
+    assert [(b.kind, b.fit.whose) for b in banks if b.fit] == [
         ("ridge", "truth"),
         ("ridge", "own"),
         ("encoder", "truth"),
@@ -167,8 +167,8 @@ def test_a_control_has_random_weights(backbone: DUSt3R, chosen: FitScenes, tmp_p
 def test_every_architecture_with_its_views(name: str) -> None:
     model = EXAMPLES[name]()
     views = 2 if model.most_views == 2 else 3
-    targets = TARGETS if predicts_pointmaps(model) else (TRUTH,)
-    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), Recipe(targets))
+    whose = WHOSE if predicts_pointmaps(model) else (TRUTH,)
+    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), Recipe(whose))
     bank = found[0]
     stack = trunk(model).name
     assert bank.sites == tuple(s for s in model.sites() if s.startswith(stack))
@@ -230,7 +230,7 @@ def test_a_folder_of_photographs_is_fitted_to_the_own_output(
     assert isinstance(chosen.scenes, Subset)
     albums = chosen.scenes.pairs, chosen.held_out
     assert [len(album.photographs) for album in albums] == [18, 2]  # type: ignore[attr-defined]
-    (bank, _) = fit_banks(backbone, chosen, Recipe(targets=("own",)))
+    (bank, _) = fit_banks(backbone, chosen, Recipe(whose=("own",)))
     assert bank.fit is not None
     assert bank.fit.data.startswith(f"{folder}#")
     assert bank.fit.words == (f"fitted to the model's own final output on 40 scenes of {folder}")

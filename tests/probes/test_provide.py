@@ -55,7 +55,7 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
     assert not again.lines
     assert second.header() == first.header()
     assert torch.equal(second.weight, first.weight)
-    names = {f"{each.kind} {each.fit.target}" for each in kept(fingerprint(model))}
+    names = {f"{each.kind} {each.fit.whose}" for each in kept(fingerprint(model))}
     assert names == {"ridge truth", "ridge own", "encoder truth", "encoder own"}
 
 
@@ -65,7 +65,7 @@ def test_controls_are_fitted_to_the_same_on_the_same(model: DUSt3R, tmp_path: Pa
     banks = provide(model, ["ridge", "random", "encoder"], Asked(scenes=60))
     data = {bank.fit.data for bank in banks.values() if bank.fit}
     assert data == {f"{tmp_path}/photos#{next(iter(data)).rpartition('#')[2]}"}
-    assert {bank.fit.target for bank in banks.values() if bank.fit} == {"own"}
+    assert {bank.fit.whose for bank in banks.values() if bank.fit} == {"own"}
     assert banks["random"].random_seed is not None
     assert len(kept()) == len(kept(fingerprint(model))) == 3
 

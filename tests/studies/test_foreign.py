@@ -33,8 +33,6 @@ SMALL = {
     "pose_probes.SINK_ROOMS": 2,
     "pose_probes.FITTED": 8,
     "pose_probes.HELD_OUT": 4,
-    "pose_probes.readers.FITTED": 8,
-    "pose_probes.readers.STEPS": 20,
     "roles.EXAMPLE_AMONG": 2,
 }
 
@@ -43,6 +41,7 @@ SMALL = {
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model:
     for name, value in SMALL.items():
         monkeypatch.setattr(f"prob3r.studies.{name}", value)
+    monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 20)
     made: Model = MODELS[request.param]()
     return made
 

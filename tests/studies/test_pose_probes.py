@@ -2,11 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import median, rotation_angle
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
+from prob3r.probes import perceptrons
+from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
 from prob3r.studies.pose_probes import (
@@ -18,20 +19,6 @@ from prob3r.studies.pose_probes import (
     SHUFFLED,
     PoseProbes,
     at_last_site,
-    readers,
-)
-from prob3r.studies.pose_probes.readers import (
-    BEST,
-    LINEAR,
-    MLP,
-    PENALTY,
-    POOLED,
-    Pose,
-    PoseReader,
-    fit_mlps,
-    pose_numbers,
-    ridge,
-    run_mlps,
 )
 from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
@@ -104,63 +91,11 @@ def test_the_better_probe_counts() -> None:
     assert found.errors.mean().item() == pytest.approx(25, abs=0.1)
 
 
-def test_ridge_is_least_squares_with_the_penalty_as_rows() -> None:
-    features, targets = torch.randn(3, 40, 6), torch.randn(40, 2)
-    rows = (PENALTY * 40) ** 0.5 * torch.eye(6)
-    for weights, given in zip(ridge(features, targets), features, strict=True):
-        solution = torch.linalg.lstsq(
-            torch.cat((given, rows)), torch.cat((targets, torch.zeros(6, 2)))
-        ).solution
-        assert torch.allclose(weights, solution, atol=1e-4)
-
-
-def test_perceptrons_learn_and_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "FITTED", 300)
-    features = torch.randn(2, 400, 4)
-    targets = features[0, :, :1] * features[0, :, 1:2]  # which no linear probe can say
-    weights = fit_mlps(features, targets, seed=0)
-    error = (run_mlps(weights, features)[:, 300:] - targets[300:]).square().mean((1, 2))
-    assert error[0] < 0.2 < 0.5 < error[1]
-    other = torch.stack((features[0], torch.randn(400, 4)))
-    first = run_mlps(fit_mlps(other, targets, seed=0), other)[0]
-    assert torch.allclose(first, run_mlps(weights, features)[0], atol=1e-4)
-
-
-def planted(count: int) -> tuple[list[Tensor], Tensor]:
-    """Streams of noise; at the second site patch 2 tells the pose."""
-    numbers = pose_numbers(Rooms("train", (32, 32), compile=False).batch(range(count)))
-    streams = [0.1 * torch.randn(count, 4, 16) for _ in range(2)]
-    streams[1][:, 2, :12] += numbers
-    return streams, numbers
-
-
-def test_the_best_patch_is_the_one_that_tells_the_pose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "FITTED", 60)
-    monkeypatch.setattr(readers, "STEPS", 20)
-    streams, numbers = planted(80)
-    reader = PoseReader.fit([s.half() for s in streams], numbers, slice(0, 4), {"corner": 0})
-    assert reader.tokens == [BEST, "corner", POOLED]
-    assert reader.places[1].tolist() == [2, 0, 4]
-    read = reader.read(streams)
-    assert read[LINEAR].shape == read[MLP].shape == (2, 3, 80, 12)
-    told, noise = ((read[LINEAR][1, i, 60:] - numbers[60:]).square().mean() for i in (0, 1))
-    assert told < 0.2 * noise
-
-
-def test_a_poses_own_numbers_stand_for_it() -> None:
-    pair = Rooms("train", (32, 32), compile=False).batch(range(5))
-    found = Pose.of(3 * pose_numbers(pair))
-    true = pair.view2_to_view1
-    assert torch.allclose(found.rotation, true[:, :3, :3], atol=1e-4)
-    cosine = torch.nn.functional.cosine_similarity(found.direction, true[:, :3, 3])
-    assert torch.allclose(cosine, torch.ones(5), atol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def measured() -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"FITTED": 24, "STEPS": 20, "BATCH": 8}.items():
-            patch.setattr(readers, name, value)
+        for name, value in {"STEPS": 20, "BATCH": 8}.items():
+            patch.setattr(perceptrons, name, value)
         for name, value in {"FITTED": 24, "HELD_OUT": 8, "SINK_ROOMS": 4}.items():
             patch.setattr(f"prob3r.studies.pose_probes.{name}", value)
         model = random(CONFIG, seed=1)

@@ -26,7 +26,7 @@ Probes = Annotated[
         "linear, tuned."
     ),
 ]
-Target = Annotated[
+FitTo = Annotated[
     str | None,
     typer.Option(
         help="What probes are fitted to: truth, or own for the model's own output; the truth where "
@@ -40,16 +40,16 @@ FitOn = Annotated[
 
 
 def asked(
-    target: str | None, fit_on: str | None, precision: str = "auto", scenes: int | None = None
+    fit_to: str | None, fit_on: str | None, precision: str = "auto", scenes: int | None = None
 ) -> "Asked":
-    """Return which banks are wanted; raise Prob3rError for an unknown target."""
+    """Return which banks are wanted; raise Prob3rError where --fit-to is nobody."""
     from prob3r.probes import Asked
-    from prob3r.probes.targets import TARGETS
+    from prob3r.probes.targets import WHOSE
 
-    known = {name: name for name in TARGETS}
-    if target is not None and target not in known:
-        raise Prob3rError(f"target is '{target}'; it must be {' or '.join(TARGETS)}.")
-    found = None if target is None else known[target]
+    known = {name: name for name in WHOSE}
+    if fit_to is not None and fit_to not in known:
+        raise Prob3rError(f"--fit-to is '{fit_to}'; it must be {' or '.join(WHOSE)}.")
+    found = None if fit_to is None else known[fit_to]
     return Asked(found, fit_on, scenes, precision=precision)
 
 
@@ -85,7 +85,7 @@ def reader_of(
     if Path(probes).suffix or "/" in probes:
         return load_probes(probes).to(device)
     if probes == AUTO:
-        wanted = which.target is not None or which.data is not None
+        wanted = which.whose is not None or which.data is not None
         probes = "mlp" if not wanted and is_shipped(model, "mlp") else "ridge"
     if probes in KINDS and is_shipped(model, probes):
         return load_probes(model, probes).to(device)

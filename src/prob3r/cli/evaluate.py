@@ -24,7 +24,7 @@ from prob3r.cli.app import (
     progress,
     wide,
 )
-from prob3r.cli.banks import FitOn, Target, asked, maybe_reader
+from prob3r.cli.banks import FitOn, FitTo, asked, maybe_reader
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def evaluate(
             "the output alone."
         ),
     ] = None,
-    target: Target = None,
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
     device: Device = "cpu",
@@ -85,14 +85,14 @@ def evaluate(
 
     if protocol is not None:
         of_pairs = {"--overlap": overlap, "--rotation": rotation}
-        of_probes = {"--probes": probes, "--target": target, "--fit-on": fit_on}
+        of_probes = {"--probes": probes, "--fit-to": fit_to, "--fit-on": fit_on}
         _refuse(f"the protocol {protocol}", {**of_pairs, **of_probes})
         _protocol(model, protocol, data, frames, pairs, json_file, device, precision)
         return
     _refuse("pairs without a --protocol", {"--frames": frames})
     pairs = pairs or PAIRS
     network = load(model, device)
-    which = asked(target, fit_on, precision)
+    which = asked(fit_to, fit_on, precision)
     asked_for = (maybe_reader(network, model, kind, which) for kind in probes or ())
     readers = [reader for reader in asked_for if reader is not None]
     source = chosen(data, network, device, pairs, overlap, rotation)

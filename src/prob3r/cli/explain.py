@@ -19,7 +19,7 @@ from prob3r.cli.app import (
     pair_of,
     progress,
 )
-from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, maybe_reader
+from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, maybe_reader
 
 if TYPE_CHECKING:
     from prob3r.models import Model
@@ -37,7 +37,7 @@ def explain(
     ],
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
-    target: Target = None,
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     out: Out = Path("prob3r.html"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
@@ -55,7 +55,7 @@ def explain(
     from prob3r.models import load
 
     network = load(model, device)
-    views, which = _views_of(images, network), asked(target, fit_on, precision)
+    views, which = _views_of(images, network), asked(fit_to, fit_on, precision)
     bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
         _explain(network, views, bank, model, out, json_file, ply, heads, reliability)

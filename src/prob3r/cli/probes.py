@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prob3r.cli.app import DEFAULT_MODEL, Device, ModelName, PrecisionName, app, console, wide
-from prob3r.cli.banks import FitOn, Target, asked, shown
+from prob3r.cli.banks import FitOn, FitTo, asked, shown
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ def list_banks(model: OneModel = None) -> None:
     if not found:
         console.print(Text(f"There are no banks in {folder()}."), soft_wrap=True)
         return
-    table = Table("name", "model", "kind", "target", "fitted on", "scenes", "error", "size")
+    table = Table(
+        "name", "model", "kind", "target", "fitted to", "fitted on", "scenes", "error", "size"
+    )
     for bank in found:
         fit = bank.fit
         table.add_row(
@@ -40,14 +42,15 @@ def list_banks(model: OneModel = None) -> None:
             bank.model,
             bank.kind,
             fit.target,
+            fit.whose,
             fit.data,
             f"{fit.scenes} of {fit.views} views",
             f"{sum(fit.errors) / len(fit.errors):.3f}",
             f"{bank.path.stat().st_size / 2**20:.0f} MiB",
         )
     table.caption = (
-        f"in {folder()}; error: mean distance to the target over all sites, on scenes that were "
-        "held out, in the unit of their mean distance to camera 1"
+        f"in {folder()}; error: mean over all sites, on scenes that were held out; of pointmaps "
+        "the distance, in the unit of their mean distance to camera 1"
     )
     wide(console).print(table)
 
@@ -59,7 +62,14 @@ def fit(
         list[str] | None,
         typer.Option(help="ridge, features, random or encoder; may be repeated."),
     ] = None,
-    target: Target = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="What they say: pointmap, depth, normal, covisibility, match, instance, pose or "
+            "epipolar."
+        ),
+    ] = "pointmap",
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     scenes: Annotated[
         int | None, typer.Option(min=1, help="How many; by default what the width asks for.")
@@ -74,15 +84,22 @@ def fit(
 
     from prob3r.models import load
     from prob3r.probes import provide
+    from prob3r.probes.targets import WHOSE, target_named
 
+    if target in WHOSE:
+        raise Prob3rError(f"There is no target '{target}'; say whose with --fit-to {target}.")
+    measure = target_named(target).measures[0]
     network = load(model, device)
-    which = replace(asked(target, fit_on, precision, scenes), views=views, seed=seed)
+    which = asked(fit_to, fit_on, precision, scenes)
+    which = replace(which, views=views, seed=seed, target=target)
     with shown() as show:
         found = provide(network, kind or ["ridge"], which, Path(model).name, show, again=True)
     for bank in found.values():
         assert bank.fit is not None
         error = sum(bank.fit.errors) / len(bank.fit.errors)
-        words = f"{len(bank.sites)} {bank.kind} probes, {bank.fit.words}: mean error {error:.3f}"
+        words = (
+            f"{len(bank.sites)} {bank.kind} probes, {bank.fit.words}: mean {measure} {error:.3f}"
+        )
         console.print(Text(f"{words} on {bank.fit.held_out} held-out scenes"), soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ from prob3r.cli.app import (
     progress,
     wide,
 )
-from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, is_shipped, maybe_reader, shown
+from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, is_shipped, maybe_reader, shown
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def study(
     overlap: Overlap = None,
     rotation: Rotation = None,
     probes: Probes = AUTO,
-    target: Target = None,
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
     checkpoints: Annotated[
@@ -76,7 +76,7 @@ def study(
             f"There is no study '{name}'; give all, a Python file, or one of {', '.join(STUDIES)}."
         )
     processes = launched(device)
-    which = asked(target, fit_on, precision)
+    which = asked(fit_to, fit_on, precision)
     tested = _tested(model, probes, which, checkpoints, processes)
     wanted = [study() for study in (studies.values() if name == "all" else [studies[name]])]
     for each in wanted:
@@ -242,7 +242,7 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
         kinds = [kind for kind in CONTROLS if is_shipped(model, kind)]
         return found | {kind: load_probes(model, kind).to(device) for kind in kinds}
     if isinstance(bank, RidgeBank) and bank.fit is not None:  # fitted to the same, on the same
-        which = replace(which, target=bank.fit.target, data=bank.fit.data)
+        which = replace(which, whose=bank.fit.whose, data=bank.fit.data)
     controls = CONTROLS if len(groups(network)) > 1 else CONTROLS[:1]
     with shown() as show:
         return found | provide(network, controls, which, Path(model).name, show)

@@ -24,7 +24,7 @@ from prob3r.cli.app import (
     errors,
     progress,
 )
-from prob3r.cli.banks import AUTO, FitOn, Probes, Target, asked, reader_of
+from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, reader_of
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def probes(
 def reliability(
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
-    target: Target = None,
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     data: Annotated[
         str, typer.Option(help="Pairs with truth; not those to test on.")
@@ -141,7 +141,7 @@ def reliability(
     if matcher is not None and matcher not in MATCHERS:
         raise Prob3rError(f"There is no matcher '{matcher}'; give one of {', '.join(MATCHERS)}.")
     network = load(model, device)
-    bank = reader_of(network, model, probes, asked(target, fit_on))
+    bank = reader_of(network, model, probes, asked(fit_to, fit_on))
     make_folder(out.parent)
     source = chosen(data, network, device, pairs, overlap, rotation)
     with progress() as report:

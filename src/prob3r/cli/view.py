@@ -20,7 +20,7 @@ from prob3r.cli.app import (
     in_precision,
     progress,
 )
-from prob3r.cli.banks import AUTO, LOGIT, NONE, FitOn, Probes, Target, asked, reader_of
+from prob3r.cli.banks import AUTO, LOGIT, NONE, FitOn, FitTo, Probes, asked, reader_of
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def view(
     views: Annotated[int, typer.Option(min=2, help="How many views of the room.")] = 2,
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
-    target: Target = None,
+    fit_to: FitTo = None,
     fit_on: FitOn = None,
     compare: Annotated[
         list[str] | None,
@@ -77,7 +77,7 @@ def view(
     from prob3r.runs.precision import running_precision
     from prob3r.viewer.server import check_free, is_local
 
-    source, which = _source(images or [], room, views), asked(target, fit_on, precision)
+    source, which = _source(images or [], room, views), asked(fit_to, fit_on, precision)
     signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
     check_free(host, port)  # before the model is read, which takes its time
     running = ExitStack()

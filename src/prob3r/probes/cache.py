@@ -1,6 +1,6 @@
 """The banks that were fitted on this machine, kept in the user's cache under the model they read.
 
-    CACHE/prob3r/probes/FINGERPRINT/KIND-TARGET-DIGEST.safetensors
+    CACHE/prob3r/probes/FINGERPRINT/KIND-TARGET-WHOSE-DIGEST.safetensors
 
 The digest is of what the bank was fitted on. A control with random weights is kept under the model
 that it is a control of. Files appear whole or not at all, so that a process that is killed leaves
@@ -20,6 +20,7 @@ from prob3r.models import read_tensors
 from prob3r.probes.reader import load_probes, save_probes
 from prob3r.probes.ridge import Fit, RidgeBank
 from prob3r.probes.scenes import ROOMS
+from prob3r.probes.targets import POINTMAP, TRUTH
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ def keep(bank: RidgeBank, model: str) -> Path:
         Prob3rError: The cache cannot be written to.
     """
     assert bank.fit is not None
-    path = folder() / model / f"{bank.kind}-{bank.fit.target}-{_digest(bank)}.safetensors"
+    path = (
+        folder()
+        / model
+        / f"{bank.kind}-{bank.fit.target}-{bank.fit.whose}-{_digest(bank)}.safetensors"
+    )
     make_folder(path.parent)
     save_probes(bank, path)
     return path
@@ -82,23 +87,31 @@ def kept(model: str | None = None) -> list[Kept]:
     return [found for file in files for found in _described(file)]
 
 
-def find(model: str, kind: str, target: str | None = None, data: str | None = None) -> Kept | None:
+def find(
+    model: str,
+    kind: str,
+    whose: str | None = None,
+    data: str | None = None,
+    target: str = POINTMAP.name,
+) -> Kept | None:
     """Return the bank in the cache that was asked for, or None.
 
     Args:
         model: Fingerprint of the model.
         kind: `ridge`, `features`, `random` or `encoder`.
-        target: `truth` or `own`; by default the truth goes first.
+        whose: `truth` or `own`; by default the truth goes first.
         data: What it was fitted on; by default rooms go first, then what was fitted last.
+        target: What its probes say.
     """
     found = [
         each
         for each in kept(model)
         if each.kind == kind
-        and (target is None or each.fit.target == target)
+        and each.fit.target == target
+        and (whose is None or each.fit.whose == whose)
         and (data is None or each.fit.data == data)
     ]
-    found.sort(key=lambda each: (each.fit.data != ROOMS, each.fit.target != "truth"))
+    found.sort(key=lambda each: (each.fit.data != ROOMS, each.fit.whose != TRUTH))
     return found[0] if found else None
 
 

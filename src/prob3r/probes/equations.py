@@ -1,4 +1,4 @@
-"""Normal equations of one affine map, which grow while batches stream by, and their solutions."""
+"""Normal equations of affine maps, which grow while batches stream by, and their solutions."""
 
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from torch import Tensor
 GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """The ridges to choose from, as shares of the mean diagonal of the Gram matrix."""
 
+_SMALLEST = 1e-4  # a standard deviation under which an input does not vary
 _TILES = 4  # per side of the Gram matrix; tiles below the diagonal are not computed
 GRAM_SHARE = (_TILES + 1) / (2 * _TILES)  # of the tiles that are computed
 
@@ -56,21 +57,30 @@ class NormalEquations:
         _add_gram(self.gram, shifted)
         self.cross.addmm_(shifted.T, outputs)
 
-    def solve(self) -> "Solutions":
+    def solve(self, standardised: bool = False) -> "Solutions":
         """Return the solutions for all ridges.
 
         The decomposition is in double precision: it takes little beside the sums, and small ridges
         need it.
+
+        Args:
+            standardised: Whether ridges act on inputs divided by their standard deviation. One
+                that hardly varies is not divided.
         """
         assert self._shift is not None  # there are rows
         input_mean, output_mean = self._input_sum / self.rows, self._output_sum / self.rows
         gram = self.gram.triu().double()
         gram = gram + gram.triu(1).T - self.rows * torch.outer(input_mean, input_mean)
         cross = self.cross.double().addr_(input_mean, output_mean, alpha=-self.rows)
+        scale = torch.ones_like(input_mean)
+        if standardised:
+            spread = (gram.diagonal() / (self.rows - 1)).sqrt()
+            scale = spread.where(spread > _SMALLEST, 1)
+            gram, cross = gram / torch.outer(scale, scale), cross / scale[:, None]
         values, vectors = torch.linalg.eigh(gram)
         return Solutions(
             values=values.clamp(min=0).float(),
-            vectors=vectors.float(),
+            vectors=(vectors / scale[:, None]).float(),
             cross=(vectors.T @ cross).float(),
             input_mean=(input_mean + self._shift).float(),
             output_mean=output_mean.float(),
@@ -82,7 +92,7 @@ class Solutions(NamedTuple):
 
     Attributes:
         values: Eigenvalues of the centred Gram matrix.
-        vectors: Its eigenvectors, as columns.
+        vectors: Its eigenvectors, as columns; divided by the inputs' scales, if they have any.
         cross: The centred products of inputs and outputs, in the basis of the eigenvectors.
         input_mean: Mean of the inputs.
         output_mean: Mean of the outputs.
@@ -114,6 +124,19 @@ class Solutions(NamedTuple):
     def _rotated_weight(self, ridge: float) -> Float[Tensor, "i o"]:
         added = ridge * self.values.mean().clamp(min=torch.finfo(torch.float32).tiny)
         return self.cross / (self.values + added)[:, None]
+
+
+def regress(
+    features: Float[Tensor, "*p b d"], outputs: Float[Tensor, "b t"], penalty: float
+) -> Float[Tensor, "*p d t"]:
+    """Return the weights of least squared error plus a penalty times `b` times squared weights.
+
+    For many regressions of features in memory, with one ridge and without a bias.
+    """
+    b, d = features.shape[-2:]
+    gram = features.mT @ features + penalty * b * torch.eye(d, device=features.device)
+    solved: Tensor = torch.linalg.solve(gram, features.mT @ outputs)
+    return solved
 
 
 def _add_gram(gram: Float[Tensor, "i i"], rows: Float[Tensor, "n i"]) -> None:

@@ -2,11 +2,12 @@
 
 Every site has normal equations of its own, which grow while scenes stream by. Further scenes are
 held out: they choose each site's regulariser. A probe of view 2 is fitted on all views but the
-first, which models of many views treat alike.
+first, which models of many views treat alike. A target of pairs is read off the mean of a view's
+patches, one row a scene, by a regression on standardised inputs.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
@@ -21,18 +22,23 @@ from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import ATTENTION, Site
 from prob3r.probes.equations import GRAM_SHARE, GRID, NormalEquations
+from prob3r.probes.refine import refine
 from prob3r.probes.ridge import Fit, RidgeBank
-from prob3r.probes.scenes import FitScenes
-from prob3r.probes.targets import OWN, TRUTH, Columns, Target, ViewTargets, errors_of, targets_of
+from prob3r.probes.scenes import HELD_OUT, FitScenes
+from prob3r.probes.targets import OWN, PAIR, POINTMAP, WHOSE, Goals, Target, Whose
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
-from prob3r.runs.trace import trace
+from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.source import batches, describe
 from prob3r.scenes.views import Views
 
 PATCHES_PER_UNKNOWN = 20
 LEAST_SCENES = 64  # patches of one scene are alike, however many it has
 HELD_PATCHES = 64  # of each view of a held-out scene
+PAIRS, HELD_PAIRS = 768, 256  # scenes for a target of pairs, each of which gives one row a view
+PAIR_GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""The ridges for a target of pairs: there are few rows, perhaps fewer than inputs."""
+
 MOST_COST = 0.17  # of the normal equations, as a share of the products of the blocks
 LEAST_SHARE = 0.25  # of the patches; a model so small that this costs more is cheap all the same
 
@@ -75,16 +81,28 @@ class Recipe:
     """What decides a fit, beside the model and the scenes.
 
     Attributes:
-        targets: What to fit to. One pass serves all targets, on the same patches.
+        whose: Whose targets to fit to. One pass serves them all, on the same patches.
         features: How many random features; none for plain ridge regression.
         seed: Of the random features.
         random_seed: The seed of the model's weights, where it is a control with random ones.
+        target: What the probes say.
     """
 
-    targets: tuple[Target, ...] = (TRUTH, OWN)
+    whose: tuple[Whose, ...] = WHOSE
     features: int = 0
     seed: int = 0
     random_seed: int | None = None
+    target: Target = POINTMAP
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether each scene gives one row a view."""
+        return self.target.level == PAIR
+
+    @property
+    def held_out(self) -> int:
+        """How many scenes choose the ridges."""
+        return HELD_PAIRS if self.of_pairs else HELD_OUT
 
 
 def patch_share(model: Model, recipe: Recipe) -> float:
@@ -94,7 +112,9 @@ def patch_share(model: Model, recipe: Recipe) -> float:
     blocks, unless that leaves less than `LEAST_SHARE`. Small models are thinned the most, whose
     outputs are wide beside their streams.
     """
-    outputs = Columns(recipe.targets, model.config.patch**2).width
+    if recipe.of_pairs:
+        return 1.0
+    outputs = recipe.target.columns(recipe.whose, model.config.patch).width
     forward = sum(
         (4 if sublayer in ATTENTION else 8) * stack.width**2
         for stack in model.stacks.values()
@@ -110,8 +130,11 @@ def patch_share(model: Model, recipe: Recipe) -> float:
 def scenes_for(model: Model, recipe: Recipe) -> int:
     """Return how many scenes give 20 patches for each unknown of a row, or 64 if that is more.
 
-    The width is that of the trunk; a control on a wider encoder has fewer patches an unknown.
+    The width is that of the trunk; a control on a wider encoder has fewer patches an unknown. For a
+    target of pairs it is 768, whatever the width.
     """
+    if recipe.of_pairs:
+        return PAIRS
     unknowns = trunk(model).width + recipe.features + 1
     rows, columns = patch_grid(*model.config.image_size, model.config.patch)
     patches = rows * columns * patch_share(model, recipe)
@@ -124,35 +147,61 @@ def fit_banks(
     recipe: Recipe,
     report: Callable[[float], None] = lambda share: None,
 ) -> list[RidgeBank]:
-    """Return a bank for each stack of `groups` and each target.
+    """Return a bank for each stack of `groups`, of the truth and of the own output as asked.
+
+    See `fit_together`.
+    """
+    return fit_together(model, chosen, [recipe], report)[0]
+
+
+def fit_together(
+    model: Model,
+    chosen: FitScenes,
+    recipes: Sequence[Recipe],
+    report: Callable[[float], None] = lambda share: None,
+) -> list[list[RidgeBank]]:
+    """Return the banks of several recipes, which share one pass of the model.
 
     A control with random weights has no control of its own, and neither have random features.
 
     Args:
         model: The backbone, which stays as it is.
         chosen: What to fit on, and what to choose the regularisers on.
-        recipe: The targets and the kind of the banks.
+        recipes: The targets and the kinds of the banks.
         report: Called with the share of the work that is done.
 
     Raises:
-        Prob3rError: The truth is a target and is not known, or known of too few patches.
+        Prob3rError: The truth is asked for and is not known, or known of too few patches.
     """
-    fitting = Fitting(model, chosen, recipe)
+    fits = [Fitting(model, chosen, recipe) for recipe in recipes]
     total, seen = len(chosen.held_out) + len(chosen.scenes), 0
     for source, held in ((chosen.held_out, True), (chosen.scenes, False)):
         with reusing_views(source, model):
-            for batch in batches(source, len(source), fitting.batch):
-                fitting.take(batch.to(fitting.device), held)
+            for batch in batches(source, len(source), min(fit.batch for fit in fits)):
+                batch = batch.to(fits[0].device)
+                run = trace(model, batch, {s for fit in fits for s in fit.sites(batch.count)})
+                for fitting in fits:
+                    fitting.add(batch, run, held)
                 seen += len(batch)
                 report((1 - _SOLVING) * seen / total)
-    return fitting.solve(lambda share: report(1 - _SOLVING * (1 - share)))
+    solved = []
+    for number, fitting in enumerate(fits):
+        done = 1 - _SOLVING * (1 - number / len(fits))
+        solved.append(fitting.solve(lambda s, d=done: report(d + _SOLVING * s / len(fits))))
+    return solved
 
 
 class _Held(NamedTuple):
-    """Some patches of a held-out batch at one site, and what they are to say."""
+    """Some patches of a batch at one site, and what they are to say."""
 
     streams: Float[Tensor, "n d"]
-    targets: ViewTargets
+    goals: Goals
+
+    @classmethod
+    def join(cls, parts: "Sequence[_Held]") -> "_Held":
+        """Return the patches of several batches as one."""
+        streams = torch.cat([part.streams for part in parts])
+        return cls(streams, Goals.join([part.goals for part in parts]))
 
 
 class Fitting:
@@ -161,7 +210,7 @@ class Fitting:
     Args:
         model: The backbone.
         chosen: The scenes.
-        recipe: The targets and the kind of the banks.
+        recipe: The target and the kind of the banks.
 
     Attributes:
         batch: How many scenes to take at a time, so that their streams take little memory.
@@ -173,15 +222,27 @@ class Fitting:
             del self.groups[1:]
         self.device = next(model.parameters()).device
         self.patch = model.config.patch
-        self.columns = Columns(recipe.targets, self.patch**2)
+        self.columns = recipe.target.columns(recipe.whose, self.patch)
+        first = recipe.target.first_view
+        self.groups = [
+            group._replace(sites=tuple(s for s in group.sites if Site.parse(s).view >= first))
+            for group in self.groups
+        ]
         # All banks have the same random features, and read the same inputs as these.
         self.readers = [self._bank(group) for group in self.groups]
         self.equations = {
-            site: NormalEquations(reader.inputs_width, self.columns.width, self.device)
+            site: NormalEquations(
+                reader.inputs_width,
+                self.columns.width,
+                self.device,
+                torch.float64 if recipe.of_pairs else torch.float32,
+            )
             for reader in self.readers
             for site in reader.sites
         }
         self.held: dict[str, list[_Held]] = {site: [] for site in self.equations}
+        # Of a target that is refined after the closed form, what it was fitted on, too.
+        self.kept: dict[str, list[_Held]] = {site: [] for site in self.equations}
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.share = patch_share(model, recipe)
         self.views, self.digest = 0, hashlib.blake2b(digest_size=8)
@@ -192,38 +253,69 @@ class Fitting:
     def _bank(self, group: Group) -> RidgeBank:
         """Return a bank that has everything but its weights."""
         seed, features = self.recipe.seed, self.recipe.features
-        bank = RidgeBank(group.sites, group.stack.width, self.patch, "", features, seed)
+        bank = RidgeBank(
+            group.sites,
+            group.stack.width,
+            self.patch,
+            features=features,
+            seed=seed,
+            target=self.recipe.target,
+        )
         bank.random_seed = self.recipe.random_seed
         bank.draw_features()
         return bank.to(self.device)
 
+    def sites(self, views: int) -> set[str]:
+        """Return the sites of so many views that are read."""
+        return {
+            name
+            for group in self.groups
+            for site in group.sites
+            for name in group.read_by(site, views)
+        }
+
     def take(self, batch: Views, held: bool) -> None:
-        """Run the model over a batch; add its patches to the equations, or keep some of them."""
+        """Run the model over a batch, and `add` what it records."""
+        self.add(batch, trace(self.model, batch, self.sites(batch.count)), held)
+
+    def add(self, batch: Views, run: Trace, held: bool) -> None:
+        """Add the patches of a batch to the equations, or keep some of them.
+
+        Args:
+            batch: The batch.
+            run: What was recorded of it, the sites of `sites` among it.
+            held: Whether its scenes are held out.
+        """
         self.views = batch.count
         for image in batch.images:
             self.digest.update(image.cpu().numpy().tobytes())
         read = {
             site: group.read_by(site, batch.count) for group in self.groups for site in group.sites
         }
-        run = trace(self.model, batch, [site for sites in read.values() for site in sites])
         assert run.output is not None
-        targets = targets_of(batch, run.output, self.patch, self.columns)
+        target, whose = self.recipe.target, self.recipe.whose
+        goals = target.goals(batch, run.output, self.patch, whose)
         rows, columns = patch_grid(*batch.views[0].size, self.patch)
-        share = HELD_PATCHES / (rows * columns) if held else self.share
-        kept = [self._some(view.known, share) for view in targets]
-        targets = [view.rows(rows) for view, rows in zip(targets, kept, strict=True)]
+        share = HELD_PATCHES / (rows * columns) if held and not self.recipe.of_pairs else self.share
+        chosen = [None if view is None else self._some(view.known, share) for view in goals]
         for reader in self.readers:
             for site in reader.sites:
                 for name in read[site]:
                     view = Site.parse(name).view - 1
-                    streams = run[name].patches.flatten(0, 1)[kept[view]].float()
+                    wanted, some = goals[view], chosen[view]
+                    assert wanted is not None
+                    assert some is not None
+                    streams = reader.streams(run[name]).flatten(0, 1)[some].float()
+                    part = _Held(streams, wanted.rows(some))
                     if held:
-                        self.held[site].append(_Held(streams, targets[view]))
-                    else:
-                        self.equations[site].add(reader.inputs(streams), targets[view].raw)
+                        self.held[site].append(part)
+                        continue
+                    self.equations[site].add(reader.inputs(streams), part.goals.raw)
+                    if target.refined:
+                        self.kept[site].append(part)
 
     def solve(self, report: Callable[[float], None] = lambda share: None) -> list[RidgeBank]:
-        """Return the banks, by stack and target; every site's equations are given back on the way.
+        """Return the banks, by stack and whose they are; equations are given back on the way.
 
         Args:
             report: Called with the share of the sites that are solved.
@@ -233,22 +325,23 @@ class Fitting:
         """
         backbone, total, solved = fingerprint(self.model), len(self.equations), list[RidgeBank]()
         for group in self.groups:
-            banks = {target: self._bank(group) for target in self.columns.targets}
-            chosen: dict[Target, list[tuple[float, float]]] = {target: [] for target in banks}
+            banks = {whose: self._bank(group) for whose in self.columns.whose}
+            chosen: dict[Whose, list[tuple[float, float]]] = {whose: [] for whose in banks}
             for row, site in enumerate(group.sites):
-                for target, found in self._solve(site, banks, row).items():
-                    chosen[target].append(found)
+                for whose, found in self._solve(site, banks, row).items():
+                    chosen[whose].append(found)
                 report(1 - len(self.equations) / total)
-            for target, bank in banks.items():
-                bank.backbone, bank.fit = backbone, self._fit(target, chosen[target])
+            for whose, bank in banks.items():
+                bank.backbone, bank.fit = backbone, self._fit(whose, chosen[whose])
             solved += banks.values()
         return solved
 
-    def _fit(self, target: Target, found: list[tuple[float, float]]) -> Fit:
+    def _fit(self, whose: Whose, found: list[tuple[float, float]]) -> Fit:
         """Return what a bank was fitted on, given each site's ridge and held-out error."""
         ridges, errors = zip(*found, strict=True)
         return Fit(
-            target=target,
+            whose=whose,
+            target=self.recipe.target.name,
             data=self.chosen.name,
             scenes=len(self.chosen.scenes),
             held_out=len(self.chosen.held_out),
@@ -269,33 +362,53 @@ class Fitting:
         return known & drawn.to(known.device)
 
     def _solve(
-        self, site: str, banks: Mapping[Target, RidgeBank], row: int
-    ) -> dict[Target, tuple[float, float]]:
-        """Fill in the probes of a site; return the ridge of each target, and its held-out error."""
-        equations, held = self.equations.pop(site), self.held.pop(site)
+        self, site: str, banks: Mapping[Whose, RidgeBank], row: int
+    ) -> dict[Whose, tuple[float, float]]:
+        """Fill in the probes of a site; return the ridge of each, and its held-out error."""
+        equations = self.equations.pop(site)
+        parts, kept = self.held.pop(site), self.kept.pop(site)
         bank = next(iter(banks.values()))
-        if equations.rows <= bank.inputs_width or not held:
-            raise Prob3rError(
-                f"{equations.rows} patches are known in all their pixels, which is too few to fit "
+        least = 1 if self.recipe.of_pairs else bank.inputs_width
+        if equations.rows <= least or not parts:
+            raise self._too_few(equations.rows, bank)
+        held = _Held.join(parts)
+        if not len(held.streams):
+            raise self._too_few(0, bank)
+        solutions = equations.solve(standardised=self.recipe.of_pairs)
+        del equations
+        rotated = solutions.rotate(bank.inputs(held.streams))
+        found = {}
+        for whose, each in banks.items():
+            points = solutions.of(self.columns.of(whose))
+            grid = PAIR_GRID if self.recipe.of_pairs else GRID
+            errors = [self._error(points.predict(rotated, r), held.goals, whose) for r in grid]
+            best = min(range(len(grid)), key=errors.__getitem__)
+            found[whose] = grid[best], errors[best]
+            weights = [points.weight(grid[best])]
+            if kept:
+                better = refine(self.recipe.target, points, grid[best], _Held.join(kept), held)
+                weights, found[whose] = [better[:2]], (grid[best], better.error)
+            weights.append(solutions.of(self.columns.common).weight(grid[best]))
+            each.weight.data[row], each.bias.data[row] = (
+                torch.cat(tensors, -1) for tensors in zip(*weights, strict=True)
+            )
+        return found
+
+    def _error(self, predicted: Tensor, goals: Goals, whose: Whose) -> float:
+        """Return the mean of a target's first measure over held-out patches."""
+        target = self.recipe.target
+        true = goals.raw[:, self.columns.of(whose)]
+        measured = target.errors(predicted, true, goals.units[whose], goals.beside)
+        return measured[target.measures[0]].nanmean().item()
+
+    def _too_few(self, rows: int, bank: RidgeBank) -> Prob3rError:
+        if self.recipe.target is POINTMAP:
+            return Prob3rError(
+                f"{rows} patches are known in all their pixels, which is too few to fit "
                 f"{bank.inputs_width} numbers an output; give more scenes, or fit to '{OWN}'."
             )
-        solutions = equations.solve()
-        del equations
-        inputs = solutions.rotate(bank.inputs(torch.cat([each.streams for each in held])))
-        found = {}
-        for target, each in banks.items():
-            columns = self.columns.points(target)
-            true = torch.cat([h.targets.raw[:, columns] for h in held])
-            units = torch.cat([h.targets.units[target] for h in held])
-            points = solutions.of(columns)
-            errors = [errors_of(points.predict(inputs, r), true, units).item() for r in GRID]
-            best = min(range(len(GRID)), key=errors.__getitem__)
-            found[target] = GRID[best], errors[best]
-            weights, biases = zip(
-                points.weight(GRID[best]),
-                solutions.of(self.columns.confidence).weight(GRID[best]),
-                strict=True,
-            )
-            each.weight.data[row] = torch.cat(weights, -1)
-            each.bias.data[row] = torch.cat(biases, -1)
-        return found
+        what = "views" if self.recipe.of_pairs else "patches"
+        return Prob3rError(
+            f"The {self.recipe.target.name} of {rows} {what} is known, which is too few to fit "
+            f"{bank.inputs_width} numbers an output; give more scenes."
+        )

@@ -12,10 +12,10 @@ from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, random
 from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
-from prob3r.probes.fit import Recipe, fit_banks, scenes_for
+from prob3r.probes.fit import Recipe, fit_together, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
-from prob3r.probes.targets import OWN, TRUTH, Target
+from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, target_named
 from prob3r.runs.precision import AUTO, choose, running_in
 
 FITTED = ("ridge", "features", "encoder", "random")
@@ -34,21 +34,23 @@ class Asked:
     """Which banks are wanted.
 
     Attributes:
-        target: `truth` or `own`; by default the truth where it is known.
+        whose: `truth` or `own`; by default the truth where it is known.
         data: What to fit on; by default whatever a bank in the cache was fitted on, rooms first,
             and rooms if there is none.
         scenes: On how many, if they have to be fitted; see `scenes_for`.
         views: Of each of these scenes.
         seed: Of the sample, and of random features.
         precision: What the model runs in while they are fitted; see `prob3r.runs.precision`.
+        target: What they say: the name of one of `prob3r.probes.targets.TARGETS`.
     """
 
-    target: Target | None = None
+    whose: Whose | None = None
     data: str | None = None
     scenes: int | None = None
     views: int = 2
     seed: int = 0
     precision: str = AUTO
+    target: str = POINTMAP.name
 
 
 @runtime_checkable
@@ -93,62 +95,137 @@ def provide(
     Raises:
         Prob3rError: A kind cannot be fitted, or see `fit_scenes` and `fit_banks`.
     """
+    asked = asked or Asked()
+    return provide_each(model, kinds, [asked.target], asked, name, show, again)[asked.target]
+
+
+def provide_each(
+    model: Model,
+    kinds: Sequence[str],
+    targets: Sequence[str],
+    asked: Asked | None = None,
+    name: str = "the model",
+    show: Show | None = None,
+    again: bool = False,
+) -> dict[str, dict[str, RidgeBank]]:
+    """Return banks by target and kind; see `provide`. Those that are fitted share their passes.
+
+    Args:
+        model: The model.
+        kinds: Which of `FITTED`.
+        targets: Names of targets.
+        asked: What they are to be fitted to and on; its own target is not asked.
+        name: What to call the model.
+        show: Shows what is being done.
+        again: Whether to fit those that the cache has, too.
+
+    Raises:
+        Prob3rError: See `provide`.
+    """
     asked, show = asked or Asked(), show or Quiet()
     if unknown := [kind for kind in kinds if kind not in FITTED]:
         raise Prob3rError(f"'{unknown[0]}' cannot be fitted; give {', '.join(FITTED)}.")
     device, weights = next(model.parameters()).device, fingerprint(model)
     data = None if asked.data is None else full_name(asked.data)
-    found: dict[str, RidgeBank] = {}
+    wanted = {target: replace(asked, target=target, data=data) for target in targets}
+    found: dict[str, dict[str, RidgeBank]] = {target: {} for target in targets}
     for kind in kinds:
-        if kind not in found:
-            known = None if again else find(weights, kind, asked.target, data)
-            if known is not None:
-                found[kind] = known.load().to(device)
+        missing = []
+        for target, each in wanted.items():
+            if kind in found[target]:
+                continue
+            known = None if again else find(weights, kind, each.whose, each.data, target)
+            if known is None:
+                missing.append(target)
             else:
-                found |= _fitted(model, kind, asked, _Shown(name, show), weights)
-        fit = found[kind].fit
-        assert fit is not None
-        # Controls are fitted to the same, on the same.
-        asked, data = replace(asked, target=fit.target, data=fit.data), fit.data
-    return {kind: found[kind] for kind in kinds}
+                found[target][kind] = known.load().to(device)
+        for together in _of_one_pass(missing):
+            these = [wanted[target] for target in together]
+            for target, banks in _fitted(model, kind, these, _Shown(name, show), weights).items():
+                found[target] |= banks
+        for target, banks in found.items():
+            fit = banks[kind].fit
+            assert fit is not None
+            # Controls are fitted to the same, on the same.
+            wanted[target] = replace(wanted[target], whose=fit.whose, data=fit.data)
+    return {target: {kind: banks[kind] for kind in kinds} for target, banks in found.items()}
+
+
+def _of_one_pass(targets: Sequence[str]) -> list[list[str]]:
+    """Return targets in groups that are fitted on equally many scenes."""
+    groups: dict[bool, list[str]] = {}
+    for target in targets:
+        groups.setdefault(target_named(target).level == PAIR, []).append(target)
+    return list(groups.values())
 
 
 def _fitted(
-    model: Model, kind: str, asked: Asked, shown: "_Shown", weights: str
-) -> dict[str, RidgeBank]:
-    """Fit and keep all banks that one pass gives; return those of the target by kind."""
-    device = next(model.parameters()).device
-    recipe = Recipe(
+    model: Model, kind: str, wanted: Sequence[Asked], shown: "_Shown", weights: str
+) -> dict[str, dict[str, RidgeBank]]:
+    """Fit and keep all banks that one pass gives; return those asked for, by target and kind."""
+    device, first = next(model.parameters()).device, wanted[0]
+    recipes = [_recipe(kind, asked) for asked in wanted]
+    if recipes[0].random_seed is not None:
+        model = random(model, recipes[0].random_seed).to(device)
+    count = first.scenes or scenes_for(model, recipes[0])
+    chosen = fit_scenes(
+        first.data or ROOMS, model, count, first.views, first.seed, recipes[0].held_out
+    )
+    recipes = [
+        _checked(model, recipe, asked, chosen)
+        for recipe, asked in zip(recipes, wanted, strict=True)
+    ]
+    heavy = AUTO if isinstance(model, nn.Module) else "float32"
+    precision = choose(heavy if first.precision == AUTO else first.precision, device, heavy=True)
+    with running_in(precision, model):
+        what = f"{kind} probes" + (f" of {len(wanted)} targets" if len(wanted) > 1 else "")
+        fitted = fit_together(model, chosen, recipes, shown.of(what, chosen))
+    found: dict[str, dict[str, RidgeBank]] = {}
+    for asked, recipe, banks in zip(wanted, recipes, fitted, strict=True):
+        for bank in banks:
+            try:
+                keep(bank, weights)
+            except Prob3rError as error:  # without a cache it is only slower
+                logger.warning("The probes are not kept for the next time: %s", error)
+        whose = asked.whose or recipe.whose[0]
+        found[asked.target] = {b.kind: b for b in banks if b.fit and b.fit.whose == whose}
+    return found
+
+
+def _recipe(kind: str, asked: Asked) -> Recipe:
+    """Return how a kind of probes is fitted; raise Prob3rError if their target cannot be so."""
+    target = target_named(asked.target)
+    if kind == "features" and target.level == PAIR:
+        raise Prob3rError(
+            f"The {target.name} is read off one mean a view, by ridge probes alone; give 'ridge'."
+        )
+    if asked.whose == OWN and not target.own:
+        raise Prob3rError(
+            f"Probes of the {target.name} are fitted to the truth alone; give '{TRUTH}'."
+        )
+    return Recipe(
+        whose=WHOSE if target.own else (TRUTH,),
         features=FEATURES if kind == "features" else 0,
         seed=asked.seed,
         random_seed=RANDOM_SEED if kind == "random" else None,
+        target=target,
     )
-    if recipe.random_seed is not None:
-        model = random(model, recipe.random_seed).to(device)
-    count = asked.scenes or scenes_for(model, recipe)
-    chosen = fit_scenes(asked.data or ROOMS, model, count, asked.views, asked.seed)
-    if not chosen.truth:
-        recipe = replace(recipe, targets=(OWN,))
+
+
+def _checked(model: Model, recipe: Recipe, asked: Asked, chosen: FitScenes) -> Recipe:
+    """Return a recipe of what is known; raise Prob3rError if that is not what was asked for."""
+    if recipe.target.own and not chosen.truth:
+        recipe = replace(recipe, whose=(OWN,))
     elif not predicts_pointmaps(model):
-        recipe = replace(recipe, targets=(TRUTH,))
-    if asked.target == OWN or not chosen.truth:
+        recipe = replace(recipe, whose=(TRUTH,))
+    if asked.whose == OWN or recipe.whose == (OWN,):
         needs_pointmaps(model, "fitting to the own output")
-    if asked.target not in (None, *recipe.targets):
+    if asked.whose not in (None, *recipe.whose):
         raise Prob3rError(
             f"The truth of {chosen.title} is not known, which probes are to be fitted to; fit them "
             f"to '{OWN}', the model's own final output."
         )
-    heavy = AUTO if isinstance(model, nn.Module) else "float32"
-    precision = choose(heavy if asked.precision == AUTO else asked.precision, device, heavy=True)
-    with running_in(precision, model):
-        banks = fit_banks(model, chosen, recipe, shown.of(kind, chosen))
-    for bank in banks:
-        try:
-            keep(bank, weights)
-        except Prob3rError as error:  # without a cache it is only slower
-            logger.warning("The probes are not kept for the next time: %s", error)
-    target = asked.target or recipe.targets[0]
-    return {b.kind: b for b in banks if b.fit is not None and b.fit.target == target}
+    return recipe
 
 
 class _Shown:
@@ -157,10 +234,10 @@ class _Shown:
     def __init__(self, name: str, show: Show):
         self.name, self.show = name, show
 
-    def of(self, kind: str, chosen: FitScenes) -> Callable[[float], None]:
+    def of(self, probes: str, chosen: FitScenes) -> Callable[[float], None]:
         """Return what is to be called with the share of the work that is done."""
         start, first = time.monotonic(), True
-        what = f"Fitting {kind} probes"
+        what = f"Fitting {probes}"
 
         def report(share: float) -> None:
             nonlocal first

@@ -19,6 +19,7 @@ from prob3r.io.hub import download, hub_id, upload
 from prob3r.models import read_tensors, shipped, write_tensors
 from prob3r.models.heads import decode_points
 from prob3r.models.sites import Site
+from prob3r.probes.targets import PAIR, PIXEL, POINTMAP, Target
 from prob3r.runs.trace import Record
 
 Reader = TypeVar("Reader", bound="SiteReader")
@@ -51,7 +52,9 @@ class Decoded(NamedTuple):
 
 
 class SiteReader(nn.Module, ABC):
-    """Reads a pointmap off each of several residual sites, one patch at a time.
+    """Reads a target off each of several residual sites, one patch at a time.
+
+    Trained readers say a pointmap. A target of pairs is read off the mean of a view's patches.
 
     Every tensor that reading takes is stacked, with a row for each site, so that sites can be read
     together or apart, and each is trained as if it were alone.
@@ -63,6 +66,7 @@ class SiteReader(nn.Module, ABC):
         stream: Width of their residual stream.
         patch: Side of a patch, in pixels.
         backbone: Fingerprint of the model whose sites these are.
+        target: What it says.
         random_seed: The seed of that model's weights where it is a control with random ones, else
             None.
 
@@ -80,12 +84,19 @@ class SiteReader(nn.Module, ABC):
         if reader:
             SiteReader.registry[reader] = cls
 
-    def __init__(self, sites: Sequence[str], stream: int, patch: int, backbone: str):
+    def __init__(
+        self,
+        sites: Sequence[str],
+        stream: int,
+        patch: int,
+        backbone: str,
+        target: Target = POINTMAP,
+    ):
         super().__init__()
         if not sites or any(Site.parse(site).reading for site in sites):
             raise Prob3rError("A probe bank needs at least one site, and residual sites only.")
         self.sites, self.stream, self.patch = tuple(sites), stream, patch
-        self.backbone = backbone
+        self.backbone, self.target = backbone, target
 
     @property
     @abstractmethod
@@ -118,15 +129,15 @@ class SiteReader(nn.Module, ABC):
     @abstractmethod
     def read(
         self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
-    ) -> Float[Tensor, "s t p2 4"]:
+    ) -> Float[Tensor, "s t p2 c"]:
         """Return the raw output for each pixel of each patch, given some sites' rows of `stacks`.
 
-        The four channels lie apart in memory, so that work on each of them runs over neighbours.
+        The channels lie apart in memory, so that work on each of them runs over neighbours.
         """
 
     def forward(
         self, streams: Float[Tensor, "s t d"], rows: slice = slice(None)
-    ) -> Float[Tensor, "s t p2 4"]:
+    ) -> Float[Tensor, "s t p2 c"]:
         """Return the raw output for each pixel of each patch.
 
         Args:
@@ -157,8 +168,15 @@ class SiteReader(nn.Module, ABC):
         place = Site.parse(site)
         return not {site, str(place.of(min(place.view, 2)))}.isdisjoint(self.sites)
 
-    def decode(self, record: Record) -> Decoded:
-        """Return the pointmap and confidence that are read off a record.
+    def streams(self, record: Record) -> Float[Tensor, "b n d"]:
+        """Return what probes read of a record: its patches, or their mean for a target of pairs."""
+        patches = record.patches  # special tokens have no pixels
+        return patches.float().mean(1, keepdim=True) if self.target.level == PAIR else patches
+
+    def raw(self, record: Record) -> Float[Tensor, "b n p2 c"]:
+        """Return the raw output for each pixel of each patch of a record.
+
+        A target of patches has one pixel here, and a target of pairs one patch.
 
         Raises:
             Prob3rError: No probe reads the record's site (see `probe_for`), or the widths differ.
@@ -169,13 +187,40 @@ class SiteReader(nn.Module, ABC):
                 f"'{record.site}' is {record.shape[-1]} wide here, and this bank's probes read "
                 f"{self.stream}; it was trained on another model."
             )
-        row = self.sites.index(site)
-        rows, columns = record.grid
-        patches = record.patches  # special tokens have no pixels
-        b, n, d = patches.shape
+        row, streams = self.sites.index(site), self.streams(record)
+        b, n, d = streams.shape
         with torch.no_grad():
-            raw = self(patches.float().reshape(1, b * n, d), slice(row, row + 1))
-        pixels = unpatchify(raw[0].unflatten(0, (b, n)), rows * self.patch, columns * self.patch)
+            raw = self(streams.float().reshape(1, b * n, d), slice(row, row + 1))
+        return raw[0].unflatten(0, (b, n))
+
+    def tell(self, record: Record) -> Tensor:
+        """Return the target that is read off a record: `Target.decode` says what it holds.
+
+        A target of pixels is a map `(b, h, w, ...)`, one of patches `(b, n, ...)`, and one of pairs
+        `(b, ...)`.
+
+        Raises:
+            Prob3rError: See `raw`.
+        """
+        raw = self.raw(record)
+        if self.target.level == PIXEL:
+            rows, columns = record.grid
+            return self.target.decode(unpatchify(raw, rows * self.patch, columns * self.patch))
+        return self.target.decode(raw[:, 0, 0] if self.target.level == PAIR else raw[:, :, 0])
+
+    def decode(self, record: Record) -> Decoded:
+        """Return the pointmap and confidence that are read off a record.
+
+        Raises:
+            Prob3rError: These probes say something else, or see `raw`.
+        """
+        if self.target is not POINTMAP:
+            raise Prob3rError(
+                f"These probes read the target '{self.target.name}', and a pointmap is needed "
+                "here; give probes of pointmaps."
+            )
+        rows, columns = record.grid
+        pixels = unpatchify(self.raw(record), rows * self.patch, columns * self.patch)
         return Decoded(*decode_points(pixels))
 
     def save_pretrained(

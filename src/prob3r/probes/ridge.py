@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from prob3r.models.sites import Site
 from prob3r.probes.reader import SiteReader
 from prob3r.probes.scenes import title_of
-from prob3r.probes.targets import TARGET_WORDS, Target
+from prob3r.probes.targets import PAIR, POINTMAP, TARGETS, TRUTH, WHOSE_WORDS, Target, Whose
 
 FEATURES = 768
 """How many random features a bank of the kind `features` has, unless another number is asked."""
@@ -25,7 +25,7 @@ class Fit:
     """What a bank was fitted on, and how well it does on scenes that were held out.
 
     Attributes:
-        target: `truth`, or `own` for the model's own final output.
+        whose: `truth`, or `own` for the model's own final output.
         data: The name of the scenes.
         scenes: How many of them it was fitted on.
         held_out: How many further ones chose the ridges.
@@ -35,11 +35,12 @@ class Fit:
         seed: Of the sample.
         precision: What the model ran in.
         ridges: Of each site: the regulariser, as a share of the mean diagonal.
-        errors: Of each site: the mean distance to the target on the held-out scenes, in the unit
-            of their mean distance to camera 1.
+        errors: Of each site: the mean error on the held-out scenes, the first of the target's
+            `measures`. Of pointmaps it is in the unit of the scenes' mean distance to camera 1.
+        target: The target's name.
     """
 
-    target: Target
+    whose: Whose
     data: str
     scenes: int
     held_out: int
@@ -50,13 +51,16 @@ class Fit:
     precision: str
     ridges: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
+    target: str = POINTMAP.name
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
         """Return what `asdict` gave; raise KeyError or TypeError if it gave no such thing."""
+        if "whose" not in values:  # files of earlier versions knew one target
+            values = {**values, "whose": values["target"], "target": POINTMAP.name}
         found = {field.name: values[field.name] for field in fields(cls)}
-        if found["target"] not in TARGET_WORDS:
-            raise TypeError(f"the target is {found['target']!r}")
+        if found["whose"] not in WHOSE_WORDS or found["target"] not in TARGETS:
+            raise TypeError(f"the target is {found['target']!r} of {found['whose']!r}")
         return cls(**found | {name: tuple(map(float, found[name])) for name in _LISTS})
 
     @property
@@ -64,7 +68,8 @@ class Fit:
         """What the bank was fitted to and on, in words."""
         on = f"{self.scenes} scenes of {title_of(self.data)}"
         ran = "" if self.precision == "float32" else f" in {self.precision}"
-        return f"fitted to {TARGET_WORDS[self.target]} on {on}{ran}"
+        of = "" if self.target == POINTMAP.name else f" ({self.target})"
+        return f"fitted to {WHOSE_WORDS[self.whose]}{of} on {on}{ran}"
 
 
 _LISTS = ("ridges", "errors")
@@ -85,6 +90,7 @@ class RidgeBank(SiteReader, reader="ridge"):
         features: How many random features.
         seed: Of the random features.
         fit: What the bank was fitted on.
+        target: What its probes say.
     """
 
     def __init__(
@@ -96,10 +102,11 @@ class RidgeBank(SiteReader, reader="ridge"):
         features: int = 0,
         seed: int = 0,
         fit: Fit | None = None,
+        target: Target = POINTMAP,
     ):
-        super().__init__(sites, stream, patch, backbone)
+        super().__init__(sites, stream, patch, backbone, target)
         self.features, self.seed, self.fit = features, seed, fit
-        s, outputs = len(self.sites), 4 * patch**2
+        s, outputs = len(self.sites), target.columns((TRUTH,), patch).width
         self.weight = nn.Parameter(torch.zeros(s, stream + features, outputs))
         self.bias = nn.Parameter(torch.zeros(s, 1, outputs))
         # Kept in the file, so that no other generator can change what a bank reads.
@@ -134,7 +141,9 @@ class RidgeBank(SiteReader, reader="ridge"):
         return "" if self.fit is None else self.fit.words
 
     def inputs(self, streams: Float[Tensor, "*b d"]) -> Float[Tensor, "*b i"]:
-        """Return what the affine maps read of patches."""
+        """Return what the affine maps read of patches; means of patches are read as they are."""
+        if self.target.level == PAIR:
+            return streams
         normed = F.layer_norm(streams, streams.shape[-1:], eps=_EPS)
         if not self.features:
             return normed
@@ -142,17 +151,22 @@ class RidgeBank(SiteReader, reader="ridge"):
 
     def read(
         self, rows: Sequence[Tensor], streams: Float[Tensor, "s t d"]
-    ) -> Float[Tensor, "s t p2 4"]:
+    ) -> Float[Tensor, "s t p2 c"]:
         """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
         weight, bias = rows
-        return (self.inputs(streams) @ weight + bias).unflatten(-1, (4, -1)).mT
+        channels = self.target.channels + self.target.shared
+        return (self.inputs(streams) @ weight + bias).unflatten(-1, (channels, -1)).mT
 
     @classmethod
     def from_header(cls, description: Mapping[str, Any]) -> "RidgeBank":
         """Return the bank that a header describes, without its weights."""
         names = "sites", "stream", "patch", "backbone", "features", "seed"
         fit = Fit.from_dict(description["fit"]) if "fit" in description else None
-        return cls(fit=fit, **{name: description[name] for name in names})
+        target = description.get("target", POINTMAP.name)
+        if target not in TARGETS:
+            raise TypeError(f"there is no target {target!r}")
+        given = {name: description[name] for name in names}
+        return cls(fit=fit, target=TARGETS[target], **given)
 
     def header(self) -> dict[str, Any]:
         """Return what a file must hold beside the weights to build this bank again."""
@@ -164,6 +178,7 @@ class RidgeBank(SiteReader, reader="ridge"):
             "patch": self.patch,
             "features": self.features,
             "seed": self.seed,
+            "target": self.target.name,
         }
         if self.random_seed is not None:
             described["random_seed"] = self.random_seed

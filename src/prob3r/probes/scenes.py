@@ -80,7 +80,9 @@ def is_album(path: Path) -> bool:
     )
 
 
-def fit_scenes(name: str, model: Model, count: int, views: int = 2, seed: int = 0) -> FitScenes:
+def fit_scenes(
+    name: str, model: Model, count: int, views: int = 2, seed: int = 0, held_out: int = HELD_OUT
+) -> FitScenes:
     """Return the scenes to fit a bank on, and others that are held out.
 
     Of rooms, the validation split is held out; of a folder, an eighth of the photographs, but two
@@ -92,6 +94,7 @@ def fit_scenes(name: str, model: Model, count: int, views: int = 2, seed: int = 
         count: How many scenes to fit on; all that there are if they are fewer.
         views: Of each scene.
         seed: Of the sample.
+        held_out: How many to hold out, at most a quarter of a data set's.
 
     Raises:
         Prob3rError: The name stands for nothing, or there are too few scenes.
@@ -102,10 +105,10 @@ def fit_scenes(name: str, model: Model, count: int, views: int = 2, seed: int = 
     found = _open(name, model, views, device)
     if name == ROOMS:
         validation = _open("rooms:validation", model, views, device)
-        kept = sample(validation, HELD_OUT, seed)
+        kept = sample(validation, held_out, seed)
         return FitScenes(full, sample(found, count, seed), kept, seed)
-    drawn = sample(found, count + HELD_OUT, seed)
-    held = min(HELD_OUT, len(drawn) // 4)
+    drawn = sample(found, count + held_out, seed)
+    held = min(held_out, len(drawn) // 4)
     if not held:
         raise Prob3rError(f"{name} has {len(drawn)} scenes; fitting probes takes four at least.")
     first, last = range(len(drawn) - held), range(len(drawn) - held, len(drawn))

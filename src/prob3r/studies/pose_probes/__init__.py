@@ -8,8 +8,8 @@ that view 2's own attention attends to most (`sink`, mean over blocks, heads and
 rooms), the patch in the `centre`, the one in the top left `corner`, and the `camera` token of a
 model that has one.
 
-There is a `linear` probe (ridge regression on standardised features, penalty `PENALTY` times the
-number of rooms; the best patch is the one whose linear probe has the least median rotation error on
+There is a `linear` probe (ridge regression on standardised features, penalty 0.01 times the number
+of rooms; the best patch is the one whose linear probe has the least median rotation error on
 the rooms held out) and an `mlp` of two layers (`HIDDEN` units, Adam, `STEPS` steps, kept where its
 loss on the rooms held out is least). They are fitted to `FITTED` rooms of the training split of the
 pairs' size, with `HELD_OUT` more held out, whatever the pairs are: of other data sets than rooms
@@ -43,27 +43,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import mean_depth, patch_grid, rotation_error, translation_error
+from prob3r.geometry import patch_grid
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
+from prob3r.probes.fit import HELD_PAIRS, PAIRS
+from prob3r.probes.targets import POSE, Goals
+from prob3r.probes.tokens import POOLED, TokenProbes
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.pose_probes.figures import draw_blocks, draw_tokens
-from prob3r.studies.pose_probes.readers import (
-    FITTED,
-    HELD_OUT,
-    POOLED,
-    Pose,
-    PoseReader,
-    pose_numbers,
-)
 from prob3r.studies.pose_probes.rows import (
     AVERAGE,
     CAMERA,
@@ -80,6 +75,7 @@ from prob3r.studies.verdict import Finding, decide
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FITTED, HELD_OUT = PAIRS, HELD_PAIRS  # rooms
 SINK_ROOMS = 64
 MARGIN = 2.0  # degrees by which a single token has to be worse
 
@@ -96,7 +92,7 @@ class PoseProbes(Study):
     most = 256
 
     def __init__(self) -> None:
-        self.readers: dict[str, PoseReader] = {}
+        self.readers: dict[str, TokenProbes] = {}
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Fit the probes of the model and its controls to training rooms of the pairs' size."""
@@ -107,9 +103,9 @@ class PoseProbes(Study):
         rooms = Rooms("train", first.view2.size, device=device, compile=False)
         backbones = _backbones(tested)
         streams: dict[str, list[list[Tensor]]] = {name: [] for name in backbones}
-        numbers = []
+        goals = []
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
-            numbers.append(pose_numbers(pair))
+            goals.append(POSE.truth(pair, 2, tested.model.config.patch))
             for name, model in backbones.items():
                 run = trace(model, pair, sites_of(model), output=False, dtype=torch.float16)
                 streams[name].append([torch.Tensor(record) for record in run.values()])
@@ -118,7 +114,9 @@ class PoseProbes(Study):
             layout, tokens = trunk(model).layout(2), sites[0].shape[1]
             singles = _singles(model, rooms, tokens, self.batch)
             patches = layout.patches(tokens)
-            self.readers[name] = PoseReader.fit(sites, torch.cat(numbers), patches, singles)
+            self.readers[name] = TokenProbes.fit(
+                POSE, sites, Goals.join(goals), FITTED, patches, singles
+            )
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the errors of the poses that are read, and of those beside them."""
@@ -187,7 +185,7 @@ def _singles(model: Model, rooms: Rooms, tokens: int, batch: int) -> dict[str, i
     return found | ({CAMERA: layout.index(CAMERA, tokens)} if CAMERA in layout.special else {})
 
 
-def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.DataFrame:
+def _measured(model: Model, reader: TokenProbes, shown: Pair, true: Pair) -> pd.DataFrame:
     """Return the errors of a reader's poses for pairs as they are shown to the model."""
     sites = sites_of(model)
     run = trace(model, shown, sites, output=False)
@@ -201,15 +199,13 @@ def _measured(model: Model, reader: PoseReader, shown: Pair, true: Pair) -> pd.D
 
 def _errors(numbers: Float[Tensor, "*d b 12"], pair: Pair) -> dict[str, Float[Tensor, "*d b"]]:
     """Return the errors of the poses that probes' numbers stand for, in degrees."""
-    found, pose = Pose.of(numbers.flatten(0, -2)), pair.view2_to_view1
-    depth = mean_depth([view.points for view in pair.views], pair.valid)
-    times = len(found.rotation) // len(pair)
-    true, depth = pose.repeat(times, 1, 1), depth.repeat(times)
-    errors = {
-        "rotation_error": rotation_error(found.rotation, true[:, :3, :3]),
-        "translation_error": translation_error(found.direction, true[:, :3, 3], depth),
-    }
-    return {metric: values.unflatten(0, numbers.shape[:-1]) for metric, values in errors.items()}
+    goals = POSE.truth(pair, 2, pair.view2.size[0])
+    flat = numbers.flatten(0, -2)
+    times = len(flat) // len(pair)
+    (units,) = goals.units.values()
+    errors = POSE.errors(flat, goals.raw.repeat(times, 1), units.repeat(times))
+    shape = numbers.shape[:-1]
+    return {m: v.unflatten(0, shape) for m, v in zip(METRICS, errors.values(), strict=True)}
 
 
 def _identity_errors(pair: Pair) -> dict[str, Float[Tensor, " b"]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from prob3r.geometry import median
 from prob3r.measures.statistics import wide
-from prob3r.studies.pose_probes.readers import BEST
+from prob3r.probes.tokens import BEST
 
 RANDOM = "random"
 CAMERA = "camera"

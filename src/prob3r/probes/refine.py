@@ -1,0 +1,76 @@
+"""Refining a fit in closed form by a target's own loss, where squared error is only a start."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.probes.equations import Solutions
+from prob3r.probes.targets import Goals, Target
+
+STEPS = 300
+RATE = 1e-2
+CHECK_EVERY = 20  # steps
+
+
+class Refined(NamedTuple):
+    """An affine map after refinement.
+
+    Attributes:
+        weight: Of the inputs as they are.
+        bias: Of the outputs.
+        error: On the held-out rows.
+    """
+
+    weight: Float[Tensor, "i o"]
+    bias: Float[Tensor, " o"]
+    error: float
+
+
+def refine(
+    target: Target,
+    solutions: Solutions,
+    ridge: float,
+    fitted: tuple[Float[Tensor, "n i"], Goals],
+    held: tuple[Float[Tensor, "m i"], Goals],
+) -> Refined:
+    """Return the map of one ridge, changed to make a target's loss small.
+
+    Adam goes down the loss over all fitted rows, in the basis of the inputs in which the
+    regularised Gram matrix is the identity. Of all steps that are looked at, the first among them,
+    the one with the least error on the held-out rows is kept.
+
+    Args:
+        target: Whose `loss` and `errors` count.
+        solutions: In closed form.
+        ridge: The one to start from.
+        fitted: Inputs and goals of the rows that it was fitted on.
+        held: Those of the rows held out.
+    """
+    added = ridge * solutions.values.mean()
+    spread = ((solutions.values + added) / len(fitted[0])).sqrt().clamp_min(1e-12)
+    inputs, held_inputs = (solutions.rotate(x) / spread for x, _ in (fitted, held))
+    start = solutions.cross / (solutions.values + added)[:, None] * spread[:, None]
+    weight, bias = start.clone(), solutions.output_mean.clone()
+    optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=RATE)
+    kept, least = (start, solutions.output_mean), torch.inf
+    for step in range(STEPS + 1):
+        if step % CHECK_EVERY == 0:
+            with torch.no_grad():
+                error = held_error(target, held_inputs @ weight + bias, held[1])
+            if error < least:
+                kept, least = (weight.detach().clone(), bias.detach().clone()), error
+        with torch.enable_grad():
+            optimizer.zero_grad()
+            target.loss(inputs @ weight + bias, fitted[1]).backward()
+        optimizer.step()
+    found = solutions.vectors @ (kept[0] / spread[:, None])
+    return Refined(found, kept[1] - solutions.input_mean @ found, least)
+
+
+def held_error(target: Target, predicted: Float[Tensor, "n o"], goals: Goals) -> float:
+    """Return the mean of a target's first measure over rows whose goals are the truth's alone."""
+    (units,) = goals.units.values()
+    measured = target.errors(predicted, goals.raw, units, goals.beside)
+    return measured[target.measures[0]].nanmean().item()

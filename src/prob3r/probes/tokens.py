@@ -1,0 +1,130 @@
+"""Probes of a target of pairs that read single tokens of a view, or the mean of its patches.
+
+`RidgeBank` reads the mean alone, in one pass over any number of scenes. Here every token of some
+scenes is in memory, so that the best patch of a site can be told, and perceptrons be trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from prob3r.geometry import median
+from prob3r.probes.equations import regress
+from prob3r.probes.perceptrons import fit_mlps, run_mlps
+from prob3r.probes.targets import TRUTH, Goals, Target
+
+PENALTY = 1e-2  # of the regression, times the number of rows
+LINEAR, MLP = "linear", "mlp"
+BEST, POOLED = "best", "pooled"
+_SMALLEST = 1e-4  # a standard deviation under which a feature does not vary
+
+
+@dataclass(frozen=True)
+class TokenProbes:
+    """Linear probes and perceptrons of some tokens at some sites.
+
+    Attributes:
+        tokens: Names of what is read, such as `best`, `centre` and `pooled`.
+        places: The token that each name stands for at each site; the number of all tokens stands
+            for the mean over patches.
+        patches: Where the patches are among the tokens.
+        mean: Of the features over the scenes, by which they are centred.
+        scale: Standard deviation of the features, by which they are divided.
+        average: Mean of the numbers over the scenes: what says them without features.
+        linear: Weights of the linear probes.
+        mlp: Weights of the perceptrons.
+    """
+
+    tokens: Sequence[str]
+    places: Int[Tensor, "s j"]
+    patches: slice
+    mean: Float[Tensor, "s j d"]
+    scale: Float[Tensor, "s j d"]
+    average: Float[Tensor, " t"]
+    linear: Float[Tensor, "s j d t"]
+    mlp: Sequence[Tensor]
+
+    @classmethod
+    def fit(
+        cls,
+        target: Target,
+        streams: Sequence[Float[Tensor, "b n d"]],
+        goals: Goals,
+        fitted: int,
+        patches: slice,
+        singles: Mapping[str, int],
+        seed: int = 0,
+    ) -> "TokenProbes":
+        """Return probes fitted to the first of some scenes, and chosen by the rest.
+
+        Args:
+            target: What they say.
+            streams: The stream of each site, of the scenes to fit to and then those held out.
+            goals: What to read of each scene.
+            fitted: How many scenes to fit to.
+            patches: Where the patches are among the tokens.
+            singles: Single tokens to read beside the best patch, by name.
+            seed: Of the perceptrons.
+        """
+        average = goals.raw[:fitted].mean(0)
+        centred = goals.raw - average
+        held = goals.rows(torch.arange(len(goals.raw), device=average.device) >= fitted)
+        names = [BEST, *singles, POOLED]
+        parts = []
+        for stream in streams:
+            features = with_mean(stream, patches).transpose(0, 1)
+            mean, scale = _moments(features[:, :fitted])
+            features = (features - mean[:, None]) / scale[:, None]
+            weights = regress(features[:, :fitted], centred[:fitted], PENALTY)
+            read = features[patches, fitted:] @ weights[patches] + average
+            best = _least_wrong(target, read, held)
+            chosen = torch.tensor([patches.start + best, *singles.values(), len(features) - 1])
+            parts.append([chosen, *(t[chosen] for t in (mean, scale, weights, features))])
+        places, mean, scale, linear, features = (
+            torch.stack(tensors) for tensors in zip(*parts, strict=True)
+        )
+        mlp = fit_mlps(features.flatten(0, 1), centred, fitted, seed)
+        return cls(names, places, patches, mean, scale, average, linear, mlp)
+
+    def read(
+        self, streams: Sequence[Float[Tensor, "b n d"]]
+    ) -> dict[str, Float[Tensor, "s j b t"]]:
+        """Return the numbers that every kind of probe gives for every token at every site."""
+        chosen = torch.stack(
+            [
+                with_mean(stream, self.patches)[:, places].transpose(0, 1)
+                for stream, places in zip(streams, self.places, strict=True)
+            ]
+        )
+        features = (chosen - self.mean[:, :, None]) / self.scale[:, :, None]
+        sites = features.shape[:2]
+        return {
+            LINEAR: features @ self.linear + self.average,
+            MLP: run_mlps(self.mlp, features.flatten(0, 1)).unflatten(0, sites) + self.average,
+        }
+
+
+def with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b m d"]:
+    """Return all tokens, in float32, and after them the mean over the patches."""
+    stream = torch.Tensor(stream).float()
+    return torch.cat((stream, stream[:, patches].mean(1, keepdim=True)), 1)
+
+
+def _moments(
+    features: Float[Tensor, "p b d"],
+) -> tuple[Float[Tensor, "p d"], ...]:
+    """Return mean and standard deviation; 1 for a feature that does not vary."""
+    scale = features.std(1)
+    return features.mean(1), scale.where(scale > _SMALLEST, 1)
+
+
+def _least_wrong(target: Target, read: Float[Tensor, "p b t"], goals: Goals) -> int:
+    """Return the patch whose probe has the least median error on the held-out scenes."""
+    p, b, _ = read.shape
+    units = goals.units[TRUTH].repeat(p)
+    beside = None if goals.beside is None else goals.beside.repeat(p, 1, 1)
+    errors = target.errors(read.flatten(0, 1), goals.raw.repeat(p, 1), units, beside)
+    return int(median(errors[target.measures[0]].unflatten(0, (p, b))).argmin())
