@@ -186,8 +186,11 @@ def fit_together(
                 report((1 - _SOLVING) * seen / total)
     solved = []
     for number, fitting in enumerate(fits):
-        done = 1 - _SOLVING * (1 - number / len(fits))
-        solved.append(fitting.solve(lambda s, d=done: report(d + _SOLVING * s / len(fits))))
+
+        def solving(share: float, done: int = number) -> None:
+            report(1 - _SOLVING * (1 - (done + share) / len(fits)))
+
+        solved.append(fitting.solve(solving))
     return solved
 
 
