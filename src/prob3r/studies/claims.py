@@ -245,7 +245,7 @@ CLAIMS = (
         "layers are redundant for dense geometry and essential for pose",
         "RegimeVGGT",
         "2606.18439",
-        ABSTRACT,
+        "abstract and README read",
     ),
     Claim(
         "N4",
