@@ -16,9 +16,9 @@ from torch import Tensor
 
 from prob3r.geometry import Interval, median
 from prob3r.measures.scenes import AUC_DEGREES, POINTS, STATED
-from prob3r.measures.statistics import mean, mean_interval, median_interval, resampled
+from prob3r.measures.statistics import mean, mean_interval, median_interval
 from prob3r.studies.effects import POINTMAP
-from prob3r.studies.verdict import Verdict, decide
+from prob3r.studies.verdict import Verdict
 
 AUC = f"auc@{AUC_DEGREES}"
 STATED_AUC, POINTS_AUC = f"{STATED} {AUC}", f"{POINTS} {AUC}"
@@ -31,6 +31,9 @@ LOSS_LABELS = {
     SHAPE: "shape error:\nlog of its ratio",
 }
 """What the axes of figures are called; a loss is that of a run with a cut over one without."""
+
+LOSS_WORDS = {metric: label.replace(":\n", ", ") for metric, label in LOSS_LABELS.items()}
+"""The same in one line, as the unit of a finding."""
 
 CAMERAS_HARDLY, POINTS_HARDLY = 0.02, 0.05
 """What counts as hardly a loss: 2 points of AUC@30, and a rise of an error by about 5 %."""
@@ -61,15 +64,13 @@ def loss_interval(losses: Float[Tensor, " n"], metric: str) -> Interval:
     return mean_interval(losses) if metric.endswith(AUC) else median_interval(losses)
 
 
-def loss_curve(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, "3 s"]:
+def loss_curve(
+    losses: Float[Tensor, "n s"], metric: str
+) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"], Float[Tensor, " s"]]:
     """Return the loss over scenes of every column, and the ends of its interval."""
-    found = [loss_interval(column, metric) for column in losses.unbind(1)]
-    return torch.tensor(found, dtype=torch.float64).reshape(-1, 3).T
-
-
-def resampled_losses(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, "draws s"]:
-    """Return the loss of every column over scenes drawn with replacement."""
-    return resampled(losses, mean if metric.endswith(AUC) else median)
+    found = torch.tensor([loss_interval(column, metric) for column in losses.unbind(1)])
+    value, low, high = found.unbind(1)
+    return value, low, high
 
 
 def total_loss(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " s"]:
@@ -78,10 +79,5 @@ def total_loss(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " s"]
 
 
 def over_modes(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict over the modes of an ablation.
-
-    It is *supported* if it is so in every mode, and *not supported* if it is so in at least one
-    mode and *supported* in none.
-    """
-    found = set(verdicts)
-    return decide(found == {"supported"}, "not supported" in found and "supported" not in found)
+    """Return the verdict over the modes of an ablation: theirs if they agree, else `mixed`."""
+    return verdicts[0] if len(set(verdicts)) == 1 else "mixed"
