@@ -95,6 +95,8 @@ def test_attention_by_view_is_the_sum_of_the_map_over_each_views_patches() -> No
 def test_relations_hold_plain_numbers() -> None:
     points, poses = zip(wall(0.0), wall(0.0), strict=True)
     attention = torch.full((1, 2, 2), 0.5)
-    found = ViewRelations.of([0], attention, points, cameras_of(list(poses)), PATCH)
+    alike = torch.tensor([[1.0, 0.25], [0.25, 1.0]])
+    found = ViewRelations.of([0], attention, alike, points, cameras_of(list(poses)), PATCH)
+    assert found.similarity == [[1.0, 0.25], [0.25, 1.0]]
     assert found.attention == [[[0.5, 0.5], [0.5, 0.5]]]
     assert found.fit == [1.0, 1.0]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from prob3r.geometry import PatchMatches, cycle_consistency, patch_grid, pck
+from prob3r.measures.features import best_cosines, streams_at
 from prob3r.measures.tokens import is_sink
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
@@ -34,6 +35,10 @@ PEAKS: Mapping[str, Reduction] = {
 
 `peak` is that of each head, `mean_peak` that of the mean of the heads.
 """
+
+
+BY_VIEW = Reduction(lambda probs: probs.sum(-1, keepdim=True), by_view=True)
+"""Each query's attention on the patches of each view, `(b, k, q, views)`."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ class AttentionRecords:
         stack = trunk(model)
         self.places = stack.between(1)
         self._views, self._stack = views.count, stack
+        last = self.places[-1].block
+        self._end = next(site for site in stack.ends(1) if site.block == last)
         self._grids = [patch_grid(*view.size, model.config.patch) for view in views.views]
         queries = sum(self._patches(view) for view in range(1, views.count + 1))
         rows = queries * len(self.places) * (stack.heads + 1) * (views.count - 1)
@@ -121,13 +128,16 @@ class AttentionRecords:
             **PEAKS,
             "mean_entropy": Reduction(lambda probs: entropy(probs.mean(1, keepdim=True))),
             "strongest": Reduction(strongest, by_view=True),
-            "by_view": Reduction(lambda probs: probs.sum(-1, keepdim=True), by_view=True),
+            "by_view": BY_VIEW,
         }
 
     def sites(self, names: Sequence[str] = NAMES) -> list[str]:
-        """Return the attention sites to record."""
+        """Return the attention sites to record, and the streams that `similarity` reads."""
         views = range(1, self._views + 1)
-        return [str(p.of(v).read(name)) for name in names for v in views for p in self.places]
+        ends = [str(self._end.of(v)) for v in views]
+        return [
+            str(p.of(v).read(name)) for name in names for v in views for p in self.places
+        ] + ends
 
     def strongest(self, run: Trace) -> dict[tuple[int, int], Strongest]:
         """Return where every view's patches attend to in every other view."""
@@ -148,16 +158,15 @@ class AttentionRecords:
         It is the mean over the heads and over the patches of the attending view; 0 for a view that
         is not among the keys.
         """
-        views = range(1, self._views + 1)
-        shares = torch.zeros(len(self.places), self._views, self._views)
-        for i, place in enumerate(self.places):
-            for view in views:
-                own = place.of(view)
-                mass = patch_queries(run, own.read("by_view")).mean((0, 1, 2))
-                shares[i, view - 1, [v - 1 for v in own.key_views(self._views)]] = (
-                    mass.float().cpu()
-                )
-        return shares
+        shares = [by_view(run, place, self._views)[0] for place in self.places]
+        return torch.stack(shares).float().cpu()
+
+    def similarity(self, run: Trace) -> Float[Tensor, "v v"]:
+        """Return how similar the patches of each view are to the nearest ones of each other view.
+
+        Features are those at the end of the last block with attention between views.
+        """
+        return best_cosines(streams_at(run, self._end, self._views))[0].cpu()
 
     def heads(
         self,
@@ -226,6 +235,27 @@ def peaks(run: Trace, site: Site, view: int, views: int = 2) -> Int[Tensor, "b k
         views: How many views there are.
     """
     return patch_queries(run, site)[..., site.key_views(views).index(view)]
+
+
+def by_view(run: Trace, place: Site, views: int) -> Float[Tensor, "b v v"]:
+    """Return the share of each view's attention that falls on the patches of each view.
+
+    It is the mean over the heads and over the patches of the attending view; 0 for a view that is
+    not among the keys.
+
+    Args:
+        run: With the reading `by_view` of every view recorded by `BY_VIEW`.
+        place: The attention between views of view 1 in one block.
+        views: How many views there are.
+    """
+    rows = []
+    for view in range(1, views + 1):
+        own = place.of(view)
+        mass = patch_queries(run, own.read("by_view")).mean((1, 2))
+        row = mass.new_zeros(len(mass), views)
+        row[:, [other - 1 for other in own.key_views(views)]] = mass
+        rows.append(row)
+    return torch.stack(rows, 1)
 
 
 def patch_queries(run: Trace, site: Site) -> Tensor:

@@ -29,7 +29,7 @@ from prob3r.measures.statistics import resampled, wide
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.runs.trace import Trace
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Pair, Views
 
 MEAN = "mean"
 """The mean of a block's heads, which stands beside them as one more."""
@@ -74,6 +74,48 @@ def head_table(
                 rows = {"pair": range(len(pair)), **about, "value": column.cpu().numpy()}
                 parts.append(pd.DataFrame(rows))
     return pd.concat(parts, ignore_index=True)
+
+
+def matching_sites(model: Model, views: int) -> list[str]:
+    """Return what `head_pck` needs of a run of so many views with the reductions `PEAKS`."""
+    places = trunk(model).between(2)
+    return [
+        str(place.of(view).read(name))
+        for name in ("peak", "entropy")
+        for place in places
+        for view in range(2, views + 1)
+    ]
+
+
+def head_pck(
+    run: Trace, model: Model, views: Views
+) -> tuple[list[tuple[int, int]], Float[Tensor, "b s"], Float[Tensor, "b s"]]:
+    """Return every head of the attention between views as (block, head), its PCK@1 and its entropy.
+
+    PCK@1 is that of the attention of each further view to view 1, mean over these views; the
+    entropy is in nats, mean over their patches.
+
+    Args:
+        run: Of scenes of any number of views, with `matching_sites` recorded.
+        model: The model.
+        views: The scenes, with the full truth.
+    """
+    patch, numbers = model.config.patch, range(2, views.count + 1)
+    grid1 = patch_grid(*views.view(1).size, patch)
+    matches = {view: views.pair(1, view).patch_matches(patch) for view in numbers}
+    heads, accuracies, entropies = [], [], []
+    for place in trunk(model).between(2):
+        assert place.block is not None  # attention is that of a block
+        accuracy, spread = [], []
+        for view, (match, visible) in matches.items():
+            own = place.of(view)
+            found = peaks(run, own.read("peak"), 1, views.count)
+            accuracy.append(pck(found, match, visible, grid1))
+            spread.append(patch_queries(run, own.read("entropy")).mean(-1))
+        accuracies.append(torch.stack(accuracy).nanmean(0))
+        entropies.append(torch.stack(spread).mean(0))
+        heads += [(place.block, head) for head in range(accuracies[-1].shape[1])]
+    return heads, torch.cat(accuracies, 1), torch.cat(entropies, 1)
 
 
 def head_matches(

@@ -229,6 +229,7 @@ def measure(
     relations = ViewRelations.of(
         [place.block or 0 for place in attention.places],
         attention.by_view(run),
+        attention.similarity(run),
         points[-1],
         cameras,
         patch,

@@ -30,6 +30,9 @@ class ViewRelations:
             pointmaps. See `overlaps`.
         conflict: Entry (i, j): the share of view i's patches that stand in view j's free space.
         fit: How well each view fits the others, from 0 to 1. See `fit`.
+        similarity: Entry (i, j): how similar the patches of view i are to the nearest ones of view
+            j, by their features at the end of the last of the blocks. See
+            `belonging.best_cosines`.
     """
 
     blocks: list[int]
@@ -37,12 +40,14 @@ class ViewRelations:
     overlap: list[list[float]]
     conflict: list[list[float]]
     fit: list[float]
+    similarity: list[list[float]]
 
     @classmethod
     def of(
         cls,
         blocks: list[int],
         attention: Float[Tensor, "blocks v v"],
+        similarity: Float[Tensor, "v v"],
         points: Points,
         cameras: Cameras,
         patch: int,
@@ -52,13 +57,14 @@ class ViewRelations:
         Args:
             blocks: Numbers of the blocks with attention between views.
             attention: The share of each view's attention on each view, block by block.
+            similarity: Of the patches of each view to those of each view, after the last block.
             points: The output's pointmaps in camera 1's frame.
             cameras: Of the same output, in the same unit.
             patch: Side of a patch, in pixels.
         """
         overlap, conflict = overlaps(points, cameras, patch)
         share = fit(overlap, conflict)
-        numbers = (attention, overlap, conflict, share)
+        numbers = (attention, overlap, conflict, share, similarity)
         return cls(blocks, *(tensor.tolist() for tensor in numbers))
 
 

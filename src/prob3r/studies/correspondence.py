@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import PatchMatches, median, patch_grid, patchify, pck
+from prob3r.geometry import PatchMatches, median, patch_grid, pck
 from prob3r.measures.attention import PEAKS
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.curves import block_ends
@@ -41,6 +41,7 @@ from prob3r.measures.heads import (
     head_table,
     match_sites,
 )
+from prob3r.measures.readout import by_features, by_points
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.measures.steps import between_views
 from prob3r.models.protocol import trunk
@@ -107,13 +108,9 @@ def _neighbours(
     grid1 = patch_grid(*pair.view1.size, patch)
     parts = []
     for first, second in twins(points):
-        tokens = [
-            torch.nn.functional.normalize(run[site].patches, dim=-1) for site in (first, second)
-        ]
-        centres = [patchify(points[site], patch).mean(2) for site in (first, second)]
         nearest = {
-            "features": (tokens[1] @ tokens[0].mT).argmax(-1),
-            "points": torch.cdist(centres[1], centres[0]).argmin(-1),
+            "features": by_features(run[second].patches, run[first].patches),
+            "points": by_points(points[second], points[first], patch),
         }
         for what, found in nearest.items():
             values = pck(found, matches.match, matches.visible, grid1).cpu().numpy()

@@ -23,6 +23,7 @@ from prob3r.models import Model, Prediction
 from prob3r.models.protocol import ReadsBlocks, needs_pointmaps, trunk
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.check import check_output
+from prob3r.reliability.strangers import StrangerCalibration
 from prob3r.report.check import check_sentences
 from prob3r.report.explain import check_count
 from prob3r.report.sentences import Sentence
@@ -49,20 +50,24 @@ class ProbedModel:
         model: The model.
         bank: Probes of its trunk, or a lens; None where there are none.
         probes: What to call the probes: a kind, or a path.
+        strangers: A calibration of the model that says how likely a view is of another scene.
 
     Raises:
-        Prob3rError: The probes were trained on another model.
+        Prob3rError: The probes or the calibration are of another model.
     """
 
     name: str
     model: Model
     bank: SiteReader | None
     probes: str = "mlp"
+    strangers: StrangerCalibration | None = None
 
     def __post_init__(self) -> None:
         if self.bank is not None:
             check_backbone(self.bank, self.model)
             self.bank.to(next(self.model.parameters()).device)
+        if self.strangers is not None:
+            self.strangers.check(self.model)
 
     @property
     def words(self) -> str:
@@ -190,7 +195,8 @@ class Experiment:
         poses = torch.from_numpy(run.poses[-1:]).to(run.final[0])
         cameras = Cameras(self._cameras.intrinsics, poses, (None, *[1.0] * (self.views.count - 1)))
         patch = self.probed.model.config.patch
-        return ViewRelations.of(blocks, records.by_view(found), run.final, cameras, patch)
+        attention, similarity = records.by_view(found), records.similarity(found)
+        return ViewRelations.of(blocks, attention, similarity, run.final, cameras, patch)
 
     @torch.no_grad()
     def _result(self, reading: Reading, before: Run | None, edits: Sequence[Edit]) -> Run:

@@ -1,0 +1,32 @@
+"""How similar the features of views are: of their mean patches, and patch by patch."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.models.sites import Site
+from prob3r.runs.trace import Trace
+
+
+def streams_at(run: Trace, site: Site, views: int) -> list[Float[Tensor, "b _n d"]]:
+    """Return the patches of every view at the same place, given that they were recorded."""
+    return [run[str(site.of(view))].patches.float() for view in range(1, views + 1)]
+
+
+def mean_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b v v"]:
+    """Return the cosine between the mean patch of every view and that of every view."""
+    means = torch.stack([F.normalize(stream.mean(1), dim=-1) for stream in streams], 1)
+    return means @ means.mT
+
+
+def best_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b v v"]:
+    """Return how similar the patches of a view (row) are to the nearest ones of another (column).
+
+    It is the mean over the patches of the cosine with the most similar patch.
+    """
+    patches = [F.normalize(stream, dim=-1) for stream in streams]
+    rows = [torch.stack([(p @ q.mT).amax(-1).mean(-1) for q in patches], -1) for p in patches]
+    return torch.stack(rows, 1)

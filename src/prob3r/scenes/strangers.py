@@ -1,0 +1,75 @@
+"""Scenes with a stranger: one view is replaced by a view of another scene."""
+
+import zlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from prob3r.scenes.views import View, Views
+
+THUMBNAIL = 4
+"""Two photographs look alike if their mean colours are near on a grid of so many cells a side."""
+
+
+class Mixed(NamedTuple):
+    """A batch of scenes, of which half have a stranger among their views.
+
+    Attributes:
+        views: The photographs alone. There is no truth about a scene with a stranger.
+        stranger: Which views are of another scene. View 1 never is.
+    """
+
+    views: Views
+    stranger: Bool[Tensor, "b v"]
+
+
+def with_strangers(views: Views, seed: int = 0, alike: bool = False) -> Mixed:
+    """Return scenes of which half have one view of another scene of the batch.
+
+    The names of the scenes and the seed decide which scenes get a stranger and in which place.
+    View 1 is the reference and is never replaced. A scene without another scene in its batch stays
+    as it is, and so does a scene that is not known.
+
+    Args:
+        views: A batch of scenes of three views or more.
+        seed: Of the draws.
+        alike: Whether the stranger is the one, of all views of other scenes, that looks most like
+            the view that it replaces. By default it is drawn from all of them.
+    """
+    count, places = len(views), views.count
+    names = views.names or tuple(map(str, range(count)))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {' '.join(names)}".encode()))
+    images = [view.image.clone() for view in views.views]
+    stranger = torch.zeros(count, places, dtype=torch.bool)
+    order = torch.randperm(count, generator=generator).tolist()
+    slots = torch.randint(1, places, (count,), generator=generator).tolist()
+    for row in order[: count // 2]:
+        slot = slots[row]
+        donors = _donors(views, row, slot)
+        if not donors:
+            continue
+        drawn = int(torch.randint(len(donors), (1,), generator=generator))
+        if alike:
+            own = _thumbnail(views.views[slot].image[row])
+            others = torch.stack([_thumbnail(views.views[v].image[r]) for r, v in donors])
+            drawn = int((others - own).square().sum(1).argmin())
+        donor, view = donors[drawn]
+        images[slot][row] = views.views[view].image[donor]
+        stranger[row, slot] = True
+    photographs = tuple(View(image) for image in images)
+    return Mixed(replace(Views(photographs), names=views.names, scenes=views.scenes), stranger)
+
+
+def _donors(views: Views, row: int, slot: int) -> list[tuple[int, int]]:
+    """Return which photographs could replace one: of another scene, and of the same size."""
+    size = views.views[slot].size
+    rows = [r for r in range(len(views)) if views.scenes and views.scenes[r] != views.scenes[row]]
+    return [(r, v) for r in rows for v, view in enumerate(views.views) if view.size == size]
+
+
+def _thumbnail(image: Float[Tensor, "3 h w"]) -> Float[Tensor, " d"]:
+    return F.adaptive_avg_pool2d(image[None], THUMBNAIL).flatten()
