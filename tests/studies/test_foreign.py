@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from prob3r.probes import SiteReader
 from prob3r.report import explain
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import Record, trace
-from prob3r.scenes.source import Pairs
+from prob3r.scenes.source import Pairs, Scenes
 from prob3r.studies import STUDIES, LackingError, ModelUnderTest, conduct
 from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for
@@ -28,6 +29,8 @@ MODELS: dict[str, Callable[[], Model]] = {
     "vggt": EXAMPLES["vggt"],
 }
 SMALL = {
+    "sinks.SINK_PAIRS": 2,
+    "matching_heads.CHOSEN_ON": 2,
     "evaluation.MEAN_POSE_PAIRS": 8,
     "pose.SINK_PAIRS": 2,
     "pose_probes.SINK_ROOMS": 2,
@@ -69,6 +72,7 @@ def test_it_goes_through_the_studies(
         None: Rooms("test", size, compile=False),
         "lookalikes:test": Rooms("test", size, lookalikes=True, compile=False),
     }
+    views = Rooms("test", size, compile=False, views=3)
     lacking, tables = {}, {}
     for name, kind in STUDIES.items():
         if name == "fixed-correspondences":
@@ -77,15 +81,18 @@ def test_it_goes_through_the_studies(
             monkeypatch.setattr(kind, "figures", lambda *_: {})
         study, data = kind(), kind.data if kind.data in pairs else None
         study.batch = 4  # type: ignore[misc]
+        study.choose_views(model, 3)
+        shown: Scenes[Any] = pairs[data] if study.views == 2 else views
         try:
-            result = conduct(study, tested, pairs[data], 4, tmp_path, "rooms:test")
+            result = conduct(study, tested, shown, 4, tmp_path, "rooms:test")
         except LackingError as error:
             lacking[name] = str(error)
             continue
         tables[name] = result.table
         assert result.findings
         assert (tmp_path / name / "findings.json").exists()
-    assert list(lacking) == ["origins"]
+    many = [] if model.most_views is None else ["strangers"]
+    assert list(lacking) == ["origins", *many]
     assert lacking["origins"].count(".") == 1
     _has_numbers(tables)
 

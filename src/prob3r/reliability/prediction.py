@@ -114,12 +114,23 @@ def auroc(scores: Float[Tensor, " n"], outcome: Bool[Tensor, " n"]) -> Float[Ten
 
 
 def auroc_draws(
-    scores: Float[Tensor, " n"], outcome: Bool[Tensor, " n"]
+    scores: Float[Tensor, " n"],
+    outcome: Bool[Tensor, " n"],
+    groups: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " draws"]:
-    """Return the `auroc` over pairs drawn with replacement, the same for any scores."""
-    drawn = redrawn(len(scores))
+    """Return the `auroc` over pairs drawn with replacement, the same for any scores.
+
+    Args:
+        scores: Of what is told apart.
+        outcome: The yes or no of each.
+        groups: What belongs together and is drawn together, such as the scene of a view. By
+            default each is drawn by itself.
+    """
+    groups = torch.arange(len(scores)) if groups is None else groups.unique(return_inverse=True)[1]
+    drawn = redrawn(int(groups.max()) + 1)
     often = torch.zeros(drawn.shape, dtype=torch.double)
     often.scatter_add_(1, drawn, torch.ones_like(often))
+    often = often[:, groups]
     yes, no = often[:, outcome], often[:, ~outcome]
     won = ((yes @ _won(scores, outcome)) * no).sum(1)
     return won / (yes.sum(1) * no.sum(1))
@@ -136,12 +147,16 @@ def redrawn(n: int, seed: int = 0) -> Int[Tensor, "draws {n}"]:
     return torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(seed))
 
 
-def auroc_interval(scores: Float[Tensor, " n"], outcome: Bool[Tensor, " n"]) -> Interval:
-    """Return the `auroc` with its 95 % bootstrap interval over pairs.
+def auroc_interval(
+    scores: Float[Tensor, " n"],
+    outcome: Bool[Tensor, " n"],
+    groups: Int[Tensor, " n"] | None = None,
+) -> Interval:
+    """Return the `auroc` with its 95 % bootstrap interval over pairs, or over `groups`.
 
     What was cross-fitted is not fitted again.
     """
-    return interval(auroc(scores, outcome), auroc_draws(scores, outcome))
+    return interval(auroc(scores, outcome), auroc_draws(scores, outcome, groups))
 
 
 def risk_coverage(
