@@ -13,6 +13,8 @@ from prob3r.measures.camera_path import camera_path
 from prob3r.models import random
 from prob3r.models.protocol import trunk
 from prob3r.probes import at_blocks
+from prob3r.reliability.strangers import belongings
+from prob3r.report.strangers import likeliest
 from prob3r.runs.edits import Knockout, view
 from prob3r.scenes import Views
 from prob3r.scenes.views import views_of
@@ -269,6 +271,13 @@ def test_the_table_names_the_view_that_disagrees(session5: Session) -> None:
     html = relations.table(session5)
     assert "View 3 disagrees with the rest" in html
     assert html.count("rgba(214,39,72") == 1
+
+
+def test_the_table_names_the_likeliest_stranger(session5: Session) -> None:
+    raw = relations.table(session5)
+    least = likeliest(belongings(session5.relations))
+    assert f"View {least.view} gets the least attention from the others" in raw
+    assert "not calibrated for this model" in raw
 
 
 def test_chips_hide_and_show_views(session5: Session) -> None:

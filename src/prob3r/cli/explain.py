@@ -48,6 +48,10 @@ def explain(
     reliability: Annotated[
         Path | None, typer.Option(help="A calibration, instead of the shipped one if any.")
     ] = None,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(help="A calibration of strangers, instead of the shipped one if any."),
+    ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
@@ -58,7 +62,7 @@ def explain(
     views, which = _views_of(images, network), asked(fit_to, fit_on, precision)
     bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
-        _explain(network, views, bank, model, out, json_file, ply, heads, reliability)
+        _explain(network, views, bank, model, out, json_file, ply, heads, reliability, strangers)
 
 
 @app.command()
@@ -103,10 +107,12 @@ def _explain(
     ply: Path | None = None,
     heads: bool = False,
     reliability: Path | None = None,
+    strangers: Path | None = None,
 ) -> None:
     """Explain one scene and write what was asked for, the page last."""
     from prob3r.reliability.calibration import Calibration
     from prob3r.reliability.matchers import best_matcher
+    from prob3r.reliability.strangers import StrangerCalibration
     from prob3r.report import explain, write_json, write_page, write_ply
 
     calibration = None
@@ -114,6 +120,11 @@ def _explain(
         calibration = Calibration.read(reliability)
     elif bank is not None:
         calibration = Calibration.shipped(model, network, bank)
+    of_strangers = None
+    if strangers is not None:
+        of_strangers = StrangerCalibration.read(strangers)
+    elif views.count > 2:
+        of_strangers = StrangerCalibration.shipped(model, network)
     matcher = best_matcher()
     if matcher is None:
         console.print(
@@ -130,6 +141,7 @@ def _explain(
             head_effects=heads,
             calibration=calibration,
             matcher=matcher,
+            strangers=of_strangers,
             progress=report,
         )
     for write, path in ((write_json, json_file), (write_ply, ply), (write_page, out)):

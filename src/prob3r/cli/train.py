@@ -1,4 +1,4 @@
-"""`prob3r train backbone`, `prob3r train probes` and `prob3r train reliability`."""
+"""`prob3r train backbone`, `probes`, `reliability` and `strangers`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -160,6 +160,47 @@ def reliability(
         f"{calibration.failed} of {calibration.pairs} pairs are off by more than "
         f"{calibration.degrees:g} degrees; AUROC {as_text(calibration.auroc, 3, '-')}, "
         f"of the model's confidence alone {as_text(calibration.confidence_auroc, 3, '-')}",
+        soft_wrap=True,
+    )
+    console.print(Text(f"Wrote {out}"), soft_wrap=True)
+
+
+@training.command()
+def strangers(
+    model: ModelName = DEFAULT_MODEL,
+    data: Annotated[
+        str, typer.Option(help="Scenes of several views; not those to test on.")
+    ] = "rooms:validation",
+    scenes: Annotated[int, typer.Option(min=10, help="How many scenes, a sample of all.")] = 256,
+    views: Annotated[int, typer.Option(min=3, help="Views of each scene.")] = 4,
+    out: Out = Path("out/strangers.json"),
+    device: Device = "cpu",
+) -> None:
+    """Calibrate how likely a view is of another scene; explain and view then name it."""
+    from prob3r.io.files import make_folder
+    from prob3r.measures.statistics import as_text
+    from prob3r.models import load
+    from prob3r.reliability.strangers import StrangerCalibration
+    from prob3r.scenes.several import open_views
+
+    network = load(model, device)
+    most = network.most_views
+    if most is not None and most < views:
+        raise Prob3rError(f"{model} takes at most {most} views, and --views is {views}.")
+    make_folder(out.parent)
+    with progress() as report:
+        calibration = StrangerCalibration.of(
+            network,
+            open_views(data, network, views, device),
+            scenes,
+            model_name=model,
+            data=data,
+            report=lambda done, total: report("Calibrating", done / total),
+        )
+    calibration.save(out)
+    console.print(
+        f"{calibration.strangers} of {calibration.scenes * (calibration.views - 1)} views are "
+        f"strangers; AUROC {as_text(calibration.auroc, 3, '-')}",
         soft_wrap=True,
     )
     console.print(Text(f"Wrote {out}"), soft_wrap=True)

@@ -53,6 +53,10 @@ def view(
             metavar="MODEL=PROBES", help="What else can be set beside it; may be repeated."
         ),
     ] = None,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(help="A calibration of strangers, instead of the shipped one if any."),
+    ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     name: Annotated[
         list[str] | None,
@@ -87,7 +91,7 @@ def view(
         running.enter_context(in_precision(precision, probed.model))
         return probed
 
-    probed = read(model, probes, which)
+    probed = _with_strangers(read(model, probes, which), strangers)
     others = _others(probed, compare or [], read)
     with progress() as report:
         report("Running the model", 0.2)
@@ -151,6 +155,17 @@ def _probed(
     except Prob3rError:  # the model's own heads are read, if they can be
         return ProbedModel(model, network, None, probes)
     return ProbedModel(model, network, lens, lens.kind)
+
+
+def _with_strangers(probed: "ProbedModel", strangers: Path | None) -> "ProbedModel":
+    """Return a model with its calibration of strangers, if there is one."""
+    from dataclasses import replace
+
+    from prob3r.reliability.strangers import StrangerCalibration
+
+    if strangers is None:
+        return replace(probed, strangers=StrangerCalibration.shipped(probed.name, probed.model))
+    return replace(probed, strangers=StrangerCalibration.read(strangers))
 
 
 def _others(

@@ -5,11 +5,9 @@ How well it ranks and how far its probabilities can be believed is measured by c
 pair is judged by a fit that never saw it. It belongs to one model with one probe bank.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,19 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
-from prob3r.io.files import to_json, writing_to
+from prob3r.io.files import to_json
 from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.check import Check, check_pairs, signals_of
+from prob3r.reliability.files import (
+    bins_from_json,
+    fit_from_json,
+    fit_to_json,
+    interval_from_json,
+    read_calibration,
+    write_calibration,
+)
 from prob3r.reliability.matchers import MATCHERS
 from prob3r.reliability.prediction import (
     FOLDS,
@@ -63,8 +69,6 @@ FEWEST = FOLDS
 """With fewer wrong outcomes, or fewer right ones, nothing can be told."""
 
 _FILE = "reliability.json"
-_UNREADABLE = (ValueError, OverflowError, RecursionError)
-_COLUMNS = ("mean", "spread", "low", "high", "weights")
 
 
 @dataclass(frozen=True)
@@ -302,15 +306,9 @@ class Calibration:
             "ridge": RIDGE,
             "calibration_error": calibration_error(self.bins),
             "bins": [found._asdict() for found in self.bins],
-            "bias": float(self.fit.bias),
-            "signals": {
-                name: {column: float(getattr(self.fit, column)[i]) for column in _COLUMNS}
-                for i, name in enumerate(self.signals)
-            },
+            **fit_to_json(self.fit, self.signals),
         }
-        with writing_to(path) as temporary:
-            text = json.dumps(to_json(content), indent=1, allow_nan=False)
-            temporary.write_text(f"{text}\n", encoding="utf-8")
+        write_calibration(content, path)
 
     @classmethod
     def read(cls, path: Path) -> "Calibration":
@@ -319,17 +317,7 @@ class Calibration:
         Raises:
             Prob3rError: There is no such file, or it holds no calibration of these signals.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise Prob3rError(f"{path} cannot be read as a calibration: {error}.") from error
-        try:
-            return cls._parsed(json.loads(text))
-        except (LookupError, TypeError, AttributeError, *_UNREADABLE) as error:
-            raise Prob3rError(
-                f"{path} holds no calibration of this version's signals; make one with "
-                "`prob3r train reliability`."
-            ) from error
+        return read_calibration(path, cls._parsed, "prob3r train reliability")
 
     @classmethod
     def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
@@ -343,37 +331,18 @@ class Calibration:
 
     @classmethod
     def _parsed(cls, content: dict[str, Any]) -> "Calibration":
-        signals, matcher = content["signals"], content.get("matcher")
+        matcher = content.get("matcher")
         if matcher not in (None, *MATCHERS) or content.get("version", 1) > VERSION:
             raise KeyError("matcher")
-        names = list(SIGNALS if matcher is None else EVERY_SIGNAL)
-        if list(signals) != names:
-            raise KeyError("signals")
-        columns = {
-            column: _double([_finite(signals[name][column]) for name in names])
-            for column in _COLUMNS
-        }
-        bins = [
-            Bin(
-                low=float(entry["low"]),
-                high=float(entry["high"]),
-                pairs=int(entry["pairs"]),
-                failed=int(entry["failed"]),
-                stated=torch.nan if entry["stated"] is None else float(entry["stated"]),
-            )
-            for entry in content["bins"]
-        ]
-        if not bins or not (columns["spread"] > 0).all():
-            raise ValueError("nothing can be computed from it")
         return cls(
             **{name: str(content[name]) for name in ("model", "backbone", "bank", "data")},
             pairs=int(content["pairs"]),
             failed=int(content["failed"]),
             degrees=float(content["degrees"]),
-            fit=Logistic(**columns, bias=_double(_finite(content["bias"]))),
-            auroc=_interval(content["auroc"]),
-            confidence_auroc=_interval(content["confidence_auroc"]),
-            bins=bins,
+            fit=fit_from_json(content, list(SIGNALS if matcher is None else EVERY_SIGNAL)),
+            auroc=interval_from_json(content["auroc"]),
+            confidence_auroc=interval_from_json(content["confidence_auroc"]),
+            bins=bins_from_json(content["bins"]),
             sample=str(content.get("sample", "")),
             matcher=matcher,
         )
@@ -421,19 +390,3 @@ def by_group(
 def bank_fingerprint(bank: SiteReader) -> str:
     """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
     return digest(bank.header(), bank.state_dict())
-
-
-def _finite(value: float | str) -> float:
-    number = float(value)
-    if not isfinite(number):
-        raise ValueError(f"{number} is not finite")
-    return number
-
-
-def _interval(values: Sequence[float]) -> Interval:
-    middle, low, high = map(_finite, values)
-    return Interval(middle, low, high)
-
-
-def _double(values: float | list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.double)

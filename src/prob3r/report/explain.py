@@ -15,11 +15,13 @@ from prob3r.models.protocol import needs_pointmaps
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration
 from prob3r.reliability.check import Check, check_output
+from prob3r.reliability.strangers import StrangerCalibration, belongings
 from prob3r.report.check import check_sentences
 from prob3r.report.explanation import Explanation
 from prob3r.report.many import MANY, trust_in_many, what_happened_to_many
 from prob3r.report.reliability import reliability
 from prob3r.report.sentences import trust, what_happened
+from prob3r.report.strangers import stranger_sentences
 from prob3r.runs.edits import Edit
 from prob3r.runs.precision import running_precision
 from prob3r.scenes import Views
@@ -41,6 +43,7 @@ def explain(
     head_effects: bool = False,
     calibration: Calibration | None = None,
     matcher: str | None = None,
+    strangers: StrangerCalibration | None = None,
     progress: Progress = _silent,
 ) -> Explanation:
     """Return what happens to a scene inside a model.
@@ -58,6 +61,8 @@ def explain(
             about a pair only, and not about an edited run, of which it knows nothing.
         matcher: Name of the matcher of an independent check, see `reliability.matchers`; without
             one there is no check.
+        strangers: Of the model, to say of three views or more how likely each is of another scene.
+            It is not asked about an edited run.
         progress: Called with what is done next, and the share of the work that is behind.
 
     Raises:
@@ -67,6 +72,9 @@ def explain(
     """
     check_views(model, views)
     setting = _setting(model, views, bank, model_name)
+    if strangers is not None:
+        strangers.check(model)
+        strangers = None if edits else strangers
     recording = Recording.of(model, views, bank)
     if views.count > 2:
         size = max((view.size for view in views.views), key=math.prod)
@@ -84,6 +92,7 @@ def explain(
     if calibration is not None and bank is not None and views.count == 2 and not edits:
         first = checks[0] if checks else None
         judged = calibration.judge(model, views.pair(1, 2), bank, run, first)
+    belonging = belongings(found.measurements.relations, strangers)
     progress("Done", 1.0)
     many = views.count >= MANY
     return Explanation(
@@ -92,11 +101,13 @@ def explain(
         trust=[
             *reliability(judged, setting.pair),
             *check_sentences(checks, judged is not None),
+            *stranger_sentences(belonging, strangers, setting.pair),
             *(trust_in_many if many else trust)(found.measurements),
         ],
         views=views,
         reliability=judged,
         check=checks,
+        strangers=belonging,
     )
 
 

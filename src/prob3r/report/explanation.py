@@ -10,6 +10,7 @@ from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measured, Measurements
 from prob3r.reliability.calibration import Judgement
 from prob3r.reliability.check import Check
+from prob3r.reliability.strangers import Belonging
 from prob3r.report.sentences import Sentence
 from prob3r.scenes import Views
 
@@ -25,6 +26,7 @@ class Explanation:
         views: The views.
         reliability: The chance that view 2's rotation is wrong, if a calibration was at hand.
         check: What an independent check says of every view but the first, if one was asked for.
+        strangers: How much every view but the first belongs to the scene; nothing for two views.
     """
 
     measured: Measured
@@ -33,6 +35,7 @@ class Explanation:
     views: Views
     reliability: Judgement | None = None
     check: Sequence[Check] = ()
+    strangers: Sequence[Belonging] = ()
 
     @property
     def measurements(self) -> Measurements:
@@ -61,14 +64,19 @@ class Explanation:
                 (`reliability.calibration.Judgement`); null without a calibration.
             check: What matches that are found without the model say of every view but the first
                 (`reliability.check.Check`); an empty list if no check was made.
+            strangers: Of three or more views only: how much each view but the first belongs to the
+                scene, and with a calibration how likely it is of another one
+                (`reliability.strangers.Belonging`).
             happened, trust: Sentences, each a `text` and a `tone`: `plain`, `good` or `warning`.
 
         Null stands for what there is no number for.
         """
         judged = self.reliability
+        several = {"strangers": [view.to_json() for view in self.strangers]}
         return self.measurements.to_json() | {
             "reliability": None if judged is None else judged.to_json(),
             "check": [check.to_json() for check in self.check],
+            **(several if self.strangers else {}),
             "happened": [asdict(sentence) for sentence in self.happened],
             "trust": [asdict(sentence) for sentence in self.trust],
         }

@@ -9,6 +9,8 @@ import torch
 from prob3r.geometry import rotation_angle
 from prob3r.measures.views import disagreeing
 from prob3r.models.protocol import trunk
+from prob3r.reliability.strangers import belongings
+from prob3r.report.strangers import stranger_sentences
 from prob3r.viewer import colours
 from prob3r.viewer.pictures import WRITE
 from prob3r.viewer.run import ROTATION
@@ -103,7 +105,7 @@ def table(session: Session) -> str:
         style = ' style="background:rgba(214,39,72,0.18)"' if view == wrong else ""
         rows += f'<tr{style}><th style="text-align:left">{_dot(view)}view {view}</th>{cells}</tr>'
     return (
-        f'<div style="{_PAD}"><b>The views</b><br>{_verdict(session, wrong)}'
+        f'<div style="{_PAD}"><b>The views</b><br>{_verdict(session, wrong)}{_stranger(session)}'
         '<table style="width:100%;border-collapse:collapse;margin:4px 0;font-size:11px">'
         f"<tr><th></th>{head}</tr>{rows}</table>"
         '<span style="opacity:0.7"><b>fits</b>: where its patches meet what other views see, the '
@@ -124,6 +126,16 @@ def _verdict(session: Session, wrong: int | None) -> str:
         return f"The two views fit each other by {_percent(min(known.values()))}."
     least = min(known, key=lambda view: known[view])
     return f"No view stands out; view {least} fits the others least, by {_percent(known[least])}."
+
+
+def _stranger(session: Session) -> str:
+    """Return which view is the likeliest of another scene; nothing for two views."""
+    calibration = None if session.ablations else session.probed.strangers
+    found = belongings(session.relations, calibration)
+    if not found:
+        return ""
+    said = stranger_sentences(found, calibration, next(iter(session.experiment.views.names), ""))
+    return "".join(f"<br>{escape(sentence.text)}" for sentence in said)
 
 
 def needs_matrix(session: Session) -> bool:

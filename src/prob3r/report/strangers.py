@@ -1,0 +1,99 @@
+"""Sentences on the view that does not belong to its scene, and on how sure that is."""
+
+from collections.abc import Iterator, Sequence
+from math import isfinite
+
+from prob3r.reliability.strangers import Belonging, StrangerCalibration
+from prob3r.report.reliability import LIKELY, ROOM, UNLIKELY
+from prob3r.report.sentences import Sentence, Tone, in_percent
+
+
+def stranger_sentences(
+    found: Sequence[Belonging], calibration: StrangerCalibration | None, name: str
+) -> list[Sentence]:
+    """Return which view is the likeliest stranger, and how sure that is; nothing for two views.
+
+    Args:
+        found: How much each view but the first belongs.
+        calibration: What the probabilities come from; None where there are none.
+        name: The scene's name.
+    """
+    if not found:
+        return []
+    if calibration is None:
+        return [_raw(found)]
+    return [*_chance(found), *_worth(found, calibration, name)]
+
+
+def likeliest(found: Sequence[Belonging]) -> Belonging:
+    """Return the likeliest stranger: by probability, or else by the attention that it gets."""
+    return max(found, key=lambda b: -b.attention if b.probability is None else b.probability)
+
+
+def _chance(found: Sequence[Belonging]) -> Iterator[Sentence]:
+    most = likeliest(found)
+    assert most.probability is not None
+    others = [b.probability for b in found if b is not most and b.probability is not None]
+    likely = [b.view for b in found if (b.probability or 0) >= LIKELY]
+    tone: Tone = "warning" if likely else "good" if most.probability < UNLIKELY else "plain"
+    begin = (
+        f"View {most.view} is of another scene with a probability of"
+        if likely
+        else f"No view stands out as one of another scene: the likeliest, view {most.view}, is one "
+        "with a probability of"
+    )
+    rest = f"; of the other views, at most {in_percent(max(others))}" if others else ""
+    yield Sentence(
+        f"{begin} {in_percent(most.probability)}{rest}. {_evidence(most)} The first photograph is "
+        "taken for one that belongs.",
+        tone,
+    )
+    if beyond := [b.view for b in found if b.beyond]:
+        yield Sentence(
+            f"No view of the calibration had such signals as view {', '.join(map(str, beyond))}: "
+            "beyond what it saw, nothing is known.",
+            "warning",
+        )
+
+
+def _worth(
+    found: Sequence[Belonging], calibration: StrangerCalibration, name: str
+) -> Iterator[Sentence]:
+    most = likeliest(found)
+    bin_, c = most.held_out, calibration
+    assert bin_ is not None
+    about = f"from {100 * bin_.low:.0f} to {100 * bin_.high:.0f} %"
+    many = f"{c.scenes} scenes of {c.views} views of {c.data}, half of them with a stranger"
+    told = (
+        f"{bin_.pairs} held-out views were given {about}, and {bin_.failed} of these were strangers"
+        if bin_.pairs
+        else f"no held-out view was given {about}"
+    )
+    yield Sentence(
+        f"This is calibrated on {many}: {told}. A stranger gets a higher probability than a view "
+        f"that belongs in {in_percent(c.auroc.value)} of cases."
+    )
+    if c.data.startswith("rooms:") and not name.startswith(ROOM):
+        yield Sentence(
+            "The strangers of the calibration were views of other rendered rooms: of photographs, "
+            "take the probability as a hint and not as a measurement.",
+            "warning",
+        )
+
+
+def _raw(found: Sequence[Belonging]) -> Sentence:
+    least = likeliest(found)
+    return Sentence(
+        f"View {least.view} gets the least attention from the others. {_evidence(least)} Whether "
+        "it belongs to this scene is not known: these scores are not calibrated for this model, "
+        "which `prob3r train strangers` does."
+    )
+
+
+def _evidence(view: Belonging) -> str:
+    fit = f", and {in_percent(view.fit)} of what it shares with them agrees"
+    return (
+        f"In the last block the others attend to it {view.attention:.2f} times as much as to the "
+        f"view in the middle, its patches are alike to theirs by {view.similarity:.2f} (usually "
+        f"{view.usual_similarity:.2f}){fit if isfinite(view.fit) else ''}."
+    )
