@@ -47,13 +47,13 @@ def draw_steps(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
     labels = {TOP: "those that match most", ANY: "random ones"}
     for cut, colour in colours.items():
         rows = table[(table.cut == cut) & (table.metric == metric)]
-        counts, values = wide(rows, "heads")
+        counts, values = wide(rows.sort_values("heads"), "heads")
         band(axis, [int(count) for count in counts], *medians(values), colour, labels[cut])
     axis.axhline(0, color=COLOURS["all"], lw=0.6)
     axis.set_ylabel(_change_of(metric))
     axis.set_xscale("log", base=2)
     axis.set_xlabel("heads cut (mean ablation)")
-    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xticks(counts, [f"{count:g}" for count in counts])
 
 
 def draw_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
@@ -85,9 +85,8 @@ def draw_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
 
 
 def _change_of(metric: str) -> str:
-    return (
-        "change of pointmap error" if metric == POINTMAP else "change of rotation error (degrees)"
-    )
+    points = metric == POINTMAP
+    return "change of pointmap error" if points else "change of rotation error\n(degrees)"
 
 
 def _at(item: tuple[str, Tensor]) -> int:
