@@ -141,8 +141,8 @@ def _two_kinds(table: pd.DataFrame) -> Finding:
         verdict,
         *gap,
         unit="log of the value norm, broadcast less no-op sinks",
-        control=f"Silverman's test of one mode: p {_p(sinks)} for sinks, {_p(control)} for random "
-        f"keys of the same heads; they add to their heads' outputs: {_shares(table)}",
+        control=f"Silverman's test of a single mode: p {_p(sinks)} for sinks, {_p(control)} for "
+        f"random keys of the same heads; they add to their heads' outputs: {_shares(table)}",
         pairs=int(table.pair.nunique()),
     )
 
@@ -216,6 +216,6 @@ def _nothing(table: pd.DataFrame, statement: str, unit: str, words: str = "") ->
         "mixed",
         *NOT_MEASURABLE,
         unit=unit,
-        control=words or "there are not the sinks that this asks for",
+        control=words or "there are no sinks of the kinds that this asks for",
         pairs=int(table.pair.nunique()),
     )

@@ -50,6 +50,8 @@ def draw_norms(axis: "Axes", table: pd.DataFrame) -> None:
     axis.set_ylabel("share of the head's output")
     if axis.get_legend_handles_labels()[0]:
         axis.legend()
+    else:
+        _empty(axis)
 
 
 def draw_ranks(axis: "Axes", table: pd.DataFrame) -> None:
@@ -88,9 +90,16 @@ def draw_removals(axis: "Axes", table: pd.DataFrame) -> None:
                 label = None if names else labels[cut]
                 axis.bar(x, found.value, width=0.22, color=colours[cut], label=label)
                 axis.errorbar(x, found.value, bars, color=COLOURS["easy"], lw=0.8)
-            names.append(f"{kind}\n{mode}")
-    axis.set_xticks(range(len(names)), names)
+            names.append(f"{kind}, {mode}")
+    axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axis.set_xlabel("sinks removed, and how")
-    axis.set_ylabel("change of view 2's points (scene's unit)")
+    axis.set_ylabel("change of view 2's points\n(scene's unit)")
     if names:
-        axis.legend()
+        axis.set_ylim(top=1.45 * axis.get_ylim()[1])
+        axis.legend(loc="upper left")
+    else:
+        _empty(axis)
+
+
+def _empty(axis: "Axes") -> None:
+    axis.text(0.5, 0.5, "no sinks", transform=axis.transAxes, ha="center")
