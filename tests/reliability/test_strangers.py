@@ -118,6 +118,13 @@ def test_views_that_belong_are_said_to_belong(calibration: StrangerCalibration) 
     assert first.tone == "good"
 
 
+def test_a_view_in_between_may_be_a_stranger(calibration: StrangerCalibration) -> None:
+    found = [replace(b, probability=0.3) for b in belongings(ODD, calibration)]
+    first = stranger_sentences(found, calibration, "rooms/test/1")[0]
+    assert first.text.startswith("View 2 may be of another scene, with a probability of 30 %")
+    assert first.tone == "plain"
+
+
 def test_more_doubt_is_never_less_likely(calibration: StrangerCalibration) -> None:
     about = Belonging(2, 1.0, 0.5, 0.5, 0.5)
     rows = torch.zeros(3, dtype=torch.double), torch.tensor([0.2, 0.3, 0.1]).double()

@@ -100,8 +100,8 @@ def explain(
         happened=(what_happened_to_many if many else what_happened)(found.measurements),
         trust=[
             *reliability(judged, setting.pair),
-            *check_sentences(checks, judged is not None),
             *stranger_sentences(belonging, strangers, setting.pair),
+            *check_sentences(checks, judged is not None),
             *(trust_in_many if many else trust)(found.measurements),
         ],
         views=views,

@@ -7,6 +7,8 @@ from prob3r.reliability.strangers import Belonging, StrangerCalibration
 from prob3r.report.reliability import LIKELY, ROOM, UNLIKELY
 from prob3r.report.sentences import Sentence, Tone, in_percent
 
+DOUBTFUL = 0.25  # a probability from which a view is said to be a possible stranger
+
 
 def stranger_sentences(
     found: Sequence[Belonging], calibration: StrangerCalibration | None, name: str
@@ -36,12 +38,15 @@ def _chance(found: Sequence[Belonging]) -> Iterator[Sentence]:
     others = [b.probability for b in found if b is not most and b.probability is not None]
     likely = [b.view for b in found if (b.probability or 0) >= LIKELY]
     tone: Tone = "warning" if likely else "good" if most.probability < UNLIKELY else "plain"
-    begin = (
-        f"View {most.view} is of another scene with a probability of"
-        if likely
-        else f"No view stands out as one of another scene: the likeliest, view {most.view}, is one "
-        "with a probability of"
-    )
+    if likely:
+        begin = f"View {most.view} is of another scene with a probability of"
+    elif most.probability >= DOUBTFUL:
+        begin = f"View {most.view} may be of another scene, with a probability of"
+    else:
+        begin = (
+            f"No view stands out as one of another scene: the likeliest, view {most.view}, is one "
+            "with a probability of"
+        )
     rest = f"; of the other views, at most {in_percent(max(others))}" if others else ""
     yield Sentence(
         f"{begin} {in_percent(most.probability)}{rest}. {_evidence(most)} The first photograph is "
