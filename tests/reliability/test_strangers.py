@@ -103,7 +103,8 @@ def test_the_stranger_is_named_with_how_sure_that_is(calibration: StrangerCalibr
     assert first.text.startswith(
         f"View 3 is of another scene with a probability of {100 * chances[3]:.0f} %"
     )
-    assert "0.25 times as much" in first.text
+    assert rest[0].text.startswith("In the last block view 3 gets 0.25 times the attention")
+    assert "It shares no surface with them." in rest[0].text
     text = " ".join(sentence.text for sentence in rest)
     assert "80 scenes of 4 views of rooms:validation" in text
     assert "take the probability as a hint" in text

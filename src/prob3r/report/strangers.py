@@ -49,10 +49,10 @@ def _chance(found: Sequence[Belonging]) -> Iterator[Sentence]:
         )
     rest = f"; of the other views, at most {in_percent(max(others))}" if others else ""
     yield Sentence(
-        f"{begin} {in_percent(most.probability)}{rest}. {_evidence(most)} The first photograph is "
-        "taken for one that belongs.",
+        f"{begin} {in_percent(most.probability)}{rest}. View 1 is taken for one that belongs.",
         tone,
     )
+    yield Sentence(_evidence(most))
     if beyond := [b.view for b in found if b.beyond]:
         yield Sentence(
             f"No view of the calibration had such signals as view {', '.join(map(str, beyond))}: "
@@ -89,16 +89,18 @@ def _worth(
 def _raw(found: Sequence[Belonging]) -> Sentence:
     least = likeliest(found)
     return Sentence(
-        f"View {least.view} gets the least attention from the others. {_evidence(least)} Whether "
-        "it belongs to this scene is not known: these scores are not calibrated for this model, "
-        "which `prob3r train strangers` does."
+        f"View {least.view} gets the least attention from the others. {_evidence(least)} How "
+        "likely it is of another scene is not known: the scores are not calibrated for this "
+        "model. `prob3r train strangers` calibrates them."
     )
 
 
 def _evidence(view: Belonging) -> str:
-    fit = f", and {in_percent(view.fit)} of what it shares with them agrees"
-    return (
-        f"In the last block the others attend to it {view.attention:.2f} times as much as to the "
-        f"view in the middle, its patches are alike to theirs by {view.similarity:.2f} (usually "
-        f"{view.usual_similarity:.2f}){fit if isfinite(view.fit) else ''}."
+    words = (
+        f"In the last block view {view.view} gets {view.attention:.2f} times the attention that "
+        "the other views get in the median. The cosine of its patches with the nearest patches of "
+        f"other views is {view.similarity:.2f}, against {view.usual_similarity:.2f}."
     )
+    if not isfinite(view.fit):
+        return f"{words} It shares no surface with them."
+    return f"{words} Of what it shares with them, {in_percent(view.fit)} agrees."
