@@ -18,7 +18,7 @@ Profile = dict[str, list[float]]
 
 
 def made(between: Profile, within: Profile, modes: tuple[str, ...] = MODES) -> pd.DataFrame:
-    """Forty scenes with given losses by metric and by window, and a bit of noise."""
+    """Forty scenes with given losses by metric and by window, in any order, and some noise."""
     draw = np.random.default_rng(0)
     rows = []
     kinds = [("between", mode, between) for mode in modes] + [("within", "zero", within)]
@@ -31,7 +31,7 @@ def made(between: Profile, within: Profile, modes: tuple[str, ...] = MODES) -> p
                     clean = 0.9 if "auc" in metric else 1.0
                     rows.append((kind, mode, start, 1, DEPTH, pair, metric, clean, change))
     columns = ["kind", "mode", "start", "size", "depth", "pair", "metric", "clean", "value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).sample(frac=1, random_state=0)
 
 
 def profile(auc: list[float], turn: list[float], shape: list[float]) -> Profile:

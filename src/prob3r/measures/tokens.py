@@ -40,7 +40,7 @@ from prob3r.runs.edits import Setting
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Pairs, batches
-from prob3r.scenes.views import Pair
+from prob3r.scenes.views import Pair, Views
 
 SINK = 5.0  # times its uniform share of attention
 DEVIATIONS = 3.0  # robust standard deviations
@@ -202,15 +202,15 @@ def _marked(setting: Setting, run: Trace, sinks: Sinks, view: int) -> Bool[Tenso
     return marked | special
 
 
-def random_order(pair: Pair, salt: str, shape: tuple[int, ...]) -> Float[Tensor, "b *k m"]:
-    """Return a random number for each token of every pair, which the pair's name decides."""
-    names = pair.names or tuple(str(row) for row in range(len(pair)))
+def random_order(views: Views, salt: str, shape: tuple[int, ...]) -> Float[Tensor, "b *k m"]:
+    """Return a random number for each token of every scene, which the scene's name decides."""
+    names = views.names or tuple(str(row) for row in range(len(views)))
     generator = torch.Generator()
     rows = []
     for name in names:
         generator.manual_seed(zlib.crc32(f"{name} {salt}".encode()))
         rows.append(torch.rand(shape, generator=generator))
-    return torch.stack(rows).to(pair.view1.image.device)
+    return torch.stack(rows).to(views.images[0].device)
 
 
 def with_controls(

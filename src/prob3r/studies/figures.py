@@ -1,6 +1,6 @@
 """How figures look: at the width of a paper's column, colour-blind safe, with their units."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.geometry import Interval
 from prob3r.measures.curves import block_ends
 from prob3r.models.sites import Site
 
@@ -96,6 +97,32 @@ def band(
     middle, low, high = (torch.as_tensor(t).cpu() for t in (middle, low, high))
     axes.plot(x, middle, style, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def grouped_bars(
+    axes: "Axes",
+    groups: Mapping[str, Mapping[str, Interval]],
+    colours: Mapping[str, str],
+) -> None:
+    """Draw bars with their intervals, one group beside the other.
+
+    Args:
+        axes: Where.
+        groups: What a bar shows, by the name of its group and by its own.
+        colours: Of the bars by their names, in their order in a group.
+    """
+    width = 0.8 / len(colours)
+    for place, found in enumerate(groups.values()):
+        for step, (name, colour) in enumerate(colours.items()):
+            if name in found:
+                value, low, high = found[name]
+                x = place + width * (step - (len(colours) - 1) / 2)
+                label = "" if place else name
+                axes.bar(x, value, 0.9 * width, color=colour, label=label)
+                around = [[value - low], [high - value]]
+                axes.errorbar(x, value, around, color=COLOURS["all"], lw=0.8, capsize=1)
+    axes.axhline(0, color=COLOURS["all"], lw=0.6)
+    axes.set_xticks(range(len(groups)), list(groups))
 
 
 def block_axis(axes: "Axes", sites: Sequence[str]) -> None:

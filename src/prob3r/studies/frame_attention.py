@@ -106,7 +106,7 @@ class FrameAttention(Study[Views]):
                 for choice in CHOICES:
                     sizes, losses = by_size(table, metric, choice)
                     curve = loss_curve(losses, metric)
-                    label = f"the {choice} blocks"
+                    label = f"{choice} blocks"
                     band(axis, sizes, *curve, _COLOURS[choice], label)
                 axis.axvline(early(max(sizes)), color=COLOURS["all"], lw=0.6, ls=":")
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
@@ -156,9 +156,9 @@ def restrictions(model: Model) -> dict[Restricted, list[Edit]]:
 def by_size(
     table: pd.DataFrame, metric: str, choice: str
 ) -> tuple[Sequence[int], Float[Tensor, "n s"]]:
-    """Return the numbers of blocks, and the loss of every scene with so many restricted."""
+    """Return the numbers of blocks in order, and every scene's loss with so many restricted."""
     rows = with_losses(table[(table.metric == metric) & (table.choice == choice)])
-    means = rows.groupby(["pair", "blocks"], sort=False).value.mean().reset_index()
+    means = rows.groupby(["blocks", "pair"]).value.mean().reset_index()
     return wide(means, "blocks")
 
 
@@ -175,7 +175,7 @@ def _early(table: pd.DataFrame, metric: str, hardly: float, what: str) -> Findin
         loss.low > hardly or any(gap.high < 0 for gap in gaps.values()),
     )
     controls = "; ".join(
-        f"the {choice} {size} lose {as_text(loss_interval(losses[choice], metric), 3)}, "
+        f"{choice} {size} lose {as_text(loss_interval(losses[choice], metric), 3)}, "
         f"{as_text(gap, 3)} more"
         for choice, gap in gaps.items()
     )

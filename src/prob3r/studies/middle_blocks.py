@@ -196,7 +196,7 @@ def by_window(
 ) -> tuple[list[Window], Float[Tensor, "n s"]]:
     """Return the windows in their order, and every scene's loss by each."""
     rows = table[(table.metric == metric) & (table.kind == kind) & (table["mode"] == mode)]
-    starts, losses = wide(with_losses(rows), "start")
+    starts, losses = wide(with_losses(rows).sort_values("start"), "start")
     size, depth = (int(table[column].iloc[0]) for column in ("size", "depth"))
     return [Window(kind, mode, int(start), size, depth) for start in starts], losses
 
