@@ -327,8 +327,9 @@ class Fitting:
             Prob3rError: There are too few patches.
         """
         backbone, total, solved = fingerprint(self.model), len(self.equations), list[RidgeBank]()
-        for group in self.groups:
-            banks = {whose: self._bank(group) for whose in self.columns.whose}
+        for group, reader in zip(self.groups, self.readers, strict=True):
+            first, *others = self.columns.whose
+            banks = {first: reader} | {whose: self._bank(group) for whose in others}
             chosen: dict[Whose, list[tuple[float, float]]] = {whose: [] for whose in banks}
             for row, site in enumerate(group.sites):
                 for whose, found in self._solve(site, banks, row).items():

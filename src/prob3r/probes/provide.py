@@ -177,7 +177,7 @@ def _fitted(
     ]
     heavy = AUTO if isinstance(model, nn.Module) else "float32"
     precision = choose(heavy if first.precision == AUTO else first.precision, device, heavy=True)
-    with running_in(precision, model):
+    with running_in(precision, model, keep_rounded=False):  # the sums need the memory
         what = f"{kind} probes" + (f" of {len(wanted)} targets" if len(wanted) > 1 else "")
         fitted = fit_together(model, chosen, recipes, shown.of(what, chosen))
     found: dict[str, dict[str, RidgeBank]] = {}

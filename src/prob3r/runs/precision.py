@@ -53,16 +53,18 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def running_in(precision: Precision, *models: Model) -> Iterator[None]:
+def running_in(precision: Precision, *models: Model, keep_rounded: bool = True) -> Iterator[None]:
     """Run models in a precision for as long as this lasts.
 
     The models' weights stay as they are, and must not change meanwhile. In bfloat16 autocast is on
-    inside the models' forward alone, so that geometry keeps its digits. Weights are rounded to
-    bfloat16 once, and not anew at each run.
+    inside the models' forward alone, so that geometry keeps its digits.
 
     Args:
         precision: The precision.
         models: The models. A model that is given twice is taken once.
+        keep_rounded: Whether weights are rounded to bfloat16 once, and not anew at each run. The
+            rounded weights take half the memory of the model. Rounding anew takes little time
+            where every run is over several scenes.
 
     Raises:
         Prob3rError: A model is no module of PyTorch, and bfloat16 is asked for.
@@ -74,7 +76,7 @@ def running_in(precision: Precision, *models: Model) -> Iterator[None]:
                 # Autocast forgets rounded weights where the outermost context ends.
                 stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=False))
             for module in modules:
-                stack.enter_context(_autocasting(module))
+                stack.enter_context(_autocasting(module, keep_rounded))
         yield
 
 
@@ -87,12 +89,14 @@ def running_precision(model: Model) -> Precision:
 class _Enter:
     """Turns autocast on before a model's forward, and off after it, whatever thread runs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_rounded: bool) -> None:
+        self.keep_rounded = keep_rounded
         self._local = local()  # autocast belongs to a thread
 
     def __call__(self, model: nn.Module, args: object) -> None:
         """Turn autocast on."""
-        context = torch.autocast(_kind(model), torch.bfloat16)
+        kept = self.keep_rounded
+        context = torch.autocast(_kind(model), torch.bfloat16, cache_enabled=kept)
         context.__enter__()
         self._open.append(context)
 
@@ -109,8 +113,8 @@ class _Enter:
 
 
 @contextmanager
-def _autocasting(model: nn.Module) -> Iterator[None]:
-    enter = _Enter()
+def _autocasting(model: nn.Module, keep_rounded: bool) -> Iterator[None]:
+    enter = _Enter(keep_rounded)
     before = model.register_forward_pre_hook(enter)
     after = model.register_forward_hook(enter.leave, always_call=True)
     try:
