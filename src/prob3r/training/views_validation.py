@@ -95,9 +95,10 @@ def _measure(model: Model, batches: Sequence[Views]) -> dict[str, float]:
 
 
 def _shuffled(scenes: Views) -> Views:
-    """Return scenes, each with the image of another one's view 1."""
+    """Return rooms, each with the image of another one's view 1."""
     first, *others = scenes.views
-    shown = replace(first, image=first.image.roll(1, 0))
+    rows = other_scenes(scenes).to(first.image.device)
+    shown = replace(first, image=first.image[rows])
     return Views((shown, *others))
 
 
