@@ -9,7 +9,7 @@ import pytest
 
 from prob3r.scenes import Pair, Views
 from prob3r.viewer import Viewer, saving
-from prob3r.viewer.experiment import ProbedModel
+from prob3r.viewer.experiment import Experiment, ProbedModel
 from tests.viewer.conftest import Given, joint_probed, probed_of
 
 BOOKS = Path(__file__).parents[2] / "src/prob3r/scenes/pairs/books"
@@ -211,8 +211,16 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
 
 @pytest.mark.parametrize("size", [(1280, 820), (390, 844)])
 def test_five_views_are_looked_at_and_one_is_cut_from_another(
-    browser, five: Views, caplog, size: tuple[int, int]
+    browser, five: Views, caplog, monkeypatch, size: tuple[int, int]
 ) -> None:
+    measured: list[int] = []
+    relations = Experiment.relations
+
+    def counted(self, run, edits=()):
+        measured.append(len(edits))
+        return relations(self, run, edits)
+
+    monkeypatch.setattr(Experiment, "relations", counted)
     running = Viewer(joint_probed(), Given(five), port=0)
     tab, complaints = opened(browser, running, *size)
     session = running.visits[max(running.visits)].session
@@ -223,6 +231,7 @@ def test_five_views_are_looked_at_and_one_is_cut_from_another(
     tab.get_by_title("camera token of view 4").click()
     until(tab, lambda: [(p.view, p.token) for p in session.pins] == [(4, "camera")])
     tab.wait_for_selector("text=is on special tokens")
+    assert measured == []  # nobody has looked at them
     tab.get_by_role("tab", name="Views").click()
     tab.get_by_title("block 3", exact=True).click()
     until(tab, lambda: session.block == 3)
@@ -233,6 +242,7 @@ def test_five_views_are_looked_at_and_one_is_cut_from_another(
     tab.get_by_role("button", name="Switch off", exact=True).click()
     until(tab, lambda: [one.words for one in session.ablations] == [WORDS])
     tab.wait_for_selector(f"text={WORDS}")
+    assert measured == [0]
     tab.get_by_role("tab", name="Views").click()
     tab.wait_for_selector("td[title='view 2 to view 1: 0.0 %']")
     assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]

@@ -1,9 +1,12 @@
+import asyncio
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -72,6 +75,48 @@ def test_a_failing_action_is_a_message_and_an_entry_in_the_log(session, caplog) 
     visit.guarded(fails)(event)
     assert len(said(client)) == 2
     assert not visit.folder.exists()
+
+
+class Dropdown:
+    """As much of one of viser's controls as the viewer's callbacks see."""
+
+    def __init__(self) -> None:
+        self.value = "nothing"
+        self.callbacks: list[Callable[[object], object]] = []
+
+    def on_update(self, callback: Callable[[object], object]) -> None:
+        self.callbacks.append(callback)
+
+    def choose(self, value: str, client: Mock) -> threading.Thread:
+        """Do what viser does about a message from a browser; return the callback's thread."""
+        self.value, event = value, SimpleNamespace(client=client)
+        note, act = self.callbacks
+        coroutine = note(event)
+        assert isinstance(coroutine, Coroutine)
+        asyncio.run(coroutine)
+        thread = threading.Thread(target=act, args=(event,))
+        thread.start()
+        return thread
+
+
+def test_a_choice_outlasts_the_refresh_that_it_waits_for(session) -> None:
+    client = Mock(viser.ClientHandle, scene=Mock(viser.SceneApi))
+    visit, control = Visit(client, session), Dropdown()
+    done: list[str] = []
+    waiting: list[threading.Thread] = []
+    visit.on_update(control, lambda _: done.append(control.value))
+
+    def refresh(_: object) -> None:
+        waiting.extend(control.choose(value, client) for value in ("mini", "other"))
+        control.value = "nothing"  # what the session still says
+        assert done == []
+
+    visit.guarded(refresh)(SimpleNamespace(client=client))
+    for thread in waiting:
+        thread.join()
+    assert done == ["other"]
+    assert said(client) == []
+    visit.close()
 
 
 def test_the_command_says_what_was_wrong() -> None:

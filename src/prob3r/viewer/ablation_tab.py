@@ -54,9 +54,9 @@ class AblationTab(Tab):
         self.restore = gui.add_button("Undo all", color="gray")
         with gui.add_folder("The same in Python", expand_by_default=False):
             self.code = gui.add_html("")
-        self.stack.on_update(self.visit.guarded(lambda _: self._offer_stack()))
-        self.kind.on_update(self.visit.guarded(lambda _: self._offer_kind()))
-        self.mode.on_update(self.visit.guarded(lambda _: self._explain()))
+        self.visit.on_update(self.stack, lambda _: self._offer_stack())
+        self.visit.on_update(self.kind, lambda _: self._offer_kind())
+        self.visit.on_update(self.mode, lambda _: self._explain())
         for button, action in (
             (self.ablate, self._ablate),
             (self.undo, lambda: self.session.undo()),

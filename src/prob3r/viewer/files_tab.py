@@ -27,7 +27,7 @@ class CompareTab(Tab):
         choices = (ALONE, *self.session.others)
         self.other = self.gui.add_dropdown("Beside", choices)
         self.numbers = self.gui.add_html("")
-        self.other.on_update(self.visit.guarded(self._compare))
+        self.visit.on_update(self.other, self._compare)
         self.gui.add_divider()
         self.note("A second opinion: matches found in the photographs alone, without the model.")
         self.gui.add_button("Find matches").on_click(self.visit.guarded(self._check))

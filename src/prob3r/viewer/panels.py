@@ -87,5 +87,5 @@ class Panel:
             self.refresh_place()
             self.visit.animate()
 
-        self.slider.on_update(self.visit.guarded(move))
+        self.visit.on_update(self.slider, move)
         self.play.on_click(self.visit.guarded(play))

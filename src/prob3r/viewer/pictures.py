@@ -33,6 +33,21 @@ WRITE = (
     "f.dispatchEvent(new Event('input',{bubbles:true}))"
 )
 """JavaScript that writes `t` into the text field that follows, as if a person had typed it."""
+
+SHOWN = "shown"
+_FOLLOWING = WRITE.partition(";")[0]
+_TELL = (
+    f"{_FOLLOWING};let p=f;while(!p.parentElement.contains(this))p=p.parentElement;"
+    "p.style.display='none';"
+    f"new ResizeObserver(()=>{{const t=this.offsetParent?'{SHOWN}':'hidden';"
+    f"(function(){{{WRITE}}}).call(this)}}).observe(this)"
+)
+_PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+TELLS_WHETHER_SHOWN = f'<img alt="" src="{_PIXEL}" onload="{escape(_TELL)}">'
+"""An image that writes `shown` or `hidden` into the text field that follows, which it hides.
+
+A server does not hear which of the panel's tabs is open.
+"""
 _PATCH = re.compile(r"\s*view\s*(\d{1,2})\D+?(\d{1,4})\D+?(\d{1,4})\s*", re.ASCII)
 _TOKEN = re.compile(r"\s*view\s*(\d{1,2})\s*,\s*(?!row|column)([a-z_]+\d*)\s*", re.ASCII)
 _HEAD = re.compile(r"\s*block\s*(\d{1,3})\D+?(?:(\d{1,3})|mean)\s*", re.ASCII)

@@ -79,8 +79,8 @@ class DisplayTab(Tab):
         )
         for name in ("colour", "size", "hidden", "cameras", "paths", "ghost"):
             self._follow(name)
-        self.views.on_update(self.visit.guarded(self._choose_views))
-        self.moving.on_update(self.visit.guarded(self._choose_moving))
+        self.visit.on_update(self.views, self._choose_views)
+        self.visit.on_update(self.moving, self._choose_moving)
 
     def refresh(self) -> None:
         """Offer what there is truth for, and say what colours mean."""
@@ -135,7 +135,7 @@ class DisplayTab(Tab):
             self.session.show(**{name: handle.value})
             self.visit.redraw()
 
-        handle.on_update(self.visit.guarded(show))
+        self.visit.on_update(handle, show)
 
 
 class AttentionTab(Tab):
@@ -172,7 +172,7 @@ class AttentionTab(Tab):
             (self.head, self._watch),
             (self.toward, self._toward),
         ):
-            handle.on_update(self.visit.guarded(action))
+            self.visit.on_update(handle, action)
         self.unpin.on_click(self.visit.guarded(self._unpin))
         self.visit.client.scene.on_click()(self.visit.guarded(self._click))
 
@@ -250,19 +250,32 @@ class ViewsTab(Tab):
 
     def build(self) -> None:
         """Add the controls."""
+        self.shown = False
+        self.gui.add_html(pictures.TELLS_WHETHER_SHOWN)
+        state = self.gui.add_text("Shown", "")  # the browser hides it, and writes into it
+        self.visit.on_update(state, lambda _: self._show(state.value == pictures.SHOWN))
         self.table = self.gui.add_html("")
         self.matrix = self.gui.add_html("")
         self.blocks = self.gui.add_html("")
         self.choice = self.gui.add_text("Block", "", hint="Click a block above, or type: block 3.")
-        self.choice.on_update(self.visit.guarded(self._choose))
+        self.visit.on_update(self.choice, self._choose)
 
     def refresh(self) -> None:
-        """Show the table of the views, and who attends to whom."""
+        """Show the table of the views, and who attends to whom.
+
+        A run's attention is measured for it, so nothing is done until the tab is opened.
+        """
+        if not self.shown:
+            return
         several = relations.needs_matrix(self.session)
         self.table.content = relations.table(self.session)
         self.matrix.content = relations.matrix(self.session) if several else ""
         self.blocks.content = relations.blocks(self.session) if several else ""
         self.choice.visible = several
+
+    def _show(self, shown: bool) -> None:
+        self.shown = shown
+        self.refresh()
 
     def _choose(self, _: Any) -> None:
         text = self.choice.value

@@ -83,6 +83,26 @@ class Visit:
 
         return callback
 
+    def on_update(self, handle: Any, action: Callable[[Any], None]) -> None:
+        """Do something when somebody changes a control, with its latest value in place.
+
+        While the action waits for its turn, the panel may be refreshed and the control set back to
+        what the session says; the choice must outlast that. Of several changes the last one counts.
+        """
+        chosen: list[object] = []  # the latest value that nothing was done about yet
+
+        async def note(event: Any) -> None:  # viser runs it as soon as the message has arrived
+            if event.client is not None:
+                chosen[:] = [handle.value]
+
+        def act(event: Any) -> None:
+            if chosen:  # otherwise an earlier turn has done it
+                set_value(handle, chosen.pop())
+                action(event)
+
+        handle.on_update(note)
+        handle.on_update(self.guarded(act))
+
     def say(self, text: str) -> None:
         """Show a message."""
         self.client.add_notification("prob3r", text, auto_close_seconds=8.0, color="orange")
