@@ -103,7 +103,7 @@ def test_without_a_twin_the_claim_stays_open() -> None:
     assert "no mini-pose" in hardly.control
 
 
-def test_without_carriers_there_is_nothing_to_say() -> None:
+def test_without_marked_tokens_there_is_nothing_to_say() -> None:
     hardly, *_ = Pose().findings(made({(MODEL, ALL): (0, 0, 0), (POSITIVE, ISOLATED): (40, 1, 2)}))
     assert (hardly.verdict, hardly.pairs) == ("mixed", 0)
 

@@ -128,7 +128,7 @@ CLAIMS = (
             Question(
                 "Cutting what could carry a pose hardly changes the relative pose",
                 "pose",
-                "Cutting the carriers hardly changes the relative pose*",
+                "Cutting the * hardly changes the relative pose*",  # once of `carriers`
             ),
             Question(
                 "In a model that carries an explicit pose, the same cut breaks the pose",

@@ -8,10 +8,10 @@ in place of cross-attention, that is meant.)
 - `head`, `block`, `all sinks`: the sinks are cut as keys in their own heads: of one head, of one
   block's self- and cross-attention, and of all heads.
 - `all but the sinks`: in every head that has sinks, all other keys are cut.
-- `carriers` (so called in tables): all marked tokens of view 2 are isolated: cut as keys and as
-  queries in its self- and cross-attention and as keys in view 1's cross-attention, so that nothing
-  reads them and they read nothing, in any block; and the marked tokens of view 1 are cut as keys in
-  view 2's cross-attention.
+- `carriers` (what tables call the marked tokens): all marked tokens of view 2 are isolated: cut as
+  keys and as queries in its self- and cross-attention and as keys in view 1's cross-attention, so
+  that nothing reads them and they read nothing, in any block; and the marked tokens of view 1 are
+  cut as keys in view 2's cross-attention.
 
 Each is held against its two random controls of `prob3r.measures.tokens`, matched in count and in
 attention mass and cut (or, for `all but the sinks`, kept) in the same way. If the model has no sink
@@ -34,7 +34,7 @@ bootstrap intervals:
 - *In a twin that carries an explicit pose, the same cut breaks the pose*: supported if isolating
   its marked tokens stands out, by more than `BREAKS` degrees over each control; else not supported.
   Left out without `mini-pose`.
-- *Cutting the carriers (the marked tokens) hardly changes the relative pose*: supported if the
+- *Cutting the marked tokens hardly changes the relative pose*: supported if the
   upper end of the effect of isolating them is under `HARDLY` degrees, or if it does not stand out;
   not supported if it stands out and its lower end is over `HARDLY` degrees; else mixed. Where the
   positive control does not break, or is missing, or there are no marked tokens, it is mixed at
@@ -124,11 +124,11 @@ def _models(tested: ModelUnderTest) -> dict[str, Model]:
 
 
 def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:
-    statement = "Cutting the carriers hardly changes the relative pose"
+    statement = "Cutting the marked tokens hardly changes the relative pose"
     if own is None:
         return Finding(
             "C3",
-            f"{statement}: there are no carriers by definition",
+            f"{statement}: there are none by definition",
             "mixed",
             *NOT_MEASURABLE,
             unit="degrees of rotation error",
@@ -160,7 +160,7 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) ->
         statement,
         verdict,
         *own.over_mass,
-        unit="degrees of rotation error, carriers isolated less random tokens of equal mass",
+        unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",
         control=f"{_told(own)}; with zeroed probabilities {_told(zero)}; {more}; {method}",
         pairs=own.pairs,
     )
@@ -174,7 +174,7 @@ def _positive(table: pd.DataFrame, twin: Contrast) -> Finding:
         "In a twin that carries an explicit pose, the same cut breaks the pose",
         decide(twin.by_more_than(BREAKS), refuted=True),
         *twin.over_mass,
-        unit="degrees of rotation error, carriers isolated less random tokens of equal mass",
+        unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",
         control=f"{_told(twin)}; with zeroed probabilities {_told(zero)}",
         pairs=twin.pairs,
     )

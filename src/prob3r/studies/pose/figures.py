@@ -54,7 +54,11 @@ def draw_cuts(table: pd.DataFrame) -> "Figure":
                     axis.bar(x, found.value, 0.2, color=_COLOURS[cut], label=_NAMES[cut])
                     axis.errorbar(x, found.value, around, color=COLOURS["all"], lw=0.8, capsize=1.5)
             keys = _keys(table, source)
-            words = {ISOLATED: "carriers isolated", ALL: f"{keys} cut", REST: "all but those cut"}
+            words = {
+                ISOLATED: "marked tokens isolated",
+                ALL: f"{keys} cut",
+                REST: "all but those cut",
+            }
             axis.set_title(f"{source}: {words[scope]}")
             axis.axhline(0, color=COLOURS["all"], lw=0.6)
             axis.set_xticks(range(len(modes)), [_MODE_NAMES[mode] for mode in modes])
