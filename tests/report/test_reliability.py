@@ -13,7 +13,8 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.models import fingerprint, random
 from prob3r.probes import ProbeBank
-from prob3r.reliability.calibration import Calibration, Judgement, Reading, bank_fingerprint
+from prob3r.reliability.calibration import Calibration, bank_fingerprint
+from prob3r.reliability.judgement import Judgement, Reading
 from prob3r.reliability.prediction import Bin, calibration_bins, fit_logistic
 from prob3r.reliability.signals import SIGNALS
 from prob3r.report import Explanation, explain

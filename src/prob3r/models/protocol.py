@@ -1,190 +1,43 @@
 """What a multi-view model says of itself, and what it returns: the protocol of all models.
 
 This file knows no architecture. Traces, edits, sweeps, probes, studies and pages ask nothing more
-of a model than what stands here.
+of a model than what stands here, in `prediction` and in `stacks`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
+from prob3r.models.prediction import NO_POINTMAPS, Cameras, NoPointmaps, Prediction
 from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS, Site, Tap
+from prob3r.models.stacks import Stack, TokenLayout
+
+__all__ = [
+    "NO_POINTMAPS",
+    "Cameras",
+    "EncodesViews",
+    "LensHead",
+    "Model",
+    "MultiViewModel",
+    "NoPointmaps",
+    "Prediction",
+    "ReadsBlocks",
+    "Shape",
+    "Stack",
+    "TokenLayout",
+    "layout_of",
+    "needs_pointmaps",
+    "predicts_pointmaps",
+    "stack_of",
+    "trunk",
+]
 
 AnyModel = TypeVar("AnyModel", bound="Model")
-
-
-class Cameras(NamedTuple):
-    """The cameras of all views, as a model states them.
-
-    Attributes:
-        cam_to_world: Poses in camera 1's frame, OpenCV axes, in the unit of the points.
-        intrinsics: Pinhole matrices in pixels, pixel centres at integer coordinates.
-    """
-
-    cam_to_world: Float[Tensor, "b v 4 4"]
-    intrinsics: Float[Tensor, "b v 3 3"] | None = None
-
-
-class NoPointmaps(tuple[Any, ...]):
-    """Stands where a model predicts no pointmaps; whatever reads one of them is told so."""
-
-    def __iter__(self) -> NoReturn:
-        raise Prob3rError(
-            "This model predicts no pointmaps, and they are needed here; take a model that does, "
-            "or decode its sites with a probe bank."
-        )
-
-    def __getitem__(self, index: object) -> NoReturn:
-        iter(self)
-
-
-NO_POINTMAPS = NoPointmaps()
-
-
-class Prediction(NamedTuple):
-    """What a model says of a batch of scenes: tuples hold one tensor a view.
-
-    Of a model without pointmaps, `points` and `confidence` are `NO_POINTMAPS`.
-
-    Attributes:
-        points: Pointmaps `(b, h, w, 3)` in camera 1's frame, up to scale.
-        confidence: Confidences of the points, `(b, h, w)`.
-        cameras: Where the model predicts cameras.
-        depth: Depth along the camera's z axis, `(b, h, w)`, in the unit of the points.
-        depth_confidence: Confidences of the depth, `(b, h, w)`.
-        local_points: Pointmaps `(b, h, w, 3)` in each view's own camera frame.
-        descriptors: Features for matching, `(b, h, w, c)`.
-        descriptor_confidence: Confidences of the descriptors, `(b, h, w)`.
-        patches: Completed patches, `(b, n, p * p * 3)`: rows, columns, then channels of a patch.
-    """
-
-    points: tuple[Float[Tensor, "b _h _w 3"], ...]
-    confidence: tuple[Float[Tensor, "b _h _w"], ...]
-    cameras: Cameras | None = None
-    depth: tuple[Tensor, ...] | None = None
-    depth_confidence: tuple[Tensor, ...] | None = None
-    local_points: tuple[Tensor, ...] | None = None
-    descriptors: tuple[Tensor, ...] | None = None
-    descriptor_confidence: tuple[Tensor, ...] | None = None
-    patches: tuple[Tensor, ...] | None = None
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Prediction":
-        """Return a prediction whose every tensor went through `function`."""
-        mapped: dict[str, Any] = {}
-        for name, part in self._asdict().items():
-            if part is None or isinstance(part, NoPointmaps):
-                mapped[name] = part
-                continue
-            tensors = [t if t is None else function(t) for t in part]
-            mapped[name] = Cameras._make(tensors) if name == "cameras" else tuple(tensors)
-        return Prediction(**mapped)
-
-
-@dataclass(frozen=True)
-class TokenLayout:
-    """Where special tokens stand among the patches of one view.
-
-    Attributes:
-        before: Names of the special tokens before the patches, such as `camera`, in order.
-        after: Names of those after the patches.
-    """
-
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-    @property
-    def special(self) -> tuple[str, ...]:
-        """The names of all special tokens, in order."""
-        return self.before + self.after
-
-    def patches(self, tokens: int) -> slice:
-        """Return where the patches are among so many tokens."""
-        return slice(len(self.before), tokens - len(self.after))
-
-    def index(self, name: str, tokens: int) -> int:
-        """Return the place of a special token among so many tokens.
-
-        Raises:
-            Prob3rError: There is no special token of this name.
-        """
-        if name in self.before:
-            return self.before.index(name)
-        if name in self.after:
-            return tokens - len(self.after) + self.after.index(name)
-        known = ", ".join(self.special) or "no special tokens"
-        raise Prob3rError(f"There is no token '{name}' here; this stream has {known}.")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A stack of blocks that one residual stream a view runs through.
-
-    Attributes:
-        name: What its sites begin with, such as `dec`.
-        width: Of the residual stream.
-        heads: Of every attention sublayer; they share the width evenly.
-        sublayers: Names of each block's sublayers, in the order in which they run.
-        layouts: Where special tokens are in view 1, 2, …; the last one holds for all further views.
-        views: The views that run through it; all by default.
-        patches: Whether the patches run through it; without, its streams are special tokens alone.
-    """
-
-    name: str
-    width: int
-    heads: int
-    sublayers: tuple[tuple[str, ...], ...]
-    layouts: tuple[TokenLayout, ...] = (TokenLayout(),)
-    views: tuple[int, ...] | None = None
-    patches: bool = True
-
-    @property
-    def blocks(self) -> int:
-        """The number of blocks."""
-        return len(self.sublayers)
-
-    def layout(self, view: int) -> TokenLayout:
-        """Return where the special tokens of a view are."""
-        return self.layouts[min(view, len(self.layouts)) - 1]
-
-    def streams(self, views: int) -> list[int]:
-        """Return which of so many views run through this stack."""
-        every = range(1, views + 1)
-        return [view for view in every if self.views is None or view in self.views]
-
-    def attention(self, view: int) -> list[Site]:
-        """Return the attention sublayers of a view, in the order in which they run."""
-        return [site for site in self._of(view) if site.sublayer in ATTENTION]
-
-    def between(self, view: int) -> list[Site]:
-        """Return a view's attention to other views: the first such sublayer of every block."""
-        first = {s.block: s for s in reversed(self._of(view)) if s.sublayer in BETWEEN_VIEWS}
-        return list(reversed(first.values()))
-
-    def ends(self, view: int) -> list[Site]:
-        """Return the residual sites of a view at the end of every block."""
-        return list({site.block: site for site in self._of(view)}.values())
-
-    def _of(self, view: int) -> list[Site]:
-        """Return the residual sites of a view after the sublayers of its blocks."""
-        every = self.sites(view)
-        return [site for site in every if site.view == view and site.block is not None]
-
-    def sites(self, views: int) -> list[Site]:
-        """Return the residual sites, block by block, sublayer by sublayer, view by view."""
-        shown = self.streams(views)
-        inputs = [Site(self.name, view, None, "embed") for view in shown]
-        return inputs + [
-            Site(self.name, view, block, sublayer)
-            for block, sublayers in enumerate(self.sublayers)
-            for sublayer in sublayers
-            for view in shown
-        ]
 
 
 @runtime_checkable

@@ -8,8 +8,8 @@ from typing import Any
 
 from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measured, Measurements
-from prob3r.reliability.calibration import Judgement
 from prob3r.reliability.check import Check
+from prob3r.reliability.judgement import Judgement
 from prob3r.reliability.strangers import Belonging
 from prob3r.report.sentences import Sentence
 from prob3r.scenes import Views
@@ -61,7 +61,7 @@ class Explanation:
                 `head` is the mean of its block's. Rows name their `view` if there are more than
                 two views.
             reliability: The chance that view 2's rotation is wrong and what that is worth
-                (`reliability.calibration.Judgement`); null without a calibration.
+                (`reliability.judgement.Judgement`); null without a calibration.
             check: What matches that are found without the model say of every view but the first
                 (`reliability.check.Check`); an empty list if no check was made.
             strangers: Of three or more views only: how much each view but the first belongs to the

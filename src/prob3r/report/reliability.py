@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from prob3r.reliability.calibration import Judgement, Reading
+from prob3r.reliability.judgement import Judgement, Reading
 from prob3r.reliability.signals import CHECK, EVERY_SIGNAL
 from prob3r.report.sentences import Sentence, Tone
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from prob3r.geometry import norm_factor, normalise
 from prob3r.models import DUSt3R, PosedDUSt3R, Prediction
 from prob3r.models.layers import RoPE2D, Tokens, patch_positions
+from prob3r.models.protocol import trunk
 from prob3r.models.sites import Tap
 from prob3r.scenes.views import Pair, Views
 from prob3r.training.objectives import ALPHA, Objective, confident_error
@@ -51,8 +52,9 @@ class CrossViewCompletion(nn.Module):
         other = model.encoder_stream(pair.view2.image, self.tap).stream
         memory = model.decoder_embed(model.enc_norm(other))
         rope = RoPE2D(positions, c.dec_width // c.dec_heads, c.rope_base)
+        sites = f"{trunk(model).name}1"
         for i, block in enumerate(model.dec_blocks):
-            tokens = block(tokens, memory, rope, rope, self.tap, f"dec1.{i}")
+            tokens = block(tokens, memory, rope, rope, self.tap, f"{sites}.{i}")
         predicted = self.prediction_head(model.dec_norm(tokens))
         target = F.pixel_unshuffle(images, c.patch).flatten(2).transpose(1, 2)
         target = F.layer_norm(target, target.shape[-1:])

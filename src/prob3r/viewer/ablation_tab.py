@@ -34,7 +34,7 @@ class AblationTab(Tab):
     def build(self) -> None:
         """Add the controls."""
         gui, model = self.gui, self.session.probed.model
-        own = trunk(model)
+        self._own = own = trunk(model)
         # A stack whose blocks have no weights of their own or no attention has nothing to offer.
         self.stack = gui.add_dropdown("Stack", tuple(model.stacks), initial_value=own.name)
         self.stack.visible = len(model.stacks) > 1
@@ -132,7 +132,7 @@ class AblationTab(Tab):
                 head=int(self.head.value),
                 seen=number_of(self.seen.value),
                 token="*" if token == EVERY_TOKEN else token,
-                stack=self.stack.value,
+                stack=None if self._stack is self._own else self._stack.name,
             )
         )
 

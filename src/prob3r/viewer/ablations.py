@@ -7,7 +7,7 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.tokens import SINK, is_sink
 from prob3r.models import Model
-from prob3r.models.protocol import Stack
+from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS
 from prob3r.runs.edits import (
     Attention,
@@ -68,7 +68,7 @@ class Ablation:
         head: Number of the head; of anything but a head it means nothing.
         seen: Of attention between two views: the view attended to.
         token: Of a special token: its name, or a pattern such as `register*`.
-        stack: Name of the stack.
+        stack: Name of the stack; None is the trunk.
     """
 
     kind: str
@@ -79,7 +79,7 @@ class Ablation:
     head: int = 0
     seen: int = 1
     token: str = "camera"
-    stack: str = "dec"
+    stack: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in MODES or self.mode not in MODES[self.kind]:
@@ -95,7 +95,7 @@ class Ablation:
     @property
     def words(self) -> str:
         """What is switched off, such as `head 2 of block 3's cross-attention, view 2 (zero)`."""
-        within = "" if self.stack == "dec" else f"{self.stack} "
+        within = "" if self.stack is None else f"{self.stack} "
         block = f"{within}block {self.block}"
         where = f"{block}'s {SUBLAYER_WORDS.get(self.sublayer, self.sublayer)}"
         if self.block == ALL_BLOCKS:
@@ -119,11 +119,11 @@ class Ablation:
         Raises:
             Prob3rError: The model has no such stack.
         """
-        if self.stack not in model.stacks:
+        if self.stack is not None and self.stack not in model.stacks:
             raise Prob3rError(
                 f"This model has no stack '{self.stack}'; it has {', '.join(model.stacks)}."
             )
-        stack = model.stacks[self.stack]
+        stack = trunk(model) if self.stack is None else model.stacks[self.stack]
         last = "*" if self.kind == BLOCK else self.sublayer
         blocks = [str(self.block)]
         if self.block == ALL_BLOCKS:

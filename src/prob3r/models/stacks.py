@@ -1,0 +1,107 @@
+"""Stacks of blocks and the tokens that run through them, as a model declares them."""
+
+from dataclasses import dataclass
+
+from prob3r.errors import Prob3rError
+from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS, Site
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Where special tokens stand among the patches of one view.
+
+    Attributes:
+        before: Names of the special tokens before the patches, such as `camera`, in order.
+        after: Names of those after the patches.
+    """
+
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """The names of all special tokens, in order."""
+        return self.before + self.after
+
+    def patches(self, tokens: int) -> slice:
+        """Return where the patches are among so many tokens."""
+        return slice(len(self.before), tokens - len(self.after))
+
+    def index(self, name: str, tokens: int) -> int:
+        """Return the place of a special token among so many tokens.
+
+        Raises:
+            Prob3rError: There is no special token of this name.
+        """
+        if name in self.before:
+            return self.before.index(name)
+        if name in self.after:
+            return tokens - len(self.after) + self.after.index(name)
+        known = ", ".join(self.special) or "no special tokens"
+        raise Prob3rError(f"There is no token '{name}' here; this stream has {known}.")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack of blocks that one residual stream a view runs through.
+
+    Attributes:
+        name: What its sites begin with, such as `dec`.
+        width: Of the residual stream.
+        heads: Of every attention sublayer; they share the width evenly.
+        sublayers: Names of each block's sublayers, in the order in which they run.
+        layouts: Where special tokens are in view 1, 2, …; the last one holds for all further views.
+        views: The views that run through it; all by default.
+        patches: Whether the patches run through it; without, its streams are special tokens alone.
+    """
+
+    name: str
+    width: int
+    heads: int
+    sublayers: tuple[tuple[str, ...], ...]
+    layouts: tuple[TokenLayout, ...] = (TokenLayout(),)
+    views: tuple[int, ...] | None = None
+    patches: bool = True
+
+    @property
+    def blocks(self) -> int:
+        """The number of blocks."""
+        return len(self.sublayers)
+
+    def layout(self, view: int) -> TokenLayout:
+        """Return where the special tokens of a view are."""
+        return self.layouts[min(view, len(self.layouts)) - 1]
+
+    def streams(self, views: int) -> list[int]:
+        """Return which of so many views run through this stack."""
+        every = range(1, views + 1)
+        return [view for view in every if self.views is None or view in self.views]
+
+    def attention(self, view: int) -> list[Site]:
+        """Return the attention sublayers of a view, in the order in which they run."""
+        return [site for site in self._of(view) if site.sublayer in ATTENTION]
+
+    def between(self, view: int) -> list[Site]:
+        """Return a view's attention to other views: the first such sublayer of every block."""
+        first = {s.block: s for s in reversed(self._of(view)) if s.sublayer in BETWEEN_VIEWS}
+        return list(reversed(first.values()))
+
+    def ends(self, view: int) -> list[Site]:
+        """Return the residual sites of a view at the end of every block."""
+        return list({site.block: site for site in self._of(view)}.values())
+
+    def _of(self, view: int) -> list[Site]:
+        """Return the residual sites of a view after the sublayers of its blocks."""
+        every = self.sites(view)
+        return [site for site in every if site.view == view and site.block is not None]
+
+    def sites(self, views: int) -> list[Site]:
+        """Return the residual sites, block by block, sublayer by sublayer, view by view."""
+        shown = self.streams(views)
+        inputs = [Site(self.name, view, None, "embed") for view in shown]
+        return inputs + [
+            Site(self.name, view, block, sublayer)
+            for block, sublayers in enumerate(self.sublayers)
+            for sublayer in sublayers
+            for view in shown
+        ]
