@@ -17,7 +17,16 @@ from prob3r.models.heads import compress_points, expand_points
 from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
 from prob3r.probes import fit as fit_module
-from prob3r.probes.fit import Fitting, Recipe, fit_banks, groups, patch_share, scenes_for
+from prob3r.probes.fit import (
+    Fitting,
+    Plan,
+    Recipe,
+    fit_banks,
+    fit_together,
+    groups,
+    patch_share,
+    scenes_for,
+)
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
 from prob3r.probes.targets import TRUTH, WHOSE
 from prob3r.rooms import Rooms
@@ -278,3 +287,20 @@ def test_patches_with_a_hole_are_left_out(backbone: DUSt3R) -> None:
 def test_points_come_back_from_before_the_exponential() -> None:
     points = 10 ** torch.linspace(-3, 3, 40)[:, None] * torch.randn(40, 3)
     torch.testing.assert_close(expand_points(compress_points(points)), points, rtol=1e-4, atol=1e-6)
+
+
+def test_the_plan_counts_what_a_fit_keeps(backbone: DUSt3R, chosen: FitScenes) -> None:
+    fitting, plans = Fitting(backbone, chosen, Recipe()), list[Plan]()
+    fitting.take(chosen.held_out.batch(range(8)), held=True)
+    run = trace(backbone, chosen.scenes.batch(range(fitting.batch)), list(fitting.equations))
+    tensors = [*backbone.parameters(), *run.values()]
+    for equations in fitting.equations.values():
+        tensors += [equations.gram, equations.cross]
+    for kept in fitting.held.values():
+        tensors += [each.streams for each in kept]
+    (banks,) = fit_together(backbone, chosen, [Recipe()], begin=plans.append)
+    tensors += [bank.weight for bank in banks]
+    (plan,) = plans
+    # Patches of which a pixel is not known are not kept.
+    assert plan.bytes == pytest.approx(sum(tensor.nbytes for tensor in tensors), rel=0.05)
+    assert (plan.scenes, plan.seconds > 0) == (24, True)

@@ -1,6 +1,7 @@
 """Banks that are found in the cache, or fitted and put there: by two at once, or killed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ class Log:
         self.shares: list[float] = []
 
     def announce(self, line: str) -> None:
+        self.line_first = not self.shares
         self.lines.append(line)
 
     def progress(self, what: str, share: float) -> None:
@@ -47,7 +49,9 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
     log = Log()
     first = provide(model, ["ridge"], FEW, "maxi", log)["ridge"]
     (line,) = log.lines
-    assert line.startswith("Fitting ridge probes of maxi on 60 scenes of rooms:train takes about ")
+    plan = r"Fitting ridge probes of maxi on 60 scenes of rooms:train takes about \d+ seconds and"
+    assert re.match(rf"{plan} \d+\.\d GiB of memory; they are kept for the next time\.$", line)
+    assert log.line_first
     assert log.shares == sorted(log.shares)
     assert log.shares[-1] == pytest.approx(1.0)
     again = Log()

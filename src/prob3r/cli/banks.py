@@ -121,14 +121,14 @@ def shown() -> Iterator["Bar"]:
 
 
 class Bar:
-    """Shows what is being fitted: a line when it is known how long it takes, then a bar."""
+    """Shows what is being fitted: a line about what it takes, then a bar."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def announce(self, line: str) -> None:
-        """Print what will be done, and how long it takes."""
+        """Print what will be done, and what it takes."""
         errors.print(Text(line), soft_wrap=True)
 
     def progress(self, what: str, share: float) -> None:

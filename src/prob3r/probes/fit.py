@@ -7,6 +7,7 @@ patches, one row a scene, by a regression on standardised inputs.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -44,6 +45,7 @@ LEAST_SHARE = 0.25  # of the patches; a model so small that this costs more is c
 
 _RECORDS = 2**27  # bytes of the streams of one batch
 _LARGEST_BATCH = 16
+MOST_FORWARDS = 1.25  # of the model, that a scene takes with its sums; see benchmarks/fit.py
 _SOLVING = 0.1  # the share of the work that is left when all scenes have been seen
 
 
@@ -141,6 +143,21 @@ def scenes_for(model: Model, recipe: Recipe) -> int:
     return max(LEAST_SCENES, ceil(PATCHES_PER_UNKNOWN * unknowns / patches))
 
 
+class Plan(NamedTuple):
+    """What a fit takes, before it runs.
+
+    Attributes:
+        scenes: How many scenes it is on.
+        seconds: About how long it takes.
+        bytes: The memory of the model and of what `Fitting.bytes` counts. Python, its libraries and
+            intermediate results come on top.
+    """
+
+    scenes: int
+    seconds: float
+    bytes: int
+
+
 def fit_banks(
     model: Model,
     chosen: FitScenes,
@@ -159,6 +176,7 @@ def fit_together(
     chosen: FitScenes,
     recipes: Sequence[Recipe],
     report: Callable[[float], None] = lambda share: None,
+    begin: Callable[[Plan], None] | None = None,
 ) -> list[list[RidgeBank]]:
     """Return the banks of several recipes, which share one pass of the model.
 
@@ -169,12 +187,19 @@ def fit_together(
         chosen: What to fit on, and what to choose the regularisers on.
         recipes: The targets and the kinds of the banks.
         report: Called with the share of the work that is done.
+        begin: Called with the plan before the work begins. Two runs of the model are needed to
+            make it.
 
     Raises:
         Prob3rError: The truth is asked for and is not known, or known of too few patches.
     """
     fits = [Fitting(model, chosen, recipe) for recipe in recipes]
     total, seen = len(chosen.held_out) + len(chosen.scenes), 0
+    if begin is not None:
+        seconds = MOST_FORWARDS * total * _seconds_of_a_run(model, chosen) / (1 - _SOLVING)
+        weights = sum(weight.nbytes for weight in model.parameters())
+        needed = weights + sum(fitting.bytes for fitting in fits)
+        begin(Plan(len(chosen.scenes), seconds, needed))
     for source, held in ((chosen.held_out, True), (chosen.scenes, False)):
         with reusing_views(source, model):
             for batch in batches(source, len(source), min(fit.batch for fit in fits)):
@@ -192,6 +217,18 @@ def fit_together(
 
         solved.append(fitting.solve(solving))
     return solved
+
+
+def _seconds_of_a_run(model: Model, chosen: FitScenes) -> float:
+    """Return how long it takes to have a scene and to run the model over it, the second time."""
+    device, place = next(model.parameters()).device, groups(model)[0].sites[-1]
+    seconds = 0.0
+    for row in range(2):
+        start = time.monotonic()
+        scene = chosen.held_out.batch([row % len(chosen.held_out)]).to(device)
+        trace(model, scene, [place])[place].sum().item()  # waits for the device
+        seconds = time.monotonic() - start
+    return seconds
 
 
 class _Held(NamedTuple):
@@ -252,6 +289,19 @@ class Fitting:
         rows, columns = patch_grid(*model.config.image_size, self.patch)
         width = sum(len(group.sites) * group.stack.width for group in self.groups)
         self.batch = min(_LARGEST_BATCH, max(1, _RECORDS // (4 * rows * columns * width)))
+
+    @property
+    def bytes(self) -> int:
+        """The memory of the sums, of all banks, of the streams that are kept and of a batch's."""
+        sums = sum(each.gram.nbytes + each.cross.nbytes for each in self.equations.values())
+        banks = sum(reader.weight.nbytes for reader in self.readers) * len(self.columns.whose)
+        rows, columns = patch_grid(*self.model.config.image_size, self.patch)
+        patches, pairs = rows * columns, self.recipe.of_pairs
+        kept = len(self.chosen.held_out) * (1 if pairs else min(HELD_PATCHES, patches))
+        if self.recipe.target.refined:
+            kept += int(len(self.chosen.scenes) * (1 if pairs else patches * self.share))
+        width = sum(len(group.sites) * group.stack.width for group in self.groups)
+        return sums + banks + 4 * width * (kept + self.batch * patches)
 
     def _bank(self, group: Group) -> RidgeBank:
         """Return a bank that has everything but its weights."""

@@ -1,7 +1,6 @@
 """Banks at once: from the cache, or fitted and put there."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
@@ -12,7 +11,7 @@ from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, random
 from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
-from prob3r.probes.fit import Recipe, fit_together, scenes_for
+from prob3r.probes.fit import Plan, Recipe, fit_together, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
 from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, target_named
@@ -58,7 +57,7 @@ class Show(Protocol):
     """Shows what is being done."""
 
     def announce(self, line: str) -> None:
-        """Say once what will be done, and how long it takes."""
+        """Say once what will be done, and what it takes."""
 
     def progress(self, what: str, share: float) -> None:
         """Say what is being done, and what share of it is done."""
@@ -178,8 +177,10 @@ def _fitted(
     heavy = AUTO if isinstance(model, nn.Module) else "float32"
     precision = choose(heavy if first.precision == AUTO else first.precision, device, heavy=True)
     with running_in(precision, model, keep_rounded=False):  # the sums need the memory
-        what = f"{kind} probes" + (f" of {len(wanted)} targets" if len(wanted) > 1 else "")
-        fitted = fit_together(model, chosen, recipes, shown.of(what, chosen))
+        of = f" of {len(wanted)} targets" if len(wanted) > 1 else ""
+        what = f"Fitting {kind} probes{of}"
+        begin = shown.plan(what, chosen)
+        fitted = fit_together(model, chosen, recipes, shown.of(what), begin)
     found: dict[str, dict[str, RidgeBank]] = {}
     for asked, recipe, banks in zip(wanted, recipes, fitted, strict=True):
         for bank in banks:
@@ -229,28 +230,26 @@ def _checked(model: Model, recipe: Recipe, asked: Asked, chosen: FitScenes) -> R
 
 
 class _Shown:
-    """Says what is fitted when the first batch has shown how long it takes, then how far it is."""
+    """Says what will be fitted and what it takes, then how far it is."""
 
     def __init__(self, name: str, show: Show):
         self.name, self.show = name, show
 
-    def of(self, probes: str, chosen: FitScenes) -> Callable[[float], None]:
+    def plan(self, what: str, chosen: FitScenes) -> Callable[[Plan], None]:
+        """Return what says what will be fitted, on what, and what it takes."""
+
+        def begin(plan: Plan) -> None:
+            self.show.announce(
+                f"{what} of {self.name} on {plan.scenes} scenes of {chosen.title} takes about "
+                f"{duration(plan.seconds)} and {plan.bytes / 2**30:.1f} GiB of memory; they are "
+                "kept for the next time."
+            )
+
+        return begin
+
+    def of(self, what: str) -> Callable[[float], None]:
         """Return what is to be called with the share of the work that is done."""
-        start, first = time.monotonic(), True
-        what = f"Fitting {probes}"
-
-        def report(share: float) -> None:
-            nonlocal first
-            if first:
-                left = (time.monotonic() - start) * (1 - share) / share
-                self.show.announce(
-                    f"{what} of {self.name} on {len(chosen.scenes)} scenes of {chosen.title} "
-                    f"takes about {duration(left)}; they are kept for the next time."
-                )
-            first = False
-            self.show.progress(what, share)
-
-        return report
+        return lambda share: self.show.progress(what, share)
 
 
 def duration(seconds: float) -> str:
