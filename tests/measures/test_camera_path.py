@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prob3r.geometry import invert_rigid, rotation_angle
-from prob3r.measures.camera_path import camera_path
+from prob3r.measures.camera_path import CameraCurves, camera_path
 from prob3r.models import VGGT
 from prob3r.probes import cameras_at_blocks
 from prob3r.runs.edits import HeadAblation, Skip
@@ -46,6 +46,11 @@ def test_without_the_truth_the_last_block_is_the_measure(model: VGGT, views: Vie
     first, last = path.cam_to_world[:, 0, 2, :3, :3]
     expected = rotation_angle((last.mT @ first)[None])[0]
     torch.testing.assert_close(path.rotation_error[0, 0, 1], expected)
+    curves = CameraCurves.of(path, views)
+    assert (curves.blocks, curves.against) == ((0, 1), "final state")
+    assert list(curves.rotation_error) == list(curves.translation_error) == [2, 3]
+    assert curves.rotation_error[3][0] == pytest.approx(float(expected), abs=1e-4)
+    assert curves.translation_error[2][0] == float(path.translation_error[0, 0, 0])
 
 
 def test_against_the_truth(model: VGGT, views: Views) -> None:

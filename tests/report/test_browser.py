@@ -1,10 +1,13 @@
 """The page in a browser, opened from disk."""
 
+from dataclasses import replace
+from math import nan
 from pathlib import Path
 
 import pytest
 
 from prob3r.measures.arrows import Arrows
+from prob3r.measures.camera_path import CameraCurves
 from prob3r.report import Explanation, write_page
 from tests.report.stand_ins import CONFIG
 
@@ -204,6 +207,28 @@ def test_a_heads_effect_leads_to_where_it_looks(browser, swept, tmp_path) -> Non
     chosen = tab.get_by_role("button", name="Show block 2, head 1").first
     chosen.click()
     assert tab.locator("#heads tr.chosen td").all_inner_texts()[:2] == ["2", "1"]
+    assert complaints == []
+    tab.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_camera_head_has_a_number_at_every_block(browser, knowing, tmp_path, size) -> None:
+    tab, _ = opened(browser, knowing, tmp_path)
+    assert tab.locator("#camera-path").count() == 0
+    tab.close()
+    path = CameraCurves((0, 1, 2), "final state", {2: [30.0, 4.0, 0.0]}, {2: [nan, 20.0, 0.0]})
+    measurements = replace(knowing.measurements, camera_path=path)
+    made = replace(knowing, measured=knowing.measured._replace(measurements=measurements))
+    tab, complaints = opened(browser, made, tmp_path, size)
+    assert tab.locator("section:has(#camera-path) p").inner_text().count("its answer at the last")
+    numbers = tab.locator("#camera-path .value")
+    assert numbers.all_inner_texts() == ["0.0°", "0.0°"]
+    chart = tab.locator("#camera-path svg").first
+    box = chart.bounding_box()
+    chart.click(position={"x": box["width"] * 42 / 320, "y": box["height"] / 2})
+    assert numbers.all_inner_texts() == ["30.0°", "–"]
+    chart.click(position={"x": box["width"] * 175 / 320, "y": box["height"] / 2})
+    assert numbers.all_inner_texts() == ["4.0°", "20.0°"]
     assert complaints == []
     tab.close()
 

@@ -47,6 +47,8 @@ def test_every_view_has_points_curves_and_sentences(explained: Explanation) -> N
     content = explained.to_json()
     assert set(content["finals"]) == {"view2", "view3"}
     assert {row["view"] for row in content["heads"]} == {2, 3}
+    assert content["camera_path"]["blocks"] == [0, 1, 2, 3]
+    assert len(content["camera_path"]["rotation_error"]["view3"]) == 4
 
 
 def test_attention_between_views_is_the_rest_of_what_special_tokens_take(

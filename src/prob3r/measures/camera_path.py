@@ -1,13 +1,15 @@
 """The cameras that a model's own camera head says at every block of its trunk."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import relative_pose, rotation_error, translation_error
+from prob3r.measures.reference import FINAL, TRUTH
 from prob3r.models import Model
 from prob3r.probes.own_heads import cameras_at_blocks
 from prob3r.runs.edits import Edit
@@ -31,6 +33,44 @@ class CameraPath(NamedTuple):
     cam_to_world: Float[Tensor, "l b v 4 4"]
     rotation_error: Float[Tensor, "l b w"]
     translation_error: Float[Tensor, "l b w"]
+
+
+@dataclass(frozen=True)
+class CameraCurves:
+    """How far the camera head is, at every block, from where it should be in the end.
+
+    Attributes:
+        blocks: The numbers of the blocks.
+        against: What the errors are against, the truth or the final state: its answer at the last
+            block.
+        rotation_error: Of every view but the first, in degrees, by block.
+        translation_error: The same of the directions to the cameras; NaN as in `CameraPath`.
+    """
+
+    blocks: tuple[int, ...]
+    against: str
+    rotation_error: dict[int, list[float]]
+    translation_error: dict[int, list[float]]
+
+    @classmethod
+    def of(cls, path: CameraPath, views: Views) -> "CameraCurves":
+        """Return the curves of a path of one scene."""
+        numbers = range(2, views.count + 1)
+        rotation, translation = (
+            dict(zip(numbers, errors[:, 0].T.tolist(), strict=True))
+            for errors in (path.rotation_error, path.translation_error)
+        )
+        against = TRUTH if views.has_poses else FINAL
+        return cls(path.blocks, against, rotation, translation)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attributes, with views called `view2` and so on."""
+        return {
+            "blocks": self.blocks,
+            "against": self.against,
+            "rotation_error": {f"view{v}": e for v, e in self.rotation_error.items()},
+            "translation_error": {f"view{v}": e for v, e in self.translation_error.items()},
+        }
 
 
 def camera_path(

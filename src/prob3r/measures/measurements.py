@@ -11,6 +11,7 @@ from torch import Tensor
 from prob3r.geometry import PatchMatches
 from prob3r.io.files import to_json
 from prob3r.measures.attention import AttentionRecords, Head, Strongest
+from prob3r.measures.camera_path import CameraCurves
 from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
 from prob3r.measures.reference import Points, Reference, errors_by_step
 from prob3r.measures.steps import OUTPUT, Step, trunk_steps
@@ -65,6 +66,7 @@ class Measurements:
         against: By view and metric, what the curve is measured against.
         heads: Rows of the table of heads.
         relations: How the views relate to one another.
+        camera_path: What the model's own camera head says at every block; None without such a head.
     """
 
     setting: Setting
@@ -74,6 +76,7 @@ class Measurements:
     against: dict[int, dict[str, str]]
     heads: list[Head]
     relations: ViewRelations
+    camera_path: CameraCurves | None = None
 
     @property
     def final(self) -> Final:
@@ -114,6 +117,8 @@ class Measurements:
         else:
             content["finals"] = {f"view{view}": asdict(f) for view, f in self.finals.items()}
             content["relations"] = asdict(self.relations)
+        if self.camera_path is not None:
+            content["camera_path"] = self.camera_path.to_json()
         return to_json(content)
 
 

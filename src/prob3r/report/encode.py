@@ -71,6 +71,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
         ],
         "heads": [asdict(head) for head in m.heads],
         "relations": asdict(m.relations),
+        "camera_path": None if m.camera_path is None else m.camera_path.to_json(),
     }
     bare: dict[str, Any] = to_json(content)
     return bare

@@ -7,11 +7,12 @@ from importlib import metadata
 
 from prob3r.cost.fit import check_fits
 from prob3r.errors import Prob3rError
+from prob3r.measures.camera_path import CameraCurves, camera_path
 from prob3r.measures.effects import with_effects
 from prob3r.measures.measurements import Measured, Recording, Setting, measure
 from prob3r.measures.reference import FINAL
 from prob3r.models import Model, fingerprint
-from prob3r.models.protocol import needs_pointmaps
+from prob3r.models.protocol import ReadsBlocks, needs_pointmaps
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.calibration import Calibration
 from prob3r.reliability.check import Check, check_output
@@ -82,6 +83,11 @@ def explain(
     progress("Running the model", 0.0)
     run = recording.run(model, views, edits)
     found = measure(run, views, bank, recording, setting, progress)
+    if isinstance(model, ReadsBlocks):
+        progress("Reading the camera head", 0.84)
+        path = CameraCurves.of(camera_path(model, views, edits=edits), views)
+        measurements = replace(found.measurements, camera_path=path)
+        found = found._replace(measurements=measurements)
     if head_effects:
         found = _with_effects(found, model, views, progress)
     checks: list[Check] = []

@@ -51,6 +51,8 @@ class Explanation:
             finals: Of three or more views only: the same for each view from view 2 on.
             relations: Of three or more views only: who attends to whom, and whose geometry fits
                 whose (`views.ViewRelations`).
+            camera_path: Of models with a camera head only: how far it is, at every block, from
+                where it should be in the end (`camera_path.CameraCurves`).
             against: By view and metric, what errors are measured against: `truth`, `truth, pose
                 by PnP` or `final state`.
             sites: One row for each site and view, the output last: `site`, `view`, `block`,

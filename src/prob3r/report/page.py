@@ -26,6 +26,7 @@ SCRIPTS = (
     "scene.js",
     "photographs.js",
     "curves.js",
+    "camera_path.js",
     "reconstruction.js",
     "layers.js",
     "attention.js",
@@ -61,6 +62,7 @@ def page(explanation: Explanation) -> str:
         "pair": escape(setting.pair),
         "views": _views(explanation) if several else "",
         "relations": _asset("relations.html") if several else "",
+        "camera_path": _camera_path(explanation.measurements),
         "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
         "model": escape(setting.model),
         "probes": escape(_probes(explanation)),
@@ -148,6 +150,14 @@ _FITS = (
     "the others: the share of the former in both, over all other views and in both directions."
     "</dd></div>\n    "
 )
+
+
+def _camera_path(m: Measurements) -> str:
+    """Return the section of the camera head, or nothing for a model that has none."""
+    if m.camera_path is None:
+        return ""
+    end = "the true cameras" if m.camera_path.against == TRUTH else "its answer at the last block"
+    return _asset("camera_path.html").replace("[end]", end)
 
 
 def _views(explanation: Explanation) -> str:

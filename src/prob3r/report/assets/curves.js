@@ -28,14 +28,14 @@ class Curve {
   /**
    * @param chart `{title, metric, low, show, read}`: the heading; the curve's key; where the axis
    *   begins; a number in words; and, if need be, a function from the measured number to the shown.
+   *   Other numbers than the probes' come with `steps`, `values` of every view, and `against`.
    * @param choose Called with a step that the reader points at.
    */
-  constructor({ title, metric, low = 0, show, read = (v) => v, empty = "no number" }, choose) {
+  constructor({ title, metric, low = 0, show, read = (v) => v, empty = "no number", steps = DATA.steps, values, against }, choose) {
     const [width, height, left, right, top, bottom] = [320, 190, 40, 10, 12, 34];
     Object.assign(this, { show, metric });
-    this.values = VIEWS.map((view) => DATA.curves[`view${view + 1}`][metric].map((v) => (v === null ? null : read(v))));
+    this.values = values ?? VIEWS.map((view) => DATA.curves[`view${view + 1}`][metric].map((v) => (v === null ? null : read(v))));
     const known = this.values.map((values) => values.filter((v) => v !== null));
-    const steps = DATA.steps;
     const tops = ticks(low, Math.max(low + 1e-6, ...known.slice(1).flat()));
     const high = tops.at(-1);
     this.x = (i) => left + (i / Math.max(steps.length - 1, 1)) * (width - left - right);
@@ -75,10 +75,10 @@ class Curve {
 
     this.value = element("span", { className: "value" });
     this.other = element("small", { className: "other" });
-    const against = [...new Set(OTHERS.map((view) => DATA.against[`view${view + 1}`][metric]))].join(" or the ");
+    const kinds = against ? [against] : [...new Set(OTHERS.map((view) => DATA.against[`view${view + 1}`][metric]))];
     this.figure = element("figure", { className: "curve" },
       element("figcaption", {}, element("b", { textContent: title }), this.value,
-        element("small", { textContent: `${this.many ? "median of the views, " : ""}against the ${against}` }), this.other), this.chart);
+        element("small", { textContent: `${this.many ? "median of the views, " : ""}against the ${kinds.join(" or the ")}` }), this.other), this.chart);
     const point = (event) => {
       const box = this.chart.getBoundingClientRect();
       const at = ((event.clientX - box.left) / box.width) * width;

@@ -34,6 +34,7 @@ function bestBlock() {
   const layers = document.getElementById("layers");
   if (DATA.steps.length > 1) new Layers(layers).say();
   else layers.closest("section").remove(); // without probes there is nothing between input and output
+  if (DATA.camera_path) cameraPath(document.getElementById("camera-path"));
   new Attention(document.getElementById("looks"));
   if (document.getElementById("relations")) new Relations(document.getElementById("relations"));
   heads(document.getElementById("heads"));
