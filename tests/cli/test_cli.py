@@ -167,6 +167,7 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         (("train", "backbone", "../bad.toml"), "unknown key 'speed'"),
         (("train", "backbone", "../small.toml", "--out", "../a.png"), "cannot be made a folder"),
         (("train", "probes", *EXPLAIN[:2], "--kind", "cubic"), "kind is 'cubic'"),
+        (("train", "probes", *EXPLAIN[:2], "--kind", "linear"), "ridge probes are linear too"),
         (("train", "probes", *EXPLAIN[:2], "--out", "../a.png"), "cannot be made a folder"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",

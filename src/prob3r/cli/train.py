@@ -64,7 +64,7 @@ def backbone(
 @training.command()
 def probes(
     model: ModelName = DEFAULT_MODEL,
-    kind: Annotated[str, typer.Option(help="mlp, linear, tuned, random or encoder.")] = "mlp",
+    kind: Annotated[str, typer.Option(help="mlp, tuned, random or encoder.")] = "mlp",
     out: Out = Path("out/probes"),
     data: Annotated[str, typer.Option(help="rooms:train, or pairs with the full truth.")] = ROOMS,
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,
@@ -86,6 +86,11 @@ def probes(
     from prob3r.training.probes import bank_for, default_training, train_probes
     from prob3r.training.processes import launched
 
+    if kind == "linear":  # such banks are still read
+        raise Prob3rError(
+            "Linear probes are not trained any more; ridge probes are linear too and fitted at "
+            "once by `prob3r probes fit`, or give mlp, tuned, random or encoder."
+        )
     processes = launched(device)
     network, bank = bank_for(load(model, processes.device), kind)
     default = default_training(network, pairs)
