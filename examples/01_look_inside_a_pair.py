@@ -11,7 +11,7 @@ bank = prob3r.load_probes("mini")
 pair = Rooms("test", model.config.image_size, compile=False)[2]
 
 trace = prob3r.trace(model, pair, record=bank.sites)
-print("site                 rotation error (degrees)   inner-shape error")
+print("site                 rotation error (degrees)   shape error")
 for site in bank.sites:
     if site.startswith("dec2"):
         view1 = bank.decode(trace[site.replace("dec2", "dec1")]).points

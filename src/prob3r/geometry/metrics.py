@@ -43,7 +43,7 @@ class PoseAndShape(NamedTuple):
 
     Lengths are in the normalised unit: the mean distance of a pair's valid points to camera 1 is
     1, in the prediction and in the truth alike. The pointmap error of view 2 is never more than
-    its pose part and its inner-shape error together.
+    its pose part and its shape error together.
 
     Attributes:
         pointmap_error1: Mean distance of view 1's points to the truth.
@@ -79,12 +79,12 @@ def pose_and_shape(
     robust: bool = True,
     smallest_baseline: float = 0.01,
 ) -> PoseAndShape:
-    """Split the error of a predicted pair into pose, scale and inner shape of view 2.
+    """Split the error of a predicted pair into pose, scale and shape of view 2.
 
     Prediction and truth are each normalised over both views, at the pixels valid in the truth.
     Then the similarity from view 2's true points in its own frame to its predicted points is
     fitted: its deviation from the true pose is the error in pose and scale, and its residual is
-    the error in inner shape.
+    the error in shape.
 
     Args:
         predicted1: View 1's predicted points in camera 1's frame, in any unit.

@@ -21,6 +21,11 @@ METRICS = (
 )
 
 
+def words_of(metric: str) -> str:
+    """Return what an error is called; tables keep the name that it had before, `inner_shape`."""
+    return metric.removeprefix("inner_").replace("_", " ")
+
+
 def decode_sites(model: Model, bank: SiteReader, pair: Pair) -> dict[str, Float[Tensor, "b h w 3"]]:
     """Return the pointmap that each of a bank's probes reads off one run."""
     run = trace(model, pair, bank.sites, output=False)

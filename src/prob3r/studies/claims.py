@@ -99,9 +99,9 @@ CLAIMS = (
                 "* moves patches of view 2 towards their matches",
             ),
             Question(
-                "Self-attention restores view 2's inner shape",
+                "Self-attention restores view 2's shape",
                 "roles",
-                "Self-attention restores view 2's inner shape",
+                "Self-attention restores view 2's *shape",
             ),
             Question(
                 "Self-attention helps most where attention between the views could not",

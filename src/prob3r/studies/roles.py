@@ -15,9 +15,9 @@ Rules, for the median over pairs with 95 % bootstrap intervals:
 - *Cross-attention moves patches of view 2 towards their matches*: supported if its alignment on
   co-visible patches, averaged over blocks, is above zero and above that of the control, both
   intervals excluding zero; not supported if the first is not above zero; else mixed.
-- *Self-attention restores view 2's inner shape*: supported if its effect on the inner-shape error
-  is below zero and below that of both other kinds, all intervals excluding zero; not supported if
-  it is not below zero; else mixed.
+- *Self-attention restores view 2's shape*: supported if its effect on the shape error is below
+  zero and below that of both other kinds, all intervals excluding zero; not supported if it is not
+  below zero; else mixed.
 - *Self-attention helps most where cross-attention could not*: supported if self-attention lowers
   the distance to the true position more on patches that are not co-visible than on co-visible
   ones, the interval of the difference excluding zero; not supported if it excludes zero on the
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
-from prob3r.measures.errors import METRICS, decode_sites, site_errors
+from prob3r.measures.errors import METRICS, decode_sites, site_errors, words_of
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.measures.steps import SUBLAYER_WORDS as WORDS
 from prob3r.measures.strata import strata
@@ -291,7 +291,7 @@ def _shape(table: pd.DataFrame) -> Finding:
     return _lowest(
         table,
         "inner_shape_error",
-        "Self-attention restores view 2's inner shape",
+        "Self-attention restores view 2's shape",
         needs_fall=True,
     )
 
@@ -319,7 +319,7 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
         statement,
         verdict,
         *own,
-        unit=f"change of the {metric.replace('_', ' ')} over all blocks",
+        unit=f"change of the {words_of(metric)} over all blocks",
         control=f"the other kinds: {others}",
         pairs=len(effects[OWN]),
     )
