@@ -58,6 +58,19 @@ def test_a_folder_of_photographs_will_do(
     assert words in (here / "prob3r.html").read_text()
 
 
+def test_a_folder_of_photographs_is_explained_like_its_photographs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = (*MODEL, "--probes", "none", "--json")
+    assert run(monkeypatch, "explain", "photos", *options, "none.json") == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "takes at most 2 views, and there are 20" in said
+    album(here / "two", 2)
+    assert run(monkeypatch, "explain", "two", *options, "folder.json") == 0
+    assert run(monkeypatch, "explain", "two/00.png", "two/01.png", *options, "named.json") == 0
+    assert (here / "folder.json").read_text() == (here / "named.json").read_text()
+
+
 def test_explain_goes_on_without_probes(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,10 @@ DEMO_ROOM = 2  # indoors, with several objects in both views
 def explain(
     images: Annotated[
         list[Path],
-        typer.Argument(help="Views of one scene, the reference first; or a pair's folder."),
+        typer.Argument(
+            help="Views of one scene, the reference first; a folder of them, by name; or a pair's "
+            "folder."
+        ),
     ],
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
@@ -58,7 +61,7 @@ def explain(
     """Explain a model's reconstruction of two or more photographs, in one HTML page."""
     from prob3r.models import load
 
-    network = load(model, device)
+    images, network = _photographs(images), load(model, device)
     views, which = _views_of(images, network), asked(fit_to, fit_on, precision)
     bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
@@ -84,6 +87,16 @@ def demo(
     room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
     _explain(network, room, bank, model, out / "room.html")
     _explain(network, Pair.from_folder(books, network), bank, model, out / "books.html")
+
+
+def _photographs(images: list[Path]) -> list[Path]:
+    """Return the photographs; those in a folder unless its pair.json says what they are."""
+    from prob3r.scenes.album import photographs_in
+
+    if len(images) != 1 or not images[0].is_dir() or (images[0] / "pair.json").exists():
+        return images
+    found = photographs_in(images[0]).files
+    return list(found) if len(found) > 1 else images
 
 
 def _views_of(images: list[Path], network: "Model") -> "Views":
