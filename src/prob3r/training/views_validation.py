@@ -20,6 +20,7 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.models import Model
+from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.views import Views
 from prob3r.training.validation import held_out
 
