@@ -17,7 +17,6 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
-from prob3r.io.files import to_json
 from prob3r.models import Model, fingerprint
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
