@@ -82,7 +82,7 @@ def test_without_a_calibration_there_are_scores_and_no_probability() -> None:
     assert (found[1].similarity, found[1].usual_similarity) == pytest.approx((0.5, 0.8))
     (said,) = stranger_sentences(found, None, "four photographs")
     assert "View 3 gets the least attention" in said.text
-    assert "not calibrated for this model" in said.text
+    assert "not calibrated for this run" in said.text
     assert said.tone == "plain"
     two = relations([0.5, 0.5], [0.5, 0.5], [0.9, 0.9])
     assert belongings(two) == []

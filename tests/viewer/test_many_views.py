@@ -1,6 +1,7 @@
 """The viewer on three to five views, by models of joint attention, with and without probes."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,14 @@ import torch
 from prob3r import trace
 from prob3r.cost.fit import run_memory
 from prob3r.errors import Prob3rError
+from prob3r.geometry import Interval
 from prob3r.measures.camera_path import camera_path
-from prob3r.models import random
+from prob3r.measures.views import disagreeing
+from prob3r.models import fingerprint, random
 from prob3r.models.protocol import trunk
 from prob3r.probes import at_blocks
-from prob3r.reliability.strangers import belongings
+from prob3r.reliability.prediction import calibration_bins, fit_logistic
+from prob3r.reliability.strangers import StrangerCalibration, belongings
 from prob3r.report.strangers import likeliest
 from prob3r.runs.edits import Knockout, view
 from prob3r.scenes import Views
@@ -277,7 +281,27 @@ def test_the_table_names_the_likeliest_stranger(session5: Session) -> None:
     raw = relations.table(session5)
     least = likeliest(belongings(session5.relations))
     assert f"View {least.view} gets the least attention from the others" in raw
-    assert "not calibrated for this model" in raw
+    assert "not calibrated for this run" in raw
+    assert raw.count("rgba(214,39,72") == (disagreeing(session5.relations.fit) is not None)
+
+
+def test_a_likely_stranger_is_marked_in_the_clean_run_alone(five: Views) -> None:
+    probed = joint_probed(bank=False)
+    rows = torch.tensor([[-9.0, -9.0, -9.0], [9.0, 9.0, 9.0]]).double()
+    sure = fit_logistic(rows.repeat(5, 1), torch.tensor([False, True]).repeat(5))
+    calibration = StrangerCalibration(
+        "joint", fingerprint(probed.model), "rooms:validation", 5, 4, 5,
+        sure._replace(bias=sure.bias + 99), Interval(1.0, 1.0, 1.0),
+        calibration_bins(torch.tensor([0.0, 1.0]), torch.tensor([False, True])),
+    )  # fmt: skip
+    session = Session(replace(probed, strangers=calibration), Given(five))
+    html = relations.table(session)
+    assert html.count("rgba(214,39,72") == 4  # all but view 1, by so biased a fit
+    assert "is of another scene with a probability of 100 %" in html
+    session.ablate(BLIND)
+    assert "not calibrated for this run" in relations.table(session)
+    with pytest.raises(Prob3rError, match="made for the model other"):
+        replace(probed, strangers=replace(calibration, backbone="other"))
 
 
 def test_chips_hide_and_show_views(session5: Session) -> None:

@@ -90,8 +90,8 @@ def _raw(found: Sequence[Belonging]) -> Sentence:
     least = likeliest(found)
     return Sentence(
         f"View {least.view} gets the least attention from the others. {_evidence(least)} How "
-        "likely it is of another scene is not known: the scores are not calibrated for this "
-        "model. `prob3r train strangers` calibrates them."
+        "likely it is of another scene is not known: the scores are not calibrated for this run. "
+        "`prob3r train strangers` calibrates those of a model."
     )
 
 

@@ -1,5 +1,6 @@
 """The tab of views as HTML: who attends to whom, the table of views, and what they say."""
 
+from collections.abc import Sequence
 from html import escape
 from math import isfinite
 
@@ -9,7 +10,8 @@ import torch
 from prob3r.geometry import rotation_angle
 from prob3r.measures.views import disagreeing
 from prob3r.models.protocol import trunk
-from prob3r.reliability.strangers import belongings
+from prob3r.reliability.strangers import Belonging, StrangerCalibration, belongings
+from prob3r.report.reliability import LIKELY
 from prob3r.report.strangers import stranger_sentences
 from prob3r.viewer import colours
 from prob3r.viewer.pictures import WRITE
@@ -84,6 +86,9 @@ def table(session: Session) -> str:
     """Return one row for every view: how it fits the others, and its camera."""
     relations, run, experiment = session.relations, session.run, session.experiment
     wrong = disagreeing(relations.fit)
+    calibration = None if session.ablations else session.probed.strangers
+    belonging = belongings(relations, calibration)
+    marked = {wrong, *(b.view for b in belonging if (b.probability or 0) >= LIKELY)}
     measured = experiment.has_truth or bool(session.ablations)
     turned = rotation_angle(torch.from_numpy(run.poses[-1, :, :3, :3])).tolist()
     columns = ["fits", "sees", "conf.", "turned", *(["off"] if measured else [])]
@@ -102,10 +107,11 @@ def table(session: Session) -> str:
             *([f"{error:.1f}°" if isfinite(error) else "–"] if measured else []),
         ]
         cells = "".join(f'<td style="{_CELL}">{value}</td>' for value in values)
-        style = ' style="background:rgba(214,39,72,0.18)"' if view == wrong else ""
+        style = ' style="background:rgba(214,39,72,0.18)"' if view in marked else ""
         rows += f'<tr{style}><th style="text-align:left">{_dot(view)}view {view}</th>{cells}</tr>'
     return (
-        f'<div style="{_PAD}"><b>The views</b><br>{_verdict(session, wrong)}{_stranger(session)}'
+        f'<div style="{_PAD}"><b>The views</b><br>{_verdict(session, wrong)}'
+        f"{_stranger(session, belonging, calibration)}"
         '<table style="width:100%;border-collapse:collapse;margin:4px 0;font-size:11px">'
         f"<tr><th></th>{head}</tr>{rows}</table>"
         '<span style="opacity:0.7"><b>fits</b>: where its patches meet what other views see, the '
@@ -128,13 +134,12 @@ def _verdict(session: Session, wrong: int | None) -> str:
     return f"No view stands out; view {least} fits the others least, by {_percent(known[least])}."
 
 
-def _stranger(session: Session) -> str:
+def _stranger(
+    session: Session, found: Sequence[Belonging], calibration: StrangerCalibration | None
+) -> str:
     """Return which view is the likeliest of another scene; nothing for two views."""
-    calibration = None if session.ablations else session.probed.strangers
-    found = belongings(session.relations, calibration)
-    if not found:
-        return ""
-    said = stranger_sentences(found, calibration, next(iter(session.experiment.views.names), ""))
+    name = next(iter(session.experiment.views.names), "")
+    said = stranger_sentences(found, calibration, name)
     return "".join(f"<br>{escape(sentence.text)}" for sentence in said)
 
 

@@ -74,7 +74,7 @@ class MatchingHeads(Study[Views]):
     place = 16
     views = 4
     fewest = 2
-    batch = 8
+    batch = 4
     most = 128
     output = True
     attention = BETWEEN
