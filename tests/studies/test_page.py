@@ -101,8 +101,7 @@ def test_what_a_paper_reported_stands_beside_its_claim(tmp_path: Path) -> None:
     saved(tmp_path, "one")
     text = write_findings(tmp_path, ["one", "middle_blocks"]).read_text()
     for claim in CLAIMS:
-        title, reported, *answers = cells(text, f"**{claim.number}**")
-        assert claim.statement in title
+        _, reported, *answers = cells(text, f"**{claim.number}** {claim.statement}")
         assert reported.startswith(claim.reported)
         assert (f"https://arxiv.org/abs/{claim.arxiv}" in reported) == bool(claim.paper)
         assert answers == ([""] if claim.number == "C1" else ["not run"])
@@ -128,9 +127,10 @@ def test_a_control_has_a_column_of_its_own(tmp_path: Path) -> None:
 
 
 def test_findings_of_own_studies_have_rows_of_their_own(tmp_path: Path) -> None:
-    own = {"claim": "X1", "statement": "3 of 4 |heads| look left"}
+    own = {"claim": "X1", "statement": "3 of 4 |heads| look left: head 2 of decoder.1"}
+    other = {"statement": "1 of 9 |heads| look left: head 0 of global.3"}
     saved(tmp_path / "a", "own", own)
-    saved(tmp_path / "b", "own", own | {"statement": "1 of 9 |heads| look left"}, model="n")
+    saved(tmp_path / "b", "own", own | other, model="n")
     folders = [tmp_path / "a", tmp_path / "b"]
     text = write_findings(folders, ["own"], tmp_path / "page.md").read_text()
     assert r"| n of n \|heads\| look left (pointmap error) | | [**supp" in text
@@ -140,7 +140,9 @@ def test_findings_of_own_studies_have_rows_of_their_own(tmp_path: Path) -> None:
 def test_stored_findings_answer_known_questions() -> None:
     """A wording that changes would move its finding out of its row."""
     text = (STORED.parent / "findings.md").read_text()
-    for question in (question for claim in CLAIMS for question in claim.questions):
+    stored = {folder.name for folder in STORED.iterdir()}
+    questions = [question for claim in CLAIMS for question in claim.questions]
+    for question in (question for question in questions if question.study in stored):
         answers = cells(text, question.statement)[2:]
         assert any("](#" in answer for answer in answers), question
 

@@ -33,9 +33,14 @@ class Answer:
     question: Question | None
 
     @property
+    def claim(self) -> Claim:
+        """The claim that it is about."""
+        return claim_of(self.study, self.finding)
+
+    @property
     def key(self) -> str:
         """What findings of several models that answer the same question have in common."""
-        return self.question.statement if self.question else without_numbers(self)
+        return self.question.statement if self.question else in_common(self.finding)
 
 
 def columns(saved: Sequence[Saved]) -> dict[str, str]:
@@ -64,17 +69,16 @@ def claims_table(
     """
     models = list(columns(saved))
     answers = [answer for each in saved for answer in _answers(each)]
-    known = [claim.number for claim in CLAIMS]
-    others = {a.finding["claim"]: None for a in answers if a.finding["claim"] not in known}
+    others = {claim: None for a in answers if (claim := a.claim) not in CLAIMS}
     lines = [
         f"| claim | reported, and on which model | {' | '.join(f'`{m}`' for m in models)} |",
         "|---" * (2 + len(models)) + "|",
     ]
-    for claim in (*CLAIMS, *(Claim(number, "", ()) for number in others)):
+    for claim in (*CLAIMS, *others):
         asked = list(claim.questions)
         rows: dict[str, list[Answer]] = {}
         for answer in sorted(
-            (a for a in answers if a.finding["claim"] == claim.number),
+            (a for a in answers if a.claim == claim),
             key=lambda a: asked.index(a.question) if a.question else len(asked),
         ):
             rows.setdefault(f"{answer.study} {answer.key}", []).append(answer)
@@ -84,9 +88,24 @@ def claims_table(
     return lines
 
 
-def without_numbers(answer: Answer) -> str:
-    """Return a finding's statement with `n` for every number; models differ in these."""
-    return re.sub(r"\d+(\.\d+)?", "n", answer.finding["statement"])
+def in_common(finding: Mapping[str, Any]) -> str:
+    """Return what the findings of several models have in common.
+
+    It is the statement up to its first colon, after which it tells what was found, with `n` for
+    every number.
+    """
+    return re.sub(r"\d+(\.\d+)?", "n", finding["statement"].partition(": ")[0])
+
+
+def claim_of(study: str, finding: Mapping[str, Any]) -> Claim:
+    """Return the claim that a finding is about.
+
+    Several claims may have one number, as those past the paper do. Then it is the one that names
+    the study. A number that no claim has is a claim without words.
+    """
+    found = [claim for claim in CLAIMS if claim.number == finding["claim"]]
+    named = [claim for claim in found if study in claim.studies]
+    return (*named, *found, Claim(finding["claim"], "", ()))[0]
 
 
 def effect(finding: Mapping[str, Any]) -> str:
@@ -166,8 +185,7 @@ def _answers(saved: Saved) -> list[Answer]:
 
 def _question(study: str, finding: Mapping[str, Any]) -> Question | None:
     """Return the question that a finding answers, if it is a known one."""
-    for claim in CLAIMS:
-        for question in claim.questions if claim.number == finding["claim"] else ():
-            if question.study == study and fnmatchcase(finding["statement"], question.finding):
-                return question
+    for question in claim_of(study, finding).questions:
+        if question.study == study and fnmatchcase(finding["statement"], question.finding):
+            return question
     return None
