@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from prob3r.studies import STUDIES
 from prob3r.studies.claims import CLAIMS, Claim
 
 FIELD = (Path(__file__).parents[2] / "docs" / "field.md").read_text(encoding="utf-8")
@@ -24,3 +25,7 @@ def test_the_map_of_the_field_tells_of_every_claim(claim: Claim) -> None:
     (row,) = [line for line in FIELD.splitlines() if line.startswith(f"| [{claim.number}](")]
     assert claim.arxiv in FIELD
     assert ("nobody" in row) == (not claim.paper)
+
+
+def test_every_study_that_a_claim_names_exists() -> None:
+    assert {study for claim in CLAIMS for study in claim.studies} <= set(STUDIES)

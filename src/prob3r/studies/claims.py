@@ -34,8 +34,7 @@ class Claim:
     """A claim about the inside of multi-view transformers.
 
     Attributes:
-        number: As findings give it in `Finding.claim`. Claims that share one are told apart by
-            their studies.
+        number: As findings give it in `Finding.claim`.
         statement: The claim in plain words.
         studies: Names of the studies that ask it.
         reported: What its paper reported, and on which model; empty if no paper did.

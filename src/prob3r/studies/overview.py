@@ -35,7 +35,7 @@ class Answer:
     @property
     def claim(self) -> Claim:
         """The claim that it is about."""
-        return claim_of(self.study, self.finding)
+        return claim_of(self.finding)
 
     @property
     def key(self) -> str:
@@ -97,15 +97,10 @@ def in_common(finding: Mapping[str, Any]) -> str:
     return re.sub(r"\d+(\.\d+)?", "n", finding["statement"].partition(": ")[0])
 
 
-def claim_of(study: str, finding: Mapping[str, Any]) -> Claim:
-    """Return the claim that a finding is about.
-
-    Several claims may have one number, as those past the paper do. Then it is the one that names
-    the study. A number that no claim has is a claim without words.
-    """
-    found = [claim for claim in CLAIMS if claim.number == finding["claim"]]
-    named = [claim for claim in found if study in claim.studies]
-    return (*named, *found, Claim(finding["claim"], "", ()))[0]
+def claim_of(finding: Mapping[str, Any]) -> Claim:
+    """Return the claim that a finding is about; one without words if its number is not known."""
+    number = finding["claim"]
+    return next((claim for claim in CLAIMS if claim.number == number), Claim(number, "", ()))
 
 
 def effect(finding: Mapping[str, Any]) -> str:
@@ -185,7 +180,7 @@ def _answers(saved: Saved) -> list[Answer]:
 
 def _question(study: str, finding: Mapping[str, Any]) -> Question | None:
     """Return the question that a finding answers, if it is a known one."""
-    for question in claim_of(study, finding).questions:
+    for question in claim_of(finding).questions:
         if question.study == study and fnmatchcase(finding["statement"], question.finding):
             return question
     return None
