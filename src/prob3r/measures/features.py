@@ -1,6 +1,7 @@
 """How similar the features of views are: of their mean patches, and patch by patch."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,12 @@ def mean_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b
 def best_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b v v"]:
     """Return how similar the patches of a view (row) are to the nearest ones of another (column).
 
-    It is the mean over the patches of the cosine with the most similar patch.
+    It is the mean over the patches of the cosine with the most similar patch; 1 on the diagonal.
     """
     patches = [F.normalize(stream, dim=-1) for stream in streams]
-    rows = [torch.stack([(p @ q.mT).amax(-1).mean(-1) for q in patches], -1) for p in patches]
-    return torch.stack(rows, 1)
+    count, first = len(patches), patches[0]
+    found = first.new_ones(len(first), count, count)
+    for i, j in combinations(range(count), 2):
+        cosines = patches[i] @ patches[j].mT
+        found[:, i, j], found[:, j, i] = (cosines.amax(axis).mean(-1) for axis in (-1, -2))
+    return found
