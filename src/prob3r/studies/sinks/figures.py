@@ -46,6 +46,7 @@ def draw_norms(axis: "Axes", table: pd.DataFrame) -> None:
     axis.axvline(NO_OP_NORM, color=COLOURS["all"], lw=0.6, ls=":")
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.set_xlabel("value norm / median of the head")
     axis.set_ylabel("share of the head's output")
     if axis.get_legend_handles_labels()[0]:
