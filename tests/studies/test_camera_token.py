@@ -4,7 +4,9 @@ import pytest
 
 from prob3r.measures.tokens import COUNT, MASS
 from prob3r.rooms import Rooms
-from prob3r.studies.camera_token import CAMERA, MODES, REGISTER, TO_DONOR, TO_OWN, CameraToken
+from prob3r.studies.camera_token import CameraToken
+from prob3r.studies.camera_token.contrasts import CAMERA, MODES, REGISTER
+from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN
 from prob3r.studies.study import LackingError, ModelUnderTest
 from prob3r.studies.token_cuts import SWAP
 from prob3r.studies.verdict import Finding

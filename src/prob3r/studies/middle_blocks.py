@@ -144,16 +144,18 @@ class MiddleBlocks(Study[Views]):
         with figure(1, len(metrics), PAGE, 2.5) as (drawn, axes):
             for axis, metric in zip(axes, metrics, strict=True):
                 depth = int(table.depth.iloc[0])
-                axis.axvspan(depth / 3 - 0.5, 2 * depth / 3 - 0.5, color="#eef1f4", lw=0)
+                ends = depth / 3 - 0.5, 2 * depth / 3 - 0.5
+                axis.axvspan(*ends, color="#e6eaee", lw=0, label="middle third")
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
                 for mode in MODES:
-                    label = f"between views, {mode}"
+                    label = f"between, {mode}"
                     _draw(axis, table, metric, BETWEEN_THEM, mode, "global_attn", label)
-                _draw(axis, table, metric, WITHIN_EACH, ZERO, "self_attn", "within a view, zero")
+                _draw(axis, table, metric, WITHIN_EACH, ZERO, "self_attn", "within, zero")
+                axis.set_xticks(range(0, depth, 1 + depth // 9))
                 axis.set_xlabel("block (centre of window)")
                 axis.set_ylabel(LOSS_LABELS[metric])
             handles, labels = axes[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside lower center", ncols=4)
+            drawn.legend(handles, labels, loc="outside lower center", ncols=5)
         return {"windows": drawn}
 
 

@@ -33,12 +33,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import Interval, relative_pose_errors
+from prob3r.geometry import relative_pose_errors
 from prob3r.measures.scenes import scene_errors
-from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.measures.tokens import CHOSEN, COUNT, MASS
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
@@ -46,18 +44,15 @@ from prob3r.runs.edits import Edit, TokenMeans, token
 from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
+from prob3r.studies.camera_token.contrasts import CAMERA, REGISTER, as_words, standings
+from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN, draw_cuts, draw_swaps
 from prob3r.studies.effects import POINTMAP, effects_of
-from prob3r.studies.figures import COLOURS, PAGE, band, figure, grouped_bars
 from prob3r.studies.losses import (
     CAMERAS_HARDLY,
-    LOSS_LABELS,
     LOSS_WORDS,
     POINTS_HARDLY,
     STATED_AUC,
-    loss_interval,
-    loss_metrics,
     over_modes,
-    with_losses,
 )
 from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
 from prob3r.studies.token_cuts import (
@@ -79,30 +74,13 @@ from prob3r.studies.token_cuts import (
     special_tokens,
     swapped,
 )
-from prob3r.studies.verdict import Finding, Verdict, decide
+from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CAMERA, REGISTER = "camera", "register"
-MODES = (MASK, ZERO, MEAN, RESAMPLE)
 SWAPS = 12  # blocks in which tokens are swapped at most
 
-TO_DONOR, TO_OWN = "rotation to the other scene", "rotation to its own"
-"""Between the cameras that a run states and those of the runs without edits, in degrees."""
-
-_COLOURS = {
-    CAMERA: COLOURS["hard"],
-    REGISTER: COLOURS["self_attn"],
-    COUNT: COLOURS["control"],
-    MASS: COLOURS["easy"],
-}
-_NAMES = {
-    CAMERA: "camera token",
-    REGISTER: "a register token",
-    COUNT: "a random patch",
-    MASS: "random patches, as much attention",
-}
 _CANNOT_TELL = "the same cuts do not break the stated cameras, so that the method cannot tell"
 
 
@@ -150,18 +128,8 @@ class CameraToken(Study[Views]):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the cuts beside their controls, and the swaps block by block."""
-        metrics, colours = loss_metrics(table), {_NAMES[k]: c for k, c in _COLOURS.items()}
-        with figure(2, 2, PAGE, 1.9) as (drawn, axes):
-            for axis, metric in zip(axes, metrics, strict=True):
-                grouped_bars(axis, _bars(table, metric), colours)
-                axis.set_xlabel("how the tokens are cut")
-                axis.set_ylabel(LOSS_LABELS[metric])
-            handles, labels = axes[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside lower center", ncols=4)
-        found = {"cuts": drawn}
-        if (table["mode"] == SWAP).any():
-            found["swaps"] = _swaps(table)
-        return found
+        drawn = {"cuts": draw_cuts(table)}
+        return drawn | ({"swaps": draw_swaps(table)} if (table["mode"] == SWAP).any() else {})
 
 
 def cuts(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, list[Edit]]:
@@ -204,80 +172,25 @@ def _errors(output: Prediction, views: Views, clean: Prediction) -> dict[str, Te
     return errors
 
 
-def by_tokens(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
-    """Return every scene's loss by the cut of each kind of token, in one mode."""
-    rows = with_losses(table[(table.metric == metric) & (table["mode"] == mode)])
-    if rows.empty:
-        return {}
-    names, losses = wide(rows, "tokens")
-    return dict(zip(names, losses.unbind(1), strict=True))
-
-
-def _bars(table: pd.DataFrame, metric: str) -> dict[str, dict[str, Interval]]:
-    """Return the losses of a metric by mode, and by the tokens' name in figures."""
-    found = {mode: by_tokens(table, metric, mode) for mode in MODES}
-    return {
-        mode: {_NAMES[name]: loss_interval(losses, metric) for name, losses in of.items()}
-        for mode, of in found.items()
-        if of
-    }
-
-
-class _Standing:
-    """How a cut of the camera token stands beside its controls, in one mode."""
-
-    def __init__(self, table: pd.DataFrame, metric: str, mode: str):
-        losses = by_tokens(table, metric, mode)
-        own = losses.pop(CAMERA)
-        self.loss, self.scenes = loss_interval(own, metric), len(own)
-        self.over = {name: loss_interval(own - control, metric) for name, control in losses.items()}
-
-    @property
-    def out(self) -> bool:
-        """Whether it costs more than each control."""
-        return all(gap.low > 0 for gap in self.over.values())
-
-    @property
-    def less(self) -> bool:
-        """Whether it costs less than a control."""
-        return any(gap.high < 0 for gap in self.over.values())
-
-    def __str__(self) -> str:
-        gaps = ", ".join(f"over {name} {as_text(gap, 3)}" for name, gap in self.over.items())
-        return f"{as_text(self.loss, 3)} ({gaps})"
-
-
-def _standings(table: pd.DataFrame, metric: str) -> dict[str, _Standing]:
-    modes = [mode for mode in MODES if (table["mode"] == mode).any()]
-    return {mode: _Standing(table, metric, mode) for mode in modes}
-
-
-def _told(found: dict[str, _Standing]) -> str:
-    return "; ".join(f"{mode} {standing}" for mode, standing in found.items())
-
-
 def _carries(table: pd.DataFrame) -> Finding:
-    found = _standings(table, STATED_AUC)
-    verdicts = [
-        decide(
-            each.out and each.loss.high >= CAMERAS_HARDLY,
-            each.loss.high < CAMERAS_HARDLY or each.less,
-        )
-        for each in found.values()
-    ]
+    found = standings(table, STATED_AUC)
+    verdicts = []
+    for each in found.values():
+        hardly = each.loss.high < CAMERAS_HARDLY
+        verdicts.append(decide(each.out and not hardly, hardly or each.less))
     return Finding(
         "N4",
         "The camera token carries the pose that the model states",
         over_modes(verdicts),
         *found[MASK].loss,
         unit=f"{LOSS_WORDS[STATED_AUC]}, the camera tokens isolated",
-        control=_told(found),
+        control=as_words(found),
         pairs=found[MASK].scenes,
     )
 
 
 def _points(table: pd.DataFrame, can_tell: bool) -> Finding:
-    found = _standings(table, POINTMAP)
+    found = standings(table, POINTMAP)
     verdicts = [
         decide(
             each.loss.high < POINTS_HARDLY or not each.out,
@@ -285,49 +198,12 @@ def _points(table: pd.DataFrame, can_tell: bool) -> Finding:
         )
         for each in found.values()
     ]
-    verdict: Verdict = over_modes(verdicts)
     return Finding(
         "N4",
         "The points do not need the camera token",
-        verdict if can_tell else "mixed",
+        over_modes(verdicts) if can_tell else "mixed",
         *found[MASK].loss,
         unit=f"{LOSS_WORDS[POINTMAP]}, the camera tokens isolated",
-        control=_told(found)
-        + (
-            ""
-            if can_tell
-            else "; the same cuts do not break the stated cameras, so that they cannot tell"
-        ),
+        control=as_words(found) + ("" if can_tell else f"; {_CANNOT_TELL}"),
         pairs=found[MASK].scenes,
     )
-
-
-def _swaps(table: pd.DataFrame) -> "Figure":
-    """Return where a swapped token takes the stated pose along, and what the points lose."""
-    labels = {
-        TO_DONOR: "stated rotation to that of\nthe other scene (degrees)",
-        TO_OWN: "stated rotation to that\nwithout the swap (degrees)",
-        POINTMAP: LOSS_LABELS[POINTMAP],
-    }
-    rows = table[table["mode"] == SWAP].sort_values("block")
-    with figure(1, len(labels), PAGE, 2.3) as (drawn, axes):
-        for axis, (metric, label) in zip(axes, labels.items(), strict=True):
-            of = rows[rows.metric == metric]
-            of = with_losses(of) if metric == POINTMAP else of.assign(value=of.value + of.clean)
-            for name, colour in _COLOURS.items():
-                blocks, values = wide(of[of.tokens == name], "block")
-                if len(blocks):
-                    band(axis, blocks, *medians(values), colour, _NAMES[name])
-            if metric == TO_DONOR:
-                apart = of.drop_duplicates("pair").clean
-                axis.axhline(
-                    median_interval(torch.tensor(apart.to_numpy())).value,
-                    color=COLOURS["all"],
-                    lw=0.6,
-                    ls=":",
-                )
-            axis.set_xlabel("block of the swap")
-            axis.set_ylabel(label)
-        handles, names = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, names, loc="outside lower center", ncols=4)
-    return drawn

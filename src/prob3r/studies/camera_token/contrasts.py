@@ -1,0 +1,58 @@
+"""How the cuts of the camera token are read: each beside its controls."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.measures.statistics import as_text, wide
+from prob3r.studies.losses import loss_interval, with_losses
+from prob3r.studies.token_cuts import MASK, MEAN, RESAMPLE, ZERO
+
+CAMERA, REGISTER = "camera", "register"
+MODES = (MASK, ZERO, MEAN, RESAMPLE)
+
+
+def by_tokens(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
+    """Return every scene's loss by the cut of each kind of token, in one mode."""
+    rows = with_losses(table[(table.metric == metric) & (table["mode"] == mode)])
+    if rows.empty:
+        return {}
+    names, losses = wide(rows, "tokens")
+    return dict(zip(names, losses.unbind(1), strict=True))
+
+
+class Standing:
+    """How a cut of the camera token stands beside its controls, in one mode."""
+
+    def __init__(self, table: pd.DataFrame, metric: str, mode: str):
+        losses = by_tokens(table, metric, mode)
+        own = losses.pop(CAMERA)
+        self.loss, self.scenes = loss_interval(own, metric), len(own)
+        self.over = {name: loss_interval(own - control, metric) for name, control in losses.items()}
+
+    @property
+    def out(self) -> bool:
+        """Whether it costs more than each control."""
+        return all(gap.low > 0 for gap in self.over.values())
+
+    @property
+    def less(self) -> bool:
+        """Whether it costs less than a control."""
+        return any(gap.high < 0 for gap in self.over.values())
+
+    def __str__(self) -> str:
+        gaps = ", ".join(f"over {name} {as_text(gap, 3)}" for name, gap in self.over.items())
+        return f"{as_text(self.loss, 3)} ({gaps})"
+
+
+def standings(table: pd.DataFrame, metric: str) -> dict[str, Standing]:
+    """Return how the cut stands in every mode that a table has."""
+    modes = [mode for mode in MODES if (table["mode"] == mode).any()]
+    return {mode: Standing(table, metric, mode) for mode in modes}
+
+
+def as_words(found: Mapping[str, Standing]) -> str:
+    """Return what a finding says of them."""
+    return "; ".join(f"{mode} {standing}" for mode, standing in found.items())
