@@ -47,7 +47,7 @@ def test_early_blocks_that_lose_nothing_where_others_do_support_it() -> None:
     assert (cameras.verdict, points.verdict) == ("supported", "supported")
     assert cameras.effect == pytest.approx(0.003, abs=0.001)
     assert points.effect == pytest.approx(np.log(1.003), abs=0.001)
-    assert cameras.statement.startswith("For the cameras, the first 3 of 8 blocks")
+    assert "the first 3 of 8 blocks" in cameras.unit
     assert "last 3 lose +0.150" in cameras.control
     assert (cameras.claim, cameras.pairs) == ("N1", 40)
 

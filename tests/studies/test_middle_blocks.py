@@ -54,7 +54,7 @@ def test_a_peak_in_the_middle_and_a_deep_loss_of_pose_support_the_claims() -> No
     middle, deep = found(PEAK)
     assert (middle.claim, middle.verdict) == ("N2", "supported")
     assert middle.effect == pytest.approx(0.6, abs=0.01)
-    assert "begins at block 2 of 6" in middle.statement
+    assert middle.control.startswith("the one from block 2 of 6 (from 0) is the costliest window")
     assert (deep.claim, deep.verdict) == ("N3", "supported")
     assert deep.effect == pytest.approx(0.5, abs=0.01)
     assert "cameras told by the points" in deep.control

@@ -181,10 +181,11 @@ def _early(table: pd.DataFrame, metric: str, hardly: float, what: str) -> Findin
     )
     return Finding(
         "N1",
-        f"For {what}, the first {size} of {depth} blocks do without attention between views",
+        f"Early blocks do without attention between views: {what}",
         verdict,
         *loss,
-        unit=f"{LOSS_WORDS[metric]}, under {hardly:g} is hardly a loss",
+        unit=f"{LOSS_WORDS[metric]}, the first {size} of {depth} blocks (under {hardly:g} is hardly "
+        "a loss)",
         control=controls,
         pairs=int((~losses[FIRST].isnan()).sum()),
     )

@@ -243,22 +243,22 @@ def _middle(table: pd.DataFrame) -> Finding:
         own = _peak(places, losses, metric)
         more = loss_interval(peaks[ZERO] - own, metric)
         told.append(
-            f"self-attention, zero {as_text(loss_interval(own, metric), 3)}, which is less by "
+            f"self-attention, zero {as_text(loss_interval(own, metric), 3)}, difference "
             f"{as_text(more, 3)}"
         )
         if verdict == "supported" and more.low <= 0:
             verdict = "mixed"
     places, losses = by_window(table, metric, BETWEEN_THEM, ZERO)
     largest = places[int(total_loss(losses, metric).argmax())]
+    worst = f"the one from block {largest.start} of {largest.depth} (from 0)"
     return Finding(
         "N2",
-        "The middle blocks bring the views together: the costliest window begins at block "
-        f"{largest.start} of {largest.depth}",
+        "The middle blocks bring the views together",
         verdict,
         *effects[ZERO],
         unit=f"{LOSS_WORDS[metric]}, zero, the costliest window of the middle third less that of "
         "the others",
-        control="; ".join(told),
+        control="; ".join([f"{worst} is the costliest window", *told]),
         pairs=len(losses),
     )
 
