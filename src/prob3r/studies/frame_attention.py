@@ -184,8 +184,8 @@ def _early(table: pd.DataFrame, metric: str, hardly: float, what: str) -> Findin
         f"Early blocks do without attention between views: {what}",
         verdict,
         *loss,
-        unit=f"{LOSS_WORDS[metric]}, the first {size} of {depth} blocks (under {hardly:g} is hardly "
-        "a loss)",
+        unit=f"{LOSS_WORDS[metric]}, the first {size} of {depth} blocks; under {hardly:g} is "
+        "hardly a loss",
         control=controls,
         pairs=int((~losses[FIRST].isnan()).sum()),
     )
