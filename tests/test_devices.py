@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
+from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, fingerprint, random
 from prob3r.probes import Lens, SiteReader
+from prob3r.probes.dictionary import Dictionary, Shape, file_name
 from prob3r.report import explain
 from prob3r.runs.edits import head_means
 from prob3r.runs.encoded import encoding_once
@@ -18,6 +20,7 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import open_pairs
 from prob3r.studies import STUDIES, ModelUnderTest
+from prob3r.studies.dictionaries import Dictionaries
 from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for, clip_rows, record_streams, site_errors, site_losses
 from tests.accelerator import Remote, accelerator
@@ -83,13 +86,21 @@ def test_tensors_of_both_devices_do_not_meet(device: str) -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_studies(here: DUSt3R, model: DUSt3R, pair: Pair, device: str, name: str) -> None:
+def test_studies(
+    here: DUSt3R, model: DUSt3R, pair: Pair, device: str, name: str, tmp_path: Path
+) -> None:
     banks = {kind: reader(here, kind, device) for kind in ("mlp", "random", "encoder")}
     names = ["a-0-8", "a-0-16", "a-1-8"] if name == "origins" else []
     references = {name: moved(random(CONFIG, seed), device) for seed, name in enumerate(names)}
     references["mini-pose"] = moved(PosedDUSt3R.from_twin(here), device)
     tested = ModelUnderTest(model, "m", banks, moved(random(CONFIG, 0), device), references)
     study = STUDIES[name]()
+    if isinstance(study, Dictionaries):
+        study.folder = tmp_path
+        for seed in (None, 0):
+            backbone = fingerprint(here if seed is None else random(CONFIG, seed))
+            made = Dictionary.drawn(Shape("dec*.1.mlp", 16, 32, 4, False, backbone, seed))
+            made.save(tmp_path / file_name(made.shape))
     rooms = open_pairs(study.data or "rooms:test", here, device)
     with torch.no_grad():
         study.prepare(tested, rooms)

@@ -76,7 +76,7 @@ def test_atoms_are_switched_off_and_up(model: DUSt3R, rooms: Pair) -> None:
 
 
 def test_what_the_dictionary_does_not_explain_stays_when_an_atom_changes() -> None:
-    made = Dictionary(Shape(SITES, 4, 4, 1)).requires_grad_(False)
+    made = Dictionary.drawn(Shape(SITES, 4, 4, 1)).requires_grad_(False)
     tokens = torch.randn(3, 5, 4)
     changed = made.scale({0: 1.0}).function(tokens)
     torch.testing.assert_close(changed, tokens)

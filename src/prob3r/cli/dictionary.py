@@ -1,7 +1,7 @@
 """`prob3r dictionary`: sparse autoencoders of residual streams."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -10,15 +10,19 @@ from prob3r.cli.app import (
     DEFAULT_MODEL,
     Device,
     ModelName,
+    Out,
     PrecisionName,
     app,
     console,
     in_precision,
     progress,
 )
+from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
     from prob3r.models import Model
+    from prob3r.probes.dictionary import Dictionary
+    from prob3r.scenes.source import Scenes
     from prob3r.training.dictionary import DictionaryTraining
     from prob3r.training.loop import Progress
 
@@ -87,23 +91,15 @@ def _train(
 ) -> None:
     """Record and train for one model, and print what came out."""
     from prob3r.scenes.sampling import sample
-    from prob3r.scenes.several import open_views
-    from prob3r.scenes.source import open_pairs
     from prob3r.training.activations import record
     from prob3r.training.dictionary import train_dictionary
 
     data, scenes, views, seed = chosen
-    device = next(network.parameters()).device
-    source = (
-        open_pairs(data, network, device)
-        if views == 2
-        else open_views(data, network, views, device)
-    )
     kind = "model" if random_seed is None else "random"
     with progress() as report:
         shards = record(
             network,
-            sample(source, scenes, seed),
+            sample(_opened(data, network, views), scenes, seed),
             patterns,
             folder / f"activations-{kind}",
             data=data,
@@ -111,14 +107,87 @@ def _train(
             report=lambda share: report(f"Recording ({kind})", share),
         )
         for pattern in patterns:
-            last = [0.0, 0.0]
+            last: dict[str, float] = {}
 
-            def show(where: "Progress", pattern: str = pattern, last: list[float] = last) -> None:
-                last[:] = where.metrics.get("unexplained", 0.0), where.metrics.get("dead", 0.0)
+            def show(
+                where: "Progress", pattern: str = pattern, last: dict[str, float] = last
+            ) -> None:
+                last.update(where.metrics)
                 report(f"Training {pattern} ({kind})", where.pairs / where.of_pairs)
 
             path = train_dictionary(
                 network, shards, pattern, training, folder, random_seed=random_seed, report=show
             )
-            words = f"{last[0]:.1%} of the variance unexplained, {last[1]:.1%} of the atoms dead"
-            console.print(Text(f"Wrote {path}: {words}"), soft_wrap=True)
+            words = f"Kept {path}, which was trained before"
+            if last:
+                words = (
+                    f"Wrote {path}: {last['unexplained']:.1%} of the variance unexplained, "
+                    f"{last['dead']:.1%} of the atoms dead"
+                )
+            console.print(Text(words), soft_wrap=True)
+
+
+@dictionary.command()
+def gallery(
+    model: ModelName = DEFAULT_MODEL,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--dictionary",
+            help="The path of a dictionary, or the pattern of one in the cache; by default the "
+            "middle one of those in the cache.",
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Where to look for patches: rooms:test, …")
+    ] = "rooms:test",
+    scenes: Annotated[int, typer.Option(min=1, help="How many of them, a sample.")] = 96,
+    views: Annotated[int, typer.Option(min=2, help="Of each scene.")] = 2,
+    atoms: Annotated[int, typer.Option(min=1, help="How many to show.")] = 24,
+    out: Out = Path("atoms.html"),
+    device: Device = "cpu",
+    precision: PrecisionName = "auto",
+) -> None:
+    """Show atoms in one HTML page: their strongest patches, and the scene without them."""
+    from prob3r.models import load
+    from prob3r.report.gallery import write_gallery
+    from prob3r.scenes.sampling import sample
+
+    network = load(model, device)
+    found = _dictionary(network, model, source).to(device)
+    drawn = sample(_opened(data, network, views), scenes)
+    with progress() as report, in_precision(precision, network):
+        write_gallery(
+            network, found, drawn, out, model_name=model, data=data, atoms=atoms, report=report
+        )
+    console.print(Text(f"Wrote {out}"), soft_wrap=True)
+
+
+def _dictionary(network: "Model", model: str, source: str | None) -> "Dictionary":
+    """Return the dictionary that was asked for; raise Prob3rError if there is none."""
+    from prob3r.models import fingerprint
+    from prob3r.probes.dictionary import Dictionary, dictionaries_in, folder_of
+
+    if source is not None and Path(source).suffix == ".safetensors":
+        return Dictionary.load(Path(source))
+    kept = dictionaries_in(folder_of(fingerprint(network)))
+    found = [each for each in kept if each.shape.random_seed is None]
+    if source is not None:
+        found = [each for each in found if each.shape.sites == source]
+    if not found:
+        what = "" if source is None else f" of '{source}'"
+        raise Prob3rError(
+            f"There is no dictionary{what} of {model}; train one with `prob3r dictionary train`."
+        )
+    return found[len(found) // 2]
+
+
+def _opened(data: str, network: "Model", views: int) -> "Scenes[Any]":
+    """Return scenes of so many views."""
+    from prob3r.scenes.several import open_views
+    from prob3r.scenes.source import open_pairs
+
+    device = next(network.parameters()).device
+    if views == 2:
+        return open_pairs(data, network, device)
+    return open_views(data, network, views, device)

@@ -12,11 +12,17 @@ scores lie in [-1, 1], and 0 says that the unit tells nothing.
 | `normal x`, `y`, `z` | the normal of its central point in the camera's frame | rank correlation |
 | `instance` | the object that it shows | correlation of an object's mean activations in two views |
 | `match` | its match in view 1 | correlation of the activations of matching patches |
+| `strongest T` | that of T, one of the first seven | twice the AUROC of the truth of T, less 1 |
 
-`instance` runs over the objects of a scene that view 1 and another view both show. The controls of
-the first seven are the truths of another scene at the same places of the image: what the place
-alone tells. The control of `instance` compares an object with another one of the scene, and that of
-`match` a patch with the match of another one.
+The first seven ask for all patches, which a unit that is seldom active can't answer. `strongest T`
+asks for the patches at which it is active the most, at most `STRONGEST` of a scene, against all
+others: do these show T? It is not known for a scene in which a unit is active at under
+`FEWEST_STRONG` patches. `instance` runs over the objects of a scene that view 1 and another view
+both show.
+
+The controls of all tests within views are the truths of another scene at the same places of the
+image: what the place alone tells. The control of `instance` compares an object with another one of
+the scene, and that of `match` a patch with the match of another one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +39,15 @@ from prob3r.scenes.views import View, Views
 YES_OR_NO = ("floor", "edge", "covisible")
 GRADED = ("depth", "normal x", "normal y", "normal z")
 ACROSS = ("instance", "match")
-TESTS = (*YES_OR_NO, *GRADED, *ACROSS)
+WITHIN = (*YES_OR_NO, *GRADED)
+STRONG = tuple(f"strongest {test}" for test in WITHIN)
+TESTS = (*WITHIN, *ACROSS, *STRONG)
+
+STRONGEST = 1 / 32
+"""Share of a scene's patches: as large as that at which an atom is active in the mean, for 16 of
+512."""
+
+FEWEST_STRONG = 3
 
 FLOOR = 0.05
 """Metres above the floor of a room up to which a point is on it."""
@@ -161,6 +175,12 @@ def scores_of(codes: Sequence[Float[Tensor, "b n m"]], views: Views, patch: int)
     return score(codes, truths_of(views, patch), other_scenes(views))
 
 
+def mean_scores(scores: Float[Tensor, "b tests m"]) -> Float[Tensor, "tests m"]:
+    """Return means over scenes, NaN where under half of them have a score."""
+    known = (~scores.isnan()).float().mean(0)
+    return scores.nanmean(0).where(known >= 0.5, torch.nan)
+
+
 def _fill(rows: Float[Tensor, "tests m"], found: Mapping[str, Float[Tensor, " m"]]) -> None:
     for name, values in found.items():
         rows[TESTS.index(name)] = values
@@ -171,17 +191,31 @@ def _within(
 ) -> dict[str, Float[Tensor, " m"]]:
     """Return the scores of the tests within views, over the patches of one scene."""
     known = ~truths["depth"].isnan()
-    ranks = middle_ranks(codes[known])
+    codes = codes[known]
+    ranks = middle_ranks(codes)
     found = {}
     for name, values in truths.items():
         values = values[known]
+        sure = ~values.isnan()
+        truth = middle_ranks(values[sure, None])
         if name in YES_OR_NO:
             found[name] = _separation(ranks, values > 0)
         else:
-            sure = ~values.isnan()
-            truth = middle_ranks(values[sure, None])
             found[name] = correlation(ranks[sure], truth)
+        found[f"strongest {name}"] = _of_strongest(codes[sure], truth)
     return found
+
+
+def _of_strongest(codes: Float[Tensor, "t m"], truth: Float[Tensor, "t 1"]) -> Float[Tensor, " m"]:
+    """Return how the ranks of the truth tell each unit's strongest patches from all others."""
+    count = max(FEWEST_STRONG, round(STRONGEST * len(codes)))
+    if len(codes) <= count:
+        return codes.new_full((codes.shape[1],), torch.nan)
+    largest = codes.topk(count, 0)
+    chosen = torch.zeros_like(codes).scatter(0, largest.indices, (largest.values > 0).to(codes))
+    active = chosen.sum(0)
+    auroc = ((chosen * truth).sum(0) - active**2 / 2) / (active * (len(codes) - active))
+    return (2 * auroc - 1).where(active >= FEWEST_STRONG, torch.nan)
 
 
 def middle_ranks(values: Float[Tensor, "t m"]) -> Float[Tensor, "t m"]:

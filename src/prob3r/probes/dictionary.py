@@ -60,14 +60,13 @@ class Dictionary(Coder):
     """A TopK sparse autoencoder.
 
     Args:
-        shape: Its shape.
-        seed: Of the initial weights.
+        shape: Its shape. All weights are zero; see `drawn`.
 
     Raises:
         Prob3rError: There are fewer atoms than active ones, or none.
     """
 
-    def __init__(self, shape: Shape, seed: int = 0):
+    def __init__(self, shape: Shape):
         super().__init__()
         if not 0 < shape.active <= shape.atoms:
             raise Prob3rError(
@@ -75,11 +74,8 @@ class Dictionary(Coder):
                 f"{shape.atoms}."
             )
         self.shape, self.units = shape, shape.atoms
-        generator = torch.Generator().manual_seed(seed)
-        drawn = F.normalize(torch.randn(shape.atoms, shape.width, generator=generator), dim=-1)
-        # The encoder starts as the decoder's transpose, after which few atoms are never active.
-        self.directions = nn.Parameter(drawn)
-        self.encoder = nn.Parameter(drawn.T.clone())
+        self.directions = nn.Parameter(torch.zeros(shape.atoms, shape.width))
+        self.encoder = nn.Parameter(torch.zeros(shape.width, shape.atoms))
         self.bias = nn.Parameter(torch.zeros(shape.width))
         self.register_buffer("mean", torch.zeros(shape.width))
         self.register_buffer("spread", torch.ones(()))
@@ -89,6 +85,19 @@ class Dictionary(Coder):
         self.spread: Tensor
         self.principal: Tensor
         self.variances: Tensor
+
+    @classmethod
+    def drawn(cls, shape: Shape, seed: int = 0) -> "Dictionary":
+        """Return a dictionary with random weights, for training to start from.
+
+        The encoder is the transpose of the atoms, so that few atoms are never active.
+        """
+        made = cls(shape)
+        generator = torch.Generator().manual_seed(seed)
+        atoms = F.normalize(torch.randn(shape.atoms, shape.width, generator=generator), dim=-1)
+        made.directions.data.copy_(atoms)
+        made.encoder.data.copy_(atoms.T)
+        return made
 
     def fit_moments(self, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> None:
         """Set the mean, the spread and the principal directions of the stream."""

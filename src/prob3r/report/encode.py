@@ -37,7 +37,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
     """
     found, m = explanation.measured, explanation.measurements
     truth = found.reference.kind == TRUTH
-    views = [_view(view, m.setting.patch) for view in explanation.views.views]
+    views = [view_of(view, m.setting.patch) for view in explanation.views.views]
     used = {step.sublayer for step in m.steps}
     content = {
         "views": views,
@@ -61,7 +61,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
             "steps": found.poses.tolist(),
             "truth": found.reference.poses[0].tolist() if truth else None,
         },
-        "home": _home(found.points[-1]),
+        "home": home_of(found.points[-1]),
         "attention": [
             {"from": view, "to": other, **_attention(kept)}
             for (view, other), kept in found.attention.items()
@@ -77,8 +77,8 @@ def encode(explanation: Explanation) -> dict[str, Any]:
     return bare
 
 
-def _view(view: View, patch: int) -> dict[str, Any]:
-    """The image as the model sees it, as a JPEG so fine that it hides nothing."""
+def view_of(view: View, patch: int) -> dict[str, Any]:
+    """Return the image as the model sees it, as a JPEG so fine that it hides nothing."""
     pixels = ((view.image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
     picture = io.BytesIO()
     Image.fromarray(pixels.to(torch.uint8).cpu().numpy()).save(
@@ -100,13 +100,14 @@ def _final(found: Measured, truth: bool) -> dict[str, Any]:
     every = torch.cat([c.flatten() for c in confidence]).cpu().double().numpy()
     return {
         "stride": stride,
-        "points": [_half(_strided(p, stride)) for p in points],
+        "points": [half_floats(_strided(p, stride)) for p in points],
         "truth": [
-            _half(_strided(_masked(p, valid), stride)) for p, valid in zip(*known, strict=True)
+            half_floats(_strided(_masked(p, valid), stride))
+            for p, valid in zip(*known, strict=True)
         ]
         if truth
         else None,
-        "confidence": [_half(_strided(c, stride)) for c in confidence],
+        "confidence": [half_floats(_strided(c, stride)) for c in confidence],
         "percentiles": np.nanpercentile(every, np.arange(101)).round(4).tolist(),
     }
 
@@ -117,7 +118,7 @@ def _sites(found: Measured) -> dict[str, Any]:
     return {
         "stride": stride,
         "points": [
-            _half(torch.cat([_strided(p, stride) for p in view]))
+            half_floats(torch.cat([_strided(p, stride) for p in view]))
             for view in zip(*steps, strict=True)
         ],
     }
@@ -128,14 +129,14 @@ def _arrows(measured: Measured, view: int) -> dict[str, Any]:
     patch = m.setting.patch
     found = Arrows.of(m.steps, measured.points, measured.reference, patch, view)
     return {
-        "means": _half(found.means),
+        "means": half_floats(found.means),
         "lengths": found.lengths,
         "alignments": found.alignments,
     }
 
 
-def _home(points: Points) -> dict[str, Any]:
-    """What to look at first: the box of most points and camera 1, as its middle and its radius."""
+def home_of(points: Points) -> dict[str, Any]:
+    """Return what to look at first: the middle and the radius of most points and camera 1."""
     every = torch.cat([p.reshape(-1, 3) for p in points])
     every = every[every.isfinite().all(dim=-1)].sort(dim=0).values
     camera1 = torch.zeros(3).to(every)
@@ -155,8 +156,8 @@ def _attention(kept: Strongest) -> dict[str, Any]:
         "queries": queries,
         "top": top,
         "kept": float(kept.probs[:, :-1].sum(-1).mean()),
-        "keys": _base64(kept.keys.cpu().numpy().astype("<u2")),
-        "probs": _base64(
+        "keys": base64_of(kept.keys.cpu().numpy().astype("<u2")),
+        "probs": base64_of(
             (255 * kept.probs.sqrt()).round().clamp(0, 255).cpu().numpy().astype("u1")
         ),
     }
@@ -180,10 +181,12 @@ def _masked(
     return points.where(valid[..., None], torch.nan)
 
 
-def _half(tensor: Float[Tensor, "*n"]) -> str:
+def half_floats(tensor: Float[Tensor, "*n"]) -> str:
+    """Return numbers as half floats in base64; those that are not finite become `NOWHERE`."""
     values = tensor.detach().float().nan_to_num(NOWHERE, NOWHERE, -NOWHERE)
-    return _base64(values.clamp(-NOWHERE, NOWHERE).cpu().numpy().astype("<f2"))
+    return base64_of(values.clamp(-NOWHERE, NOWHERE).cpu().numpy().astype("<f2"))
 
 
-def _base64(array: Shaped[np.ndarray, "..."]) -> str:
+def base64_of(array: Shaped[np.ndarray, "..."]) -> str:
+    """Return the bytes of an array in base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

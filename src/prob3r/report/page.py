@@ -55,13 +55,13 @@ def page(explanation: Explanation) -> str:
     sizes = " and ".join(f"{width} × {height}" for height, width in sorted({*setting.sizes}))
     parts = {
         "title": escape(f"{setting.pair}: what {setting.model} does"),
-        "style": _asset("style.css"),
-        "script": "\n".join(_asset(name) for name in SCRIPTS),
-        "data": _inline(json.dumps(encode(explanation), separators=(",", ":"), allow_nan=False)),
+        "style": asset("style.css"),
+        "script": "\n".join(asset(name) for name in SCRIPTS),
+        "data": inline(json.dumps(encode(explanation), separators=(",", ":"), allow_nan=False)),
         **_words(explanation),
         "pair": escape(setting.pair),
         "views": _views(explanation) if several else "",
-        "relations": _asset("relations.html") if several else "",
+        "relations": asset("relations.html") if several else "",
         "camera_path": _camera_path(explanation.measurements),
         "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
         "model": escape(setting.model),
@@ -78,7 +78,7 @@ def page(explanation: Explanation) -> str:
         "versions": escape(", ".join(f"{k} {v}" for k, v in setting.versions.items())),
     }
     # In one pass, so that nothing in a name is ever taken for a place to fill.
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("template.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset("template.html"))
 
 
 def _words(explanation: Explanation) -> dict[str, str]:
@@ -157,7 +157,7 @@ def _camera_path(m: Measurements) -> str:
     if m.camera_path is None:
         return ""
     end = "the true cameras" if m.camera_path.against == TRUTH else "its answer at the last block"
-    return _asset("camera_path.html").replace("[end]", end)
+    return asset("camera_path.html").replace("[end]", end)
 
 
 def _views(explanation: Explanation) -> str:
@@ -206,12 +206,13 @@ def _number(value: float, digits: int, unit: str = "") -> str:
     return f"{value:.{digits}f}{unit}" if isfinite(value) else "–"
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of the page's."""
     return (resources.files("prob3r.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _inline(text: str) -> str:
-    """JSON that cannot end the script element it stands in."""
+def inline(text: str) -> str:
+    """Return JSON that cannot end the script element it stands in."""
     return text.replace("<", "\\u003c")
 
 

@@ -55,6 +55,20 @@ class Claim:
     questions: tuple[Question, ...] = ()
 
 
+_WITHIN = (
+    "the floor",
+    "edges of depth",
+    "what the other view sees",
+    "depth",
+    "surfaces that face left or right",
+    "surfaces that face up or down",
+    "surfaces that face the camera",
+)
+"""What the study of dictionaries asks of the patches of one view."""
+
+_ACROSS = ("an object in both views", "matching patches")
+"""What it asks of the patches of two views."""
+
 CLAIMS = (
     Claim(
         "C1",
@@ -319,6 +333,20 @@ CLAIMS = (
                 "reliability",
                 "The inside tells more than the whole output does",
             ),
+        ),
+    ),
+    Claim(
+        "atoms",
+        "Residual streams come apart into sparse atoms that tell geometry",
+        ("dictionaries",),
+        questions=tuple(
+            Question(statement, "dictionaries", f"{statement}*")
+            for statement in (
+                "Atoms explain more of the stream than as many principal coefficients",
+                "Spliced back, atoms harm the pose less than as many principal coefficients",
+                *(f"An atom tells {what}" for what in (*_WITHIN, *_ACROSS)),
+                *(f"The strongest patches of an atom show {what}" for what in _WITHIN),
+            )
         ),
     ),
 )

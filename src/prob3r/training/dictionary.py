@@ -107,7 +107,7 @@ def train_dictionary(
         random_seed,
         shards.about.words,
     )
-    dictionary = Dictionary(shape, training.seed).to(device)
+    dictionary = Dictionary.drawn(shape, training.seed).to(device)
     make_folder(folder)
     task = _Task(dictionary, shards, training, folder / file_name(shape))
     run(task, folder / "runs" / task.path.stem, seconds, report)
@@ -142,7 +142,7 @@ class _Task(Task):
         device = dictionary.mean.device
         self.stream = TokenStream(shards, shape.sites, training.batch, training.seed, device)
         dictionary.fit_moments(*(t.to(device) for t in shards.moments(shape.sites)))
-        self._last = {"unexplained": math.inf}
+        self._last = {"unexplained": math.inf, "dead": 0.0}
 
     def begin(self, number: int) -> None:
         """Do nothing: there is one stage, and it needs nothing."""
