@@ -137,6 +137,36 @@ def test_findings_of_own_studies_have_rows_of_their_own(tmp_path: Path) -> None:
     assert text.index("**past the paper**") < text.index("| **X1** |")
 
 
+def test_a_unit_stands_once_and_not_beside_what_was_not_measured(tmp_path: Path) -> None:
+    saved(tmp_path / "a", "one")
+    saved(tmp_path / "b", "one", {"effect": None, "unit": "error"}, model="n")
+    text = write_findings([tmp_path / "a", tmp_path / "b"], ["one"]).read_text()
+    assert cells(text, "Geometry is refined")[::2] == [
+        "Geometry is refined (pointmap error)",
+        "[**supported**](#about-one-in-m) -0.25 [-0.3, -0.2]",
+    ]
+    assert (
+        cells(text, "Geometry is refined")[3] == "[**supported**](#about-one-in-n) not measurable"
+    )
+
+
+def test_files_are_named_by_their_stems_where_these_tell_them_apart(tmp_path: Path) -> None:
+    saved(tmp_path / "a", "one", model="runs/1/last.safetensors")
+    saved(tmp_path / "b", "one", model="runs/2/last.safetensors")
+    saved(tmp_path / "c", "one", model="runs/3/my_model.safetensors")
+    folders = [tmp_path / letter for letter in "abc"]
+    text = write_findings(folders, ["one"]).read_text()
+    both = "runs/1/last.safetensors and runs/2/last.safetensors"
+    assert text.startswith(f"# Findings for {both} and my_model\n")
+    assert "(#about-one-in-my_model)" in text
+
+
+def test_a_file_does_not_take_the_name_of_another_model(tmp_path: Path) -> None:
+    saved(tmp_path, "pose", model="runs/mini-pose.safetensors", relatives={"mini-pose": "def"})
+    text = write_findings(tmp_path, ["pose"]).read_text()
+    assert text.startswith("# Findings for runs/mini-pose.safetensors\n")
+
+
 def test_stored_findings_answer_known_questions() -> None:
     """A wording that changes would move its finding out of its row."""
     text = (STORED.parent / "findings.md").read_text()

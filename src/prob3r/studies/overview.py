@@ -105,10 +105,15 @@ def claim_of(finding: Mapping[str, Any]) -> Claim:
 
 def effect(finding: Mapping[str, Any]) -> str:
     """Return the effect with its interval."""
-    value, low, high = (finding[key] for key in ("effect", "low", "high"))
-    if any(number is None or not math.isfinite(number) for number in (value, low, high)):
+    if not is_measured(finding):
         return "not measurable"
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{finding['effect']:.3g} [{finding['low']:.3g}, {finding['high']:.3g}]"
+
+
+def is_measured(finding: Mapping[str, Any]) -> bool:
+    """Return whether a finding has an effect and its interval."""
+    numbers = (finding[key] for key in ("effect", "low", "high"))
+    return all(number is not None and math.isfinite(number) for number in numbers)
 
 
 def _claim_row(claim: Claim, models: Sequence[str], ask: Sequence[str] | None) -> str:
@@ -136,9 +141,10 @@ def _question_row(
     links: Mapping[tuple[str, str], str],
 ) -> str:
     """Return the row of one question."""
-    units = {answer.finding["unit"] for answer in answers}
+    units = {a.finding["unit"] for a in answers if is_measured(a.finding)}
+    units = units or {a.finding["unit"] for a in answers}
     cells = [_cell(model, answers, saved, links, len(units) > 1) for model in models]
-    unit = f" ({answers[0].finding['unit']})" if len(units) == 1 and any(units) else ""
+    unit = f" ({''.join(units)})" if len(units) == 1 and any(units) else ""
     statements = {answer.finding["statement"] for answer in answers}
     label = statements.pop() if len(statements) == 1 else answers[0].key
     if answers[0].question:
@@ -159,7 +165,8 @@ def _cell(
     for answer in (answer for answer in answers if answer.column == model):
         link = links[answer.tested, answer.study]
         text = f"[{MARKS[answer.finding['verdict']]}]({link}) {effect(answer.finding)}"
-        texts[f"{text} {answer.finding['unit']}" if with_unit else text] = None
+        told = with_unit and is_measured(answer.finding)
+        texts[f"{text} {answer.finding['unit']}" if told else text] = None
     if texts:
         return "<br>".join(texts)
     studies = {answer.study for answer in answers}

@@ -1,7 +1,10 @@
 """The findings page: what the studies of one model or several came to, from their saved results."""
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ def write_findings(
             raise Prob3rError(
                 f"{first} and {folders[number]} both hold findings of {name}; give one of them."
             )
+    saved = _named(saved)
     page = page or folders[0] / "findings.md"
     titles = {
         (each.model, study): result["title"] + (f", in {each.model}" if len(saved) > 1 else "")
@@ -46,7 +50,7 @@ def write_findings(
         for model, given in columns(saved).items()
     )
     lines = [
-        f"# Findings for {' and '.join(names)}",
+        f"# Findings for {' and '.join(each.model for each in saved)}",
         "",
         f"Models with the fingerprints of their weights: {weights}. Written by `prob3r study` and "
         "`prob3r findings` from saved results. A cell gives the verdict, the effect and its 95 % "
@@ -66,6 +70,22 @@ def write_findings(
     with writing_to(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return page
+
+
+def _named(saved: Sequence[Saved]) -> list[Saved]:
+    """Return the results, with files named by their stems where these name one model each."""
+    stems = [
+        Path(each.model).stem if each.model.endswith(".safetensors") else each.model
+        for each in saved
+    ]
+    times = Counter(stems)
+    references = {name: weights for each in saved for name, weights in each.references.items()}
+    return [
+        replace(each, model=stem)
+        if times[stem] == 1 and references.get(stem, each.weights) == each.weights
+        else each
+        for stem, each in zip(stems, saved, strict=True)
+    ]
 
 
 def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
@@ -108,4 +128,5 @@ def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title:
 
 
 def _anchor(title: str) -> str:
-    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c == "-")
+    """Return where Markdown puts a heading."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
