@@ -122,7 +122,7 @@ class Adapter(nn.Module):
             )
         if tap is None:
             return self.run(self.module, *images)
-        with hooked(self.module, self.points(views), tap, views):
+        with hooked(self.module, self.points(views), tap, views, rejoin=tap.differentiates):
             return self.run(self.module, *images)
 
     def points(self, views: int) -> Mapping[str, AnyHookPoint]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,11 @@ class Site:
     def stream(self) -> str:
         """The name of the stack of one view, such as `dec2`: all its sites share one stream."""
         return f"{self.stack}{self.view}"
+
+    @property
+    def adds(self) -> bool:
+        """Whether its sublayer adds to the stream, rather than start or replace it."""
+        return self.sublayer not in ("embed", "modulation")
 
     @property
     def residual(self) -> "Site":
@@ -119,7 +125,13 @@ class Tap:
     Subclasses read or edit. A model hands every residual site to the tap itself, and the inputs of
     every attention to `attend` or `attend_views`, so that attention which nobody asked for is never
     built.
+
+    Attributes:
+        differentiates: Whether gradients go through what the tap returns. An adapter then puts
+            attention together from the heads even where the tap changed none.
     """
+
+    differentiates: ClassVar[bool] = False
 
     def wants(self, site: str) -> bool:
         """Return whether it has to see the sublayer of a residual site, or may be spared it."""

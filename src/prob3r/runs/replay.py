@@ -71,7 +71,8 @@ class Replay:
         changed = self.changed(editor.changes)
         wanted = {site for site in self._wanted if str(Site.parse(site).residual) in changed}
         recorder = Recorder(wanted, editor)
-        output = self._rerun(editor, recorder, changed, 1)
+        with torch.no_grad():
+            output = self._rerun(recorder, changed, 1, editor.streams)
         records = {**self.clean, **recorder.trace(self.model, self.views, output)}
         return Trace({site: records[site] for site in self.clean}, output)
 
@@ -93,7 +94,21 @@ class Replay:
             for edit in variant
         ]
         editor = Editor(moved, replace(self.setting, scenes=len(variants) * scenes))
-        return self._rerun(editor, editor, self.changed(editor.changes), len(variants))
+        with torch.no_grad():
+            changed = self.changed(editor.changes)
+            return self._rerun(editor, changed, len(variants), editor.streams)
+
+    def follow(self, tap: Tap, sites: Iterable[str], copies: int = 1) -> Prediction:
+        """Return the output of a run with a tap that changes what it is shown at some sites.
+
+        Unlike `run` and `stack`, gradients are kept where they are enabled.
+
+        Args:
+            tap: The tap. It is shown the sublayers that the run computes.
+            sites: The attention or residual sites that the tap changes.
+            copies: How often the batch of scenes is repeated.
+        """
+        return self._rerun(tap, self.changed(sites), copies, {})
 
     @property
     def bytes_per_variant(self) -> int:
@@ -106,23 +121,24 @@ class Replay:
         pixels = tokens * self.model.config.patch**2 * 4 * 4
         return 4 * (streams + pixels)
 
-    def _rerun(self, editor: Editor, tap: Tap, changed: frozenset[str], copies: int) -> Prediction:
-        with torch.no_grad():
-            if not isinstance(self.model, MultiViewModel):
-                images = [repeat(image, copies) for image in self.views.images]
-                return self.model(*images, tap=tap)
-            reads = {site: self._reads[site] for site in changed}
-            needed = {read for sites in reads.values() for read in sites}
-            needed.update(self.model.head_sites(self.views.count))
-            # A model may run all views of a sublayer as one batch, so all are repeated or none.
-            places = {Site.parse(site).of(1) for site in needed}
-            shared = {s: t for s, t in self._streams.items() if s not in changed}
-            resumed = _Resumed(tap, editor, shared, places, copies)
-            # If anything in the encoder changes, the whole encoder runs again.
-            kept = self._streams.keys()
-            whole = any(not sites or not kept >= {*sites} for sites in reads.values())
-            fresh = copies if whole else 1
-            return self.model(*(repeat(image, fresh) for image in self.views.images), tap=resumed)
+    def _rerun(
+        self, tap: Tap, changed: frozenset[str], copies: int, streams: dict[str, Tensor]
+    ) -> Prediction:
+        if not isinstance(self.model, MultiViewModel):
+            images = [repeat(image, copies) for image in self.views.images]
+            return self.model(*images, tap=tap)
+        reads = {site: self._reads[site] for site in changed}
+        needed = {read for sites in reads.values() for read in sites}
+        needed.update(self.model.head_sites(self.views.count))
+        # A model may run all views of a sublayer as one batch, so all are repeated or none.
+        places = {Site.parse(site).of(1) for site in needed}
+        shared = {s: t for s, t in self._streams.items() if s not in changed}
+        resumed = _Resumed(tap, streams, shared, places, copies)
+        # If anything in the encoder changes, the whole encoder runs again.
+        kept = self._streams.keys()
+        whole = any(not sites or not kept >= {*sites} for sites in reads.values())
+        fresh = copies if whole else 1
+        return self.model(*(repeat(image, fresh) for image in self.views.images), tap=resumed)
 
 
 @dataclass
@@ -131,14 +147,14 @@ class _Resumed(Tap):
 
     Attributes:
         tap: The tap of the sites that are computed.
-        editor: The edits. It needs the stream before the first computed site.
+        streams: The latest stream of each stack and view, as an editor needs them.
         shared: The streams of the clean run, by site.
         places: The sites, as those of view 1, whose streams every variant needs.
         copies: The number of variants in the batch.
     """
 
     tap: Tap
-    editor: Editor
+    streams: dict[str, Tensor]
     shared: Mapping[str, Tensor]
     places: Collection[Site]
     copies: int
@@ -151,7 +167,7 @@ class _Resumed(Tap):
             return None
         place, stream = Site.parse(site), self.shared[site]
         if place.of(1) in self.places:
-            stream = self.editor.streams[place.stream] = repeat(stream, self.copies)
+            stream = self.streams[place.stream] = repeat(stream, self.copies)
         return stream
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Means over a data set, for mean ablation: of heads' outputs, and of tokens of the stream."""
+"""Means over a data set, for mean ablation: of heads, of what sublayers add, and of tokens."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,25 @@ from prob3r.models.protocol import TokenLayout, layout_of
 from prob3r.models.sites import Site, Tap, select
 from prob3r.scenes.views import Views
 
+_ADDED = " adds"  # ends the names of what sublayers add; no site ends so
+
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """The mean output of every head, over pairs and patches.
+    """The mean output of every head, and what every sublayer adds, over pairs and patches.
 
     Attributes:
         values: The means `(k, e)` by attention sublayer (`dec2.3.cross_attn`).
         model: The fingerprint of the model.
         pairs: The number of pairs in the mean.
+        added: What each sublayer adds to the stream in the mean, `(d,)`. Files of earlier versions
+            hold none.
     """
 
     values: Mapping[str, Float[Tensor, "k e"]]
     model: str
     pairs: int
+    added: Mapping[str, Float[Tensor, " d"]] = field(default_factory=dict)
 
     def __getitem__(self, sublayer: str) -> Float[Tensor, "k e"]:
         return self.values[sublayer]
@@ -40,7 +45,8 @@ class Means:
     def save(self, path: Path) -> None:
         """Write the means as one `.safetensors` file, whole or not at all."""
         header = {"means": {"model": self.model, "pairs": self.pairs}}
-        write_tensors(path, dict(self.values), header)
+        added = {f"{site}{_ADDED}": mean for site, mean in self.added.items()}
+        write_tensors(path, {**self.values, **added}, header)
 
     @classmethod
     def load(cls, path: Path) -> "Means":
@@ -49,13 +55,15 @@ class Means:
         about: Any = (header or {}).get("means")
         if not isinstance(about, dict) or not {"model", "pairs"} <= about.keys():
             raise Prob3rError(f"{path} holds no means; write them with `prob3r means`.")
-        return cls(values, about["model"], about["pairs"])
+        heads = {site: mean for site, mean in values.items() if not site.endswith(_ADDED)}
+        added = {site.removesuffix(_ADDED): values[site] for site in values.keys() - heads.keys()}
+        return cls(heads, about["model"], about["pairs"], added)
 
 
 def head_means(
     model: Model, scenes: Iterable[Views], report: Callable[[int], None] = lambda done: None
 ) -> Means:
-    """Return the mean output of every head of a model.
+    """Return the mean output of every head of a model, and what its sublayers add in the mean.
 
     Args:
         model: The model.
@@ -77,15 +85,28 @@ def head_means(
         str(Site.parse(site).residual): total / sums.patches[site]
         for site, total in sums.totals.items()
     }
-    return Means(values, fingerprint(model), count)
+    added = {site: total / sums.patches[site] for site, total in sums.added.items()}
+    return Means(values, fingerprint(model), count, added)
 
 
 class _Sums(Tap):
-    """Adds up the outputs of every head, over pairs and patches."""
+    """Adds up the outputs of every head and what every sublayer adds, over pairs and patches."""
 
     def __init__(self) -> None:
         self.totals: dict[str, Tensor] = {}
+        self.added: dict[str, Tensor] = {}
         self.patches: dict[str, int] = {}
+        self._streams: dict[str, Tensor] = {}
+
+    def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        place = Site.parse(site)
+        before, self._streams[place.stream] = self._streams.get(place.stream), tensor
+        if before is not None and place.adds:
+            b, n, _ = tensor.shape
+            added = (tensor.float() - before.float()).sum((0, 1))
+            self.added[site] = self.added.get(site, 0) + added
+            self.patches[site] = self.patches.get(site, 0) + b * n
+        return tensor
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         output = super().attend(site, queries, keys, values)

@@ -1,0 +1,207 @@
+"""Attribution patching: the effect of every part of a model on a scalar, from one gradient.
+
+A part's effect is its gradient times its change, `grad . (baseline - own)`: what replacing the part
+does to the scalar, to first order (Nanda, "Attribution patching", 2023; Syed et al., "Attribution
+patching outperforms automated circuit discovery", 2023). One run, one gradient and, for some
+baselines, one more run give the effects of all parts.
+
+With `steps` the gradient is the mean over a path instead; see `prob3r.runs.attribution.paths`.
+"""
+
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.models.protocol import Model
+from prob3r.models.sites import HEADS, PROBS, Site, Tap, attend_jointly, select
+from prob3r.runs.attribution.baselines import Baseline, Zero
+from prob3r.runs.attribution.memory import bounded, frozen
+from prob3r.runs.attribution.paths import along_paths
+from prob3r.runs.attribution.result import Attribution, Scalar
+from prob3r.runs.edits import Setting
+from prob3r.runs.edits.editor import attention_map
+from prob3r.runs.trace import CHUNK_ELEMENTS
+from prob3r.scenes.views import Views
+
+KINDS = ("sublayers", "heads", "streams", "edges", "maps")
+"""What can be attributed; see `Attribution`."""
+
+EDGES = "edges"
+"""Ends the name under which the effects of edges are summed: `dec2.3.cross_attn.edges`."""
+
+
+def attribute(
+    model: Model,
+    views: Views,
+    scalar: Scalar,
+    baseline: Baseline | None = None,
+    *,
+    kinds: Collection[str] = ("sublayers", "heads"),
+    sites: str | Sequence[str] = "*",
+    steps: int = 1,
+    bound_memory: bool = True,
+) -> Attribution:
+    """Return the first-order effect of every part of a model on a scalar.
+
+    Args:
+        model: The model. It is not changed.
+        views: The scene, or the batch of scenes, with any number of views.
+        scalar: What is explained, such as those of `prob3r.measures.scalars`.
+        baseline: What stands in the place of a part; `Zero` by default.
+        kinds: Of `KINDS`.
+        sites: Patterns of the residual sites whose sublayers and streams are attributed.
+        steps: Points of the path of integrated gradients; 1 takes the gradient of the run itself.
+        bound_memory: Whether the run keeps little for the gradient, which takes one more run; see
+            `prob3r.runs.attribution.memory`.
+
+    Raises:
+        Prob3rError: A kind is unknown, a pattern matches nothing, the baseline does not fit, or
+            no gradient reaches the sites.
+    """
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise Prob3rError(f"'{wrong[0]}' is nothing to attribute; give some of {', '.join(KINDS)}.")
+    if steps < 1:
+        raise Prob3rError(f"steps is {steps}; it must be at least 1.")
+    edges = bool({"edges", "maps"} & {*kinds})
+    if steps > 1 and edges:
+        raise Prob3rError("Edges have no path; take steps=1 for them.")
+    wanted = frozenset(select(sites, model.sites(views.count)))
+    bound = (baseline or Zero()).bind(model, views, edges)
+    keep = bounded(model) if bound_memory else nullcontext()
+    with frozen(model):
+        if steps > 1:
+            with keep:
+                return along_paths(model, views, scalar, bound, kinds, wanted, steps)
+        tap = Gradients(bound, Setting.of(model, views), kinds, wanted)
+        images = [image.detach().requires_grad_() for image in views.images]
+        with keep, torch.enable_grad():
+            output = model(*images, tap=tap)
+            value = scalar(views, output.map(Tensor.detach))(output)
+            if not (value.requires_grad and tap.reached):
+                raise Prob3rError(
+                    f"No gradient goes through this {type(model).__name__}; its forward must not "
+                    "run under no_grad, and the scalar must follow from its output."
+                )
+            torch.autograd.grad(value.sum(), images, allow_unused=True)
+    return Attribution(value.detach(), bound.words, steps, **tap.effects)
+
+
+class Gradients(Tap):
+    """Works out the effects of the parts it is shown while a gradient comes back through them.
+
+    A part to which no gradient comes has no effect.
+
+    Args:
+        baseline: Bound to the model and the batch.
+        setting: The model and the batch.
+        kinds: Of `KINDS`.
+        wanted: The residual sites whose sublayers and streams are attributed.
+
+    Attributes:
+        effects: By kind and name, as in `Attribution`.
+        reached: Whether any part is on the way of a gradient.
+    """
+
+    differentiates = True
+
+    def __init__(
+        self, baseline: Baseline, setting: Setting, kinds: Collection[str], wanted: frozenset[str]
+    ):
+        self.baseline, self.setting = baseline, setting
+        self.kinds, self.wanted = kinds, wanted
+        self.effects: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
+        self.reached = False
+        self._streams: dict[str, Tensor] = {}
+        self._seen: set[str] = set()
+
+    def __call__(self, site: str, tensor: Tensor) -> Tensor:
+        """Return the stream as it is, and wait for its gradient."""
+        shown = tensor.view_as(tensor)  # also of a tensor that several sites share
+        if site in self._seen:  # a block that is checkpointed runs again
+            return shown
+        self._seen.add(site)
+        place, own = Site.parse(site), tensor.detach()
+        before, self._streams[place.stream] = self._streams.get(place.stream), own
+        if site in self.wanted:
+            added = None if before is None or not place.adds else own - before
+            parts = {
+                "streams": lambda: (own, self.baseline.stream(site, own)),
+                "sublayers": lambda: (
+                    (own, None) if added is None else (added, self.baseline.added(site, added))
+                ),
+            }
+            for kind in parts.keys() & {*self.kinds}:
+                self._wait(kind, site, shown, *parts[kind]())
+        return shown
+
+    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return the heads' outputs as they are, and wait for their gradient."""
+        return self._heads(site, super().attend(site, queries, keys, values), queries, keys, values)
+
+    def attend_views(
+        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
+    ) -> list[Tensor]:
+        """Return the heads' outputs of joint attention as they are, and wait for their gradient."""
+        outputs = attend_jointly(queries, keys, values)
+        each = zip(sites, outputs, queries, strict=True)
+        return [self._heads(site, output, own, keys, values) for site, output, own in each]
+
+    def _heads(
+        self, site: str, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
+    ) -> Tensor:
+        shown = output.view_as(output)
+        place = Site.parse(site)
+        if site in self._seen or str(place.residual) not in self.wanted:
+            return shown
+        self._seen.add(site)
+        if "heads" in self.kinds:
+            own = output.detach()
+            self._wait("heads", str(place.read(HEADS)), shown, own, self.baseline.heads(site, own))
+        if self.baseline.has_maps and {"edges", "maps"} & {*self.kinds}:
+            parts = [t.detach() for t in (queries, keys, values)]
+            rows = queries.shape[2] if "maps" in self.kinds else 1
+            self._keep_edges(place, queries.new_zeros(*queries.shape[:2], rows, keys.shape[2]))
+            if shown.requires_grad:
+                self.reached = True
+                shown.register_hook(partial(self._edges, site, *parts))
+        return shown
+
+    def _wait(
+        self, kind: str, name: str, shown: Tensor, own: Tensor, instead: Tensor | None
+    ) -> None:
+        if instead is None:
+            return
+        self.effects[kind][name] = own.new_zeros(own.shape[:-1])
+        if shown.requires_grad:
+            self.reached = True
+            shown.register_hook(partial(self._effect, kind, name, instead.to(own.dtype) - own))
+
+    def _effect(self, kind: str, name: str, change: Tensor, gradient: Tensor) -> None:
+        self.effects[kind][name] = (gradient * change).sum(-1)
+
+    def _edges(
+        self, site: str, queries: Tensor, keys: Tensor, values: Tensor, gradient: Tensor
+    ) -> None:
+        """Keep the effects of a map: the gradient of a head's output, times its values."""
+        b, k, n, _ = queries.shape
+        size = max(1, CHUNK_ELEMENTS // (b * k * keys.shape[2]))
+        parts = []
+        for span in (slice(start, start + size) for start in range(0, n, size)):
+            own = attention_map(queries[:, :, span], keys)
+            change = self.baseline.probs(site, own, span) - own
+            effect = (gradient[:, :, span] @ values.mT) * change
+            parts.append(effect if "maps" in self.kinds else effect.sum(2, keepdim=True))
+        self._keep_edges(Site.parse(site), torch.cat(parts, 2))
+
+    def _keep_edges(self, place: Site, effects: Tensor) -> None:
+        """Keep the effects of edges, whose queries may be summed if no map is asked for."""
+        if "maps" in self.kinds:
+            self.effects["maps"][str(place.read(PROBS))] = effects
+        if "edges" in self.kinds:
+            by_view = self.setting.keys(place).split(effects.sum(2))
+            sums = torch.stack([part.sum(-1) for part in by_view.values()], -1)
+            self.effects["edges"][str(place.read(EDGES))] = sums
