@@ -21,8 +21,9 @@ from prob3r.models import metadata
 from prob3r.models.architectures import ARCHITECTURES, architecture_of, published_model
 from prob3r.models.checkpoints import config_of
 from prob3r.models.factories import installed, is_factory
-from prob3r.models.protocol import MultiViewModel, Shape, stack_of, trunk
+from prob3r.models.protocol import MultiViewModel, Prediction, Shape, stack_of, trunk
 from prob3r.models.sites import BETWEEN_VIEWS, PROBS, Site, select
+from prob3r.runs.attribution import AnotherRun, Measure, attribute
 from prob3r.runs.edits import HeadAblation
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import MEMORY, sweep
@@ -269,6 +270,42 @@ def sweeping(
         at_once=max(at_once.values()),
         naive=count * once,
     )
+
+
+def attributing(
+    source: Source,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    *,
+    views: int = 2,
+    another_run: bool = False,
+    bound_memory: bool = True,
+) -> Cost:
+    """Return what it takes to attribute one scalar to all heads and sublayers.
+
+    The baseline is zero, or `another_run`; `bound_memory` is that of `attribute`. Other arguments
+    and errors are those of `plan`. The scalar itself is not counted.
+    """
+    with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
+        baseline = AnotherRun(scenes) if another_run else None
+        found, every = operations(
+            lambda: attribute(model, scenes, _sum, baseline, bound_memory=bound_memory)
+        )
+        _, forward = operations(lambda: trace(model, scenes))
+        weights = storage_bytes(model.parameters())
+        rest = dry_run.peak - weights
+    count = sum(len(part) for part in (found.sublayers, found.heads))
+    return Cost(count, weights, activations=rest, forward=forward, backward=every - forward)
+
+
+def _sum(views: Views, clean: Prediction) -> Measure:
+    """Return the sum of all that a model says, which costs nothing."""
+
+    def measure(output: Prediction) -> torch.Tensor:
+        parts = output.patches if output.patches is not None else output.points
+        return torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
+
+    return measure
 
 
 def _attention(model: MultiViewModel, views: int, pattern: str | None) -> list[str]:

@@ -86,7 +86,7 @@ def attribute(
                     f"No gradient goes through this {type(model).__name__}; its forward must not "
                     "run under no_grad, and the scalar must follow from its output."
                 )
-            torch.autograd.grad(value.sum(), images, allow_unused=True)
+            torch.autograd.backward(value.sum(), inputs=images)
     return Attribution(value.detach(), bound.words, steps, **tap.effects)
 
 
