@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
     import torch
 
     from prob3r.models import Model
-    from prob3r.scenes import Pair
+    from prob3r.scenes import Pair, Views
     from prob3r.scenes.source import Subset
 
 app = typer.Typer(
@@ -83,6 +83,17 @@ def pair_of(image1: Path, image2: Path | None, network: "Model") -> "Pair":
             f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
         )
     return Pair.from_folder(image1, network).to(device)
+
+
+def views_of(images: "list[Path]", network: "Model") -> "Views":
+    """Return photographs of one scene, or the pair of a folder, on the device of the model."""
+    from prob3r.report.explain import check_count
+    from prob3r.scenes import Views
+
+    if len(images) <= 2:
+        return pair_of(images[0], images[1] if len(images) == 2 else None, network)
+    check_count(network, len(images))  # before the photographs are read
+    return Views.from_images(images, network).to(next(network.parameters()).device)
 
 
 def chosen(

@@ -16,8 +16,8 @@ from prob3r.cli.app import (
     app,
     console,
     in_precision,
-    pair_of,
     progress,
+    views_of,
 )
 from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, maybe_reader
 
@@ -62,7 +62,7 @@ def explain(
     from prob3r.models import load
 
     images, network = _photographs(images), load(model, device)
-    views, which = _views_of(images, network), asked(fit_to, fit_on, precision)
+    views, which = views_of(images, network), asked(fit_to, fit_on, precision)
     bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
         _explain(network, views, bank, model, out, json_file, ply, heads, reliability, strangers)
@@ -97,17 +97,6 @@ def _photographs(images: list[Path]) -> list[Path]:
         return images
     found = photographs_in(images[0]).files
     return list(found) if len(found) > 1 else images
-
-
-def _views_of(images: list[Path], network: "Model") -> "Views":
-    """Return photographs of one scene, or the pair of a folder, on the device of the model."""
-    from prob3r.report.explain import check_count
-    from prob3r.scenes import Views
-
-    if len(images) <= 2:
-        return pair_of(images[0], images[1] if len(images) == 2 else None, network)
-    check_count(network, len(images))  # before the photographs are read
-    return Views.from_images(images, network).to(next(network.parameters()).device)
 
 
 def _explain(

@@ -44,7 +44,9 @@ class Scalar(Protocol):
 
     Attributes:
         name: What it is called on the command line.
-        unit: What it is measured in, such as ` degrees`; it follows the number.
+        unit: What it is measured in, such as ` %`; it follows the number.
+        more: What it means that it grows, as a clause.
+        words: What it is, as a phrase.
     """
 
     @property
@@ -54,6 +56,10 @@ class Scalar(Protocol):
     @property
     def unit(self) -> str:
         """What follows the number."""
+
+    @property
+    def more(self) -> str:
+        """What it means that it grows, as a clause."""
 
     @property
     def words(self) -> str:
@@ -82,6 +88,7 @@ class Rotation:
     towards: Prediction | None = None
     name: ClassVar[str] = "rotation"
     unit: ClassVar[str] = "°"
+    more: ClassVar[str] = "the camera turns further"
 
     @property
     def words(self) -> str:
@@ -111,6 +118,7 @@ class Translation:
     view: int = 2
     name: ClassVar[str] = "translation"
     unit: ClassVar[str] = " %"
+    more: ClassVar[str] = "the camera moves away"
 
     @property
     def words(self) -> str:
@@ -149,6 +157,7 @@ class Depth:
     region: Bool[Tensor, "h w"] | None = None
     name: ClassVar[str] = "depth"
     unit: ClassVar[str] = " %"
+    more: ClassVar[str] = "the region moves away"
 
     @property
     def words(self) -> str:
@@ -192,6 +201,7 @@ class Sampson:
     view: int = 2
     name: ClassVar[str] = "sampson"
     unit: ClassVar[str] = " pixels"
+    more: ClassVar[str] = "the matches fit worse"
 
     @property
     def words(self) -> str:
@@ -224,6 +234,7 @@ class TruthDistance:
     view: int | None = None
     name: ClassVar[str] = "truth"
     unit: ClassVar[str] = " %"
+    more: ClassVar[str] = "the points are farther from the truth"
 
     @property
     def words(self) -> str:
@@ -254,6 +265,7 @@ class Change:
     view: int | None = None
     name: ClassVar[str] = "change"
     unit: ClassVar[str] = " %"
+    more: ClassVar[str] = "the points are farther from the other run"
 
     @property
     def words(self) -> str:

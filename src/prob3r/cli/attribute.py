@@ -1,0 +1,215 @@
+"""`prob3r attribute`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from prob3r.cli.app import (
+    DEFAULT_MODEL,
+    Device,
+    ModelName,
+    PrecisionName,
+    app,
+    console,
+    in_precision,
+    views_of,
+    wide,
+)
+from prob3r.errors import Prob3rError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from prob3r.measures.scalars import Scalar
+    from prob3r.models import Model
+    from prob3r.runs.attribution import Attribution, Baseline
+    from prob3r.scenes import Views
+
+OF = ("rotation", "translation", "depth", "sampson", "truth")
+BASELINES = ("zero", "tokens")
+
+Box = tuple[int, int, int, int]
+
+
+@app.command()
+def attribute(
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="Views of one scene, the reference first; or a pair's folder."),
+    ],
+    of: Annotated[str, typer.Option(help=f"What to explain: {', '.join(OF)}.")] = "rotation",
+    view: Annotated[
+        int | None, typer.Option(help="Whose camera or points: 2; of depth 1; of truth all.")
+    ] = None,
+    region: Annotated[
+        Box | None,
+        typer.Option(
+            help="Of depth: a box in pixels as the model sees them.",
+            metavar="LEFT TOP RIGHT BOTTOM",
+        ),
+    ] = None,
+    model: ModelName = DEFAULT_MODEL,
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="What replaces a part: zero, or tokens for the mean over its view's tokens."
+        ),
+    ] = "zero",
+    means: Annotated[
+        Path | None, typer.Option(help="In place of a baseline: means from `prob3r means`.")
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="In place of a baseline: a photograph of another run, once a view."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Over 1, integrated gradients, which take much longer.")
+    ] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many parts to print.")] = 10,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also the effects of all parts.")
+    ] = None,
+    device: Device = "cpu",
+    precision: PrecisionName = "auto",
+) -> None:
+    """Say which heads and sublayers decide a camera, a depth or an error, from one gradient."""
+    from prob3r.models import load
+    from prob3r.runs.attribution import attribute as attributed
+
+    network = load(model, device)
+    views = views_of(images, network)
+    scalar = _scalar(of, view, region, views)
+    instead = _baseline(network, baseline, means, against)
+    with in_precision(precision, network):
+        found = attributed(network, views, scalar, instead, steps=steps)
+    wide(console).print(_table(found, scalar, top))
+    if json_file is not None:
+        _write(json_file, found, scalar, network, model, views)
+        console.print(Text(f"Wrote {json_file}"), soft_wrap=True)
+
+
+def _scalar(of: str, view: int | None, region: Box | None, views: "Views") -> "Scalar":
+    """Return what is explained; raise Prob3rError for what cannot be."""
+    from prob3r.measures import scalars
+
+    if of not in OF:
+        raise Prob3rError(f"of is '{of}'; it must be one of {', '.join(OF)}.")
+    if region is not None and of != "depth":
+        raise Prob3rError(f"A region is given, and {of} has none; give it with --of depth.")
+    if view is not None:
+        views.view(view)  # is there such a view?
+    if of == "depth":
+        return scalars.Depth(view or 1, None if region is None else _mask(region, views, view or 1))
+    if of == "truth":
+        return scalars.TruthDistance(view)
+    if view == 1:
+        raise Prob3rError("view is 1, whose camera is the origin; give the number of another view.")
+    number = view or 2
+    if of == "sampson":
+        return scalars.Sampson(*_matches(views, number), number)
+    return scalars.Rotation(number) if of == "rotation" else scalars.Translation(number)
+
+
+def _mask(region: Box, views: "Views", view: int) -> "Tensor":
+    """Return the pixels of a box; raise Prob3rError if it is not within the view."""
+    import torch
+
+    height, width = views.view(view).size
+    left, top, right, bottom = region
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise Prob3rError(
+            f"The region is {left} {top} {right} {bottom}, and view {view} is {width} pixels wide "
+            f"and {height} high as the model sees it; give a box within."
+        )
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def _matches(views: "Views", view: int) -> "tuple[Tensor, Tensor]":
+    """Return the matches of view 1 and another, by the best matcher that is installed."""
+    from prob3r.reliability.matchers import MATCHERS, best_matcher
+
+    matcher = best_matcher()
+    if matcher is None:
+        raise Prob3rError(
+            "sampson needs matches, and no matcher is installed; pip install 'prob3r[matching]' "
+            "brings one."
+        )
+    found = MATCHERS[matcher](views.view(1).image[0], views.view(view).image[0])
+    if not len(found.pixels1):
+        raise Prob3rError(
+            f"{matcher} finds no match of views 1 and {view}, which sampson needs; take rotation."
+        )
+    return found.pixels1[None], found.pixels2[None]
+
+
+def _baseline(
+    network: "Model", name: str, means: Path | None, against: list[Path] | None
+) -> "Baseline":
+    """Return what replaces a part."""
+    from prob3r.runs.attribution import AnotherRun, DataMean, TokenMean, Zero
+    from prob3r.runs.edits import Means
+
+    if means is not None and against:
+        raise Prob3rError("Both means and another run are given to replace a part; give one.")
+    if means is not None:
+        return DataMean(Means.load(means))
+    if against:
+        return AnotherRun(views_of(against, network))
+    if name not in BASELINES:
+        raise Prob3rError(f"baseline is '{name}'; it must be {' or '.join(BASELINES)}.")
+    return Zero() if name == "zero" else TokenMean()
+
+
+def _table(found: "Attribution", scalar: "Scalar", count: int) -> Table:
+    """Return the parts that matter most, with the sign and the unit of their effects."""
+    parts = found.top(count)
+    title = f"The {len(parts)} parts that matter most for {scalar.words}"
+    table = Table("part", "effect", title=title)
+    table.columns[1].justify = "right"
+    how = "to first order" if found.steps == 1 else f"by integrated gradients, {found.steps} steps"
+    table.caption = (
+        f"effect: what replacing the part by {found.baseline} changes, {how}; +: {scalar.more}; "
+        f"without a change it is {float(found.value[0]):.3g}{scalar.unit}"
+    )
+    for part in parts:
+        table.add_row(part.words, f"{part.effect:+.3g}{scalar.unit}")
+    return table
+
+
+def _write(
+    path: Path,
+    found: "Attribution",
+    scalar: "Scalar",
+    network: "Model",
+    model: str,
+    views: "Views",
+) -> None:
+    """Write the effects of all parts."""
+    from prob3r.models.sites import Site
+    from prob3r.studies.results import frames_of, provenance, write_result
+
+    protocol = {
+        "name": "attribute",
+        "of": scalar.name,
+        "words": scalar.words,
+        "baseline": found.baseline,
+        "steps": found.steps,
+    }
+    rows = [
+        {
+            "site": part.site,
+            "view": Site.parse(part.site).view,
+            "block": Site.parse(part.site).block,
+            "head": part.head,
+            "effect": part.effect,
+        }
+        for part in found.parts()
+    ]
+    about = provenance(network, model, "photographs", protocol, frames_of(views.names, "one scene"))
+    content = {"unit": scalar.unit.strip(), "value": float(found.value[0]), "rows": rows}
+    write_result(about | content, path)
