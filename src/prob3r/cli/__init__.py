@@ -8,6 +8,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 from prob3r.cli import (  # noqa: F401 - each adds its commands
+    attribute,
     compare,
     data,
     dictionary,

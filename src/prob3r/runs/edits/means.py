@@ -76,6 +76,7 @@ def head_means(
     sums, count = _Sums(), 0
     with torch.no_grad():
         for views in scenes:
+            sums.streams.clear()
             model(*views.images, tap=sums)
             count += len(views)
             report(count)
@@ -96,11 +97,11 @@ class _Sums(Tap):
         self.totals: dict[str, Tensor] = {}
         self.added: dict[str, Tensor] = {}
         self.patches: dict[str, int] = {}
-        self._streams: dict[str, Tensor] = {}
+        self.streams: dict[str, Tensor] = {}
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         place = Site.parse(site)
-        before, self._streams[place.stream] = self._streams.get(place.stream), tensor
+        before, self.streams[place.stream] = self.streams.get(place.stream), tensor
         if before is not None and place.adds:
             b, n, _ = tensor.shape
             added = (tensor.float() - before.float()).sum((0, 1))
