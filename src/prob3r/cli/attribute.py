@@ -16,7 +16,6 @@ from prob3r.cli.app import (
     console,
     in_precision,
     views_of,
-    wide,
 )
 from prob3r.errors import Prob3rError
 
@@ -85,7 +84,7 @@ def attribute(
     instead = _baseline(network, baseline, means, against)
     with in_precision(precision, network):
         found = attributed(network, views, scalar, instead, steps=steps)
-    wide(console).print(_table(found, scalar, top))
+    _print(found, scalar, top)
     if json_file is not None:
         _write(json_file, found, scalar, network, model, views)
         console.print(Text(f"Wrote {json_file}"), soft_wrap=True)
@@ -165,20 +164,22 @@ def _baseline(
     return Zero() if name == "zero" else TokenMean()
 
 
-def _table(found: "Attribution", scalar: "Scalar", count: int) -> Table:
-    """Return the parts that matter most, with the sign and the unit of their effects."""
+def _print(found: "Attribution", scalar: "Scalar", count: int) -> None:
+    """Print the parts that matter most, with the sign and the unit of their effects."""
     parts = found.top(count)
-    title = f"The {len(parts)} parts that matter most for {scalar.words}"
-    table = Table("part", "effect", title=title)
+    table = Table("part", "effect")
     table.columns[1].justify = "right"
-    how = "to first order" if found.steps == 1 else f"by integrated gradients, {found.steps} steps"
-    table.caption = (
-        f"effect: what replacing the part by {found.baseline} changes, {how}; +: {scalar.more}; "
-        f"without a change it is {float(found.value[0]):.3g}{scalar.unit}"
-    )
     for part in parts:
         table.add_row(part.words, f"{part.effect:+.3g}{scalar.unit}")
-    return table
+    how = "to first order" if found.steps == 1 else f"by integrated gradients, {found.steps} steps"
+    title = f"The {len(parts)} parts that matter most for {scalar.words}"
+    console.print(Text(title, "bold"), soft_wrap=True)
+    console.print(table)
+    about = (
+        f"Effect: by how much it changes if the part is replaced by {found.baseline}, {how}. "
+        f"+: {scalar.more}. Without a change it is {float(found.value[0]):.3g}{scalar.unit}."
+    )
+    console.print(Text(about), soft_wrap=True)
 
 
 def _write(

@@ -287,6 +287,7 @@ def attributing(
     and errors are those of `plan`. The scalar itself is not counted.
     """
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
+        dry_run.peak = dry_run.live
         baseline = AnotherRun(scenes) if another_run else None
         found, every = operations(
             lambda: attribute(model, scenes, _sum, baseline, bound_memory=bound_memory)

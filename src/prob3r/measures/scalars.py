@@ -71,9 +71,10 @@ class Scalar(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """By how far a run turns a camera about an axis, in degrees, against the run without changes.
+    """By how far a camera is turned about an axis, in degrees.
 
-    It is the twist of the relative rotation about the axis: smooth, and 0 without any change.
+    Without an axis it is how far it is turned against camera 1. With one it is how far a run turns
+    it against the run without changes: the twist about the axis, which is smooth.
 
     Attributes:
         view: Whose camera.
@@ -97,14 +98,19 @@ class Rotation:
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
         """Return the measure. Raise Prob3rError if there is no axis."""
-        moved = motion(clean, self.view)
-        axis = self.axis
-        if axis is None:
-            other = camera_before(views, clean, self.view)[:, :3, :3]
-            axis = axis_of(
-                other if self.towards is None else moved(self.towards).rotation, self.view
-            )
-        return lambda output: torch.rad2deg(twist(moved(output).rotation, tiled(axis, output)))
+        moved, axis, start = motion(clean, self.view), self.axis, torch.zeros(len(views))
+        if axis is None and self.towards is not None:
+            axis = axis_of(moved(self.towards).rotation, self.view)
+        elif axis is None:
+            turned = camera_before(views, clean, self.view)[:, :3, :3]
+            axis = axis_of(turned, self.view)
+            start = twist(turned, axis)
+
+        def measure(output: Prediction) -> Tensor:
+            turn = twist(moved(output).rotation, tiled(axis, output))
+            return torch.rad2deg(turn + tiled(start, output))
+
+        return measure
 
 
 @dataclass(frozen=True)

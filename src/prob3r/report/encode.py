@@ -15,6 +15,7 @@ from prob3r.geometry import patch_grid
 from prob3r.io.files import to_json
 from prob3r.measures.arrows import Arrows
 from prob3r.measures.attention import Strongest
+from prob3r.measures.influence import Influence
 from prob3r.measures.measurements import Measured
 from prob3r.measures.reference import TRUTH, Points
 from prob3r.measures.steps import SUBLAYER_WORDS, stack_words
@@ -72,6 +73,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
         "heads": [asdict(head) for head in m.heads],
         "relations": asdict(m.relations),
         "camera_path": None if m.camera_path is None else m.camera_path.to_json(),
+        "influence": [_influence(found) for found in explanation.influence],
     }
     bare: dict[str, Any] = to_json(content)
     return bare
@@ -160,6 +162,21 @@ def _attention(kept: Strongest) -> dict[str, Any]:
         "probs": base64_of(
             (255 * kept.probs.sqrt()).round().clamp(0, 255).cpu().numpy().astype("u1")
         ),
+    }
+
+
+def _influence(found: Influence) -> dict[str, Any]:
+    """The effects of all patches as signed bytes, 127 for the largest of any view."""
+    most = max((float(effects.abs().max()) for effects in found.maps), default=0.0)
+    levels = [effects / (most or 1.0) * 127 for effects in found.maps]
+    return {
+        "camera": found.camera,
+        "of": found.of,
+        "unit": found.unit,
+        "more": found.more,
+        "most": most,
+        "shares": found.shares,
+        "maps": [_base64(each.round().cpu().numpy().astype("i1")) for each in levels],
     }
 
 

@@ -9,6 +9,7 @@ from prob3r.cost.fit import check_fits
 from prob3r.errors import Prob3rError
 from prob3r.measures.camera_path import CameraCurves, camera_path
 from prob3r.measures.effects import with_effects
+from prob3r.measures.influence import Influence, influences
 from prob3r.measures.measurements import Measured, Recording, Setting, measure
 from prob3r.measures.reference import FINAL
 from prob3r.models import Model, fingerprint
@@ -99,6 +100,13 @@ def explain(
         first = checks[0] if checks else None
         judged = calibration.judge(model, views.pair(1, 2), bank, run, first)
     belonging = belongings(found.measurements.relations, strangers)
+    decides: list[Influence] = []
+    if not edits:
+
+        def asked(share: float) -> None:
+            progress("Asking what decides the cameras", 0.97 + 0.03 * share)
+
+        decides = influences(model, views, asked)
     progress("Done", 1.0)
     many = views.count >= MANY
     return Explanation(
@@ -114,6 +122,7 @@ def explain(
         reliability=judged,
         check=checks,
         strangers=belonging,
+        influence=decides,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prob3r.io.files import writing_to
+from prob3r.measures.influence import Influence
 from prob3r.measures.measurements import Measured, Measurements
 from prob3r.reliability.check import Check
 from prob3r.reliability.judgement import Judgement
@@ -27,6 +28,8 @@ class Explanation:
         reliability: The chance that view 2's rotation is wrong, if a calibration was at hand.
         check: What an independent check says of every view but the first, if one was asked for.
         strangers: How much every view but the first belongs to the scene; nothing for two views.
+        influence: What in the photographs decides where the cameras stand. Nothing of an edited
+            run, and nothing of a camera that is not found.
     """
 
     measured: Measured
@@ -36,6 +39,7 @@ class Explanation:
     reliability: Judgement | None = None
     check: Sequence[Check] = ()
     strangers: Sequence[Belonging] = ()
+    influence: Sequence[Influence] = ()
 
     @property
     def measurements(self) -> Measurements:
@@ -69,6 +73,9 @@ class Explanation:
             strangers: Of three or more views only: how much each view but the first belongs to the
                 scene, and with a calibration how likely it is of another one
                 (`reliability.strangers.Belonging`).
+            influence: For each camera but the first, one row for its `rotation` and one for its
+                `translation` (`measures.influence.Influence`): `camera`, `of`, `unit`, `value`,
+                `shares` by view, and `maps`: by view, the effect of each patch.
             happened, trust: Sentences, each a `text` and a `tone`: `plain`, `good` or `warning`.
 
         Null stands for what there is no number for.
@@ -79,6 +86,7 @@ class Explanation:
             "reliability": None if judged is None else judged.to_json(),
             "check": [check.to_json() for check in self.check],
             **(several if self.strangers else {}),
+            "influence": [found.to_json() for found in self.influence],
             "happened": [asdict(sentence) for sentence in self.happened],
             "trust": [asdict(sentence) for sentence in self.trust],
         }

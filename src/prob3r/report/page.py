@@ -25,6 +25,7 @@ SCRIPTS = (
     "viewer.js",
     "scene.js",
     "photographs.js",
+    "influence.js",
     "curves.js",
     "camera_path.js",
     "reconstruction.js",
@@ -63,6 +64,7 @@ def page(explanation: Explanation) -> str:
         "views": _views(explanation) if several else "",
         "relations": asset("relations.html") if several else "",
         "camera_path": _camera_path(explanation.measurements),
+        "influence": _influence(explanation),
         "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
         "model": escape(setting.model),
         "probes": escape(_probes(explanation)),
@@ -119,6 +121,18 @@ def _words(explanation: Explanation) -> dict[str, str]:
         "trunk": stack,
         "camera": "Cameras" if several else "Camera 2",
     }
+
+
+def _influence(explanation: Explanation) -> str:
+    """Return the section of what decides the cameras, or nothing if no camera could be asked."""
+    if not explanation.influence:
+        return ""
+    several = explanation.measurements.views > 2
+    parts = {
+        "where": "a camera stands" if several else "camera 2 stands",
+        "moves": "the chosen camera" if several else "camera 2",
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("influence.html"))
 
 
 def _probes(explanation: Explanation) -> str:

@@ -35,6 +35,7 @@ function bestBlock() {
   if (DATA.steps.length > 1) new Layers(layers).say();
   else layers.closest("section").remove(); // without probes there is nothing between input and output
   if (DATA.camera_path) cameraPath(document.getElementById("camera-path"));
+  if (document.getElementById("influence")) new Influences(document.getElementById("influence"));
   new Attention(document.getElementById("looks"));
   if (document.getElementById("relations")) new Relations(document.getElementById("relations"));
   heads(document.getElementById("heads"));

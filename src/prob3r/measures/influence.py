@@ -1,0 +1,103 @@
+"""What in the photographs decides where a camera stands: the effect of every patch on it.
+
+The patches are those of the streams where the views first meet, at the start of the trunk. Each is
+replaced by the mean token of its own view, and the effect on the camera is taken to first order
+(see `prob3r.runs.attribution`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from prob3r.errors import Prob3rError
+from prob3r.io.files import to_json
+from prob3r.measures.scalars import Rotation, Scalar, Translation
+from prob3r.models import Model
+from prob3r.models.protocol import layout_of, trunk
+from prob3r.models.sites import Site
+from prob3r.runs.attribution import TokenMean, attribute
+from prob3r.scenes import Views
+
+MOST_CAMERAS = 8
+"""Cameras that are asked about at most, those of the first views: each takes a gradient or two."""
+
+
+@dataclass(frozen=True)
+class Influence:
+    """The effect of every patch of all views on one number of one camera.
+
+    Attributes:
+        camera: The view whose camera it is.
+        of: The name of the scalar, `rotation` or `translation`.
+        unit: Of the effects.
+        more: What it means that an effect is positive.
+        value: The scalar of the run itself.
+        maps: The effects of the patches of each view, row by row.
+    """
+
+    camera: int
+    of: str
+    unit: str
+    more: str
+    value: float
+    maps: tuple[Float[Tensor, " _n"], ...]
+
+    @property
+    def shares(self) -> list[float]:
+        """The share of each view in the sum of all effects, taken without their signs."""
+        sums = [float(effects.abs().sum()) for effects in self.maps]
+        return [each / (sum(sums) or 1.0) for each in sums]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers, as JSON can hold them."""
+        maps = [effects.tolist() for effects in self.maps]
+        about = {"camera": self.camera, "of": self.of, "unit": self.unit, "value": self.value}
+        return dict(to_json(about | {"shares": self.shares, "maps": maps}))
+
+
+def meeting(model: Model, views: int) -> list[str]:
+    """Return the first site of the trunk in each view."""
+    first: dict[int, str] = {}
+    for site in map(Site.parse, model.sites(views)):
+        if site.stack == trunk(model).name:
+            first.setdefault(site.view, str(site))
+    return [first[view] for view in sorted(first)]
+
+
+def influences(
+    model: Model, views: Views, report: Callable[[float], None] = lambda share: None
+) -> list[Influence]:
+    """Return what decides each camera but the first.
+
+    A camera that is not turned has no axis, and one that PnP does not find has no place; what
+    cannot be asked is left out.
+
+    Args:
+        model: The model.
+        views: One scene.
+        report: Called with the share of the work that is done.
+    """
+    cameras = range(2, min(views.count, MOST_CAMERAS + 1) + 1)
+    asked: list[Scalar] = [kind(camera) for camera in cameras for kind in (Rotation, Translation)]
+    found = []
+    for i, scalar in enumerate(asked):
+        report(i / len(asked))
+        try:
+            found.append(_influence(model, views, scalar, 2 + i // 2))
+        except Prob3rError:
+            continue
+    return found
+
+
+def _influence(model: Model, views: Views, scalar: Scalar, camera: int) -> Influence:
+    sites = meeting(model, views.count)
+    result = attribute(model, views, scalar, TokenMean(), kinds=["streams"], sites=sites)
+    maps = []
+    for site in sites:
+        effects = result.streams[site][0]
+        maps.append(effects[layout_of(model, site).patches(len(effects))].float().cpu())
+    value = float(result.value[0])
+    return Influence(camera, scalar.name, scalar.unit, scalar.more, value, tuple(maps))
