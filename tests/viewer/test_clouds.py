@@ -3,6 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from prob3r.errors import Prob3rError
+from prob3r.measures.influence import influence
 from prob3r.viewer import colours
 from prob3r.viewer.ablations import BLOCK, Ablation
 from prob3r.viewer.clouds import Box, Drawing, cameras, pick
@@ -54,6 +56,42 @@ def test_displacement_is_from_before_a_cut_or_from_the_final_state(session: Sess
     assert not (ablation.paint(end)[1] == colours.HEAT[0]).all()
     assert ablation.scale is not None
     assert "before" in ablation.scale.words
+
+
+@pytest.mark.parametrize("colour", colours.DECIDES)
+def test_points_are_painted_by_what_their_patch_decides(session: Session, colour: str) -> None:
+    session.show(colour=colour)
+    drawing = drawing_of(session, colour=colour, hidden=0)
+    of = colours.DECIDES[colour]
+    found = influence(session.probed.model, session.experiment.views, 2, of)
+    most = max(float(effects.abs().max()) for effects in found.maps)
+    assert drawing.scale is not None
+    assert drawing.scale.high == pytest.approx(most)
+    assert drawing.scale.low == pytest.approx(-most)
+    assert f"the {of} of camera 2" in drawing.scale.words
+    painted = drawing.paint(0.0)[1].reshape(48, 48, 3)
+    effects = found.maps[1].reshape(6, 6).numpy()
+    for row, column in ((0, 0), (2, 5), (5, 1)):
+        level = np.array([(effects[row, column] / most + 1) / 2])
+        expected = colours.ramp(level, colours.SIGNED)[0]
+        patch = painted[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(-1, 3)
+        assert (patch == expected).all()
+    assert not drawing.repaints
+
+
+def test_a_camera_that_is_not_found_paints_nothing(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise Prob3rError("There is no camera.")
+
+    monkeypatch.setattr(session.experiment, "influence", lost)
+    colour = next(iter(colours.DECIDES))
+    painted = drawing_of(session, colour=colour).paint(0.0)
+    assert (painted[0] == colours.GHOST).all()
+    with pytest.raises(Prob3rError, match="There is no camera"):
+        session.show(colour=colour)
+    assert session.display.colour == colours.PHOTOGRAPH
 
 
 def test_error_and_ghost_are_of_the_truth(session: Session) -> None:

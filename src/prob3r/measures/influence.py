@@ -5,7 +5,8 @@ replaced by the mean token of its own view, and the effect on the camera is take
 (see `prob3r.runs.attribution`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,12 @@ from prob3r.models.protocol import layout_of, trunk
 from prob3r.models.sites import Site
 from prob3r.runs.attribution import TokenMean, attribute
 from prob3r.scenes import Views
+
+SCALARS: Mapping[str, Callable[[int], Scalar]] = {
+    Rotation.name: Rotation,
+    Translation.name: Translation,
+}
+"""What is asked of a camera."""
 
 MOST_CAMERAS = 8
 """Cameras that are asked about at most, those of the first views: each takes a gradient or two."""
@@ -81,18 +88,28 @@ def influences(
         report: Called with the share of the work that is done.
     """
     cameras = range(2, min(views.count, MOST_CAMERAS + 1) + 1)
-    asked: list[Scalar] = [kind(camera) for camera in cameras for kind in (Rotation, Translation)]
+    asked = [(camera, of) for camera in cameras for of in SCALARS]
     found = []
-    for i, scalar in enumerate(asked):
+    for i, (camera, of) in enumerate(asked):
         report(i / len(asked))
-        try:
-            found.append(_influence(model, views, scalar, 2 + i // 2))
-        except Prob3rError:
-            continue
+        with suppress(Prob3rError):
+            found.append(influence(model, views, camera, of))
     return found
 
 
-def _influence(model: Model, views: Views, scalar: Scalar, camera: int) -> Influence:
+def influence(model: Model, views: Views, camera: int, of: str) -> Influence:
+    """Return what decides one camera.
+
+    Args:
+        model: The model.
+        views: One scene.
+        camera: The view whose camera it is, not the first.
+        of: One of `SCALARS`.
+
+    Raises:
+        Prob3rError: The camera is not found, has no such number, or no gradient reaches the views.
+    """
+    scalar = SCALARS[of](camera)
     sites = meeting(model, views.count)
     result = attribute(model, views, scalar, TokenMean(), kinds=["streams"], sites=sites)
     maps = []

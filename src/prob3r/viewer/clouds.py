@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from prob3r.errors import Prob3rError
 from prob3r.viewer import colours
 from prob3r.viewer.display import NO_CAMERAS, NOTHING, THE_TRUTH, Display
 from prob3r.viewer.session import Pane
@@ -17,7 +18,7 @@ CLICK = 0.015
 
 
 class Scale(NamedTuple):
-    """What the ends of a ramp stand for: 0 and a largest value, and the words for it."""
+    """What the ends of a ramp stand for, the least and the largest value, and the words for it."""
 
     stops: colours.Stops
     low: float
@@ -108,6 +109,8 @@ class Drawing:
         assert self.scale is not None
         _, low, high, _ = self.scale
         values = self.pane.run.confidence[view]
+        if self.display.colour in colours.DECIDES:
+            values = _effects(self.pane, self.display)[1][view]
         if self.repaints:
             others = _counterpart(self.pane, self.display, position)[view]
             values = colours.distances(self.maps(position)[view], others)
@@ -125,12 +128,33 @@ def _counterpart(
     return [points[-1] for points in pane.run.points]
 
 
+def _effects(pane: Pane, display: Display) -> tuple[Scale, Sequence[Float[np.ndarray, "h w"]]]:
+    """Return the effects of all patches on a camera in the clean run, and their scale.
+
+    Of a model that is only compared, and whose camera cannot be asked about, they are not numbers.
+    """
+    camera, of = display.decided, colours.DECIDES[display.colour]
+    try:
+        found, maps = pane.experiment.influence(camera, of)
+    except Prob3rError:
+        nothing = [np.full_like(c, np.nan) for c in pane.run.confidence]
+        return Scale(colours.SIGNED, -1.0, 1.0, f"camera {camera} is not found"), nothing
+    most = max(float(np.nanmax(np.abs(effects))) for effects in maps) or 1.0
+    words = (
+        f"effect of each patch on the {of} of camera {camera}, in{found.unit.replace('°', ' degrees')}: what "
+        f"taking it away does, to first order; +: {found.more}"
+    )
+    return Scale(colours.SIGNED, -most, most, words), maps
+
+
 def _scale(pane: Pane, display: Display) -> Scale | None:
     """Return one scale for the whole timeline, so that colours can be compared along it."""
     if display.colour == colours.CONFIDENCE:
         every = np.concatenate([c.ravel() for c in pane.run.confidence])
         low = min(1.0, float(np.nanmin(every)))  # some models say a share, from 0 to 1
         return Scale(colours.LEVELS, low, max(colours.highest(every), low + 0.01), "confidence")
+    if display.colour in colours.DECIDES:
+        return _effects(pane, display)[0]
     if display.colour not in (colours.ERROR, colours.DISPLACEMENT):
         return None
     error = display.colour == colours.ERROR

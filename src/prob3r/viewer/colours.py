@@ -5,6 +5,8 @@ from jaxtyping import Float, UInt8
 
 PHOTOGRAPH, VIEW, CONFIDENCE = "photograph", "view", "confidence"
 ERROR, DISPLACEMENT = "distance to the truth", "displacement"
+DECIDES = {"what decides a rotation": "rotation", "what decides a distance": "translation"}
+"""What of a camera the patches decide (`measures.influence`), by the name of the colour."""
 
 Colours = UInt8[np.ndarray, "*n 3"]
 Stops = tuple[tuple[int, int, int], ...]
@@ -27,6 +29,9 @@ LEVELS: Stops = ((59, 28, 90), (63, 79, 143), (42, 138, 140), (98, 185, 92), (24
 """From little to much of what is good: confidence."""
 HEAT: Stops = ((45, 11, 79), (125, 29, 109), (207, 68, 70), (249, 157, 35), (251, 243, 160))
 """From little to much of attention, error or displacement."""
+
+SIGNED: Stops = ((6, 106, 97), (31, 161, 147), (206, 209, 213), (208, 69, 143), (141, 16, 89))
+"""From much of one sign to much of the other, with grey for nothing: effects."""
 
 
 def ramp(levels: Float[np.ndarray, "*n"], stops: Stops = HEAT) -> UInt8[np.ndarray, "*n 3"]:

@@ -13,6 +13,7 @@ COLOURS = (
     colours.CONFIDENCE,
     colours.ERROR,
     colours.DISPLACEMENT,
+    *colours.DECIDES,
 )
 NO_CAMERAS, OF_POINTS, OF_HEAD = "none", "as the pointmaps state them", "as the camera head says"
 CAMERAS = (OF_POINTS, OF_HEAD, NO_CAMERAS)
@@ -33,6 +34,7 @@ class Display:
         ghost: One of `GHOSTS`: what is shown in grey beside the points.
         cameras: One of `CAMERAS`.
         paths: Whether the way of every camera along the timeline is shown as a line.
+        decided: The view whose camera is meant by colours that say what decides a camera.
     """
 
     colour: str = colours.PHOTOGRAPH
@@ -43,6 +45,7 @@ class Display:
     ghost: str = NOTHING
     cameras: str = OF_POINTS
     paths: bool = False
+    decided: int = 2
 
     def __post_init__(self) -> None:
         for name, choices in (("colour", COLOURS), ("ghost", GHOSTS), ("cameras", CAMERAS)):

@@ -15,6 +15,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid, rotation_error
 from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.camera_path import camera_path
+from prob3r.measures.influence import Influence, influence
 from prob3r.measures.reconstruction import Cameras
 from prob3r.measures.reference import TRUTH, Reference
 from prob3r.measures.steps import OUTPUT, Step
@@ -120,6 +121,7 @@ class Experiment:
         self.stride = ceil((max(height * width for height, width in sizes) / most) ** 0.5)
         self._lock = threading.Lock()
         self._checked: dict[str, list[Sentence]] = {}
+        self._influences: dict[tuple[int, str], Influence] = {}
         clean = self._reader.read()
         self._output = clean.output.points
         self._cameras = Cameras.of(self.views, clean.output.points, clean.output.confidence[0])
@@ -142,6 +144,27 @@ class Experiment:
                 found = check_output(self.views, self._output, self._cameras, matcher)
             self._checked[matcher] = check_sentences(found, calibrated=False)
         return self._checked[matcher]
+
+    def influence(self, camera: int, of: str) -> tuple[Influence, list[Float[np.ndarray, "_h _w"]]]:
+        """Return what in the clean run decides a camera, and its effects where points are drawn.
+
+        Args:
+            camera: The view whose camera it is.
+            of: See `measures.influence.influence`.
+
+        Raises:
+            Prob3rError: The camera cannot be asked about.
+        """
+        if (camera, of) not in self._influences:
+            with self._lock:
+                found = influence(self.probed.model, self.views, camera, of)
+            self._influences[camera, of] = found
+        found, side = self._influences[camera, of], self.probed.model.config.patch
+        maps = []
+        for effects, grid in zip(found.maps, self.grids, strict=True):
+            pixels = effects.reshape(grid).repeat_interleave(side, 0).repeat_interleave(side, 1)
+            maps.append(self._shown(pixels[None])[0])
+        return found, maps
 
     @property
     def has_truth(self) -> bool:

@@ -101,6 +101,8 @@ class Session:
         self.display = replace(self.display, views=None, moving=ALL)
         if self.display.needs_truth and not self.experiment.has_truth:
             self.display = replace(self.display, colour=colours.PHOTOGRAPH, ghost=NOTHING)
+        if self.display.colour in colours.DECIDES:
+            self.display = replace(self.display, colour=colours.PHOTOGRAPH, decided=2)
         self._begin()
 
     def show(self, **changes: Any) -> None:
@@ -112,6 +114,9 @@ class Session:
             raise Prob3rError("This model has no camera head; choose something else.")
         for view in (*(display.views or ()), *([display.moving] if display.moving else ())):
             self._check_view(view)
+        if display.colour in colours.DECIDES:
+            self._check_view(display.decided)
+            self.experiment.influence(display.decided, colours.DECIDES[display.colour])
         self.display = display
 
     def move(self, step: int) -> None:

@@ -101,7 +101,7 @@ def legend(session: Session, drawing: Drawing) -> str:
     scale = drawing.scale
     if scale is not None:
         bar = f'<div style="height:8px;background:{colours.gradient(scale.stops)}"></div>'
-        ends = f"<span>{scale.low:g}</span><span>{scale.high:.2f}</span>"
+        ends = f"<span>{scale.low:.3g}</span><span>{scale.high:.2f}</span>"
         return (
             f'<div style="{_PAD}">{bar}<div style="display:flex;justify-content:space-between">'
             f"{ends}</div>{escape(scale.words)}</div>"

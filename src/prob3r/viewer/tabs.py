@@ -58,6 +58,9 @@ class DisplayTab(Tab):
         self.views = gui.add_text(
             "Views shown", "all", hint="Click a view above, or type: all, or 1, 3, 4."
         )
+        self.decided = gui.add_dropdown(
+            "Whose camera", self._decided(), hint="The camera that the colours are about."
+        )
         self.size = gui.add_slider("Point size", 0.2, 3.0, 0.1, display.size)
         self.hidden = gui.add_slider(
             "Hide, %", 0, 90, 5, display.hidden, hint="Points that the model is least sure of."
@@ -81,6 +84,7 @@ class DisplayTab(Tab):
             self._follow(name)
         self.visit.on_update(self.views, self._choose_views)
         self.visit.on_update(self.moving, self._choose_moving)
+        self.visit.on_update(self.decided, self._choose_decided)
 
     def refresh(self) -> None:
         """Offer what there is truth for, and say what colours mean."""
@@ -92,6 +96,9 @@ class DisplayTab(Tab):
         ):
             handle.options = self._known(choices)
         self.moving.options = self._moving()
+        self.decided.options = self._decided()
+        self.decided.visible = display.colour in colours.DECIDES and len(self._decided()) > 1
+        set_value(self.decided, self._decided()[display.decided - 2])
         set_value(self.colour, display.colour)
         set_value(self.ghost, display.ghost)
         set_value(self.cameras, display.cameras)
@@ -111,6 +118,13 @@ class DisplayTab(Tab):
 
     def _moving(self) -> tuple[str, ...]:
         return (ALL_VIEWS, *(f"{name} alone" for name in self.view_names()))
+
+    def _decided(self) -> tuple[str, ...]:
+        return tuple(f"camera {v}" for v in range(2, self.session.experiment.views.count + 1))
+
+    def _choose_decided(self, _: Any) -> None:
+        self.session.show(decided=2 + self._decided().index(self.decided.value))
+        self.visit.redraw()
 
     def _choose_moving(self, _: Any) -> None:
         self.session.show(moving=self._moving().index(self.moving.value) or ALL)
