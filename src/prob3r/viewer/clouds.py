@@ -140,9 +140,10 @@ def _effects(pane: Pane, display: Display) -> tuple[Scale, Sequence[Float[np.nda
         nothing = [np.full_like(c, np.nan) for c in pane.run.confidence]
         return Scale(colours.SIGNED, -1.0, 1.0, f"camera {camera} is not found"), nothing
     most = max(float(np.nanmax(np.abs(effects))) for effects in maps) or 1.0
+    unit = found.unit.strip().replace("°", "degrees")
     words = (
-        f"effect of each patch on the {of} of camera {camera}, in{found.unit.replace('°', ' degrees')}: what "
-        f"taking it away does, to first order; +: {found.more}"
+        f"effect of each patch on the {of} of camera {camera}, {unit}: what taking the patch away "
+        f"does, to first order; +: {found.more}"
     )
     return Scale(colours.SIGNED, -most, most, words), maps
 
