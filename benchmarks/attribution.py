@@ -57,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pairs", type=int, default=32)
+    parser.add_argument("--first", type=int, default=0, help="the first room")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--steps-pairs", type=int, default=8)
     parser.add_argument("--means-pairs", type=int, default=64)
@@ -68,20 +69,15 @@ def main() -> None:
     means = head_means(model, batches(Rooms("train", size), options.means_pairs, 32))
     took: dict[str, float] = {}
     rooms = Rooms("validation", size)
-    rows = [
-        row
-        for first in range(0, options.pairs, BATCH)
-        for row in compare(
-            model,
-            rooms.batch(range(first, min(first + BATCH, options.pairs))),
-            means,
-            options.steps if first < options.steps_pairs else 1,
-            took,
-        )
-    ]
+    rows: list[dict[str, Any]] = []
+    for first in range(options.first, options.first + options.pairs, BATCH):
+        last = min(first + BATCH, options.first + options.pairs)
+        steps = options.steps if first - options.first < options.steps_pairs else 1
+        for part in compare(model, rooms.batch(range(first, last)), means, steps, took):
+            rows += part
+            if options.json:  # as it comes, since it takes long
+                options.json.write_text(json.dumps({"took": took, "rows": rows}))
     table = pd.DataFrame(rows)
-    if options.json:
-        options.json.write_text(json.dumps({"took": took, "rows": rows}))
     console = Console(width=150)
     console.print(ranks(table[table.steps == 1], f"{options.model}, {options.pairs} rooms"))
     console.print(where(table[(table.steps == 1) & (table.kind == "head")]))
@@ -95,12 +91,12 @@ def main() -> None:
 
 def compare(
     model: Model, views: Views, means: Means, steps: int, took: dict[str, float]
-) -> list[dict[str, Any]]:
-    """Return a row for each scene, mode, scalar, part and number of steps."""
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield, mode by mode, a row for each scene, scalar, part and number of steps."""
     other = views[other_scenes(views).tolist()]
-    baselines = {"zero": Zero(), "mean": DataMean(means), "resample": AnotherRun(other)}
-    rows = []
+    baselines = {"zero": Zero(), "resample": AnotherRun(other), "mean": DataMean(means)}
     for mode, baseline in baselines.items():
+        rows = []
         start = time.process_time()
         exact = swept(model, views, variants(model, views, other, mode, means))
         took["sweep"] = took.get("sweep", 0) + time.process_time() - start
@@ -125,7 +121,7 @@ def compare(
                     for scene in range(len(views))
                     for (kind, site, head), effect in effects(found, scene).items()
                 ]
-    return rows
+        yield rows
 
 
 def effects(found: Attribution, scene: int) -> dict[tuple[str, str, int], float]:
