@@ -138,6 +138,7 @@ def test_the_json_holds_a_row_for_every_site_and_view(
         "heads",
         "reliability",
         "check",
+        "influence",
         "happened",
         "trust",
     ]
@@ -180,9 +181,9 @@ def test_the_same_pair_gives_the_same_numbers(learning: Explanation, room: Pair)
         assert first[key] == second[key]
 
 
-def test_the_model_runs_once(room: Pair) -> None:
+def test_the_model_runs_once_and_once_for_each_gradient(room: Pair) -> None:
     model = KnowingModel(room)
     runs = []
     model.register_forward_pre_hook(lambda *_: runs.append(1))
     explain(model, room, KnowingProbes(model, truth(room)), model_name="m")
-    assert len(runs) == 1
+    assert len(runs) == 1 + 2  # the rotation and the distance of camera 2
