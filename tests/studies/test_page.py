@@ -137,6 +137,13 @@ def test_findings_of_own_studies_have_rows_of_their_own(tmp_path: Path) -> None:
     assert text.index("**past the paper**") < text.index("| **X1** |")
 
 
+def test_scenes_of_many_views_are_not_called_pairs(tmp_path: Path) -> None:
+    saved(tmp_path, "one", views=4)
+    text = write_findings(tmp_path, ["one"]).read_text()
+    assert "On 64 scenes of 4 views of `rooms:test`." in text
+    assert "(pointmap error; 64 scenes). Controls" in text
+
+
 def test_a_unit_stands_once_and_not_beside_what_was_not_measured(tmp_path: Path) -> None:
     saved(tmp_path / "a", "one")
     saved(tmp_path / "b", "one", {"effect": None, "unit": "error"}, model="n")

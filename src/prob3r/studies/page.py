@@ -113,13 +113,15 @@ def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
 def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title: str) -> list[str]:
     """Return what one study came to, with its figures."""
     sample = f" ({result['sample']})" if "sample" in result else ""
-    on = f"On {result['pairs']} pairs of `{result['data']}`{sample}."
+    views = result.get("views", 2)
+    pairs, of = ("pairs", "") if views == 2 else ("scenes", f" of {views} views")
+    on = f"On {result['pairs']} {pairs}{of} of `{result['data']}`{sample}."
     on += "".join(f" Probes `{k}`: {words}." for k, words in result.get("probes", {}).items())
     lines = [f"## {title}", "", on, ""]
     for finding in result["findings"]:
         lines += [
             f"- *{finding['statement']}*: {MARKS[finding['verdict']]}. {effect(finding)} "
-            f"({finding['unit']}; {finding['pairs']} pairs). Controls: {finding['control']}.",
+            f"({finding['unit']}; {finding['pairs']} {pairs}). Controls: {finding['control']}.",
         ]
     for figure in sorted(folder.glob("*.png")):
         link = Path(os.path.relpath(figure, page.parent)).as_posix()
