@@ -108,12 +108,13 @@ class FrameAttention(Study[Views]):
                     curve = loss_curve(losses, metric)
                     label = f"{choice} blocks"
                     band(axis, sizes, *curve, _COLOURS[choice], label)
-                axis.axvline(early(max(sizes)), color=COLOURS["all"], lw=0.6, ls=":")
+                rule = early(max(sizes))
+                axis.axvline(rule, color=COLOURS["all"], lw=0.6, ls=":", label="number in the rule")
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
                 axis.set_xlabel("blocks restricted\nto the own view")
                 axis.set_ylabel(LOSS_LABELS[metric])
             handles, labels = axes[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside lower center", ncols=3)
+            drawn.legend(handles, labels, loc="outside lower center", ncols=4)
         return {"losses": drawn}
 
 
@@ -176,7 +177,7 @@ def _early(table: pd.DataFrame, metric: str, hardly: float, what: str) -> Findin
     )
     controls = "; ".join(
         f"{choice} {size} lose {as_text(loss_interval(losses[choice], metric), 3)}, "
-        f"{as_text(gap, 3)} more"
+        f"less that of the first {as_text(gap, 3)}"
         for choice, gap in gaps.items()
     )
     return Finding(

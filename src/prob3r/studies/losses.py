@@ -26,7 +26,7 @@ SHAPE = "shape_error"
 
 LOSS_LABELS = {
     STATED_AUC: f"stated cameras:\nloss of AUC@{AUC_DEGREES}°",
-    POINTS_AUC: f"cameras told by the points:\nloss of AUC@{AUC_DEGREES}°",
+    POINTS_AUC: f"cameras by the points:\nloss of AUC@{AUC_DEGREES}°",
     POINTMAP: "pointmap error:\nlog of its ratio",
     SHAPE: "shape error:\nlog of its ratio",
 }

@@ -31,7 +31,7 @@ _NAMES = {
     CAMERA: "camera token",
     REGISTER: "a register token",
     COUNT: "a random patch",
-    MASS: "random patches, as much attention",
+    MASS: "patches of as much attention",
 }
 
 
@@ -71,11 +71,13 @@ def draw_swaps(table: pd.DataFrame) -> "Figure":
                     color=COLOURS["all"],
                     lw=0.6,
                     ls=":",
+                    label="without a swap",
                 )
+            axis.set_xticks(sorted(set(of.block)))
             axis.set_xlabel("block of the swap")
             axis.set_ylabel(label)
         handles, names = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, names, loc="outside lower center", ncols=4)
+        drawn.legend(handles, names, loc="outside lower center", ncols=5)
     return drawn
 
 
