@@ -16,17 +16,9 @@ from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.models.heads import compress_points, expand_points
 from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
-from prob3r.probes import fit as fit_module
-from prob3r.probes.fit import (
-    Fitting,
-    Plan,
-    Recipe,
-    fit_banks,
-    fit_together,
-    groups,
-    patch_share,
-    scenes_for,
-)
+from prob3r.probes import recipe as recipe_module
+from prob3r.probes.fit import Fitting, Plan, fit_banks, fit_together
+from prob3r.probes.recipe import Recipe, groups, patch_share, scenes_for
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
 from prob3r.probes.targets import TRUTH, WHOSE
 from prob3r.rooms import Rooms
@@ -42,7 +34,7 @@ CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 def _all_patches() -> Iterator[None]:
     """Models as small as these would be thinned."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "LEAST_SHARE", 1.0)
+        patch.setattr(recipe_module, "LEAST_SHARE", 1.0)
         yield
 
 
@@ -211,10 +203,10 @@ def test_small_models_sum_the_products_of_fewer_patches(
     blocks = (4 + 8) * 16**2 + 2 * (4 + 4 + 8) * 24**2
     outputs = 7 * 64
     sites = 7 * 24 * (24 * 5 / 8 + outputs) + 16 * (16 * 5 / 8 + outputs)
-    monkeypatch.setattr(fit_module, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.0)
     share = patch_share(random(config), Recipe())
-    assert share == pytest.approx(fit_module.MOST_COST * blocks / sites)
-    monkeypatch.setattr(fit_module, "LEAST_SHARE", 0.25)
+    assert share == pytest.approx(recipe_module.MOST_COST * blocks / sites)
+    monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.25)
     fitting = Fitting(backbone, chosen, Recipe())
     for start in range(0, 24, 8):
         fitting.take(chosen.scenes.batch(range(start, start + 8)), held=False)

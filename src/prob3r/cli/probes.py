@@ -69,6 +69,13 @@ def fit(
             "epipolar."
         ),
     ] = "pointmap",
+    token: Annotated[
+        str,
+        typer.Option(
+            help="Of pose and epipolar: the special token to read, such as camera; by default the "
+            "mean of the patches."
+        ),
+    ] = "",
     fit_to: FitTo = None,
     fit_on: FitOn = None,
     scenes: Annotated[
@@ -91,7 +98,7 @@ def fit(
     measure = target_named(target).measures[0]
     network = load(model, device)
     which = asked(fit_to, fit_on, precision, scenes)
-    which = replace(which, views=views, seed=seed, target=target)
+    which = replace(which, views=views, seed=seed, target=target, token=token)
     with shown() as show:
         found = provide(network, kind or ["ridge"], which, Path(model).name, show, again=True)
     for bank in found.values():

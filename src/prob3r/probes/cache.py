@@ -93,6 +93,7 @@ def find(
     whose: str | None = None,
     data: str | None = None,
     target: str = POINTMAP.name,
+    token: str = "",
 ) -> Kept | None:
     """Return the bank in the cache that was asked for, or None.
 
@@ -102,12 +103,13 @@ def find(
         whose: `truth` or `own`; by default the truth goes first.
         data: What it was fitted on; by default rooms go first, then what was fitted last.
         target: What its probes say.
+        token: The special token that they read, if they do.
     """
     found = [
         each
         for each in kept(model)
         if each.kind == kind
-        and each.fit.target == target
+        and (each.fit.target, each.fit.token) == (target, token)
         and (whose is None or each.fit.whose == whose)
         and (data is None or each.fit.data == data)
     ]
@@ -123,7 +125,8 @@ def folder() -> Path:
 def _digest(bank: RidgeBank) -> str:
     assert bank.fit is not None
     fit = bank.fit
-    about = fit.data, fit.scenes, fit.views, fit.seed, fit.precision, bank.features, bank.seed
+    about: list[object] = [fit.data, fit.scenes, fit.views, fit.seed, fit.precision]
+    about += [bank.features, bank.seed, *([bank.token] if bank.token else [])]
     return hashlib.blake2b(json.dumps(about).encode(), digest_size=4).hexdigest()
 
 

@@ -3,14 +3,12 @@
 Every site has normal equations of its own, which grow while scenes stream by. Further scenes are
 held out: they choose each site's regulariser. A probe of view 2 is fitted on all views but the
 first, which models of many views treat alike. A target of pairs is read off the mean of a view's
-patches, one row a scene, by a regression on standardised inputs.
+patches or off a special token, one row a scene, by a regression on standardised inputs.
 """
 
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -20,127 +18,28 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.models import Model, fingerprint
-from prob3r.models.protocol import Stack, trunk
-from prob3r.models.sites import ATTENTION, Site
-from prob3r.probes.equations import GRAM_SHARE, GRID, NormalEquations
+from prob3r.models.protocol import trunk
+from prob3r.models.sites import Site
+from prob3r.probes.equations import GRID, NormalEquations
+from prob3r.probes.recipe import Group, Recipe, groups, patch_share
 from prob3r.probes.refine import refine
 from prob3r.probes.ridge import Fit, RidgeBank
-from prob3r.probes.scenes import HELD_OUT, FitScenes
-from prob3r.probes.targets import OWN, PAIR, POINTMAP, WHOSE, Goals, Target, Whose
+from prob3r.probes.scenes import FitScenes
+from prob3r.probes.targets import OWN, POINTMAP, Goals, Whose
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.source import batches, describe
 from prob3r.scenes.views import Views
 
-PATCHES_PER_UNKNOWN = 20
-LEAST_SCENES = 64  # patches of one scene are alike, however many it has
 HELD_PATCHES = 64  # of each view of a held-out scene
-PAIRS, HELD_PAIRS = 768, 256  # scenes for a target of pairs, each of which gives one row a view
 PAIR_GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """The ridges for a target of pairs: there are few rows, perhaps fewer than inputs."""
-
-MOST_COST = 0.17  # of the normal equations, as a share of the products of the blocks
-LEAST_SHARE = 0.25  # of the patches; a model so small that this costs more is cheap all the same
 
 _RECORDS = 2**27  # bytes of the streams of one batch
 _LARGEST_BATCH = 16
 MOST_FORWARDS = 1.25  # of the model, that a scene takes with its sums; see benchmarks/fit.py
 _SOLVING = 0.1  # the share of the work that is left when all scenes have been seen
-
-
-class Group(NamedTuple):
-    """The sites of one stack, whose probes become one bank.
-
-    Attributes:
-        stack: The stack.
-        sites: The sites of views 1 and 2.
-    """
-
-    stack: Stack
-    sites: tuple[str, ...]
-
-    def read_by(self, site: str, views: int) -> list[str]:
-        """Return the sites of all views that the probe of a site is fitted on."""
-        place = Site.parse(site)
-        return [str(place.of(v)) for v in self.stack.streams(views) if min(v, 2) == place.view]
-
-
-def groups(model: Model) -> list[Group]:
-    """Return what is fitted: all sites of the trunk, and the encoder's last ones, a control."""
-    middle = trunk(model)
-    found = [Group(middle, tuple(s for s in model.sites() if Site.parse(s).stack == middle.name))]
-    encoder = model.stacks.get("enc")
-    if encoder is not None and encoder is not middle and encoder.patches:
-        last = [site for site in encoder.sites(2) if site.block == encoder.blocks - 1]
-        sublayer = encoder.sublayers[-1][-1]
-        found.append(Group(encoder, tuple(str(s) for s in last if s.sublayer == sublayer)))
-    return found
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What decides a fit, beside the model and the scenes.
-
-    Attributes:
-        whose: Whose targets to fit to. One pass serves them all, on the same patches.
-        features: How many random features; none for plain ridge regression.
-        seed: Of the random features.
-        random_seed: The seed of the model's weights, where it is a control with random ones.
-        target: What the probes say.
-    """
-
-    whose: tuple[Whose, ...] = WHOSE
-    features: int = 0
-    seed: int = 0
-    random_seed: int | None = None
-    target: Target = POINTMAP
-
-    @property
-    def of_pairs(self) -> bool:
-        """Whether each scene gives one row a view."""
-        return self.target.level == PAIR
-
-    @property
-    def held_out(self) -> int:
-        """How many scenes choose the ridges."""
-        return HELD_PAIRS if self.of_pairs else HELD_OUT
-
-
-def patch_share(model: Model, recipe: Recipe) -> float:
-    """Return the share of the patches whose products are summed, 1 where that costs little enough.
-
-    Products are counted: those of the normal equations take at most `MOST_COST` of those of the
-    blocks, unless that leaves less than `LEAST_SHARE`. Small models are thinned the most, whose
-    outputs are wide beside their streams.
-    """
-    if recipe.of_pairs:
-        return 1.0
-    outputs = recipe.target.columns(recipe.whose, model.config.patch).width
-    forward = sum(
-        (4 if sublayer in ATTENTION else 8) * stack.width**2
-        for stack in model.stacks.values()
-        if stack.patches
-        for sublayers in stack.sublayers
-        for sublayer in sublayers
-    )
-    widths = [stack.width + recipe.features for stack, sites in groups(model) for _ in sites[::2]]
-    equations = sum(w * (w * GRAM_SHARE + outputs) for w in widths)
-    return min(1.0, max(LEAST_SHARE, MOST_COST * forward / equations))
-
-
-def scenes_for(model: Model, recipe: Recipe) -> int:
-    """Return how many scenes give 20 patches for each unknown of a row, or 64 if that is more.
-
-    The width is that of the trunk; a control on a wider encoder has fewer patches an unknown. For a
-    target of pairs it is 768, whatever the width.
-    """
-    if recipe.of_pairs:
-        return PAIRS
-    unknowns = trunk(model).width + recipe.features + 1
-    rows, columns = patch_grid(*model.config.image_size, model.config.patch)
-    patches = rows * columns * patch_share(model, recipe)
-    return max(LEAST_SCENES, ceil(PATCHES_PER_UNKNOWN * unknowns / patches))
 
 
 class Plan(NamedTuple):
@@ -244,6 +143,14 @@ class _Held(NamedTuple):
         return cls(streams, Goals.join([part.goals for part in parts]))
 
 
+class _Chosen(NamedTuple):
+    """What was found for a probe: its ridge, its held-out error, and the mean of its goals."""
+
+    ridge: float
+    error: float
+    average: Float[Tensor, " o"]
+
+
 class Fitting:
     """The normal equations of all sites, while scenes stream by.
 
@@ -263,6 +170,13 @@ class Fitting:
         self.device = next(model.parameters()).device
         self.patch = model.config.patch
         self.columns = recipe.target.columns(recipe.whose, self.patch)
+        if recipe.token:
+            self.groups = [g for g in self.groups if recipe.token in g.stack.layout(2).special]
+        if not self.groups:
+            known = ", ".join(trunk(model).layout(2).special) or "no special tokens"
+            raise Prob3rError(
+                f"There is no token '{recipe.token}' in this model's trunk; it has {known}."
+            )
         first = recipe.target.first_view
         self.groups = [
             group._replace(sites=tuple(s for s in group.sites if Site.parse(s).view >= first))
@@ -313,6 +227,7 @@ class Fitting:
             features=features,
             seed=seed,
             target=self.recipe.target,
+            token=self.recipe.token,
         )
         bank.random_seed = self.recipe.random_seed
         bank.draw_features()
@@ -380,7 +295,7 @@ class Fitting:
         for group, reader in zip(self.groups, self.readers, strict=True):
             first, *others = self.columns.whose
             banks = {first: reader} | {whose: self._bank(group) for whose in others}
-            chosen: dict[Whose, list[tuple[float, float]]] = {whose: [] for whose in banks}
+            chosen: dict[Whose, list[_Chosen]] = {whose: [] for whose in banks}
             for row, site in enumerate(group.sites):
                 for whose, found in self._solve(site, banks, row).items():
                     chosen[whose].append(found)
@@ -390,9 +305,9 @@ class Fitting:
             solved += banks.values()
         return solved
 
-    def _fit(self, whose: Whose, found: list[tuple[float, float]]) -> Fit:
-        """Return what a bank was fitted on, given each site's ridge and held-out error."""
-        ridges, errors = zip(*found, strict=True)
+    def _fit(self, whose: Whose, found: list[_Chosen]) -> Fit:
+        """Return what a bank was fitted on, given what was found at each site."""
+        ridges, errors, averages = zip(*found, strict=True)
         return Fit(
             whose=whose,
             target=self.recipe.target.name,
@@ -406,6 +321,8 @@ class Fitting:
             precision=running_precision(self.model),
             ridges=ridges,
             errors=errors,
+            token=self.recipe.token,
+            average=tuple(averages[-1].tolist()),
         )
 
     def _some(self, known: Bool[Tensor, " n"], share: float) -> Bool[Tensor, " n"]:
@@ -415,10 +332,8 @@ class Fitting:
         drawn = torch.rand(len(known), generator=self.generator) < share
         return known & drawn.to(known.device)
 
-    def _solve(
-        self, site: str, banks: Mapping[Whose, RidgeBank], row: int
-    ) -> dict[Whose, tuple[float, float]]:
-        """Fill in the probes of a site; return the ridge of each, and its held-out error."""
+    def _solve(self, site: str, banks: Mapping[Whose, RidgeBank], row: int) -> dict[Whose, _Chosen]:
+        """Fill in the probes of a site; return what was found for each."""
         equations = self.equations.pop(site)
         parts, kept = self.held.pop(site), self.kept.pop(site)
         bank = next(iter(banks.values()))
@@ -437,11 +352,12 @@ class Fitting:
             grid = PAIR_GRID if self.recipe.of_pairs else GRID
             errors = [self._error(points.predict(rotated, r), held.goals, whose) for r in grid]
             best = min(range(len(grid)), key=errors.__getitem__)
-            found[whose] = grid[best], errors[best]
+            found[whose] = _Chosen(grid[best], errors[best], points.output_mean)
             weights = [points.weight(grid[best])]
             if kept:
                 better = refine(self.recipe.target, points, grid[best], _Held.join(kept), held)
-                weights, found[whose] = [better[:2]], (grid[best], better.error)
+                weights = [better[:2]]
+                found[whose] = found[whose]._replace(error=better.error)
             weights.append(solutions.of(self.columns.common).weight(grid[best]))
             each.weight.data[row], each.bias.data[row] = (
                 torch.cat(tensors, -1) for tensors in zip(*weights, strict=True)

@@ -11,7 +11,8 @@ from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, random
 from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
-from prob3r.probes.fit import Plan, Recipe, fit_together, scenes_for
+from prob3r.probes.fit import Plan, fit_together
+from prob3r.probes.recipe import Recipe, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
 from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, target_named
@@ -41,6 +42,7 @@ class Asked:
         seed: Of the sample, and of random features.
         precision: What the model runs in while they are fitted; see `prob3r.runs.precision`.
         target: What they say: the name of one of `prob3r.probes.targets.TARGETS`.
+        token: Of a target of pairs, the special token to read instead of the mean of the patches.
     """
 
     whose: Whose | None = None
@@ -50,6 +52,7 @@ class Asked:
     seed: int = 0
     precision: str = AUTO
     target: str = POINTMAP.name
+    token: str = ""
 
 
 @runtime_checkable
@@ -133,7 +136,8 @@ def provide_each(
         for target, each in wanted.items():
             if kind in found[target]:
                 continue
-            known = None if again else find(weights, kind, each.whose, each.data, target)
+            about = each.whose, each.data, target, each.token
+            known = None if again else find(weights, kind, *about)
             if known is None:
                 missing.append(target)
             else:
@@ -200,6 +204,11 @@ def _recipe(kind: str, asked: Asked) -> Recipe:
         raise Prob3rError(
             f"The {target.name} is read off one mean a view, by ridge probes alone; give 'ridge'."
         )
+    if asked.token and target.level != PAIR:
+        raise Prob3rError(
+            f"The {target.name} is read off patches, and a token was given; only targets of pairs "
+            "are read off a token."
+        )
     if asked.whose == OWN and not target.own:
         raise Prob3rError(
             f"Probes of the {target.name} are fitted to the truth alone; give '{TRUTH}'."
@@ -210,6 +219,7 @@ def _recipe(kind: str, asked: Asked) -> Recipe:
         seed=asked.seed,
         random_seed=RANDOM_SEED if kind == "random" else None,
         target=target,
+        token=asked.token,
     )
 
 

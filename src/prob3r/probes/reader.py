@@ -54,7 +54,8 @@ class Decoded(NamedTuple):
 class SiteReader(nn.Module, ABC):
     """Reads a target off each of several residual sites, one patch at a time.
 
-    Trained readers say a pointmap. A target of pairs is read off the mean of a view's patches.
+    Trained readers say a pointmap. A target of pairs is read off the mean of a view's patches, or
+    off a special token.
 
     Every tensor that reading takes is stacked, with a row for each site, so that sites can be read
     together or apart, and each is trained as if it were alone.
@@ -67,6 +68,8 @@ class SiteReader(nn.Module, ABC):
         patch: Side of a patch, in pixels.
         backbone: Fingerprint of the model whose sites these are.
         target: What it says.
+        token: Of a target of pairs, the special token that is read; by default it is the mean of
+            the patches.
         random_seed: The seed of that model's weights where it is a control with random ones, else
             None.
 
@@ -77,6 +80,8 @@ class SiteReader(nn.Module, ABC):
     registry: ClassVar[dict[str, type["SiteReader"]]] = {}
 
     random_seed: int | None = None
+
+    token: str = ""
 
     def __init_subclass__(cls, reader: str = "", **others: Any) -> None:
         """Register a class by what the headers of its files call it, if they do."""
@@ -169,9 +174,11 @@ class SiteReader(nn.Module, ABC):
         return not {site, str(place.of(min(place.view, 2)))}.isdisjoint(self.sites)
 
     def streams(self, record: Record) -> Float[Tensor, "b n d"]:
-        """Return what probes read of a record: its patches, or their mean for a target of pairs."""
+        """Return what probes read of a record: its patches; for a target of pairs one token."""
         patches = record.patches  # special tokens have no pixels
-        return patches.float().mean(1, keepdim=True) if self.target.level == PAIR else patches
+        if self.target.level != PAIR:
+            return patches
+        return record.token(self.token)[:, None] if self.token else patches.float().mean(1, True)
 
     def raw(self, record: Record) -> Float[Tensor, "b n p2 c"]:
         """Return the raw output for each pixel of each patch of a record.

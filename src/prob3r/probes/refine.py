@@ -9,9 +9,10 @@ from torch import Tensor
 from prob3r.probes.equations import Solutions
 from prob3r.probes.targets import Goals, Target
 
-STEPS = 300
-RATE = 1e-2
+STEPS = 200
+RATE = 2e-2
 CHECK_EVERY = 20  # steps
+_SMALLEST = 1e-9  # a sum of squares
 
 
 class Refined(NamedTuple):
@@ -48,10 +49,11 @@ def refine(
         fitted: Inputs and goals of the rows that it was fitted on.
         held: Those of the rows held out.
     """
-    added = ridge * solutions.values.mean()
-    spread = ((solutions.values + added) / len(fitted[0])).sqrt().clamp_min(1e-12)
-    inputs, held_inputs = (solutions.rotate(x) / spread for x, _ in (fitted, held))
-    start = solutions.cross / (solutions.values + added)[:, None] * spread[:, None]
+    total = solutions.values + ridge * solutions.values.mean()
+    varies = total > _SMALLEST  # inputs that do not vary say nothing
+    spread = (total / len(fitted[0])).sqrt().where(varies, 1)
+    inputs, held_inputs = (solutions.rotate(x) * varies / spread for x, _ in (fitted, held))
+    start = (solutions.cross / total[:, None]).where(varies[:, None], 0) * spread[:, None]
     weight, bias = start.clone(), solutions.output_mean.clone()
     optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=RATE)
     kept, least = (start, solutions.output_mean), torch.inf

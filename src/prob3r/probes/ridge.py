@@ -38,6 +38,10 @@ class Fit:
         errors: Of each site: the mean error on the held-out scenes, the first of the target's
             `measures`. Of pointmaps it is in the unit of the scenes' mean distance to camera 1.
         target: The target's name.
+        token: Of a target of pairs, the special token that is read; by default it is the mean of
+            the patches.
+        average: What says the target without any input: the mean of what the last site's probe was
+            fitted to. Empty in files of earlier versions.
     """
 
     whose: Whose
@@ -52,12 +56,15 @@ class Fit:
     ridges: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
     target: str = POINTMAP.name
+    token: str = ""
+    average: tuple[float, ...] = ()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
         """Return what `asdict` gave; raise KeyError or TypeError if it gave no such thing."""
         if "whose" not in values:  # files of earlier versions knew one target
             values = {**values, "whose": values["target"], "target": POINTMAP.name}
+        values = {"average": (), "token": "", **values}
         found = {field.name: values[field.name] for field in fields(cls)}
         if found["whose"] not in WHOSE_WORDS or found["target"] not in TARGETS:
             raise TypeError(f"the target is {found['target']!r} of {found['whose']!r}")
@@ -68,11 +75,12 @@ class Fit:
         """What the bank was fitted to and on, in words."""
         on = f"{self.scenes} scenes of {title_of(self.data)}"
         ran = "" if self.precision == "float32" else f" in {self.precision}"
-        of = "" if self.target == POINTMAP.name else f" ({self.target})"
+        read = f", read off the token '{self.token}'" if self.token else ""
+        of = "" if self.target == POINTMAP.name else f" ({self.target}{read})"
         return f"fitted to {WHOSE_WORDS[self.whose]}{of} on {on}{ran}"
 
 
-_LISTS = ("ridges", "errors")
+_LISTS = ("ridges", "errors", "average")
 
 
 class RidgeBank(SiteReader, reader="ridge"):
@@ -91,6 +99,7 @@ class RidgeBank(SiteReader, reader="ridge"):
         seed: Of the random features.
         fit: What the bank was fitted on.
         target: What its probes say.
+        token: Of a target of pairs, the special token to read instead of the mean of the patches.
     """
 
     def __init__(
@@ -103,8 +112,10 @@ class RidgeBank(SiteReader, reader="ridge"):
         seed: int = 0,
         fit: Fit | None = None,
         target: Target = POINTMAP,
+        token: str = "",
     ):
         super().__init__(sites, stream, patch, backbone, target)
+        self.token = token
         self.features, self.seed, self.fit = features, seed, fit
         s, outputs = len(self.sites), target.columns((TRUTH,), patch).width
         self.weight = nn.Parameter(torch.zeros(s, stream + features, outputs))
@@ -166,6 +177,7 @@ class RidgeBank(SiteReader, reader="ridge"):
         if target not in TARGETS:
             raise TypeError(f"there is no target {target!r}")
         given = {name: description[name] for name in names}
+        given["token"] = str(description.get("token", ""))
         return cls(fit=fit, target=TARGETS[target], **given)
 
     def header(self) -> dict[str, Any]:
@@ -180,6 +192,8 @@ class RidgeBank(SiteReader, reader="ridge"):
             "seed": self.seed,
             "target": self.target.name,
         }
+        if self.token:
+            described["token"] = self.token
         if self.random_seed is not None:
             described["random_seed"] = self.random_seed
         return described | ({} if self.fit is None else {"fit": asdict(self.fit)})

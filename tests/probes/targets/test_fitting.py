@@ -10,15 +10,17 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import to_json
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random, read_tensors, write_tensors
 from prob3r.probes import Asked, RidgeBank, load_probes, provide, save_probes
-from prob3r.probes import fit as fit_module
+from prob3r.probes import recipe as recipe_module
 from prob3r.probes.cache import find, kept
 from prob3r.probes.equations import NormalEquations
-from prob3r.probes.fit import Recipe, fit_banks
+from prob3r.probes.fit import fit_banks
+from prob3r.probes.recipe import Recipe
 from prob3r.probes.refine import held_error, refine
 from prob3r.probes.scenes import ROOMS, fit_scenes
 from prob3r.probes.targets import TARGETS, TRUTH, Epipolar, Goals
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
+from tests.models.examples import EXAMPLES
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 SHAPES = {
@@ -42,7 +44,7 @@ def backbone() -> DUSt3R:
 def banks(backbone: DUSt3R) -> dict[str, RidgeBank]:
     """Of the trunk, by target."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "LEAST_SHARE", 1.0)
+        patch.setattr(recipe_module, "LEAST_SHARE", 1.0)
         chosen = fit_scenes(ROOMS, backbone, 40, held_out=12)
         return {
             name: fit_banks(backbone, chosen, Recipe((TRUTH,), target=target))[0]
@@ -124,6 +126,18 @@ def test_a_planted_target_is_found_and_noise_is_not() -> None:
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_inputs_that_do_not_vary_leave_the_mean() -> None:
+    rooms = Rooms("train", (32, 32), compile=False).batch(range(30))
+    goals = Epipolar().truth(rooms, 2, 8)
+    inputs = torch.zeros(30, 3)
+    equations = NormalEquations(3, 9, dtype=torch.float64)
+    equations.add(inputs, goals.raw)
+    found = refine(Epipolar(), equations.solve(True), 0.1, (inputs, goals), (inputs, goals))
+    assert found.weight.eq(0).all()
+    assert found.bias.isfinite().all()
+    assert 0 < found.error < 20
+
+
 def test_standardised_inputs_that_do_not_vary_are_left_alone() -> None:
     inputs = torch.randn(50, 4) * torch.tensor([1.0, 100, 1e-6, 0]) + 3
     outputs = inputs[:, :2] @ torch.tensor([[1.0], [0.01]])
@@ -163,7 +177,7 @@ def test_the_cache_keeps_targets_apart(
     backbone: DUSt3R, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fit_module, "HELD_PAIRS", 8)
+    monkeypatch.setattr(recipe_module, "HELD_PAIRS", 8)
     few = Asked(scenes=30, target="match")
     match = provide(backbone, ["ridge", "random", "encoder"], few)
     assert {bank.target.name for bank in match.values()} == {"match"}
@@ -182,6 +196,29 @@ def test_the_cache_keeps_targets_apart(
     ):
         with pytest.raises(Prob3rError, match=said):
             provide(backbone, [kind], asked)
+
+
+def test_a_special_token_is_read_instead_of_the_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(recipe_module, "HELD_PAIRS", 6)
+    model, asked = EXAMPLES["vggt"](), Asked(scenes=20, target="pose", token="camera")
+    bank = provide(model, ["ridge"], asked)["ridge"]
+    assert bank.origin.startswith("fitted to the truth (pose, read off the token 'camera') on 20")
+    site = bank.sites[-1]
+    record = trace(model, fit_scenes(ROOMS, model, 3).scenes.batch(range(3)), site)[site]
+    row = bank.sites.index(site)
+    raw = record.token("camera") @ bank.weight[row] + bank.bias[row]
+    torch.testing.assert_close(bank.raw(record)[:, 0, 0], raw.detach(), atol=1e-4, rtol=1e-4)
+    assert provide(model, ["ridge"], asked)["ridge"].header() == bank.header()
+    assert find(fingerprint(model), "ridge", target="pose") is None
+    for given, said in (
+        (Asked(scenes=4, target="pose", token="sun"), "There is no token 'sun' in this model's"),
+        (Asked(target="depth", token="camera"), "depth is read off patches, and a token was given"),
+    ):
+        with pytest.raises(Prob3rError, match=said):
+            provide(model, ["ridge"], given)
 
 
 def test_too_few_is_one_sentence(backbone: DUSt3R) -> None:

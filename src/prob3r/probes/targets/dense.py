@@ -14,6 +14,7 @@ class Depth(Target):
     """The logarithm of depth along the view's own z axis, in the unit of the pointmap."""
 
     name = "depth"
+    title = "depth"
     level = PIXEL
     channels = 1
     measures = ("depth error, |log z|",)
@@ -50,6 +51,7 @@ class Normal(Target):
     """
 
     name = "normal"
+    title = "normals"
     level = PATCH
     channels = 3
     measures = ("normal error (degrees)",)

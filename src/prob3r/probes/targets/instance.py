@@ -24,6 +24,7 @@ class Instance(Target):
     """The centre of the object that a patch shows, in the unit of the pointmap."""
 
     name = "instance"
+    title = "instances"
     level = PATCH
     channels = 3
     measures = ("patches given to another object", "distance to the centre")

@@ -19,6 +19,7 @@ class CoVisibility(Target):
     """Whether the other view sees a patch's point: 1 or 0; over a half counts as yes."""
 
     name = "covisibility"
+    title = "co-visibility"
     level = PATCH
     channels = 1
     measures = ("patches misjudged",)
@@ -53,6 +54,7 @@ class Match(Target):
     """
 
     name = "match"
+    title = "matches"
     level = PATCH
     channels = 2
     measures = ("end-point error (patches)", "PCK@1")

@@ -26,6 +26,7 @@ class Pointmap(Target):
     """Each pixel's 3D point in camera 1's frame, in the unit of all views' mean distance to it."""
 
     name = "pointmap"
+    title = "pointmaps"
     level = PIXEL
     channels = 3
     shared = 1

@@ -23,7 +23,7 @@ from prob3r.geometry import (
 from prob3r.probes.targets.target import PAIR, TRUTH, Goals, Target, Whose
 from prob3r.scenes.views import Views
 
-MATCHES = 256
+MATCHES = 64
 """The most matches of a pair that epipolar errors are measured on."""
 
 FEWEST_MATCHES = 8
@@ -56,6 +56,7 @@ class RelativePose(Target):
     """
 
     name = "pose"
+    title = "the relative pose"
     level = PAIR
     channels = 12
     measures = ("rotation error (degrees)", "translation error (degrees)")
@@ -105,6 +106,7 @@ class Epipolar(Target):
     """
 
     name = "epipolar"
+    title = "epipolar geometry"
     level = PAIR
     channels = 9
     measures = ("Sampson distance (pixels)",)

@@ -118,6 +118,7 @@ class Target(ABC):
 
     Attributes:
         name: What commands and files call it.
+        title: What a sentence calls it.
         level: What one answer is about.
         channels: Numbers of one answer.
         shared: Further numbers of one answer, which are the same for the truth and the own output.
@@ -129,6 +130,7 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
     level: ClassVar[Level]
     channels: ClassVar[int]
     shared: ClassVar[int] = 0

@@ -1,0 +1,115 @@
+"""What is fitted and on how much: the sites of a model, and the recipe of a fit."""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+from prob3r.geometry import patch_grid
+from prob3r.models import Model
+from prob3r.models.protocol import Stack, trunk
+from prob3r.models.sites import ATTENTION, Site
+from prob3r.probes.equations import GRAM_SHARE
+from prob3r.probes.scenes import HELD_OUT
+from prob3r.probes.targets import PAIR, POINTMAP, WHOSE, Target, Whose
+
+PATCHES_PER_UNKNOWN = 20
+LEAST_SCENES = 64  # patches of one scene are alike, however many it has
+PAIRS, HELD_PAIRS = 768, 256  # scenes for a target of pairs, each of which gives one row a view
+MOST_COST = 0.17  # of the normal equations, as a share of the products of the blocks
+LEAST_SHARE = 0.25  # of the patches; a model so small that this costs more is cheap all the same
+
+
+class Group(NamedTuple):
+    """The sites of one stack, whose probes become one bank.
+
+    Attributes:
+        stack: The stack.
+        sites: The sites of views 1 and 2.
+    """
+
+    stack: Stack
+    sites: tuple[str, ...]
+
+    def read_by(self, site: str, views: int) -> list[str]:
+        """Return the sites of all views that the probe of a site is fitted on."""
+        place = Site.parse(site)
+        return [str(place.of(v)) for v in self.stack.streams(views) if min(v, 2) == place.view]
+
+
+def groups(model: Model) -> list[Group]:
+    """Return what is fitted: all sites of the trunk, and the encoder's last ones, a control."""
+    middle = trunk(model)
+    found = [Group(middle, tuple(s for s in model.sites() if Site.parse(s).stack == middle.name))]
+    encoder = model.stacks.get("enc")
+    if encoder is not None and encoder is not middle and encoder.patches:
+        last = [site for site in encoder.sites(2) if site.block == encoder.blocks - 1]
+        sublayer = encoder.sublayers[-1][-1]
+        found.append(Group(encoder, tuple(str(s) for s in last if s.sublayer == sublayer)))
+    return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a fit, beside the model and the scenes.
+
+    Attributes:
+        whose: Whose targets to fit to. One pass serves them all, on the same patches.
+        features: How many random features; none for plain ridge regression.
+        seed: Of the random features.
+        random_seed: The seed of the model's weights, where it is a control with random ones.
+        target: What the probes say.
+        token: Of a target of pairs, the special token to read instead of the mean of the patches.
+    """
+
+    whose: tuple[Whose, ...] = WHOSE
+    features: int = 0
+    seed: int = 0
+    random_seed: int | None = None
+    target: Target = POINTMAP
+    token: str = ""
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether each scene gives one row a view."""
+        return self.target.level == PAIR
+
+    @property
+    def held_out(self) -> int:
+        """How many scenes choose the ridges."""
+        return HELD_PAIRS if self.of_pairs else HELD_OUT
+
+
+def patch_share(model: Model, recipe: Recipe) -> float:
+    """Return the share of the patches whose products are summed, 1 where that costs little enough.
+
+    Products are counted: those of the normal equations take at most `MOST_COST` of those of the
+    blocks, unless that leaves less than `LEAST_SHARE`. Small models are thinned the most, whose
+    outputs are wide beside their streams.
+    """
+    if recipe.of_pairs:
+        return 1.0
+    outputs = recipe.target.columns(recipe.whose, model.config.patch).width
+    forward = sum(
+        (4 if sublayer in ATTENTION else 8) * stack.width**2
+        for stack in model.stacks.values()
+        if stack.patches
+        for sublayers in stack.sublayers
+        for sublayer in sublayers
+    )
+    widths = [stack.width + recipe.features for stack, sites in groups(model) for _ in sites[::2]]
+    equations = sum(w * (w * GRAM_SHARE + outputs) for w in widths)
+    return min(1.0, max(LEAST_SHARE, MOST_COST * forward / equations))
+
+
+def scenes_for(model: Model, recipe: Recipe) -> int:
+    """Return how many scenes give 20 patches for each unknown of a row, or 64 if that is more.
+
+    The width is that of the trunk; a control on a wider encoder has fewer patches an unknown. For a
+    target of pairs it is 768, whatever the width.
+    """
+    if recipe.of_pairs:
+        return PAIRS
+    unknowns = trunk(model).width + recipe.features + 1
+    rows, columns = patch_grid(*model.config.image_size, model.config.patch)
+    patches = rows * columns * patch_share(model, recipe)
+    return max(LEAST_SCENES, ceil(PATCHES_PER_UNKNOWN * unknowns / patches))
