@@ -58,6 +58,9 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 2)
     monkeypatch.setattr("prob3r.studies.pose_probes.SINK_ROOMS", 2)
     monkeypatch.setattr("prob3r.studies.pose.SINK_PAIRS", 2)
+    monkeypatch.setattr("prob3r.studies.readable.SCENES", 60)
+    monkeypatch.setattr("prob3r.probes.recipe.HELD_PAIRS", 4)
+    monkeypatch.setattr("prob3r.probes.refine.STEPS", 2)
     monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 2)
 
 

@@ -41,6 +41,7 @@ SMALL = {
     "pose_probes.SINK_ROOMS": 2,
     "pose_probes.FITTED": 8,
     "pose_probes.HELD_OUT": 4,
+    "readable.SCENES": 80,
     "roles.EXAMPLE_AMONG": 2,
 }
 
@@ -50,6 +51,8 @@ def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mo
     for name, value in SMALL.items():
         monkeypatch.setattr(f"prob3r.studies.{name}", value)
     monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 20)
+    monkeypatch.setattr("prob3r.probes.recipe.HELD_PAIRS", 4)
+    monkeypatch.setattr("prob3r.probes.refine.STEPS", 20)
     made: Model = MODELS[request.param]()
     return made
 
@@ -113,6 +116,7 @@ def _has_numbers(tables: dict[str, pd.DataFrame]) -> None:
     assert (cuts.value.abs() > 0).any()
     assert set(tables["pose-probes"].token) >= {"best", "sink", "centre", "corner", "pooled"}
     assert tables["reliability"].query("metric == 'entropy'").value.between(0, 1.0001).all()
+    assert tables["readable"].target.nunique() == 8
     shares = tables["look-alikes"].query("metric == 'attention'").value.dropna()
     assert shares.between(0, 1).all()
 

@@ -319,6 +319,11 @@ CLAIMS = (
         SUMMARY,
     ),
     Claim(
+        "readable",
+        "What linear probes of eight targets read in the trunk",
+        ("readable",),
+    ),
+    Claim(
         "past the paper",
         "The inside tells when the outcome is wrong",
         ("reliability",),
