@@ -139,6 +139,18 @@ def test_banks_are_listed_and_removed(
             ("probes", "fit", *MODEL, "--fit-to", "half"),
             "--fit-to is 'half'; it must be truth or own",
         ),
+        (
+            ("probes", "fit", *MODEL, "--target", "own"),
+            "There is no target 'own'; say whose with --fit-to own",
+        ),
+        (
+            ("probes", "fit", *MODEL, "--target", "colour"),
+            "There is no target 'colour'; give pointmap, depth, normal, covisibility, match,",
+        ),
+        (
+            ("probes", "fit", *MODEL, "--target", "pose", "--token", "camera", "--scenes", "2"),
+            "There is no token 'camera' in this model's trunk; it has no special tokens",
+        ),
         (("probes", "fit", *MODEL, "--fit-on", "nowhere"), "There are no pairs 'nowhere'"),
         (
             ("explain", *PHOTOS, *MODEL, "--fit-on", "photos", "--fit-to", "truth"),
@@ -159,6 +171,19 @@ def test_what_cannot_be_is_one_sentence(
     assert said in " ".join(error.split())
     assert "Traceback" not in error
     assert not kept()
+
+
+def test_probes_of_another_target_are_fitted_and_refused_where_points_are_read(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit = ("probes", "fit", *MODEL, "--scenes", "30", "--target", "match")
+    assert run(monkeypatch, *fit) == 0
+    out = capfd.readouterr().out
+    assert "fitted to the truth (match) on 30 scenes of rooms:train: mean end-point error" in out
+    (bank, *_) = (each for each in kept() if each.kind == "ridge")
+    assert run(monkeypatch, "explain", *PHOTOS, *MODEL, "--probes", str(bank.path)) == 1
+    error = " ".join(capfd.readouterr().err.split())
+    assert "These probes read the target 'match', and a pointmap is needed here" in error
 
 
 def test_evaluate_says_what_its_probes_were_fitted_on(

@@ -53,6 +53,8 @@ def test_the_truth_itself_has_no_error_and_another_has(target: Target, rooms: Pa
     first = target.measures[0]
     assert right[first].nan_to_num().max() < 1e-2
     assert wrong[first].nanmean() > 20 * right[first].nanmean() + 1e-3
+    losses = [float(target.loss(t, goals)) for t in (true, true.roll(3, 0))]
+    assert 0 <= losses[0] < 1e-6 < losses[1]
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
