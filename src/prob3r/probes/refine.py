@@ -10,7 +10,7 @@ from prob3r.probes.equations import Solutions
 from prob3r.probes.targets import Goals, Target
 
 STEPS = 200
-RATE = 2e-2
+RATE = 5e-3
 CHECK_EVERY = 20  # steps
 _SMALLEST = 1e-9  # a sum of squares
 
