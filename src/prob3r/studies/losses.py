@@ -6,7 +6,8 @@ is the natural logarithm of its ratio to the error without the cut (0.05 is a ri
 summed up by the median over scenes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,11 @@ from prob3r.geometry import Interval, median
 from prob3r.measures.scenes import AUC_DEGREES, POINTS, STATED
 from prob3r.measures.statistics import mean, mean_interval, median_interval
 from prob3r.studies.effects import POINTMAP
+from prob3r.studies.figures import PAGE, figure, grouped_bars
 from prob3r.studies.verdict import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 AUC = f"auc@{AUC_DEGREES}"
 STATED_AUC, POINTS_AUC = f"{STATED} {AUC}", f"{POINTS} {AUC}"
@@ -81,3 +86,27 @@ def total_loss(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " s"]
 def over_modes(verdicts: Sequence[Verdict]) -> Verdict:
     """Return the verdict over the modes of an ablation: theirs if they agree, else `mixed`."""
     return verdicts[0] if len(set(verdicts)) == 1 else "mixed"
+
+
+def draw_losses(
+    losses: Mapping[str, Mapping[str, Mapping[str, Interval]]],
+    colours: Mapping[str, str],
+    groups: str,
+) -> "Figure":
+    """Return bars of losses, a panel for each metric.
+
+    Args:
+        losses: By metric, by group of bars, and by bar.
+        colours: Of the bars by their names, in their order in a group.
+        groups: What tells the groups apart, below the axes.
+    """
+    with figure((len(losses) + 1) // 2, 2, PAGE, 1.9) as (drawn, axes):
+        for axis, (metric, found) in zip(axes, losses.items(), strict=False):
+            grouped_bars(axis, found, colours)
+            axis.set_xlabel(groups)
+            axis.set_ylabel(LOSS_LABELS[metric])
+        for axis in axes[len(losses) :]:
+            axis.remove()
+        handles, labels = axes[0].get_legend_handles_labels()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=4)
+    return drawn

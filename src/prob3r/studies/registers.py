@@ -23,6 +23,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
+from prob3r.geometry import Interval
 from prob3r.measures.statistics import as_text, wide
 from prob3r.measures.tokens import CHOSEN, COUNT
 from prob3r.models import Model
@@ -30,13 +31,13 @@ from prob3r.runs.edits import TOKEN_MODES, Edit, TokenMeans, token
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.effects import POINTMAP, effects_of
-from prob3r.studies.figures import COLOURS, PAGE, figure, grouped_bars
+from prob3r.studies.figures import COLOURS
 from prob3r.studies.losses import (
     CAMERAS_HARDLY,
-    LOSS_LABELS,
     LOSS_WORDS,
     POINTS_HARDLY,
     camera_auc,
+    draw_losses,
     loss_interval,
     loss_metrics,
     with_losses,
@@ -106,22 +107,8 @@ class Registers(Study[Views]):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the losses in every mode, of the registers and of the patches."""
-        metrics = loss_metrics(table)
-        with figure(1, len(metrics), PAGE, 2.3) as (drawn, axes):
-            for axis, metric in zip(axes, metrics, strict=True):
-                found = {tokens: by_mode(table, metric, tokens) for tokens in _COLOURS}
-                modes = [mode for mode in TOKEN_MODES if mode in found[REGISTERS]]
-                bars = {
-                    mode: {name: loss_interval(of[mode], metric) for name, of in found.items()}
-                    for mode in modes
-                }
-                grouped_bars(axis, bars, _COLOURS)
-                axis.set_xlabel("replaced by")
-                axis.set_ylabel(LOSS_LABELS[metric])
-                axis.tick_params(axis="x", labelrotation=30)
-            handles, labels = axes[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside lower center", ncols=2)
-        return {"modes": drawn}
+        losses = {metric: _bars(table, metric) for metric in loss_metrics(table)}
+        return {"modes": draw_losses(losses, _COLOURS, "what the tokens are replaced by")}
 
 
 def replacements(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, list[Edit]]:
@@ -142,6 +129,16 @@ def by_mode(table: pd.DataFrame, metric: str, tokens: str) -> dict[str, Float[Te
     rows = with_losses(table[(table.metric == metric) & (table.tokens == tokens)])
     modes, losses = wide(rows, "mode")
     return dict(zip(modes, losses.unbind(1), strict=True))
+
+
+def _bars(table: pd.DataFrame, metric: str) -> dict[str, dict[str, Interval]]:
+    """Return the losses of a metric by mode and by the replaced tokens."""
+    found = {tokens: by_mode(table, metric, tokens) for tokens in _COLOURS}
+    return {
+        mode: {name: loss_interval(of[mode], metric) for name, of in found.items()}
+        for mode in TOKEN_MODES
+        if mode in found[REGISTERS]
+    }
 
 
 def _overstates(table: pd.DataFrame, metric: str, hardly: float, what: str) -> Finding:

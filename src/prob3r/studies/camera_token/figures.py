@@ -10,8 +10,8 @@ from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.measures.tokens import COUNT, MASS
 from prob3r.studies.camera_token.contrasts import CAMERA, MODES, REGISTER, by_tokens
 from prob3r.studies.effects import POINTMAP
-from prob3r.studies.figures import COLOURS, PAGE, band, figure, grouped_bars
-from prob3r.studies.losses import LOSS_LABELS, loss_interval, loss_metrics, with_losses
+from prob3r.studies.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.losses import LOSS_LABELS, draw_losses, loss_interval, loss_metrics, with_losses
 from prob3r.studies.token_cuts import SWAP
 
 if TYPE_CHECKING:
@@ -38,14 +38,8 @@ _NAMES = {
 def draw_cuts(table: pd.DataFrame) -> "Figure":
     """Return the cuts of the camera token beside their controls, a panel a metric."""
     colours = {_NAMES[name]: colour for name, colour in _COLOURS.items()}
-    with figure(2, 2, PAGE, 1.9) as (drawn, axes):
-        for axis, metric in zip(axes, loss_metrics(table), strict=True):
-            grouped_bars(axis, _bars(table, metric), colours)
-            axis.set_xlabel("how the tokens are cut")
-            axis.set_ylabel(LOSS_LABELS[metric])
-        handles, labels = axes[0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="outside lower center", ncols=4)
-    return drawn
+    losses = {metric: _bars(table, metric) for metric in loss_metrics(table)}
+    return draw_losses(losses, colours, "how the tokens are cut")
 
 
 def draw_swaps(table: pd.DataFrame) -> "Figure":
