@@ -17,7 +17,7 @@ Run `python benchmarks/attribution.py [--pairs 32] [--model mini] [--steps 8 --s
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 

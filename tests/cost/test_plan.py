@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from prob3r import cli
 from prob3r.cost.dry_run import DryRun, operations, storage_bytes
-from prob3r.cost.plan import EVERY_SITE, plan, sweeping, tracing, training
+from prob3r.cost.plan import EVERY_SITE, attributing, plan, sweeping, tracing, training
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     VGGT,
@@ -396,3 +396,15 @@ def test_the_command_refuses_in_one_sentence(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("prob3r: ")
     assert said in line
+
+
+def test_an_attribution_runs_a_model_once_more_to_keep_less() -> None:
+    deep = replace(SMALL, enc_depth=6, dec_depth=6)
+    little, much = (attributing(deep, bound_memory=bound) for bound in (True, False))
+    assert little.count == 2 * (6 * 3 + 6 * 5)  # sublayers, and those of attention again as heads
+    assert little.activations < 0.6 * much.activations
+    # A block runs once more; what is after the last block, and before the first, does not.
+    again = little.operations - much.operations
+    assert 0.6 * little.forward < again <= little.forward
+    other = attributing(deep, bound_memory=False, another_run=True)
+    assert other.operations == pytest.approx(much.operations + much.forward, rel=1e-3)

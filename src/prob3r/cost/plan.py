@@ -23,7 +23,7 @@ from prob3r.models.checkpoints import config_of
 from prob3r.models.factories import installed, is_factory
 from prob3r.models.protocol import MultiViewModel, Prediction, Shape, stack_of, trunk
 from prob3r.models.sites import BETWEEN_VIEWS, PROBS, Site, select
-from prob3r.runs.attribution import AnotherRun, Measure, attribute
+from prob3r.runs.attribution import AnotherRun, Attribution, Measure, attribute
 from prob3r.runs.edits import HeadAblation
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import MEMORY, sweep
@@ -287,14 +287,17 @@ def attributing(
     and errors are those of `plan`. The scalar itself is not counted.
     """
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
-        dry_run.peak = dry_run.live
         baseline = AnotherRun(scenes) if another_run else None
-        found, every = operations(
-            lambda: attribute(model, scenes, _sum, baseline, bound_memory=bound_memory)
-        )
+
+        def run() -> Attribution:
+            return attribute(model, scenes, _sum, baseline, bound_memory=bound_memory)
+
+        start = dry_run.peak = dry_run.live
+        run()
+        rest = dry_run.peak - start
+        found, every = operations(run)  # not above, as the counter holds what a gradient passes
         _, forward = operations(lambda: trace(model, scenes))
         weights = storage_bytes(model.parameters())
-        rest = dry_run.peak - weights
     count = sum(len(part) for part in (found.sublayers, found.heads))
     return Cost(count, weights, activations=rest, forward=forward, backward=every - forward)
 
