@@ -6,7 +6,7 @@
   the part switched off (zero), at its mean over rooms:train (mean), or as in another scene
   (resample).
 - sign: the share of the parts among the ten strongest whose sign is right, in the mean.
-- where: the same over the heads of each kind of attention.
+- where: the same over the parts of each kind of sublayer.
 - steps: the same by integrated gradients, on fewer scenes.
 - cost: operations of one attribution beside those of a sweep over all heads, and its memory, for
   DUSt3R-Large at 224, without running it; and processor time of both for the model that was run.
@@ -80,7 +80,7 @@ def main() -> None:
     table = pd.DataFrame(rows)
     console = Console(width=150)
     console.print(ranks(table[table.steps == 1], f"{options.model}, {options.pairs} rooms"))
-    console.print(where(table[(table.steps == 1) & (table.kind == "head")]))
+    console.print(where(table[table.steps == 1]))
     if options.steps > 1:
         few = table[table.scene.isin(table[table.steps > 1].scene)]
         for steps, part in few.groupby("steps"):
@@ -216,16 +216,16 @@ def ranks(rows: pd.DataFrame, title: str) -> Table:
 
 
 def where(rows: pd.DataFrame) -> Table:
-    """Return the correlations of the heads of each stack and kind of attention."""
-    table = Table("scalar", "baseline", "heads of", "ranks", "share of all effects")
+    """Return the correlations of the parts of each stack and kind of sublayer."""
+    table = Table("scalar", "baseline", "parts", "of", "ranks", "share of their effects")
     places = rows.site.map(Site.parse)
     rows = rows.assign(of=[f"{p.stack} {p.sublayer}" for p in places])
-    for (scalar, mode), part in rows.groupby(["scalar", "mode"], sort=False):
+    for (scalar, mode, kind), part in rows.groupby(["scalar", "mode", "kind"], sort=False):
         total = part.exact.abs().sum()
         for of, group in part.groupby("of", sort=False):
             share = group.exact.abs().sum() / total
             found = interval(over_scenes(group, correlation))
-            table.add_row(scalar, mode, of, found, f"{share:.0%}")
+            table.add_row(scalar, mode, f"{kind}s", of, found, f"{share:.0%}")
     return table
 
 
