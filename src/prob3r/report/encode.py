@@ -176,7 +176,7 @@ def _influence(found: Influence) -> dict[str, Any]:
         "more": found.more,
         "most": most,
         "shares": found.shares,
-        "maps": [_base64(each.round().cpu().numpy().astype("i1")) for each in levels],
+        "maps": [base64_of(each.round().cpu().numpy().astype("i1")) for each in levels],
     }
 
 

@@ -132,7 +132,7 @@ def _influence(explanation: Explanation) -> str:
         "where": "a camera stands" if several else "camera 2 stands",
         "moves": "the chosen camera" if several else "camera 2",
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("influence.html"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset("influence.html"))
 
 
 def _probes(explanation: Explanation) -> str:
