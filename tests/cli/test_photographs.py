@@ -3,6 +3,7 @@
 import os
 import socket
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
-from tests.cli.test_cli import EXPLAIN, files_of, here, model, run
+from prob3r.measures.influence import Influence
+from prob3r.models import Model
+from prob3r.scenes.views import Views
+from tests.cli.test_cli import CONFIG, EXPLAIN, files_of, here, model, run
 
 __all__ = ["files_of", "here", "model"]
 
@@ -150,8 +155,16 @@ def test_an_odd_photograph_ends_in_a_page_without_scripts_of_its_own(
     assert capfd.readouterr().err == ""
 
 
+def influences(model: Model, views: Views, report: object) -> list[Influence]:
+    """Return that every patch decides the rotation alike: the pixels have no say in it."""
+    maps = tuple(torch.ones(image[0, 0].numel() // CONFIG.patch**2) for image in views.images)
+    return [Influence(2, "rotation", "degrees", "turned further", 1.0, maps)]
+
+
 def explained(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the page of a photograph."""
+    # Whether PnP finds a camera, of which one can ask what decides it, depends on the pixels.
+    monkeypatch.setattr(sys.modules["prob3r.report.explain"], "influences", influences)
     options = ("--out", "page.html", "--json", "numbers.json")
     assert run(monkeypatch, "explain", str(path), "../b.jpg", *EXPLAIN, *options) == 0
     return Path("page.html").read_text(encoding="utf-8")

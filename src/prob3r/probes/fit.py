@@ -372,7 +372,7 @@ class Fitting:
         return measured[target.measures[0]].nanmean().item()
 
     def _too_few(self, rows: int, bank: RidgeBank) -> Prob3rError:
-        if self.recipe.target is POINTMAP:
+        if self.recipe.target.name == POINTMAP.name:
             return Prob3rError(
                 f"{rows} patches are known in all their pixels, which is too few to fit "
                 f"{bank.inputs_width} numbers an output; give more scenes, or fit to '{OWN}'."

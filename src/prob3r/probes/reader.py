@@ -221,7 +221,7 @@ class SiteReader(nn.Module, ABC):
         Raises:
             Prob3rError: These probes say something else, or see `raw`.
         """
-        if self.target is not POINTMAP:
+        if self.target.name != POINTMAP.name:
             raise Prob3rError(
                 f"These probes read the target '{self.target.name}', and a pointmap is needed "
                 "here; give probes of pointmaps."

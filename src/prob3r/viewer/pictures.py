@@ -37,10 +37,12 @@ WRITE = (
 SHOWN = "shown"
 _FOLLOWING = WRITE.partition(";")[0]
 _TELL = (
-    f"{_FOLLOWING};let p=f;while(!p.parentElement.contains(this))p=p.parentElement;"
+    f"(function tell(){{if(!this.isConnected)return;{_FOLLOWING};"
+    "if(!f){setTimeout(tell.bind(this),50);return}"  # the panel is not whole yet
+    "let p=f;while(!p.parentElement.contains(this))p=p.parentElement;"
     "p.style.display='none';"
     f"new ResizeObserver(()=>{{const t=this.offsetParent?'{SHOWN}':'hidden';"
-    f"(function(){{{WRITE}}}).call(this)}}).observe(this)"
+    f"(function(){{{WRITE}}}).call(this)}}).observe(this)}}).call(this)"
 )
 _PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
 TELLS_WHETHER_SHOWN = f'<img alt="" src="{_PIXEL}" onload="{escape(_TELL)}">'
