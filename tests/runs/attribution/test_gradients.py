@@ -134,6 +134,23 @@ def test_the_model_is_left_as_it_was(model: DUSt3R, views: Views) -> None:
     assert "forward" not in vars(model.enc_blocks[0])
 
 
+def test_nothing_before_the_parts_is_differentiated(model: DUSt3R, views: Views) -> None:
+    runs: list[str] = []
+    hooks = [
+        next(block.children()).register_forward_pre_hook(lambda *_, name=name: runs.append(name))
+        for name, block in (("encoder", model.enc_blocks[0]), ("decoder", model.dec_blocks2[1]))
+    ]
+    every_part = attribute(model, views, smooth)
+    assert runs.count("encoder") == 2  # a block that is differentiated runs twice
+    runs.clear()
+    some = attribute(model, views, smooth, sites=["dec*"])
+    for hook in hooks:
+        hook.remove()
+    assert runs == ["encoder", "decoder", "decoder"]
+    for site, effects in some.sublayers.items():
+        torch.testing.assert_close(effects, every_part.sublayers[site])
+
+
 def test_the_parts_that_matter_most_come_first(model: DUSt3R, views: Views) -> None:
     found = attribute(model, views, smooth, sites=["dec2.*"])
     top = found.top(5, scene=1)

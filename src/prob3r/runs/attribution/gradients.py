@@ -77,23 +77,23 @@ def attribute(
             with keep:
                 return along_paths(model, views, scalar, bound, kinds, wanted, steps)
         tap = Gradients(bound, Setting.of(model, views), kinds, wanted)
-        images = [image.detach().requires_grad_() for image in views.images]
         with keep, torch.enable_grad():
-            output = model(*images, tap=tap)
+            output = model(*views.images, tap=tap)
             value = scalar(views, output.map(Tensor.detach))(output)
             if not (value.requires_grad and tap.reached):
                 raise Prob3rError(
                     f"No gradient goes through this {type(model).__name__}; its forward must not "
                     "run under no_grad, and the scalar must follow from its output."
                 )
-            torch.autograd.backward(value.sum(), inputs=images)
+            value.sum().backward()
     return Attribution(value.detach(), bound.words, steps, **tap.effects)
 
 
 class Gradients(Tap):
     """Works out the effects of the parts it is shown while a gradient comes back through them.
 
-    A part to which no gradient comes has no effect.
+    The gradient ends at the first of these parts: nothing before them is differentiated. A part to
+    which no gradient comes has no effect.
 
     Args:
         baseline: Bound to the model and the batch.
@@ -120,7 +120,7 @@ class Gradients(Tap):
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return the stream as it is, and wait for its gradient."""
-        shown = tensor.view_as(tensor)  # also of a tensor that several sites share
+        shown = _started(tensor) if site in self.wanted else tensor
         if site in self._seen:  # a block that is checkpointed runs again
             return shown
         self._seen.add(site)
@@ -153,9 +153,11 @@ class Gradients(Tap):
     def _heads(
         self, site: str, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
     ) -> Tensor:
-        shown = output.view_as(output)
         place = Site.parse(site)
-        if site in self._seen or str(place.residual) not in self.wanted:
+        if str(place.residual) not in self.wanted:
+            return output
+        shown = _started(output)
+        if site in self._seen:
             return shown
         self._seen.add(site)
         if "heads" in self.kinds:
@@ -205,3 +207,11 @@ class Gradients(Tap):
             by_view = self.setting.keys(place).split(effects.sum(2))
             sums = torch.stack([part.sum(-1) for part in by_view.values()], -1)
             self.effects["edges"][str(place.read(EDGES))] = sums
+
+
+def _started(tensor: Tensor) -> Tensor:
+    """Return a tensor to which a gradient comes, and at which it ends if nothing before wants it.
+
+    It is a tensor of its own, since several sites may share one.
+    """
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
