@@ -162,7 +162,7 @@ def beside_official(table: Table, checkout: Path) -> None:
 
     def run_theirs() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         with torch.no_grad():
-            return theirs(*views)
+            return theirs(*views)  # noqa: F821 - it is deleted after the last call
 
     found, plain = run_theirs(), trace(ours, pair).output
     assert plain is not None
@@ -170,7 +170,7 @@ def beside_official(table: Table, checkout: Path) -> None:
         (plain.points[0] - found[0]["pts3d"]).abs().max().item(),
         (plain.points[1] - found[1]["pts3d_in_other_view"]).abs().max().item(),
     )
-    mine, other = turns(lambda: trace(ours, pair), run_theirs, 4)
+    mine, other = turns(lambda: trace(ours, pair), run_theirs, 4)  # noqa: F821 - as above
     del ours, theirs
     large = "DUSt3R-Large at 224"
     peaks = [int(child(which, large, checkout)[0]) / MIB for which in ("ours", "official")]

@@ -28,8 +28,8 @@ class Neighbours(NamedTuple):
         rows: Their numbers.
     """
 
-    distance: Float[Tensor, "n *k"]
-    rows: Int[Tensor, "n *k"]
+    distance: Float[Tensor, " n *k"]
+    rows: Int[Tensor, " n *k"]
 
 
 class PointTree:

@@ -15,7 +15,7 @@ def pck(
     visible: Bool[Tensor, "b n"],
     grid: tuple[int, int],
     radius: int = 1,
-) -> Float[Tensor, "b *k"]:
+) -> Float[Tensor, " b *k"]:
     """Share of the co-visible patches whose most attended patch is near their true match.
 
     Near means at most `radius` rows and `radius` columns away: the 3x3 patches around the match
@@ -37,7 +37,7 @@ def end_point_error(
     match: Int[Tensor, "b n"],
     visible: Bool[Tensor, "b n"],
     grid: tuple[int, int],
-) -> Float[Tensor, "b *k"]:
+) -> Float[Tensor, " b *k"]:
     """Mean distance, in patches, from the most attended patch to the true match.
 
     The arguments and NaN are those of `pck`; the distance is Euclidean between patch centres.
@@ -52,7 +52,7 @@ def cycle_consistency(
     grid2: tuple[int, int],
     visible: Bool[Tensor, "b n2"] | None = None,
     radius: int = 1,
-) -> Float[Tensor, "b *k"]:
+) -> Float[Tensor, " b *k"]:
     """Share of view 2's patches that end near where they started, there and back again.
 
     Args:

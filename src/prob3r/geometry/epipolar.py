@@ -35,7 +35,7 @@ def epipolar_distance(
     fundamental: Float[Tensor, "b 3 3"],
     pixels1: Float[Tensor, "b *n 2"],
     pixels2: Float[Tensor, "b *n 2"],
-) -> Float[Tensor, "b *n"]:
+) -> Float[Tensor, " b *n"]:
     """Distance of view 1's positions to the epipolar lines of view 2's, in view 1's pixels."""
     product, line1, _ = _residuals(fundamental, pixels1, pixels2)
     length: Tensor = line1.norm(dim=-1)
@@ -46,7 +46,7 @@ def sampson_distance(
     fundamental: Float[Tensor, "b 3 3"],
     pixels1: Float[Tensor, "b *n 2"],
     pixels2: Float[Tensor, "b *n 2"],
-) -> Float[Tensor, "b *n"]:
+) -> Float[Tensor, " b *n"]:
     """How far both positions together are from an exact match, to first order, in pixels.
 
     The square root of the Sampson error (Hartley and Zisserman, equation 11.9).
@@ -60,7 +60,7 @@ def _residuals(
     fundamental: Float[Tensor, "b 3 3"],
     pixels1: Float[Tensor, "b *n 2"],
     pixels2: Float[Tensor, "b *n 2"],
-) -> tuple[Float[Tensor, "b *n"], Float[Tensor, "b *n 2"], Float[Tensor, "b *n 2"]]:
+) -> tuple[Float[Tensor, " b *n"], Float[Tensor, " b *n 2"], Float[Tensor, " b *n 2"]]:
     """`x1^T F x2`, and the normals of the epipolar lines in view 1 and in view 2."""
     one = torch.ones_like(pixels1[..., :1])
     x1, x2 = torch.cat([pixels1, one], dim=-1), torch.cat([pixels2, one], dim=-1)

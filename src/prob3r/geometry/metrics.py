@@ -205,7 +205,7 @@ def bootstrap(
 
 
 def percentiles(
-    drawn: Float[Tensor, "draws *s"], level: float = 0.95
+    drawn: Float[Tensor, " draws *s"], level: float = 0.95
 ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
     """Ends of the interval that covers a share of resampled statistics; NaN is left out.
 

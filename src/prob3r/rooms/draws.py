@@ -15,14 +15,14 @@ class Draws:
 
     def between(
         self, low: int | float, high: int | float, *shape: int
-    ) -> Float[Tensor, "b *shape"]:
+    ) -> Float[Tensor, " b *shape"]:
         """The next numbers, shaped ``(b, *shape)`` and scaled to [low, high)."""
         count = math.prod(shape)
         columns = self.numbers[:, self.used : self.used + count]
         self.used += count
         return low + (high - low) * columns.reshape(-1, *shape)
 
-    def chance(self, probability: float, *shape: int) -> Bool[Tensor, "b *shape"]:
+    def chance(self, probability: float, *shape: int) -> Bool[Tensor, " b *shape"]:
         """True with this probability."""
         return self.between(0.0, 1.0, *shape) < probability
 
