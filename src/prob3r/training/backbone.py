@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder
-from prob3r.models import DUSt3R, PosedDUSt3R, load, save
-from prob3r.models.architectures import ARCHITECTURES
+from prob3r.models import DUSt3R, save
 from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
-from prob3r.models.protocol import MultiViewModel
 from prob3r.models.sites import Tap
 from prob3r.training.attention import DirectAttention
 from prob3r.training.loop import Progress, Task, run
@@ -22,6 +20,7 @@ from prob3r.training.optim import optimizers
 from prob3r.training.pairs import Completion, CrossViewCompletion, Matching, Pointmaps
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Recipe
+from prob3r.training.start import start_of
 from prob3r.training.stream import Stream, ViewsStream
 from prob3r.training.validation import Validation
 from prob3r.training.views_validation import ViewsValidation
@@ -90,7 +89,7 @@ class _BackboneTask(Task):
         self.validate_every = recipe.validate_every
         self.keep_every = recipe.keep_every
         torch.manual_seed(recipe.seed)
-        self.model = _fresh(recipe).to(device)
+        self.model = start_of(recipe).to(device)
         self.module: nn.Module = self.model
         if isinstance(self.model, DUSt3R):
             if recipe.tied_start:
@@ -179,28 +178,6 @@ class _BackboneTask(Task):
 
     def end(self, number: int) -> None:
         self.objective.end()
-
-
-def _fresh(recipe: Recipe) -> MultiViewModel:
-    """Return the model that a recipe starts from.
-
-    Raises:
-        Prob3rError: It is to start from a model of another shape.
-    """
-    kind = ARCHITECTURES[recipe.architecture]
-    model = kind(recipe.model)
-    if not recipe.start:
-        return model
-    start = load(recipe.start)
-    if kind is PosedDUSt3R and type(start) is DUSt3R:
-        start = PosedDUSt3R.from_twin(start)
-    if not isinstance(start, kind) or start.config != recipe.model:
-        raise Prob3rError(
-            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
-            "both the same architecture and [model]."
-        )
-    model.load_state_dict(start.state_dict())
-    return model
 
 
 def _tie(model: DUSt3R) -> None:

@@ -1,0 +1,176 @@
+"""The models that training runs start from."""
+
+import torch
+from torch import Tensor, nn
+
+from prob3r.errors import Prob3rError
+from prob3r.models import VGGT, DUSt3R, PosedDUSt3R, load
+from prob3r.models.architectures import ARCHITECTURES
+from prob3r.models.dinov2 import IMAGENET_DEVIATION, IMAGENET_MEAN, PatchEmbedding
+from prob3r.models.layers import (
+    DecoderBlock,
+    EncoderBlock,
+    LayerScale,
+    Mlp,
+    SelfAttention,
+    ViewsBlock,
+)
+from prob3r.models.protocol import MultiViewModel
+from prob3r.training.recipe import Recipe
+
+QUIET = 0.1
+"""How large an encoder's stream is in a model that borrows it, beside what it was."""
+
+
+def start_of(recipe: Recipe) -> MultiViewModel:
+    """Return the model that a recipe starts from: fresh, or with the weights of `recipe.start`.
+
+    A model with an explicit pose can start from a DUSt3R of its shape, and a VGGT from one whose
+    blocks fit into its own; see `PosedDUSt3R.from_twin` and `lend`.
+
+    Raises:
+        Prob3rError: It is to start from a model that does not fit.
+    """
+    kind = ARCHITECTURES[recipe.architecture]
+    model: MultiViewModel = kind(recipe.model)
+    if not recipe.start:
+        return model
+    start = load(recipe.start)
+    if isinstance(model, VGGT) and type(start) is DUSt3R:
+        lend(start, model)
+        return model
+    if kind is PosedDUSt3R and type(start) is DUSt3R:
+        start = PosedDUSt3R.from_twin(start)
+    if not isinstance(start, kind) or start.config != recipe.model:
+        raise Prob3rError(
+            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
+            "both the same architecture and [model]."
+        )
+    model.load_state_dict(start.state_dict())
+    return model
+
+
+@torch.no_grad()
+def lend(start: DUSt3R, model: VGGT) -> None:
+    """Give a fresh VGGT the image features of a trained DUSt3R, in place.
+
+    The published VGGT starts from DINOv2; a small one has no such encoder. The frame blocks that
+    come first take the blocks of the encoder. The pairs of a frame and a global block that follow
+    take the first blocks of view 2's decoder: self-attention; cross-attention to another view,
+    which becomes attention to all views; and the MLP. What lies between encoder and decoder, a
+    LayerNorm and a linear layer, becomes the MLP of the last global block beside the encoder: with
+    GELU, `g(z) - g(-z)` is `z`. A VGGT normalises queries and keys, and a DUSt3R does not; they
+    get the size that they would have if tokens were independent, the same for all heads. The
+    encoder's stream is large, and no block can take it away; it is made `QUIET` times as large,
+    which its LayerNorms do not see. Camera and register tokens, the other global blocks, and all
+    heads stay as they are.
+
+    Raises:
+        Prob3rError: The shapes do not fit.
+    """
+    theirs, ours = start.config, model.config
+    widths = {theirs.enc_width, theirs.dec_width, ours.width}
+    heads = {theirs.enc_heads, theirs.dec_heads, ours.heads}
+    patches = model.aggregator.patch_embed
+    later = ours.depth - theirs.enc_depth
+    if (
+        len(widths) > 1
+        or len(heads) > 1
+        or theirs.patch != ours.patch
+        or not isinstance(patches, PatchEmbedding)
+        or not 0 <= later <= theirs.dec_depth
+    ):
+        raise Prob3rError(
+            "A VGGT can start from a DUSt3R of its own width, heads and patch, if it has no "
+            "encoder and as many blocks as the encoder and a part of the decoder."
+        )
+    _lend_patches(start.patch_embed.get_submodule("proj"), patches.proj)
+    frames, joints = model.aggregator.frame_blocks, model.aggregator.global_blocks
+    for frame, encoder in zip(frames, start.enc_blocks, strict=False):
+        assert isinstance(frame, ViewsBlock)
+        assert isinstance(encoder, EncoderBlock)
+        _lend_attention(encoder.norm1, encoder.attn, frame, QUIET)
+        _lend_mlp(encoder.norm2, encoder.mlp, frame, QUIET)
+    between = joints[theirs.enc_depth - 1]
+    assert isinstance(between, ViewsBlock)
+    _lend_linear(start.enc_norm, start.decoder_embed, between)
+    rest = slice(theirs.enc_depth, None)
+    for frame, joint, decoder in zip(frames[rest], joints[rest], start.dec_blocks2, strict=False):
+        assert isinstance(frame, ViewsBlock)
+        assert isinstance(joint, ViewsBlock)
+        assert isinstance(decoder, DecoderBlock)
+        _lend_attention(decoder.norm1, decoder.attn, frame)
+        _lend_cross_attention(decoder, joint)
+        _lend_mlp(decoder.norm3, decoder.mlp, joint)
+
+
+def _lend_patches(theirs: nn.Module, ours: nn.Conv2d) -> None:
+    """Embed patches of images normalised with the statistics of ImageNet, not of [-1, 1]."""
+    weight, bias = theirs.get_parameter("weight"), theirs.get_parameter("bias")
+    mean, deviation = (weight.new_tensor(t) for t in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    ours.weight.copy_(QUIET * weight * (2 * deviation)[:, None, None])
+    assert ours.bias is not None
+    ours.bias.copy_(QUIET * (bias + (weight.sum((2, 3)) * (2 * mean - 1)).sum(1)))
+
+
+def _lend_attention(
+    norm: nn.LayerNorm, theirs: SelfAttention, ours: ViewsBlock, scale: float = 1.0
+) -> None:
+    ours.norm1.load_state_dict(norm.state_dict())
+    ours.attn.qkv.load_state_dict(theirs.qkv.state_dict())
+    _finish_attention(ours, theirs.proj, scale)
+
+
+def _lend_cross_attention(theirs: DecoderBlock, ours: ViewsBlock) -> None:
+    """Let one LayerNorm without weights serve queries, and keys and values, which had one each."""
+    cross = theirs.cross_attn
+    each = (
+        (theirs.norm2, cross.projq),
+        (theirs.norm_y, cross.projk),
+        (theirs.norm_y, cross.projv),
+    )
+    weights, biases = zip(*(_behind(norm, linear) for norm, linear in each), strict=True)
+    ours.norm1.reset_parameters()
+    ours.attn.qkv.weight.copy_(torch.cat(weights))
+    ours.attn.qkv.bias.copy_(torch.cat(biases))
+    _finish_attention(ours, cross.proj)
+
+
+def _finish_attention(ours: ViewsBlock, proj: nn.Linear, scale: float = 1.0) -> None:
+    """Set what follows queries, keys and values."""
+    ours.attn.proj.load_state_dict(proj.state_dict())
+    weight, bias = _behind(ours.norm1, ours.attn.qkv)
+    sizes = (weight.square().sum(1) + bias.square()).unflatten(0, (3, -1)).mean(1).sqrt()
+    for norm, size in zip((ours.attn.q_norm, ours.attn.k_norm), sizes[:2], strict=True):
+        assert isinstance(norm, nn.LayerNorm)
+        nn.init.constant_(norm.weight, float(size))
+    _set_scale(ours.ls1, scale)
+
+
+def _lend_mlp(norm: nn.LayerNorm, theirs: Mlp, ours: ViewsBlock, scale: float = 1.0) -> None:
+    ours.norm2.load_state_dict(norm.state_dict())
+    ours.mlp.load_state_dict(theirs.state_dict())
+    _set_scale(ours.ls2, scale)
+
+
+def _lend_linear(norm: nn.LayerNorm, theirs: nn.Linear, ours: ViewsBlock) -> None:
+    """Make an MLP of a linear layer; hidden units that it does not need give nothing yet."""
+    ours.norm2.load_state_dict(norm.state_dict())
+    width = theirs.in_features
+    first, last = ours.mlp.fc1, ours.mlp.fc2
+    first.weight[: 2 * width] = torch.cat((torch.eye(width), -torch.eye(width)))
+    nn.init.zeros_(first.bias)
+    nn.init.zeros_(last.weight)
+    last.weight[:, : 2 * width] = torch.cat((theirs.weight, -theirs.weight), 1)
+    last.bias.copy_(theirs.bias)
+    _set_scale(ours.ls2, 1.0)
+
+
+def _set_scale(scale: nn.Module, value: float) -> None:
+    assert isinstance(scale, LayerScale)
+    nn.init.constant_(scale.gamma, value)
+
+
+def _behind(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias of a linear layer that does its LayerNorm's part too."""
+    return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias
