@@ -185,9 +185,5 @@ def _dictionary(network: "Model", model: str, source: str | None) -> "Dictionary
 def _opened(data: str, network: "Model", views: int) -> "Scenes[Any]":
     """Return scenes of so many views."""
     from prob3r.scenes.several import open_views
-    from prob3r.scenes.source import open_pairs
 
-    device = next(network.parameters()).device
-    if views == 2:
-        return open_pairs(data, network, device)
-    return open_views(data, network, views, device)
+    return open_views(data, network, views, next(network.parameters()).device)

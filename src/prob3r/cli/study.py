@@ -62,7 +62,6 @@ def study(
 ) -> None:
     """Put the claims to a model, with their controls; the same command goes on after a stop."""
     from prob3r.scenes.several import open_views
-    from prob3r.scenes.source import open_pairs
     from prob3r.studies import STUDIES, conduct, leave_out, load_study, write_findings
     from prob3r.training.processes import launched
 
@@ -90,11 +89,7 @@ def study(
                 leave_out(each, lacking[each.name], out)
             continue
         given = each.data or data
-        source: Scenes[Any] = (
-            open_views(given, tested.model, each.views, processes.device)
-            if each.views > 2
-            else open_pairs(given, tested.model, processes.device)
-        )
+        source: Scenes[Any] = open_views(given, tested.model, each.views, processes.device)
         if each.views == 2 and (overlap is not None or rotation is not None):
             source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
         run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())

@@ -63,6 +63,7 @@ from prob3r.geometry.metrics import (
     pose_error,
 )
 from prob3r.geometry.pointmaps import (
+    central_pixels,
     invert_rigid,
     mean_depth,
     norm_factor,
@@ -126,6 +127,7 @@ __all__ = [
     "bootstrap_interval",
     "central_intrinsics",
     "central_matches",
+    "central_pixels",
     "cloud_errors",
     "covisible",
     "crop_intrinsics",

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from prob3r.geometry.cameras import project
-from prob3r.geometry.pointmaps import patch_grid, patch_of_pixels
+from prob3r.geometry.pointmaps import central_pixels, patch_grid, patch_of_pixels
 
 TOLERANCE = 0.02
 """Relative difference in depth up to which two points count as the same surface point."""
@@ -124,6 +124,5 @@ def central_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE)
         Positions and visibility, one for each row and column of view 2's patches.
     """
     patch_grid(truth.valid2.shape[1], truth.valid2.shape[2], patch)  # raises unless it fits
-    middle = slice(patch // 2, None, patch)
-    points2, valid2 = truth.points2[:, middle, middle], truth.valid2[:, middle, middle]
+    points2, valid2 = (central_pixels(t, patch) for t in (truth.points2, truth.valid2))
     return pixel_matches(truth._replace(points2=points2, valid2=valid2), tolerance)

@@ -8,7 +8,7 @@ matrices without skew, `[[fx, 0, cx], [0, fy, cy], [0, 0, 1]]`, in pixels.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
@@ -111,6 +111,16 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
             "give a patch size that divides both sides"
         )
     return height // patch, width // patch
+
+
+def central_pixels(maps: Shaped[Tensor, "b h w *c"], patch: int) -> Shaped[Tensor, "b r s *c"]:
+    """What the central pixel of every patch holds, a row and a column for each patch.
+
+    The central pixel is `patch // 2` from the left and the upper edge of its patch: in an even
+    patch, that is the pixel right of and below the middle.
+    """
+    middle = slice(patch // 2, None, patch)
+    return maps[:, middle, middle]
 
 
 def patch_centres(

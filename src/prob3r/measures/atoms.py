@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prob3r.geometry import normal_map, patchify, transform
+from prob3r.geometry import central_pixels, normal_map, patchify, transform
 from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.views import View, Views
 
@@ -139,7 +139,7 @@ def _edges(depth: Float[Tensor, "b h w"], valid: Bool[Tensor, "b h w"]) -> Bool[
 
 def _centres(pixels: Tensor, patch: int) -> Tensor:
     """Return what the central pixel of each patch shows."""
-    return pixels[:, patch // 2 :: patch, patch // 2 :: patch].flatten(1)
+    return central_pixels(pixels, patch).flatten(1)
 
 
 def score(

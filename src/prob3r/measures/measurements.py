@@ -231,14 +231,7 @@ def measure(
         finals[view] = reconstruction(
             views.pair(1, view), both, sure_of, probed, cameras, matches, view, patch
         )
-    relations = ViewRelations.of(
-        [place.block or 0 for place in attention.places],
-        attention.by_view(run),
-        attention.similarity(run),
-        points[-1],
-        cameras,
-        patch,
-    )
+    relations = ViewRelations.of_run(attention, run, points[-1], cameras, patch)
     steps = [*sites, Step(None, OUTPUT)]
     setting = replace(setting, reference=reference.kind)
     return Measured(

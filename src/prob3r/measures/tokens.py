@@ -38,8 +38,8 @@ from prob3r.models.protocol import trunk
 from prob3r.models.sites import BETWEEN_VIEWS, Site
 from prob3r.runs.edits import Setting
 from prob3r.runs.trace import Trace, trace
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair, Views
 
 SINK = 5.0  # times its uniform share of attention
@@ -81,8 +81,8 @@ class Sinks:
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
         wanted = [str(site.read("mass")) for site in trunk(model).attention(2)]
-        for pair in batches(sample(pairs, count), count, batch):
-            run = trace(model, pair.to(device), wanted, output=False)
+        for pair in sampled_batches(pairs, count, batch, device):
+            run = trace(model, pair, wanted, output=False)
             for place, mass in _masses(run):
                 site, added = str(place), mass.sum(0)
                 if total.setdefault(site, torch.zeros_like(added)).shape != added.shape:

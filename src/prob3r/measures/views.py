@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import invert_rigid, patch_of_pixels, project, transform
+from prob3r.geometry import central_pixels, invert_rigid, patch_of_pixels, project, transform
+from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.reconstruction import TOLERANCE, Cameras
 from prob3r.measures.reference import Points
+from prob3r.runs.trace import Trace
 
 POOR_FIT = 0.5
 """A view that fits the others by less than this share of their median disagrees with them."""
@@ -67,6 +69,18 @@ class ViewRelations:
         numbers = (attention, overlap, conflict, share, similarity)
         return cls(blocks, *(tensor.tolist() for tensor in numbers))
 
+    @classmethod
+    def of_run(
+        cls, records: AttentionRecords, run: Trace, points: Points, cameras: Cameras, patch: int
+    ) -> "ViewRelations":
+        """Return the relations of the views of one scene, of whose run `records` are recorded.
+
+        `points`, `cameras` and `patch` are those of `of`.
+        """
+        blocks = [place.block or 0 for place in records.places]
+        attention, similarity = records.by_view(run), records.similarity(run)
+        return cls.of(blocks, attention, similarity, points, cameras, patch)
+
 
 def overlaps(
     points: Points, cameras: Cameras, patch: int
@@ -90,7 +104,6 @@ def overlaps(
     """
     count = len(points)
     overlap, conflict = torch.full((2, count, count), torch.nan)
-    middle = slice(patch // 2, None, patch)
     known = [j for j in range(count) if j == 0 or cameras.inliers[j] is not None]
     for j in known:
         to_camera = invert_rigid(cameras.poses[:, j])
@@ -99,7 +112,7 @@ def overlaps(
         for i in range(count):
             if i == j:
                 continue
-            local = transform(points[i][:, middle, middle], to_camera)
+            local = transform(central_pixels(points[i], patch), to_camera)
             pixels = project(local, cameras.intrinsics[j][None])
             pixel, inside = patch_of_pixels(pixels, rows, columns, 1)
             ratio = local[..., 2] / surface.flatten()[pixel]

@@ -3,6 +3,7 @@
 from prob3r.models.adapter import Adapter
 from prob3r.models.architectures import ARCHITECTURES, Published, register
 from prob3r.models.checkpoints import (
+    filled,
     open_checkpoint,
     read,
     read_tensors,
@@ -67,6 +68,7 @@ __all__ = [
     "TokenLayout",
     "VGGTConfig",
     "VGGTFiles",
+    "filled",
     "fingerprint",
     "info",
     "load",

@@ -14,20 +14,22 @@ is ever executed: pickles go through torch's restricted unpickler, model strings
 import argparse
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
 from prob3r.models.architectures import ARCHITECTURES, PUBLISHED
 from prob3r.models.protocol import MultiViewModel
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 WEIGHTS = "model.safetensors"
 """The name of a hub folder's weights."""
@@ -174,6 +176,34 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             f"{path} is not a whole .safetensors file ({error}); copy or download it again."
         ) from error
     return tensors, None if text is None else _json_object(text, path)
+
+
+def filled(
+    make: Callable[[], AnyModule], tensors: Mapping[str, Tensor], path: Path, what: str
+) -> AnyModule:
+    """Return a module that a file's header describes, with the file's weights in float32.
+
+    Args:
+        make: Makes the module. It is made without memory, so that a damaged width takes none.
+        tensors: The file's.
+        path: The file.
+        what: What it holds, for messages: `probe bank`.
+
+    Raises:
+        Prob3rError: The header describes no such module, or the weights do not fit it or are not
+            finite.
+    """
+    try:
+        with torch.device("meta"):
+            module = make()
+        copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
+        module.load_state_dict(copies, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise Prob3rError(f"The {what} {path} does not fit its own header: {reason}.") from error
+    if not all(tensor.isfinite().all() for tensor in module.state_dict().values()):
+        raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
+    return module
 
 
 def _open_own(path: Path) -> Checkpoint:

@@ -189,6 +189,26 @@ class Tap:
         return list(joined.split([q.shape[2] for q in queries], 2))
 
 
+class TapAround(Tap):
+    """A tap around another one, which sees every attention as it would by itself.
+
+    Attributes:
+        tap: The other one.
+    """
+
+    tap: Tap
+
+    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return what the other tap makes of the attention; see `Tap.attend`."""
+        return self.tap.attend(site, queries, keys, values)
+
+    def attend_views(
+        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
+    ) -> list[Tensor]:
+        """Return what the other tap makes of joint attention; see `Tap.attend_views`."""
+        return self.tap.attend_views(sites, queries, keys, values)
+
+
 def attend_jointly(
     queries: Sequence[Float[Tensor, "b k n e"]],
     keys: Float[Tensor, "b k m e"],

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import user_cache
-from prob3r.models import Model, fingerprint, random, read_tensors, write_tensors
+from prob3r.models import Model, filled, fingerprint, random, read_tensors, write_tensors
 from prob3r.models.protocol import stack_of, trunk
 from prob3r.models.sites import select
 from prob3r.probes.coders import Basis, Coder, Directions, largest_positive
@@ -218,18 +218,7 @@ class Dictionary(Coder):
             raise Prob3rError(
                 f"{path} holds no dictionary; train one with `prob3r dictionary train`."
             )
-        try:
-            with torch.device("meta"):  # so that a damaged width takes no memory
-                found = cls(Shape(**about))
-            copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
-            found.load_state_dict(copies, assign=True)
-        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise Prob3rError(
-                f"The dictionary {path} does not fit its own header: {reason}."
-            ) from error
-        if not all(tensor.isfinite().all() for tensor in found.state_dict().values()):
-            raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
+        found = filled(lambda: cls(Shape(**about)), tensors, path, "dictionary")
         return found.requires_grad_(False)
 
 

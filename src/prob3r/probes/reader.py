@@ -16,7 +16,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
 from prob3r.io.files import make_folder, writing_to
 from prob3r.io.hub import download, hub_id, upload
-from prob3r.models import read_tensors, shipped, write_tensors
+from prob3r.models import filled, read_tensors, shipped, write_tensors
 from prob3r.models.heads import decode_points
 from prob3r.models.sites import Site
 from prob3r.probes.targets import PAIR, PIXEL, POINTMAP, Target
@@ -369,26 +369,14 @@ def _read(path: Path) -> SiteReader:
     description = (header or {}).get("bank")
     if not isinstance(description, dict):
         raise Prob3rError(f"{path} holds no probe bank.")
-    try:
-        # Every layer has weights; a damaged depth must not keep us building layers for hours.
-        if description.get("depth", 0) > len(tensors):
-            raise ValueError("it has fewer layers than it says")
-        with torch.device("meta"):  # so that a damaged width takes no memory
-            bank = _empty(description)
-        copies = {name: t.to(torch.float32, copy=True) for name, t in tensors.items()}
-        bank.load_state_dict(copies, assign=True)
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise Prob3rError(
-            f"The probe bank {path} does not fit its own header: {reason}."
-        ) from error
-    if not all(parameter.isfinite().all() for parameter in bank.parameters()):
-        raise Prob3rError(f"{path} has weights that are not finite; copy or train it again.")
-    return bank
+    return filled(lambda: _empty(description, len(tensors)), tensors, path, "probe bank")
 
 
-def _empty(description: Mapping[str, Any]) -> SiteReader:
-    """Return the reader that a header describes, with weights still to be read."""
+def _empty(description: Mapping[str, Any], tensors: int) -> SiteReader:
+    """Return the reader that the header of so many tensors describes, its weights still to read."""
+    # Every layer has weights; a damaged depth must not keep us building layers for hours.
+    if description.get("depth", 0) > tensors:
+        raise ValueError("it has fewer layers than it says")
     name = description.get("reader", BANK)
     if name not in SiteReader.registry:
         raise ValueError(f"there is no reader '{name}'")

@@ -11,7 +11,7 @@ from prob3r.scenes.album import Album, photographs_in
 from prob3r.scenes.readers import READERS
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.several import open_views
-from prob3r.scenes.source import Folders, Scenes, Subset, open_pairs
+from prob3r.scenes.source import Folders, Scenes, Subset
 from prob3r.scenes.views import Views
 
 ROOMS = "rooms:train"
@@ -136,6 +136,4 @@ def _of_album(path: Path, model: Model, count: int, views: int, seed: int) -> Fi
 
 
 def _open(name: str, model: Model, views: int, device: torch.device) -> Scenes[Views]:
-    if views == 2:
-        return open_pairs(name, model, device)
     return open_views(name, model, views, device)

@@ -6,8 +6,7 @@ pair is judged by a fit that never saw it. It belongs to one model with one prob
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,15 @@ from prob3r.reliability.check import Check, check_pairs, signals_of
 from prob3r.reliability.files import (
     bins_from_json,
     fit_from_json,
-    fit_to_json,
     interval_from_json,
     read_calibration,
+    shipped_file,
     write_calibration,
 )
 from prob3r.reliability.judgement import Judgement, Reading
 from prob3r.reliability.matchers import MATCHERS
 from prob3r.reliability.prediction import (
-    FOLDS,
-    RIDGE,
+    FEWEST,
     Bin,
     Logistic,
     auroc_interval,
@@ -42,6 +40,7 @@ from prob3r.reliability.prediction import (
     calibration_error,
     cross_fitted,
     fit_logistic,
+    measurable,
 )
 from prob3r.reliability.signals import (
     CHECK_GROUPS,
@@ -64,9 +63,6 @@ WRONG = 15.0
 
 VERSION = 2
 """Of the files. Those of version 1 name no version, and have no signals of the check."""
-
-FEWEST = FOLDS
-"""With fewer wrong outcomes, or fewer right ones, nothing can be told."""
 
 _FILE = "reliability.json"
 
@@ -245,17 +241,7 @@ class Calibration:
         Raises:
             Prob3rError: The file cannot be written.
         """
-        content = asdict(self)
-        del content["fit"]
-        content |= {
-            "version": VERSION,
-            "folds": FOLDS,
-            "ridge": RIDGE,
-            "calibration_error": calibration_error(self.bins),
-            "bins": [found._asdict() for found in self.bins],
-            **fit_to_json(self.fit, self.signals),
-        }
-        write_calibration(content, path)
+        write_calibration(self, self.signals, VERSION, path)
 
     @classmethod
     def read(cls, path: Path) -> "Calibration":
@@ -269,8 +255,8 @@ class Calibration:
     @classmethod
     def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
         """Return what is shipped for a model of this name, if it fits it and its probes."""
-        path = Path(str(files("prob3r") / "weights" / Path(name).name / _FILE))
-        if not path.is_file():
+        path = shipped_file(name, _FILE)
+        if path is None:
             return None
         found = cls.read(path)
         fits = (found.backbone, found.bank) == (fingerprint(model), bank_fingerprint(bank))
@@ -298,7 +284,7 @@ class Calibration:
         self, found: Mapping[str, Float[Tensor, "1"]], row: Float[Tensor, "1 s"]
     ) -> list[Reading]:
         parts = self.fit.parts(row)[0]
-        beyond = (row[0] < self.fit.low) | (row[0] > self.fit.high)
+        beyond = self.fit.beyond(row)[0]
         readings = []
         for i, name in enumerate(self.signals):
             signal = EVERY_SIGNAL[name]
@@ -307,11 +293,6 @@ class Calibration:
             value, part = float(found[name]), float(parts[i])
             readings.append(Reading(name, value, float(usual), part, bool(beyond[i])))
         return readings
-
-
-def measurable(failed: Bool[Tensor, " n"]) -> bool:
-    """Return whether there are enough wrong outcomes, and enough right ones, to tell apart."""
-    return FEWEST <= int(failed.sum()) <= len(failed) - FEWEST
 
 
 def columns_of(group: Sequence[str]) -> list[int]:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.resources import files
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.io.files import to_json, writing_to
-from prob3r.reliability.prediction import Bin, Logistic
+from prob3r.reliability.prediction import FOLDS, RIDGE, Bin, Logistic, calibration_error
 
 Read = TypeVar("Read")
 
@@ -20,8 +22,42 @@ _COLUMNS = ("mean", "spread", "low", "high", "weights")
 _UNREADABLE = (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError)
 
 
-def write_calibration(content: dict[str, Any], path: Path) -> None:
-    """Write a calibration; raise Prob3rError if the file cannot be written."""
+@runtime_checkable
+class Fitted(Protocol):
+    """A calibration: a dataclass with a fit, and the bins of its cross-fitted probabilities."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def fit(self) -> Logistic:
+        """The fit on all that it was calibrated on."""
+
+    @property
+    def bins(self) -> list[Bin]:
+        """The bins."""
+
+
+def write_calibration(
+    calibration: Fitted, signals: Sequence[str], version: int, path: Path
+) -> None:
+    """Write a calibration; raise Prob3rError if the file cannot be written.
+
+    Args:
+        calibration: What to write, field by field.
+        signals: The names of the columns of its fit.
+        version: Of the file.
+        path: The file.
+    """
+    content = asdict(calibration)
+    del content["fit"]
+    content |= {
+        "version": version,
+        "folds": FOLDS,
+        "ridge": RIDGE,
+        "calibration_error": calibration_error(calibration.bins),
+        "bins": [found._asdict() for found in calibration.bins],
+        **fit_to_json(calibration.fit, signals),
+    }
     with writing_to(path) as temporary:
         text = json.dumps(to_json(content), indent=1, allow_nan=False)
         temporary.write_text(f"{text}\n", encoding="utf-8")
@@ -48,6 +84,12 @@ def read_calibration(path: Path, parse: Callable[[Any], Read], command: str) -> 
         raise Prob3rError(
             f"{path} holds no calibration of this version's signals; make one with `{command}`."
         ) from error
+
+
+def shipped_file(name: str, file: str) -> Path | None:
+    """Return the calibration that is shipped for a model of this name, None if there is none."""
+    path = Path(str(files("prob3r") / "weights" / Path(name).name / file))
+    return path if path.is_file() else None
 
 
 def fit_to_json(fit: Logistic, names: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from prob3r.geometry.metrics import DRAWS
 from prob3r.measures.statistics import interval
 
 FOLDS = 5
+FEWEST = FOLDS
+"""With fewer outcomes of a kind nothing can be told."""
+
 RIDGE = 1.0  # on standardised columns: a prior of unit variance on each weight
 BINS = 10
 
@@ -40,6 +43,10 @@ class Logistic(NamedTuple):
         """Return what each column adds to a row's log odds, relative to a row of means."""
         known = rows.nan_to_num(torch.inf).clamp(self.low, self.high)
         return self.weights * (known - self.mean) / self.spread
+
+    def beyond(self, rows: Float[Tensor, "n s"]) -> Bool[Tensor, "n s"]:
+        """Return which numbers lie outside of all that the fit saw."""
+        return (rows < self.low) | (rows > self.high)
 
     def probability(self, rows: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
         """Return the probability of a yes for each row."""
@@ -85,6 +92,11 @@ def fit_logistic(
     return Logistic(
         mean, spread, rows.amin(0), rows.amax(0), roots.detach().square(), bias.detach()
     )
+
+
+def measurable(outcome: Bool[Tensor, " n"]) -> bool:
+    """Return whether there are enough yeses, and enough noes, to tell apart."""
+    return FEWEST <= int(outcome.sum()) <= len(outcome) - FEWEST
 
 
 def cross_fitted(

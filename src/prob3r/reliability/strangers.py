@@ -11,7 +11,6 @@ it was fitted on.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +30,21 @@ from prob3r.models.protocol import needs_pointmaps
 from prob3r.reliability.files import (
     bins_from_json,
     fit_from_json,
-    fit_to_json,
     interval_from_json,
     read_calibration,
+    shipped_file,
     write_calibration,
 )
 from prob3r.reliability.prediction import (
-    FOLDS,
-    RIDGE,
+    FEWEST,
     Bin,
     Logistic,
     auroc_interval,
     bin_of,
     calibration_bins,
-    calibration_error,
     cross_fitted,
     fit_logistic,
+    measurable,
 )
 from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sample
@@ -60,9 +58,6 @@ SIGNALS = (ATTENTION, BEST_PATCHES, FIT)
 
 FEWEST_VIEWS = 3
 """Of two views nobody can tell which one is the stranger."""
-
-FEWEST = FOLDS
-"""With fewer strangers, or fewer views that belong, nothing can be told."""
 
 VERSION = 1
 _FILE = "strangers.json"
@@ -208,7 +203,7 @@ class StrangerCalibration:
             raise Prob3rError("There are no scenes to calibrate on; give at least one.")
         x, outcome, groups = torch.cat(rows), torch.cat(outcomes), torch.cat(of_scene)
         found = int(outcome.sum())
-        if not FEWEST <= found <= len(outcome) - FEWEST:
+        if not measurable(outcome):
             raise Prob3rError(
                 f"{found} of {len(outcome)} views of {data} are strangers; a calibration needs at "
                 f"least {FEWEST}, so give more scenes, and known ones, several a batch."
@@ -244,27 +239,16 @@ class StrangerCalibration:
             row: Its signals.
         """
         probability = self.fit.probability(row[None])
-        beyond = (row < self.fit.low) | (row > self.fit.high)
         return replace(
             about,
             probability=float(probability),
-            beyond=bool(beyond.any()),
+            beyond=bool(self.fit.beyond(row[None]).any()),
             held_out=self.bins[int(bin_of(probability, len(self.bins)))],
         )
 
     def save(self, path: Path) -> None:
         """Write the calibration as JSON; raise Prob3rError if the file cannot be written."""
-        content = asdict(self)
-        del content["fit"]
-        content |= {
-            "version": VERSION,
-            "folds": FOLDS,
-            "ridge": RIDGE,
-            "calibration_error": calibration_error(self.bins),
-            "bins": [found._asdict() for found in self.bins],
-            **fit_to_json(self.fit, SIGNALS),
-        }
-        write_calibration(content, path)
+        write_calibration(self, SIGNALS, VERSION, path)
 
     @classmethod
     def read(cls, path: Path) -> "StrangerCalibration":
@@ -274,8 +258,8 @@ class StrangerCalibration:
     @classmethod
     def shipped(cls, name: str, model: Model) -> "StrangerCalibration | None":
         """Return what is shipped for a model of this name, if it fits it."""
-        path = Path(str(files("prob3r") / "weights" / Path(name).name / _FILE))
-        if not path.is_file():
+        path = shipped_file(name, _FILE)
+        if path is None:
             return None
         found = cls.read(path)
         return found if found.backbone == fingerprint(model) else None
@@ -306,6 +290,4 @@ def relations_of(model: Model, views: Views) -> ViewRelations:
     assert run.output is not None
     points = run.output.points
     cameras = Cameras.of(views, points, run.output.confidence[0])
-    blocks = [place.block or 0 for place in records.places]
-    attention, similarity = records.by_view(run), records.similarity(run)
-    return ViewRelations.of(blocks, attention, similarity, points, cameras, model.config.patch)
+    return ViewRelations.of_run(records, run, points, cameras, model.config.patch)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import Model, MultiViewModel, Prediction
-from prob3r.models.sites import Site, Tap
+from prob3r.models.sites import Site, Tap, TapAround
 from prob3r.runs.edits import Edit, Editor, Transplant
 from prob3r.runs.replay import Replay
 from prob3r.scenes.views import Views
@@ -158,7 +158,7 @@ class _Done(Exception):  # noqa: N818 - a signal, not an error
     """Ends a run after the sublayer that is asked for."""
 
 
-class _Known(Tap):
+class _Known(TapAround):
     """Gives a model the streams it has, shows a tap one sublayer, and ends the run after it.
 
     Attributes:
@@ -178,11 +178,3 @@ class _Known(Tap):
             return tensor
         self.found = self.tap(site, tensor)
         raise _Done
-
-    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return self.tap.attend(site, queries, keys, values)
-
-    def attend_views(
-        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
-    ) -> list[Tensor]:
-        return self.tap.attend_views(sites, queries, keys, values)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from prob3r.models.protocol import Model, MultiViewModel, Prediction, stack_of, trunk
-from prob3r.models.sites import Site, Tap
+from prob3r.models.sites import Site, Tap, TapAround
 from prob3r.runs.edits import Edit, Editor, Setting
 from prob3r.runs.trace import Recorder, Trace, resolve
 from prob3r.scenes.views import Views
@@ -142,7 +142,7 @@ class Replay:
 
 
 @dataclass
-class _Resumed(Tap):
+class _Resumed(TapAround):
     """Gives a model the streams of the clean run that the edits do not change.
 
     Attributes:
@@ -172,14 +172,6 @@ class _Resumed(Tap):
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         return self.tap(site, tensor)
-
-    def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return self.tap.attend(site, queries, keys, values)
-
-    def attend_views(
-        self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
-    ) -> list[Tensor]:
-        return self.tap.attend_views(sites, queries, keys, values)
 
 
 def shared_sites(model: Model, sites: Iterable[str]) -> list[str]:

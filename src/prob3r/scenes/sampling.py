@@ -6,6 +6,7 @@ A `Subset` that is chosen here states in words how it was chosen. Results repeat
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch.utils.data import Dataset
 
 from prob3r.errors import Prob3rError
@@ -13,7 +14,7 @@ from prob3r.geometry import rotation_angle
 from prob3r.scenes.readers import CorruptCount, CorruptError, Reader
 from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.readers.overlaps import Overlaps
-from prob3r.scenes.source import Pairs, Scenes, Subset, describe, in_order, share_views
+from prob3r.scenes.source import Pairs, Scenes, Subset, batches, describe, in_order, share_views
 
 Bounds = tuple[int | float, int | float]
 """The least and the greatest value, both included."""
@@ -39,6 +40,14 @@ def sample(pairs: Scenes[Seen], count: int, seed: int = 0) -> Subset[Seen]:
     count = min(count, total)
     numbers = random.Random(seed).sample(range(total), count) if spread else range(count)
     return Subset(pairs, numbers, words)
+
+
+def sampled_batches(
+    scenes: Scenes[Seen], count: int, size: int, device: torch.device | str
+) -> Iterator[Seen]:
+    """Yield a `sample` of so many scenes, in batches of at most `size`, on a device."""
+    for batch in batches(sample(scenes, count), count, size):
+        yield batch.to(device)
 
 
 def select(

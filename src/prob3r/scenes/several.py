@@ -54,7 +54,7 @@ def open_views(
     Args:
         name: As for `open_pairs`.
         model: What the views are for.
-        views: How many views each scene has, the reference first.
+        views: How many views each scene has, the reference first; of two it is a pair.
         device: Where rooms are rendered.
         stride: Take frames so far apart in a recording instead of growing by overlap.
         seed: Of the growing.
@@ -63,6 +63,8 @@ def open_views(
     Raises:
         Prob3rError: The name stands for nothing, or for pairs alone, or there are no such scenes.
     """
+    if views == 2 and stride is None:
+        return open_pairs(name, model, device, strict=strict)
     layout = name.partition(":")[0]
     if layout in SOURCES and stride is None:
         opened = SOURCES[layout].open_views(name, model, device, views)

@@ -55,10 +55,10 @@ def effects_of(
     return spread(table[kept].reset_index(drop=True))
 
 
-def camera_metric(table: pd.DataFrame) -> str:
-    """Return which error says how right the cameras are: of those stated, or else by pointmaps."""
-    stated = f"{STATED} rotation_error"
-    return stated if (table.metric == stated).any() else f"{POINTS} rotation_error"
+def camera_metric(table: pd.DataFrame, of: str = "rotation_error") -> str:
+    """Return which metric says how right the cameras are: of those stated, or else by pointmaps."""
+    stated = f"{STATED} {of}"
+    return stated if (table.metric == stated).any() else f"{POINTS} {of}"
 
 
 def effect(table: pd.DataFrame, metric: str, **fields: object) -> Float[Tensor, " n"]:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from prob3r.geometry import median
+from prob3r.geometry import central_pixels, median
 from prob3r.measures.attention import patch_queries
 from prob3r.measures.errors import twins
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
@@ -176,4 +176,4 @@ def _nearest(
 
 def _centres(labels: Int[Tensor, "b h w"] | None, patch: int) -> Int[Tensor, "b n"]:
     assert labels is not None  # rooms always have them
-    return labels[:, patch // 2 :: patch, patch // 2 :: patch].flatten(1)
+    return central_pixels(labels, patch).flatten(1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from prob3r.geometry import Interval, median
 from prob3r.measures.scenes import AUC_DEGREES, POINTS, STATED
 from prob3r.measures.statistics import mean, mean_interval, median_interval
-from prob3r.studies.effects import POINTMAP
+from prob3r.studies.effects import POINTMAP, camera_metric
 from prob3r.studies.figures import PAGE, figure, grouped_bars
 from prob3r.studies.verdict import Verdict
 
@@ -55,7 +55,7 @@ def with_losses(table: pd.DataFrame) -> pd.DataFrame:
 
 def camera_auc(table: pd.DataFrame) -> str:
     """Return the AUC of the cameras that a model states, or else of those its points tell."""
-    return STATED_AUC if (table.metric == STATED_AUC).any() else POINTS_AUC
+    return camera_metric(table, AUC)
 
 
 def loss_metrics(table: pd.DataFrame) -> list[str]:

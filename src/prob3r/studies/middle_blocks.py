@@ -37,6 +37,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import Interval
+from prob3r.measures.scenes import POINTS
 from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
@@ -44,8 +45,8 @@ from prob3r.models.sites import HEADS
 from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, HeadAblation, Means, Setting, Skip, head_means
 from prob3r.runs.trace import trace
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Scenes, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.effects import camera_metric, effects_of
 from prob3r.studies.figures import COLOURS, PAGE, band, figure
@@ -126,8 +127,8 @@ class MiddleBlocks(Study[Views]):
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
         """Take the means of all heads' outputs over a sample of the scenes."""
         device = next(tested.model.parameters()).device
-        few = batches(sample(pairs, MEAN_SCENES), MEAN_SCENES, self.batch)
-        self.means = head_means(tested.model, (scenes.to(device) for scenes in few))
+        few = sampled_batches(pairs, MEAN_SCENES, self.batch, device)
+        self.means = head_means(tested.model, few)
 
     def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
         """Return what ablating every window does to every error."""
@@ -289,7 +290,7 @@ def _deep(table: pd.DataFrame) -> Finding:
             f"{mode}: last third {as_text(effect, 3)}, first third "
             f"{as_text(median_interval(shallow), 3)}, difference {as_text(more, 3)}"
         )
-    points = "points rotation_error"
+    points = f"{POINTS} rotation_error"
     if rotation != points:
         other = median_interval(_excess(table, points, ZERO, LAST))
         told.append(f"cameras told by the points, zero: last third {as_text(other, 3)}")

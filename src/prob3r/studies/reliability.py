@@ -45,10 +45,11 @@ from torch import Tensor
 
 from prob3r.geometry import percentiles
 from prob3r.measures.statistics import as_text, interval, resampled, wide
-from prob3r.reliability.calibration import FEWEST, WRONG, by_group, columns_of, measurable
+from prob3r.reliability.calibration import WRONG, by_group, columns_of
 from prob3r.reliability.check import check_pairs, signals_of
 from prob3r.reliability.matchers import LIGHTGLUE, is_installed
 from prob3r.reliability.prediction import (
+    FEWEST,
     auroc,
     auroc_draws,
     auroc_interval,
@@ -56,6 +57,7 @@ from prob3r.reliability.prediction import (
     calibration_bins,
     calibration_error,
     cross_fitted,
+    measurable,
     redrawn,
     risk_coverage,
 )

@@ -31,8 +31,8 @@ from prob3r.runs.edits import (
     token_means,
 )
 from prob3r.runs.trace import Trace, trace
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Scenes, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 
 MEAN_SCENES = 64
@@ -74,9 +74,8 @@ def special_tokens(model: Model, count: int) -> dict[str, list[int]]:
 
 def means_of(model: Model, scenes: Scenes[Views], batch: int) -> TokenMeans:
     """Return the means of the trunk's tokens over a sample of the scenes."""
-    device = next(model.parameters()).device
-    few = batches(sample(scenes, MEAN_SCENES), MEAN_SCENES, batch)
-    return token_means(model, (views.to(device) for views in few), f"{trunk(model).name}*")
+    few = sampled_batches(scenes, MEAN_SCENES, batch, next(model.parameters()).device)
+    return token_means(model, few, f"{trunk(model).name}*")
 
 
 def run_of(model: Model, views: Views) -> Trace:

@@ -214,12 +214,10 @@ class Experiment:
                 output=False,
                 reductions=records.reductions,
             )
-        blocks = [place.block or 0 for place in records.places]
         poses = torch.from_numpy(run.poses[-1:]).to(run.final[0])
         cameras = Cameras(self._cameras.intrinsics, poses, (None, *[1.0] * (self.views.count - 1)))
         patch = self.probed.model.config.patch
-        attention, similarity = records.by_view(found), records.similarity(found)
-        return ViewRelations.of(blocks, attention, similarity, run.final, cameras, patch)
+        return ViewRelations.of_run(records, found, run.final, cameras, patch)
 
     @torch.no_grad()
     def _result(self, reading: Reading, before: Run | None, edits: Sequence[Edit]) -> Run:

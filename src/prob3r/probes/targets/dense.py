@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import norm_factor, normal_map, patchify
+from prob3r.geometry import central_pixels, norm_factor, normal_map, patchify
 from prob3r.probes.targets.target import PATCH, PIXEL, Goals, Target
 from prob3r.scenes.views import Views
 
@@ -59,10 +59,8 @@ class Normal(Target):
     def truth(self, views: Views, view: int, patch: int) -> Goals:
         """Return the true goals of one view; see `Target.truth`."""
         normals, known = normal_map(views.view(view).points, views.valid[view - 1])
-        middle = slice(patch // 2, None, patch)
-        return Goals.of_truth(
-            normals[:, middle, middle].flatten(0, 2), known[:, middle, middle].flatten()
-        )
+        normals, known = central_pixels(normals, patch), central_pixels(known, patch)
+        return Goals.of_truth(normals.flatten(0, 2), known.flatten())
 
     def errors(
         self,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import norm_factor
+from prob3r.geometry import central_pixels, norm_factor
 from prob3r.models.heads import compress_points, expand_points
 from prob3r.probes.targets.target import PATCH, Goals, Target
 from prob3r.scenes.views import Views
@@ -40,9 +40,8 @@ class Instance(Target):
         centres = _centres(views)
         labels = views.view(view).labels
         assert labels is not None
-        middle = slice(patch // 2, None, patch)
-        shown = labels[:, middle, middle].flatten(1).long()  # b n
-        known = views.valid[view - 1][:, middle, middle].flatten(1)
+        shown = central_pixels(labels, patch).flatten(1).long()  # b n
+        known = central_pixels(views.valid[view - 1], patch).flatten(1)
         known = known & (shown > 0) & (shown < MOST)
         goals = centres.gather(1, shown.clamp(0, MOST - 1)[..., None].expand(-1, -1, 3))
         others = centres[:, None].expand(-1, shown.shape[1], -1, -1).flatten(0, 1)

@@ -7,7 +7,7 @@ The other view is view 1, and of view 1 it is view 2. A patch stands for its cen
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import MatchTruth, PixelMatches, central_matches
+from prob3r.geometry import MatchTruth, PixelMatches, central_matches, central_pixels
 from prob3r.probes.targets.target import PATCH, Goals, Target, partner
 from prob3r.scenes.views import Views
 
@@ -27,8 +27,7 @@ class CoVisibility(Target):
     def truth(self, views: Views, view: int, patch: int) -> Goals:
         """Return the true goals of one view; see `Target.truth`."""
         truth, matches = _matches(views, view, patch)
-        middle = slice(patch // 2, None, patch)
-        known = truth.valid2[:, middle, middle]
+        known = central_pixels(truth.valid2, patch)
         return Goals.of_truth(matches.visible.float().flatten()[:, None], known.flatten())
 
     def errors(

@@ -94,7 +94,8 @@ class RelativePose(Target):
 
     def decode(self, raw: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 3 4"]:
         """Return the rotation, and beside it the unit vector to the camera."""
-        return torch.cat((Pose.of(raw).rotation, Pose.of(raw).direction[..., None]), -1)
+        found = Pose.of(raw)
+        return torch.cat((found.rotation, found.direction[..., None]), -1)
 
 
 class Epipolar(Target):

@@ -36,8 +36,8 @@ from torch import Tensor
 from prob3r.geometry import Interval, median
 from prob3r.measures.statistics import as_text, interval, median_interval, resampled
 from prob3r.runs.edits import head_means
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Scenes, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.effects import POINTMAP, camera_metric
 from prob3r.studies.figures import PAGE, figure
@@ -73,7 +73,6 @@ class MatchingHeads(Study[Views]):
     title = "A few heads match"
     place = 16
     views = 4
-    fewest = 2
     batch = 4
     most = 128
     output = True
@@ -86,9 +85,7 @@ class MatchingHeads(Study[Views]):
         """Find the heads that match most, their entropy, and the means of all outputs."""
         model = tested.model
         device = next(model.parameters()).device
-        few = [
-            views.to(device) for views in batches(sample(pairs, CHOSEN_ON), CHOSEN_ON, self.batch)
-        ]
+        few = list(sampled_batches(pairs, CHOSEN_ON, self.batch, device))
         heads, accuracies, entropies = zip(*(read_heads(model, v) for v in few), strict=True)
         middle = median(torch.cat(accuracies).T).nan_to_num(-1)
         order = middle.argsort(descending=True, stable=True).tolist()

@@ -29,8 +29,8 @@ from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
 from prob3r.runs.sweep import errors_of, spread, sweep
 from prob3r.runs.trace import Trace, trace
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 
 HEAD, BLOCK, ALL, REST, ISOLATED = SCOPES = (
@@ -89,8 +89,7 @@ class Known:
             each: Whether heads and blocks are to be cut one by one.
         """
         device = next(model.parameters()).device
-        few = (pair.to(device) for pair in batches(sample(pairs, count), count, batch))
-        means = head_means(model, few) if each else None
+        means = head_means(model, sampled_batches(pairs, count, batch, device)) if each else None
         return cls(Sinks.find(model, pairs, count, batch), means)
 
 

@@ -18,8 +18,8 @@ from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.runs.edits import Edit, Knockout
-from prob3r.scenes.sampling import sample
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.sampling import sampled_batches
+from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair, Views
 
 NO_OP_NORM = 0.5  # of the median value norm of the head
@@ -63,8 +63,8 @@ class Known:
         device = next(model.parameters()).device
         sinks = Sinks.find(model, pairs, count, batch)
         norms: dict[Key, list[Tensor]] = defaultdict(list)
-        for pair in batches(sample(pairs, count), count, batch):
-            found = written(model, pair.to(device), trunk(model).attention(2))
+        for pair in sampled_batches(pairs, count, batch, device):
+            found = written(model, pair, trunk(model).attention(2))
             for key in _keys(sinks):
                 norms[key].append(_of(found, key).norm)
         middle = {key: float(torch.cat(parts).median()) for key, parts in norms.items()}
