@@ -8,7 +8,7 @@ import torch
 from prob3r.measures.heads import MEAN
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
-from prob3r.studies.origins import CHECKPOINT, MATCHED, TESTED, VARIANT, Origins
+from prob3r.studies.origins import CHECKPOINT, TESTED, VARIANT, Origins
 from prob3r.studies.study import LackingError, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
@@ -46,7 +46,7 @@ def made(heads: Heads, rotation: Mapping[int, float], **others: tuple[int, ...])
     ]
     for name, blocks in others.items():
         role = TESTED if name == "m" else VARIANT
-        parts.append(rows_of(MATCHED if name == "matched" else name, role, blocks, 10))
+        parts.append(rows_of(name, role, blocks, 10))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -86,23 +86,6 @@ def test_a_plateau_that_comes_back_or_stays_is_not_broken() -> None:
     assert "ends at no checkpoint" in first.control
 
 
-@pytest.mark.parametrize(
-    ("own", "matched", "verdict"),
-    [
-        ((2, 3), (0, 1), "supported"),
-        ((0, 1), (2, 3), "not supported"),
-        ((1, 2), (0, 1, 2, 3), "mixed"),
-    ],
-)
-def test_matches_handed_over_are_earlier_or_not(
-    own: tuple[int, ...], matched: tuple[int, ...], verdict: str
-) -> None:
-    (finding,) = Origins().findings(made({}, {}, m=own, matched=matched, other=(0,)))
-    assert finding.verdict == verdict
-    assert finding.effect == pytest.approx(np.mean(own) - np.mean(matched), abs=0.05)
-    assert f"heads in {len(own)} and {len(matched)} of 4 blocks" in finding.control
-
-
 @pytest.fixture(scope="module")
 def tested() -> ModelUnderTest:
     references: dict[str, DUSt3R] = {
@@ -140,13 +123,13 @@ def test_reference_models_are_needed(tested: ModelUnderTest) -> None:
 
 
 def test_the_figure_has_units_and_marks_the_variant() -> None:
-    table = made({3: (0, 1), 4: (0, 1)}, ROTATION, m=(0, 1), matched=(2,))
+    table = made({3: (0, 1), 4: (0, 1)}, ROTATION, m=(0, 1), variant=(2,))
     (drawn,) = Origins().figures(table).values()
     left, middle, right, bar = drawn.axes
     for axis in (left, middle, right):
         assert axis.get_xlabel()
         assert axis.get_ylabel()
     assert bar.get_ylabel()
-    assert [t.get_text() for t in right.get_xticklabels()] == ["1", "2", "3", "4", "m", MATCHED]
+    assert [t.get_text() for t in right.get_xticklabels()] == ["1", "2", "3", "4", "m", "variant"]
     counts = np.array([int(text.get_text()) for text in right.texts]).reshape(6, BLOCKS)
     assert counts.tolist() == [[0] * 4] * 2 + [[1, 1, 0, 0]] * 3 + [[0, 0, 1, 0]]

@@ -137,31 +137,6 @@ def test_both_decoders_start_from_the_one_that_completed(tmp_path: Path) -> None
     assert not torch.equal(fresh[moved], weights[f"backbone.{moved}"])
 
 
-def test_a_tied_start_has_keys_equal_to_queries(tmp_path: Path) -> None:
-    tied = replace(RECIPE, tied_start=True, stages=(replace(POINTMAPS, pairs=4, lr=1e-12),))
-    train_backbone(tied, tmp_path)
-    weights = best(tmp_path)
-    for decoder in ("dec_blocks", "dec_blocks2"):
-        queries = weights[f"{decoder}.1.cross_attn.projq.weight"]
-        torch.testing.assert_close(weights[f"{decoder}.1.cross_attn.projk.weight"], queries)
-
-
-@pytest.mark.parametrize(
-    "stage", [replace(POINTMAPS, objective="matching"), replace(POINTMAPS, matching=0.5)]
-)
-def test_variants_train_with_the_matching_loss(tmp_path: Path, stage: Stage) -> None:
-    plain = replace(RECIPE, stages=(POINTMAPS,))
-    train_backbone(replace(plain, stages=(stage,)), tmp_path / "matched")
-    train_backbone(plain, tmp_path / "plain")
-    matched, faithful = state(tmp_path / "matched"), state(tmp_path / "plain")
-    encoder = "backbone.enc_blocks.0.mlp.fc1.weight"
-    assert not torch.equal(matched[encoder], faithful[encoder])
-    torch.manual_seed(0)
-    head = "downstream_head2.proj.weight"
-    untouched = torch.equal(DUSt3R(CONFIG).state_dict()[head], matched[f"backbone.{head}"])
-    assert untouched == (stage.objective == "matching")
-
-
 def test_best_weights_count_at_the_last_size_alone(tmp_path: Path) -> None:
     """At the smaller size the first stage may be better, but it is not what ships."""
     larger = replace(POINTMAPS, size=24, pairs=8)

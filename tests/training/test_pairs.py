@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from prob3r.scenes import Pair, View
 from prob3r.training.objectives import confident_error
 from prob3r.training.pairs import (
     CrossViewCompletion,
-    matching_loss,
     pointmap_loss,
     posed_loss,
 )
@@ -148,26 +146,6 @@ def test_the_true_pointmaps_are_the_best(rooms: Pair) -> None:
     sure = torch.full((6, 16, 16), 1.0 + 1e-6)
     loss = pointmap_loss(Prediction(rooms.points, (sure, sure)), rooms)
     assert abs(loss.item()) < 1e-4
-
-
-def test_the_matching_loss_is_that_of_a_slow_reference(rooms: Pair) -> None:
-    tokens1, tokens2 = torch.randn(2, 6, 4, 5).unbind()
-    match, visible = rooms.patch_matches(8)
-    assert visible.any()
-    terms = []
-    for b, n in visible.nonzero().tolist():
-        scores = [
-            torch.cosine_similarity(tokens2[b, n], tokens1[b, m], dim=0) / 0.07 for m in range(4)
-        ]
-        terms.append(torch.stack(scores).logsumexp(0) - scores[int(match[b, n])])
-    loss = matching_loss(tokens1, tokens2, rooms, 8)
-    torch.testing.assert_close(loss, torch.stack(terms).mean())
-
-
-def test_without_a_match_the_matching_loss_is_zero(rooms: Pair) -> None:
-    nothing = torch.zeros(6, 16, 16, dtype=torch.bool)
-    unseen = rooms.with_views(view2=replace(rooms.view2, valid=nothing))
-    assert matching_loss(*torch.randn(2, 6, 4, 5), unseen, 8).item() == 0
 
 
 def test_a_posed_model_answers_for_its_local_pointmap_too(rooms: Pair) -> None:

@@ -209,12 +209,6 @@ CLAIMS = (
                 "Correspondence heads spread before the plateau breaks",
             ),
             Question(
-                "A model that was handed its matches has them earlier than one that found them",
-                "origins",
-                "A model that was handed its matches has them earlier*",
-                of="mini-matched",
-            ),
-            Question(
                 "Low overlap defeats fixed correspondences more than the model",
                 "fixed-correspondences",
                 "Low overlap * defeats *",

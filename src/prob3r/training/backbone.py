@@ -17,7 +17,7 @@ from prob3r.training.loop import Progress, Task, run
 from prob3r.training.many_views import ManyViews
 from prob3r.training.objectives import Objective
 from prob3r.training.optim import optimizers
-from prob3r.training.pairs import Completion, CrossViewCompletion, Matching, Pointmaps
+from prob3r.training.pairs import Completion, CrossViewCompletion, Pointmaps
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Recipe
 from prob3r.training.start import start_of
@@ -29,7 +29,6 @@ CLIP = 1.0  # largest norm of the gradient
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "completion": Completion,
-    "matching": Matching,
     "pointmaps": Pointmaps,
     "many-views": ManyViews,
 }
@@ -92,8 +91,6 @@ class _BackboneTask(Task):
         self.model = start_of(recipe).to(device)
         self.module: nn.Module = self.model
         if isinstance(self.model, DUSt3R):
-            if recipe.tied_start:
-                _tie(self.model)
             self.module = CrossViewCompletion(self.model, tap=self.tap).to(device)
         for name in {stage.objective for stage in self.stages}:
             if not OBJECTIVES[name].trains(self.module):
@@ -178,12 +175,3 @@ class _BackboneTask(Task):
 
     def end(self, number: int) -> None:
         self.objective.end()
-
-
-def _tie(model: DUSt3R) -> None:
-    """Start cross-attention with keys equal to queries, so that like patches attend to like."""
-    for block in (*model.dec_blocks, *model.dec_blocks2):
-        block.get_submodule("cross_attn.projk").load_state_dict(
-            block.get_submodule("cross_attn.projq").state_dict()
-        )
-        block.get_submodule("norm_y").load_state_dict(block.get_submodule("norm2").state_dict())

@@ -92,10 +92,6 @@ class _Pairs(Objective):
         stream, grid = self.model.encoder_stream(images, self.tap)
         return Tokens(self.model.enc_norm(stream), grid)
 
-    def matching(self, encoded1: Tokens, encoded2: Tokens, pair: Pair) -> Float[Tensor, ""]:
-        """Return the matching loss of the encoder's patches."""
-        return matching_loss(encoded1.stream, encoded2.stream, pair, self.model.config.patch)
-
 
 class Completion(_Pairs):
     """Cross-view completion, as in CroCo."""
@@ -114,19 +110,8 @@ class Completion(_Pairs):
         self.model.dec_blocks2.load_state_dict(self.model.dec_blocks.state_dict())
 
 
-class Matching(_Pairs):
-    """Matching of the encoder's patches; not faithful to DUSt3R."""
-
-    validated: ClassVar[bool] = False
-
-    def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:
-        """Return the matching loss."""
-        assert isinstance(scenes, Pair)
-        return self.matching(*self.encode(scenes), scenes)
-
-
 class Pointmaps(_Pairs):
-    """DUSt3R's loss, and that of its twin with a pose; beside them the matching loss, if asked."""
+    """DUSt3R's loss, and that of its twin with a pose."""
 
     def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:
         """Return the loss of the pointmaps."""
@@ -135,12 +120,8 @@ class Pointmaps(_Pairs):
         states1, states2 = model.decode(encoded1, encoded2, self.tap)
         output = model.read(states1, states2, encoded1.grid, encoded2.grid)
         if isinstance(model, PosedDUSt3R):
-            loss = posed_loss(output, model.pose(states2), scenes)
-        else:
-            loss = pointmap_loss(output, scenes)
-        if self.stage.matching:
-            loss = loss + self.stage.matching * self.matching(encoded1, encoded2, scenes)
-        return loss
+            return posed_loss(output, model.pose(states2), scenes)
+        return pointmap_loss(output, scenes)
 
 
 def pointmap_loss(output: Prediction, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:
@@ -184,20 +165,3 @@ def posed_loss(
         alpha,
     )
     return pointmap_loss(output, pair, alpha) + alone
-
-
-def matching_loss(
-    tokens1: Float[Tensor, "b n d"],
-    tokens2: Float[Tensor, "b n d"],
-    pair: Pair,
-    patch: int,
-    temperature: float = 0.07,
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy of finding each view-2 token's true match among view 1's tokens.
-
-    Not part of DUSt3R: it hands a model its matches, and is for disclosed variants only.
-    """
-    match, visible = pair.patch_matches(patch)
-    similarity = F.normalize(tokens2, dim=-1) @ F.normalize(tokens1, dim=-1).mT / temperature
-    total = F.cross_entropy(similarity[visible], match[visible], reduction="sum")
-    return total / visible.sum().clamp(min=1)

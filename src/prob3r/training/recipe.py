@@ -20,9 +20,8 @@ class Stage:
     """One stretch of training with one objective at one image size.
 
     Attributes:
-        objective: `completion` (cross-view completion, CroCo), `matching` (contrastive matching of
-            the encoder's patches; not faithful), `pointmaps` (DUSt3R's loss) or `many-views`
-            (VGGT's losses of cameras, depth and pointmaps).
+        objective: `completion` (cross-view completion, CroCo), `pointmaps` (DUSt3R's loss) or
+            `many-views` (VGGT's losses of cameras, depth and pointmaps).
         size: Side of the square images, in pixels.
         pairs: Pairs to see; the stage's length. Two photographs count as a pair, however many
             views their scenes have.
@@ -32,7 +31,6 @@ class Stage:
         decay: Share of the stage, at its end, over which the learning rate falls to zero.
         pool_start: Share of candidate pairs, those of least rotation, that the stage starts with.
         pool_open: Share of the stage after which all candidates are used.
-        matching: Weight of the matching loss beside the pointmaps' own; 0 in a faithful run.
         everyday: Share of rooms of the everyday style, seen as a hand's photographs; the others
             are staged.
         symmetric: Whether the two ways round of a pair share a step, which saves half of the
@@ -41,7 +39,7 @@ class Stage:
         views: How many views scenes have, step by step in turn.
     """
 
-    objective: Literal["completion", "matching", "pointmaps", "many-views"]
+    objective: Literal["completion", "pointmaps", "many-views"]
     size: int
     pairs: int
     batch: int
@@ -50,7 +48,6 @@ class Stage:
     decay: float = 0.0
     pool_start: float = 1.0
     pool_open: float = 0.0
-    matching: float = 0.0
     everyday: float = 0.0
     symmetric: bool = False
     parts: int = 1
@@ -72,8 +69,8 @@ class Stage:
         many = self.objective == "many-views"
         if self.views != (2,) and not many:
             raise Prob3rError(f"views is {list(self.views)}; {self.objective} takes pairs, [2].")
-        if many and (self.symmetric or self.matching):
-            raise Prob3rError("many-views is neither symmetric nor with a matching loss.")
+        if many and self.symmetric:
+            raise Prob3rError("symmetric is true; only stages of pairs can be symmetric.")
         if (
             not self.views
             or min(self.views) < 2
@@ -115,7 +112,6 @@ class Recipe:
         stages: In order.
         weight_decay: Of AdamW, on matrices only.
         optimizer: `adamw`, or `muon` for the blocks' matrices with AdamW for the rest.
-        tied_start: Whether cross-attention starts with keys equal to queries; not faithful.
         start: Name or path of the model whose weights it starts from; fresh ones by default.
         architecture: Name of the backbone's architecture.
         bf16: Whether products are in bfloat16 on a CPU too, as they are on a GPU.
@@ -131,7 +127,6 @@ class Recipe:
     stages: tuple[Stage, ...]
     weight_decay: float = 0.05
     optimizer: Literal["adamw", "muon"] = "adamw"
-    tied_start: bool = False
     start: str = ""
     architecture: str = "dust3r"
     bf16: bool = False

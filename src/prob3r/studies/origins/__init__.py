@@ -1,4 +1,4 @@
-"""C4, where matches come from: when do correspondence heads appear, and where if handed over?
+"""C4, where matches come from: when in a training do correspondence heads appear?
 
 The model under test, its checkpoints and its variants see the same pairs, at the image size of
 the checkpoints. Of each, PCK@1 and cycle consistency of every head of view 2's
@@ -13,8 +13,6 @@ other names are variants, which stand beside the axis.
   disjoint 95 % intervals, if the same holds of all checkpoints after them.
 - Heads *appear* at the first checkpoint with a correspondence head, and are *spread* at the
   first with one in at least half of the blocks, if the same holds of all checkpoints after them.
-- The *centre* of a model's matches is the mean of its decoder blocks, each weighted by the median
-  PCK@1 of its mean of heads less that of the control, or by 0 if that is negative.
 
 Rules; intervals are bootstrapped over pairs, which all models share in a draw. What makes a head
 a correspondence head, or a plateau broken, is an interval itself: in a draw it is the draw's
@@ -25,28 +23,17 @@ of all pairs. Draws in which either is not seen are left out.
   the plateau breaks*: supported if the heads come at an earlier checkpoint, the interval of the
   number of pairs between the two excluding zero; not supported if they come later so; mixed if
   they come at the same checkpoint, the interval holds zero, or either is not seen.
-- *A model that was handed its matches has them earlier in its decoder than one that found them*:
-  supported if the centre of the model's matches less that of `mini-matched`, in blocks, has an
-  interval above zero; not supported if it has one below zero; else mixed.
 """
 
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.geometry import Interval, median
 from prob3r.measures.attention import PEAKS
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.heads import (
-    MEAN,
-    head_matches,
-    head_table,
-    match_sites,
-)
-from prob3r.measures.statistics import as_text, interval, resampled
+from prob3r.measures.heads import head_table, match_sites
+from prob3r.measures.statistics import interval
 from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
@@ -54,24 +41,12 @@ from prob3r.scenes.views import Pair
 from prob3r.studies.figures import PAGE, figure
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
 from prob3r.studies.origins.figures import draw_blocks, draw_matches, draw_rotation, entries
-from prob3r.studies.origins.history import (
-    CHECKPOINT,
-    TESTED,
-    VARIANT,
-    History,
-    blocks_with_some,
-    by_block,
-    history_of,
-    matching_heads,
-)
+from prob3r.studies.origins.history import CHECKPOINT, TESTED, VARIANT, History, history_of
 from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide, is_above_zero
+from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MATCHED = "mini-matched"
-"""The variant of `mini` that was handed its matches."""
 
 _METRICS = ("pck@1", "cycle consistency")
 
@@ -110,14 +85,11 @@ class Origins(Study):
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers for which there are models."""
-        found = []
-        if (table.role == CHECKPOINT).any():
-            history = history_of(table)
-            found += [_before(history, spread=False), _before(history, spread=True)]
-        if (table.model == MATCHED).any():
-            found.append(_handed(table))
-        return found
+        """Return the answers, if there are checkpoints."""
+        if not (table.role == CHECKPOINT).any():
+            return []
+        history = history_of(table)
+        return [_before(history, spread=False), _before(history, spread=True)]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return matches and rotation along training, and the heads of every model by block."""
@@ -184,52 +156,3 @@ def _before(history: History, spread: bool) -> Finding:
 
 def _at(seen: Tensor) -> str:
     return "at no checkpoint" if seen.isnan() else f"at {float(seen):.1f} thousand pairs"
-
-
-def _handed(table: pd.DataFrame) -> Finding:
-    """Return whether matches that were handed over are earlier in the decoder."""
-    own, handed = table[table.role == TESTED], table[table.model == MATCHED]
-    centres = [_centre(part) for part in (own, handed)]
-    blocks = [blocks_with_some(matching_heads(part)) for part in (own, handed)]
-    best = [_best_heads(part).mean(-1) for part in (own, handed)]
-    depth = int(own.block.nunique())
-    gap = _difference(*centres)
-    share = _difference(*(found / depth for found in blocks))
-    pck = _difference(*best)
-    return Finding(
-        "C4",
-        "A model that was handed its matches has them earlier in its decoder than one that found "
-        "them",
-        is_above_zero(gap),
-        *gap,
-        unit=f"blocks between the centres of matches, {own.model.iloc[0]} less {MATCHED}",
-        control=f"matches beyond the control's centre at block {float(centres[0][0]):.2f} and "
-        f"{float(centres[1][0]):.2f}; correspondence heads in {int(blocks[0][0])} and "
-        f"{int(blocks[1][0])} of {depth} blocks, a difference in share of {as_text(share)}; "
-        f"PCK@1 of each block's best head differs by {as_text(pck)}",
-        pairs=int(table.pair.nunique()),
-    )
-
-
-def _difference(one: Float[Tensor, " draws"], other: Float[Tensor, " draws"]) -> Interval:
-    return interval((one - other)[0], (one - other)[1:])
-
-
-def _with_draws(values: Float[Tensor, "n s"]) -> Float[Tensor, "draws s"]:
-    """Return the median of every column: of all pairs, and per draw."""
-    return torch.cat([median(values.T)[None], resampled(values)])
-
-
-def _centre(table: pd.DataFrame) -> Float[Tensor, " draws"]:
-    """Return the centre of a model's matches: of all pairs, and per draw."""
-    means = table[table["head"] == MEAN]
-    heads, values = head_matches(means)
-    _, control = head_matches(means, "shuffled")
-    weights = (_with_draws(values) - _with_draws(control)).clamp_min(0)
-    return (weights * torch.tensor([block for block, _ in heads])).sum(-1) / weights.sum(-1)
-
-
-def _best_heads(table: pd.DataFrame) -> Float[Tensor, "draws blocks"]:
-    """Return the PCK@1 of every block's best head: of all pairs, and per draw."""
-    heads, values = head_matches(table[table["head"] != MEAN])
-    return by_block(heads, _with_draws(values)).amax(-1)
