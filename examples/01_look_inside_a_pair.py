@@ -17,7 +17,7 @@ for site in bank.sites:
         view1 = bank.decode(trace[site.replace("dec2", "dec1")]).points
         view2 = bank.decode(trace[site]).points
         errors = pair.errors_of((view1, view2))
-        rotation, shape = errors.rotation_error.item(), errors.inner_shape_error.item()
+        rotation, shape = errors.rotation_error.item(), errors.shape_error.item()
         print(f"{site:20} {rotation:24.1f} {shape:19.3f}")
 
 assert trace.output is not None

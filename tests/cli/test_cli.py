@@ -284,7 +284,7 @@ def test_the_demo_explains_a_room_and_the_bundled_photographs(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(monkeypatch, "demo", *EXPLAIN, "--out", "new/out") == 0
-    assert {"room.html", "books.html"} <= {p.name for p in (here / "new" / "out").iterdir()}
+    assert {"room.html", "books.html", "street.html"} <= {p.name for p in (here / "new" / "out").iterdir()}
 
 
 def test_an_evaluation_is_printed_and_written(
@@ -319,7 +319,7 @@ def test_readers_are_compared_in_one_table(
         for r in rows
         if (r["site"], r["view"], r["stratum"]) == ("dec2.1.mlp", 2, "all")
     }
-    metrics = ("pointmap_error", "rotation_error", "translation_error", "inner_shape_error")
+    metrics = ("pointmap_error", "rotation_error", "translation_error", "shape_error")
     assert row[1:] == [values[s, m] for m in metrics for s in ("model", "logit")]
 
 

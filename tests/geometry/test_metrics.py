@@ -52,7 +52,7 @@ def test_a_wrong_pose_is_told_from_a_wrong_shape(scene):
     pose[0, :3, :3] = turn_about_z(30)
     errors = judge(scene, scene.points1, moved(scene, pose))
     assert errors.rotation_error.item() == pytest.approx(30, abs=1e-2)
-    assert errors.inner_shape_error.item() == pytest.approx(0, abs=1e-4)
+    assert errors.shape_error.item() == pytest.approx(0, abs=1e-4)
     assert errors.pose_part.item() == pytest.approx(errors.pointmap_error2.item(), abs=1e-4)
     assert errors.pointmap_error2 > 0.05
 
@@ -64,7 +64,7 @@ def test_a_wrong_shape_is_told_from_a_wrong_pose(scene, generator):
     assert errors.scale_error < 0.02
     unit = geometry.norm_factor([scene.points1, scene.points2], [scene.valid, scene.valid])
     expected = noise.norm(dim=-1).mean() / unit
-    assert errors.inner_shape_error.item() == pytest.approx(expected.item(), rel=0.05)
+    assert errors.shape_error.item() == pytest.approx(expected.item(), rel=0.05)
 
 
 def test_scale_error_compares_view_2_with_the_pair(scene):
@@ -106,7 +106,7 @@ def test_any_prediction(seed, unit):
     errors = geometry.pose_and_shape(*arguments)
     rescaled = geometry.pose_and_shape(*(unit * p for p in predicted), *arguments[2:])
     whole = errors.pointmap_error2
-    assert (whole <= errors.pose_part + errors.inner_shape_error + 1e-5).all()
+    assert (whole <= errors.pose_part + errors.shape_error + 1e-5).all()
     for one, other in zip(errors, rescaled, strict=True):
         assert torch.allclose(one, other, rtol=1e-2, atol=1e-2, equal_nan=True)
     for i in range(b):

@@ -22,8 +22,8 @@ def test_an_effect_is_the_error_without_the_head_less_the_error_with_it(
     (row,) = (h for h in swept.measurements.heads if (h.block, h.head) == (1, 1))
     expected = after.rotation_error - before.rotation_error
     assert row.rotation_effect == pytest.approx(float(expected), abs=1e-3)
-    expected = after.inner_shape_error - before.inner_shape_error
-    assert row.inner_shape_effect == pytest.approx(float(expected), abs=1e-5)
+    expected = after.shape_error - before.shape_error
+    assert row.shape_effect == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_every_head_has_an_effect_and_their_mean_has_none(swept: Explanation) -> None:
@@ -31,7 +31,7 @@ def test_every_head_has_an_effect_and_their_mean_has_none(swept: Explanation) ->
     assert all(math.isfinite(h.rotation_effect) == (h.head is not None) for h in heads)
     assert any("switched off one at a time" in s.text for s in swept.happened)
     row = swept.to_json()["heads"][0]
-    assert isinstance(row["inner_shape_effect"], float)
+    assert isinstance(row["shape_effect"], float)
 
 
 def test_effects_without_the_truth_are_against_the_output(bare_model: DUSt3R, room: Pair) -> None:
@@ -39,9 +39,7 @@ def test_effects_without_the_truth_are_against_the_output(bare_model: DUSt3R, ro
     bare = explain(
         bare_model, Pair(*views), random_probes(bare_model), model_name="bare", head_effects=True
     )
-    effects = torch.tensor(
-        [h.inner_shape_effect for h in bare.measurements.heads if h.head is not None]
-    )
+    effects = torch.tensor([h.shape_effect for h in bare.measurements.heads if h.head is not None])
     assert (effects > 0).all()
 
 

@@ -57,7 +57,7 @@ def test_without_intrinsics_the_focal_length_is_read_off_view_1(room: Pair) -> N
 
 
 def test_errors_fall_along_the_sites(learning: Explanation) -> None:
-    for metric in ("rotation_error", "inner_shape_error", "pointmap_error"):
+    for metric in ("rotation_error", "shape_error", "pointmap_error"):
         curve = learning.measurements.curves[2][metric]
         assert all(after < before + 1e-4 for before, after in pairwise(curve))
         assert curve[0] > 0.1
@@ -80,7 +80,7 @@ def test_with_cameras_and_one_depth_each_number_has_the_best_reference() -> None
     m = explain(model, pair, random_probes(model), model_name="m").measurements
     assert set(m.against[1].values()) == {TRUTH}
     assert m.against[2]["rotation_error"] == m.against[2]["translation_error"] == TRUTH_BY_PNP
-    assert m.against[2]["inner_shape_error"] == m.against[2]["scale_error"] == FINAL
+    assert m.against[2]["shape_error"] == m.against[2]["scale_error"] == FINAL
     assert m.curves[1]["pointmap_error"][-1] > 0.01
 
 

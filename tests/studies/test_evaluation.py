@@ -29,7 +29,7 @@ METRICS = {
     "rotation_error",
     "translation_error",
     "scale_error",
-    "inner_shape_error",
+    "shape_error",
     "pose_part",
     "auc@5",
     "auc@15",
@@ -122,7 +122,7 @@ def test_the_truth_has_no_error(table: pd.DataFrame) -> None:
 
 
 def test_the_mean_pose_has_the_true_shape(table: pd.DataFrame) -> None:
-    assert value(table, "mean_pose", "inner_shape_error") < 1e-3
+    assert value(table, "mean_pose", "shape_error") < 1e-3
     assert value(table, "mean_pose", "rotation_error") > 5
 
 
@@ -133,7 +133,7 @@ def test_the_identity_pose_is_off_by_the_rotation_itself(
     off = value(table, "identity_pose", "rotation_error")
     assert off == pytest.approx(rotation.median().item(), abs=0.1)
     assert value(table, "identity_pose", "translation_error") == 180
-    assert value(table, "identity_pose", "inner_shape_error") < 1e-3
+    assert value(table, "identity_pose", "shape_error") < 1e-3
 
 
 def test_the_shuffled_control_is_shown_another_view_1(table: pd.DataFrame, held_out: Pair) -> None:
@@ -313,7 +313,7 @@ def test_cameras_alone_give_rotation_and_translation(held_out: Pair) -> None:
     assert value(table, "model", "translation_error") < 6
     assert table.attrs["no depth"] == (
         "4 pairs lack the depth of a view, so their poses are found by PnP; pointmap_error of view "
-        "1, pointmap_error of view 2, scale_error, inner_shape_error, auc need it and are absent"
+        "1, pointmap_error of view 2, scale_error, shape_error, auc need it and are absent"
     )
 
 
@@ -381,7 +381,7 @@ def test_pairs_of_which_less_is_known_count_where_they_can() -> None:
     table = evaluate(model, mixed, batch=4)
     pairs = table[table.source == "model"].set_index(["metric", "view", "stratum"]).pairs
     assert pairs["rotation_error", 2, "all"] == 12
-    assert pairs["inner_shape_error", 2, "all"] == 6
+    assert pairs["shape_error", 2, "all"] == 6
     known = mixed.rooms[list(range(1, 12, 2))]
     easy, hard = strata(known)
     assert pairs["rotation_error", 2, "easy"] == int(easy.sum())

@@ -57,7 +57,7 @@ def test_every_scope_is_cut_with_its_controls(posed: DUSt3R, pair: Pair) -> None
     assert set(table.metric) == {
         "rotation_error",
         "translation_error",
-        "inner_shape_error",
+        "shape_error",
         "pointmap_error",
         "times its uniform share",
     }

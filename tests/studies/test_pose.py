@@ -13,7 +13,7 @@ from prob3r.studies.pose.knockouts import ALL, BLOCK, HEAD, ISOLATED, OUTPUTS, R
 from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
-METRICS = ("rotation_error", "translation_error", "inner_shape_error", "pointmap_error")
+METRICS = ("rotation_error", "translation_error", "shape_error", "pointmap_error")
 Effects = dict[tuple[str, str], tuple[float, float, float]]
 """By source and scope: the effect of the cut and of its controls in count and mass."""
 

@@ -46,15 +46,15 @@ def made(values: dict[tuple[str, str], float], shuffled: float = 0.0) -> pd.Data
 WHERE = ("co-visible", "other")
 TRUE = {
     ("cross_attn", "alignment, co-visible"): 0.4,
-    ("self_attn", "effect on inner_shape_error"): -0.1,
-    ("cross_attn", "effect on inner_shape_error"): 0.1,
+    ("self_attn", "effect on shape_error"): -0.1,
+    ("cross_attn", "effect on shape_error"): 0.1,
     ("self_attn", "effect on pointmap_error"): -0.2,
     ("self_attn", "approach, other"): -0.3,
     ("self_attn", "approach, co-visible"): -0.1,
 }
 FALSE = {
     ("cross_attn", "alignment, co-visible"): -0.1,
-    ("self_attn", "effect on inner_shape_error"): 0.1,
+    ("self_attn", "effect on shape_error"): 0.1,
     ("cross_attn", "effect on pointmap_error"): -0.2,
     ("self_attn", "approach, other"): -0.1,
     ("self_attn", "approach, co-visible"): -0.3,

@@ -84,9 +84,9 @@ def test_curves_and_poses_are_those_of_the_reference(experiment5: Experiment) ->
     errors = reference.errors(points)
     for number in range(2, 6):
         # The viewer measures on every pixel here, since there are few.
-        got = run.curves[number]["inner_shape_error"][-1]
+        got = run.curves[number]["shape_error"][-1]
         torch.testing.assert_close(
-            torch.tensor(got), errors[number - 1].inner_shape_error[0], atol=2e-3, rtol=1e-3
+            torch.tensor(got), errors[number - 1].shape_error[0], atol=2e-3, rtol=1e-3
         )
         fit = reference.fit(points[number - 1], number)
         np.testing.assert_allclose(run.poses[-1, number - 1, :3, 3], fit.translation[0], atol=5e-3)

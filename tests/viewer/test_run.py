@@ -18,7 +18,7 @@ def test_many_steps_are_measured_as_each_alone(experiment: Experiment, steps: Pa
     errors, poses = measure(steps, experiment.reference)
     for i in (0, 4, len(steps.first) - 1):
         _, alone = experiment.reference.errors((steps.first[i : i + 1], steps.second[i : i + 1]))
-        for name in ("rotation_error", "translation_error", "inner_shape_error"):
+        for name in ("rotation_error", "translation_error", "shape_error"):
             torch.testing.assert_close(
                 errors[name][i], getattr(alone, name)[0], atol=2e-3, rtol=1e-3
             )

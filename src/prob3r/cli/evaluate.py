@@ -39,7 +39,7 @@ SHORT = {
     "pointmap_error": "points",
     "rotation_error": "rotation",
     "translation_error": "translation",
-    "inner_shape_error": "shape",
+    "shape_error": "shape",
 }
 """The metrics that readers are compared by, side by side, and their names in the table's head."""
 

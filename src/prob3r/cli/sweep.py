@@ -40,7 +40,7 @@ app.add_typer(sweeps, name="sweep")
 SHOWN = {
     "rotation_error": "rotation error, degrees",
     "translation_error": "translation error, degrees",
-    "inner_shape_error": "shape error",
+    "shape_error": "shape error",
     "pointmap_error2": "pointmap error of view 2",
 }
 

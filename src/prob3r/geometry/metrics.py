@@ -52,7 +52,7 @@ class PoseAndShape(NamedTuple):
         translation_error: Of the direction to camera 2, in degrees; NaN for a short baseline.
         scale_error: `|log|` of view 2's scale relative to the truth, after the pair's joint
             normalisation: it compares view 2 with the pair, not with metres.
-        inner_shape_error: Mean distance of view 2's predicted points to its true points moved by
+        shape_error: Mean distance of view 2's predicted points to its true points moved by
             the fitted similarity, that is, what no pose and scale explains.
         pose_part: Mean distance of view 2's true points to the same points moved by the fitted
             similarity, that is, what pose and scale alone do.
@@ -63,7 +63,7 @@ class PoseAndShape(NamedTuple):
     rotation_error: Float[Tensor, " b"]
     translation_error: Float[Tensor, " b"]
     scale_error: Float[Tensor, " b"]
-    inner_shape_error: Float[Tensor, " b"]
+    shape_error: Float[Tensor, " b"]
     pose_part: Float[Tensor, " b"]
 
 

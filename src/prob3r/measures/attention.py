@@ -59,7 +59,7 @@ class Head:
         true_matches: The same with the true matches; NaN where they are not known.
         rotation_effect: What switching the head off adds to the rotation error of the view's pose,
             in degrees; NaN where that was not asked for.
-        inner_shape_effect: The same for the shape error after Sim(3).
+        shape_effect: The same for the shape error after Sim(3).
     """
 
     view: int
@@ -72,7 +72,7 @@ class Head:
     agreement: float
     true_matches: float
     rotation_effect: float = nan
-    inner_shape_effect: float = nan
+    shape_effect: float = nan
 
     @property
     def words(self) -> str:

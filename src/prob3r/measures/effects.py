@@ -13,7 +13,7 @@ from prob3r.models.protocol import trunk
 from prob3r.runs.sweep import sweep_heads
 from prob3r.scenes import Views
 
-METRICS = ("rotation_error", "inner_shape_error")
+METRICS = ("rotation_error", "shape_error")
 
 
 def with_effects(
@@ -62,7 +62,7 @@ def with_effects(
         else replace(
             row,
             rotation_effect=effects[row.view, row.block, row.head]["rotation_error"],
-            inner_shape_effect=effects[row.view, row.block, row.head]["inner_shape_error"],
+            shape_effect=effects[row.view, row.block, row.head]["shape_error"],
         )
         for row in heads
     ]

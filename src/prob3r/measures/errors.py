@@ -16,14 +16,9 @@ METRICS = (
     "rotation_error",
     "translation_error",
     "scale_error",
-    "inner_shape_error",
+    "shape_error",
     "pointmap_error",
 )
-
-
-def words_of(metric: str) -> str:
-    """Return what an error is called; tables keep the name that it had before, `inner_shape`."""
-    return metric.removeprefix("inner_").replace("_", " ")
 
 
 def decode_sites(model: Model, bank: SiteReader, pair: Pair) -> dict[str, Float[Tensor, "b h w 3"]]:

@@ -61,7 +61,7 @@ class Explanation:
                 by PnP` or `final state`.
             sites: One row for each site and view, the output last: `site`, `view`, `block`,
                 `sublayer`, the errors `rotation_error` and `translation_error` in degrees,
-                `scale_error`, `inner_shape_error` and `pointmap_error` as `geometry.PoseAndShape`
+                `scale_error`, `shape_error` and `pointmap_error` as `geometry.PoseAndShape`
                 defines them, and the median `confidence`.
             heads: One row for each head of the attention between views (`attention.Head`); a null
                 `head` is the mean of its block's. Rows name their `view` if there are more than

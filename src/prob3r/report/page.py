@@ -153,7 +153,7 @@ _COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
     "One camera explains": lambda m, view: _percent(m, view, "inliers"),
     "Rotation error": lambda m, view: _number(_last(m, view, "rotation_error"), 1, "°"),
     "Translation error": lambda m, view: _number(_last(m, view, "translation_error"), 1, "°"),
-    "Shape error": lambda m, view: _number(_last(m, view, "inner_shape_error"), 3),
+    "Shape error": lambda m, view: _number(_last(m, view, "shape_error"), 3),
 }
 
 

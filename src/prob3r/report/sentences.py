@@ -123,8 +123,8 @@ def _pose(m: Measurements, view: int) -> Iterator[Sentence]:
 def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
     if len(m.steps) < 2:
         return
-    last, _, where = ending(m, view, "inner_shape_error")
-    shape, scale = (m.curves[view][f"{kind}_error"] for kind in ("inner_shape", "scale"))
+    last, _, where = ending(m, view, "shape_error")
+    shape, scale = (m.curves[view][f"{kind}_error"] for kind in ("shape", "scale"))
     if not all(isfinite(curve[i]) for curve in (shape, scale) for i in (0, last)):
         return
     half = (shape[0] + shape[last]) / 2
@@ -199,12 +199,12 @@ def _switched_off(m: Measurements, view: int) -> Iterator[Sentence]:
     if not known:
         return
     pose = max(known, key=lambda head: abs(head.rotation_effect))
-    shape = max(known, key=lambda head: abs(head.inner_shape_effect))
+    shape = max(known, key=lambda head: abs(head.shape_effect))
     yield Sentence(
         f"Of the {len(known)} heads of view {view}'s {attention_words(m)}, switched off one at a "
         f"time, {pose.words} changes the rotation error most "
         f"({signed_degrees(pose.rotation_effect)}) "
-        f"and {shape.words} the shape error ({_signed(shape.inner_shape_effect)})."
+        f"and {shape.words} the shape error ({_signed(shape.shape_effect)})."
     )
 
 
@@ -215,7 +215,7 @@ def best_head(heads: list[Head]) -> Head | None:
 
 
 def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
-    kinds = {m.against[view][metric] for metric in ("rotation_error", "inner_shape_error")}
+    kinds = {m.against[view][metric] for metric in ("rotation_error", "shape_error")}
     if FINAL in kinds and len(m.steps) > 1:
         part = " of scale and shape" if len(kinds) > 1 else ""
         yield Sentence(

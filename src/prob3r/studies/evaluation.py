@@ -73,7 +73,7 @@ NEED_DEPTH = {
     "pointmap_error of view 1": ("pointmap_error", 1),
     "pointmap_error of view 2": ("pointmap_error", 2),
     "scale_error": ("scale_error", 2),
-    "inner_shape_error": ("inner_shape_error", 2),
+    "shape_error": ("shape_error", 2),
     "auc": (f"auc@{AUC_DEGREES[0]}", 2),
 }
 """What is not measured of pairs without depth, by metric and view."""

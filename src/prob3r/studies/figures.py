@@ -36,7 +36,7 @@ LABELS = {
     "rotation_error": "rotation error (degrees)",
     "translation_error": "translation error (degrees)",
     "scale_error": "scale error, |log s|",
-    "inner_shape_error": "shape error",
+    "shape_error": "shape error",
     "pointmap_error": "pointmap error",
 }
 

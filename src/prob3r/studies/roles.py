@@ -37,7 +37,7 @@ from torch import Tensor
 
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.displacement import Field, fields
-from prob3r.measures.errors import METRICS, decode_sites, site_errors, words_of
+from prob3r.measures.errors import METRICS, decode_sites, site_errors
 from prob3r.measures.statistics import as_text, median_interval, medians, wide
 from prob3r.measures.steps import SUBLAYER_WORDS as WORDS
 from prob3r.measures.strata import strata
@@ -290,7 +290,7 @@ def _towards_matches(table: pd.DataFrame) -> Finding:
 def _shape(table: pd.DataFrame) -> Finding:
     return _lowest(
         table,
-        "inner_shape_error",
+        "shape_error",
         "Self-attention restores view 2's shape",
         needs_fall=True,
     )
@@ -319,7 +319,7 @@ def _lowest(table: pd.DataFrame, metric: str, statement: str, needs_fall: bool) 
         statement,
         verdict,
         *own,
-        unit=f"change of the {words_of(metric)} over all blocks",
+        unit=f"change of the {metric.replace('_', ' ')} over all blocks",
         control=f"the other kinds: {others}",
         pairs=len(effects[OWN]),
     )

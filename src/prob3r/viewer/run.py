@@ -34,11 +34,11 @@ METRICS: Mapping[str, tuple[str, str]] = {
     ROTATION: ("Rotation of camera {view}", "°"),
     "translation_error": ("Direction to camera {view}", "°"),
     HEAD_ROTATION: ("Rotation of camera {view} by the head", "°"),
-    "inner_shape_error": ("Shape of view {view} (after Sim(3))", ""),
+    "shape_error": ("Shape of view {view} (after Sim(3))", ""),
     "pointmap_error": ("Points of view {view}", ""),
 }
 """What is measured, each with words and a unit; lengths are in the unit of the pair with view 1."""
-CURVES = (ROTATION, "translation_error", HEAD_ROTATION, "inner_shape_error")
+CURVES = (ROTATION, "translation_error", HEAD_ROTATION, "shape_error")
 """Which of them are drawn beside the timeline."""
 
 
@@ -145,7 +145,7 @@ def measure(
     errors = {
         ROTATION: rotation_error(fit.rotation, pose[:, :3, :3]),
         "translation_error": translation_error(fit.translation, pose[:, :3, 3], depth),
-        "inner_shape_error": pointmap_error(predicted, fit.apply(local), valid[1]),
+        "shape_error": pointmap_error(predicted, fit.apply(local), valid[1]),
         "pointmap_error": pointmap_error(predicted, second, valid[1]),
     }
     poses = torch.eye(4).to(pose).repeat(count, 1, 1)

@@ -2,7 +2,7 @@
 
 const EFFECTS = [
   { key: "rotation_effect", title: "Rotation error", unit: "degrees", show: (v) => `${signed(v, 1)}°` },
-  { key: "inner_shape_effect", title: "Shape error (after Sim(3))", unit: "pair's unit", show: (v) => signed(v, 3) },
+  { key: "shape_effect", title: "Shape error (after Sim(3))", unit: "pair's unit", show: (v) => signed(v, 3) },
 ];
 
 function effects(root) {

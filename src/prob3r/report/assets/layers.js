@@ -4,7 +4,7 @@ const CHARTS = [
   { title: "Rotation error", metric: "rotation_error", show: (v, axis) => `${axis ? v : v.toFixed(1)}°`, empty: "no pose was found" },
   { title: "Translation error", metric: "translation_error", show: (v, axis) => `${axis ? v : v.toFixed(1)}°`, empty: "the baseline is too short" },
   { title: "Scale, times off", metric: "scale_error", low: 1, read: Math.exp, show: (v, axis) => `${axis ? v : v.toFixed(2)}×` },
-  { title: "Shape error (after Sim(3))", metric: "inner_shape_error", show: (v, axis) => (axis ? String(v) : v.toFixed(3)) },
+  { title: "Shape error (after Sim(3))", metric: "shape_error", show: (v, axis) => (axis ? String(v) : v.toFixed(3)) },
 ];
 
 /** How a step is called: "block 3 · cross-attention". */

@@ -13,7 +13,7 @@ RIVALS = (PRINCIPAL, RANDOM, NEURONS)
 """The other units of the same streams."""
 
 UNEXPLAINED, ACTIVE, MOVED = "unexplained", "active", "moved"
-METRICS = ("rotation_error", "translation_error", "inner_shape_error", "pointmap_error2")
+METRICS = ("rotation_error", "translation_error", "shape_error", "pointmap_error2")
 
 
 def places_of(table: pd.DataFrame) -> list[str]:

@@ -48,7 +48,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from prob3r.measures.errors import words_of
 from prob3r.measures.statistics import as_text, median_interval
 from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
@@ -148,8 +147,8 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) ->
     zero = contrast(table, MODEL, ISOLATED, ZERO)
     assert zero is not None  # what is cut in one mode is cut in the other
     others = [
-        (words_of(metric), contrast(table, MODEL, ISOLATED, MASK, metric), places)
-        for metric, places in (("translation_error", 2), ("inner_shape_error", 3))
+        (metric.replace("_", " "), contrast(table, MODEL, ISOLATED, MASK, metric), places)
+        for metric, places in (("translation_error", 2), ("shape_error", 3))
     ]
     more = "; ".join(
         f"{name} {as_text(found.effect, places)}, over mass {as_text(found.over_mass, places)}"

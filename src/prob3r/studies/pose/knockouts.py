@@ -49,7 +49,7 @@ STRENGTH = "strongest key"
 MASK, ZERO = MODES = ("mask", "zero")
 OUTPUT_MODES = ("zero", "mean", "resample")
 
-ERRORS = ("rotation_error", "translation_error", "inner_shape_error", "pointmap_error2")
+ERRORS = ("rotation_error", "translation_error", "shape_error", "pointmap_error2")
 """Of `errors_of`, those of view 2 that are kept."""
 
 
