@@ -1,4 +1,4 @@
-# make demo    install prob3r with all its extras, explain a bundled pair, name the page
+# make demo    install prob3r with all its extras, explain bundled photographs, name the pages
 # make test    set everything up, run the tests
 # make lint    ruff and mypy
 # make docs    build the documentation site into out/site

@@ -74,19 +74,20 @@ def demo(
     probes: Probes = AUTO,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
-    """Explain the bundled photographs, and a procedural room whose truth is known."""
+    """Explain a bundled street, bundled books that are harder, and a room whose truth is known."""
     from prob3r.io.files import make_folder
     from prob3r.models import load
     from prob3r.rooms import Rooms
     from prob3r.scenes import Pair
 
     network = load(model)
-    books = Path(str(files("prob3r.scenes") / "pairs" / "books"))
     make_folder(out)
     bank = maybe_reader(network, model, probes)
     room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
     _explain(network, room, bank, model, out / "room.html")
-    _explain(network, Pair.from_folder(books, network), bank, model, out / "books.html")
+    for page, folder in (("books", "books"), ("street", "leuven")):
+        path = Path(str(files("prob3r.scenes") / "pairs" / folder))
+        _explain(network, Pair.from_folder(path, network), bank, model, out / f"{page}.html")
 
 
 def _photographs(images: list[Path]) -> list[Path]:

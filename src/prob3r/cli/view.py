@@ -117,7 +117,7 @@ def view(
 
 
 def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
-    """Return the scene that was asked for; the bundled books by default."""
+    """Return the scene that was asked for; the bundled street by default."""
     from importlib.resources import files
 
     from prob3r.viewer.sources import Folder, Photographs, Room
@@ -125,7 +125,7 @@ def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
     if room is not None and not images:
         return Room(room, views)
     if room is None and not images:
-        return Folder(Path(str(files("prob3r.scenes") / "pairs" / "books")))
+        return Folder(Path(str(files("prob3r.scenes") / "pairs" / "leuven")))
     if room is None and len(images) > 1:
         return Photographs(tuple(images))
     if room is None and images[0].is_dir():
