@@ -41,7 +41,7 @@ SMALL = {
     "pose_probes.SINK_ROOMS": 2,
     "pose_probes.FITTED": 8,
     "pose_probes.HELD_OUT": 4,
-    "readable.SCENES": 80,
+    "readable.SCENES": 24,
     "roles.EXAMPLE_AMONG": 2,
 }
 
