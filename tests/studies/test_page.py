@@ -20,6 +20,7 @@ FINDING = {
     "pairs": 64,
 }
 STORED = Path(__file__).parents[2] / "docs" / "findings"
+MODELS = [STORED / "mini", STORED / "first-mini"]
 
 
 def saved(folder: Path, name: str, *findings: dict[str, Any], **changes: Any) -> None:
@@ -177,7 +178,7 @@ def test_a_file_does_not_take_the_name_of_another_model(tmp_path: Path) -> None:
 def test_stored_findings_answer_known_questions() -> None:
     """A wording that changes would move its finding out of its row."""
     text = (STORED.parent / "findings.md").read_text()
-    stored = {folder.name for folder in STORED.iterdir()}
+    stored = {folder.name for model in MODELS for folder in model.iterdir()}
     questions = [question for claim in CLAIMS for question in claim.questions]
     for question in (question for question in questions if question.study in stored):
         answers = cells(text, question.statement)[2:]
@@ -186,7 +187,7 @@ def test_stored_findings_answer_known_questions() -> None:
 
 def test_the_page_in_the_docs_is_the_one_that_the_stored_results_give(tmp_path: Path) -> None:
     """But for links to figures, and for lines that follow from which studies there are."""
-    fresh = write_findings(STORED, list(STUDIES), tmp_path / "findings.md")
+    fresh = write_findings(MODELS, list(STUDIES), tmp_path / "findings.md")
     apart = ("![", "| **", "- No result of")
 
     def told(page: Path) -> list[str]:
@@ -194,7 +195,8 @@ def test_the_page_in_the_docs_is_the_one_that_the_stored_results_give(tmp_path: 
         return [line for line in lines if not line.startswith(apart)]
 
     assert told(STORED.parent / "findings.md") == told(fresh), (
-        "write it again: prob3r findings docs/findings --page docs/findings.md"
+        "write it again: prob3r findings docs/findings/mini docs/findings/first-mini "
+        "--page docs/findings.md"
     )
 
 

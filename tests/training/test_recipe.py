@@ -95,7 +95,7 @@ def test_a_recipe_names_its_architecture(tmp_path: Path) -> None:
     assert older == Recipe.read(recipe(tmp_path, "seed = 3", newer))
     many = Recipe.read("mini-vggt")
     assert many.architecture == "vggt"
-    assert many.stages[0].views == (2, 3, 4, 6)
+    assert many.stages[-1].views == (2, 3, 4, 6)
 
 
 @pytest.mark.parametrize(
