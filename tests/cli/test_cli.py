@@ -284,7 +284,8 @@ def test_the_demo_explains_a_room_and_the_bundled_photographs(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(monkeypatch, "demo", *EXPLAIN, "--out", "new/out") == 0
-    assert {"room.html", "books.html", "street.html"} <= {p.name for p in (here / "new" / "out").iterdir()}
+    pages = {p.name for p in (here / "new" / "out").iterdir()}
+    assert pages >= {"room.html", "books.html", "street.html"}
 
 
 def test_an_evaluation_is_printed_and_written(

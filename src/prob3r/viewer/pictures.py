@@ -29,10 +29,14 @@ CELL = 44
 WRITE = (
     "const f=[...document.querySelectorAll('input')].find(e=>e.type==='text'&&"
     "this.compareDocumentPosition(e)&4);"
+    "if(!f)return;"  # a panel that is being replaced
     "Object.getOwnPropertyDescriptor(HTMLInputElement.prototype,'value').set.call(f,t);"
     "f.dispatchEvent(new Event('input',{bubbles:true}))"
 )
-"""JavaScript that writes `t` into the text field that follows, as if a person had typed it."""
+"""JavaScript that writes `t` into the text field that follows, as if a person had typed it.
+
+Without such a field it returns from the function around it.
+"""
 
 SHOWN = "shown"
 _FOLLOWING = WRITE.partition(";")[0]
