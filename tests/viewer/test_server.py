@@ -134,10 +134,12 @@ def test_the_command_says_what_was_wrong() -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_the_command_cleanly(sent: signal.Signals) -> None:
-    program = "from prob3r.cli.view import view; view(browser=False, port=0, host='0.0.0.0')"
+    # Where tests run in the background, a shell may have them ignore the interrupt.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    view = "from prob3r.cli.view import view; view(browser=False, port=0, host='0.0.0.0')"
     pipe = subprocess.PIPE
     environment = {**os.environ, "COLUMNS": "200"}
-    command = [sys.executable, "-u", "-c", program]
+    command = [sys.executable, "-u", "-c", heed + view]
     running = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
     assert running.stdout is not None
     assert "everybody who reaches this machine" in running.stdout.readline()
