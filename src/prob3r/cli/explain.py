@@ -1,6 +1,5 @@
 """`prob3r explain` and `prob3r demo`."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,15 +78,16 @@ def demo(
     from prob3r.models import load
     from prob3r.rooms import Rooms
     from prob3r.scenes import Pair
+    from prob3r.scenes.folder import bundled
 
     network = load(model)
     make_folder(out)
     bank = maybe_reader(network, model, probes)
     room = Rooms("test", size=network.config.image_size, compile=False)[DEMO_ROOM]
     _explain(network, room, bank, model, out / "room.html")
-    for page, folder in (("books", "books"), ("street", "leuven")):
-        path = Path(str(files("prob3r.scenes") / "pairs" / folder))
-        _explain(network, Pair.from_folder(path, network), bank, model, out / f"{page}.html")
+    for page, name in (("books", "books"), ("street", "leuven")):
+        pair = Pair.from_folder(bundled(name), network)
+        _explain(network, pair, bank, model, out / f"{page}.html")
 
 
 def _photographs(images: list[Path]) -> list[Path]:

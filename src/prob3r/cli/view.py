@@ -118,14 +118,13 @@ def view(
 
 def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
     """Return the scene that was asked for; the bundled street by default."""
-    from importlib.resources import files
-
+    from prob3r.scenes.folder import bundled
     from prob3r.viewer.sources import Folder, Photographs, Room
 
     if room is not None and not images:
         return Room(room, views)
     if room is None and not images:
-        return Folder(Path(str(files("prob3r.scenes") / "pairs" / "leuven")))
+        return Folder(bundled("leuven"))
     if room is None and len(images) > 1:
         return Photographs(tuple(images))
     if room is None and images[0].is_dir():

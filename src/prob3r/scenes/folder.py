@@ -10,6 +10,7 @@ image of z in millimetres, 0 where unknown. A `note` may stand anywhere.
 """
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class Entry(NamedTuple):
     intrinsics: Float[Tensor, "1 3 3"] | None
     cam_to_world: Float[Tensor, "1 4 4"] | None
     depth: Float[Tensor, "h w"] | None
+
+
+def bundled(name: str) -> Path:
+    """Return the folder of a pair that is bundled with prob3r: `leuven`, `books` or `aloe`."""
+    return Path(str(files("prob3r.scenes") / "pairs" / name))
 
 
 def read_folder(folder: str | Path) -> tuple[Entry, ...]:

@@ -76,22 +76,6 @@ class _Pairs(Objective):
         """Return whether the model is a DUSt3R with its head for completion."""
         return isinstance(module, CrossViewCompletion)
 
-    def encode(self, pair: Pair) -> tuple[Tokens, Tokens]:
-        """Return the encoder's output for both views; each picture of a batch is encoded once."""
-        one, two = pair.view1.image, pair.view2.image
-        if self.stage.symmetric:  # the second half is the first with its views exchanged
-            half = len(pair) // 2
-            both = self._encoded(torch.cat((one[:half], two[:half])))
-            exchanged = torch.cat(both.stream.chunk(2)[::-1])
-            return both, Tokens(exchanged, both.grid)
-        both = self._encoded(torch.cat((one, two)))
-        first, second = both.stream.chunk(2)
-        return Tokens(first, both.grid), Tokens(second, both.grid)
-
-    def _encoded(self, images: Tensor) -> Tokens:
-        stream, grid = self.model.encoder_stream(images, self.tap)
-        return Tokens(self.model.enc_norm(stream), grid)
-
 
 class Completion(_Pairs):
     """Cross-view completion, as in CroCo."""
@@ -122,6 +106,22 @@ class Pointmaps(_Pairs):
         if isinstance(model, PosedDUSt3R):
             return posed_loss(output, model.pose(states2), scenes)
         return pointmap_loss(output, scenes)
+
+    def encode(self, pair: Pair) -> tuple[Tokens, Tokens]:
+        """Return the encoder's output for both views; each picture of a batch is encoded once."""
+        one, two = pair.view1.image, pair.view2.image
+        if self.stage.symmetric:  # the second half is the first with its views exchanged
+            half = len(pair) // 2
+            both = self._encoded(torch.cat((one[:half], two[:half])))
+            exchanged = torch.cat(both.stream.chunk(2)[::-1])
+            return both, Tokens(exchanged, both.grid)
+        both = self._encoded(torch.cat((one, two)))
+        first, second = both.stream.chunk(2)
+        return Tokens(first, both.grid), Tokens(second, both.grid)
+
+    def _encoded(self, images: Tensor) -> Tokens:
+        stream, grid = self.model.encoder_stream(images, self.tap)
+        return Tokens(self.model.enc_norm(stream), grid)
 
 
 def pointmap_loss(output: Prediction, pair: Pair, alpha: float = ALPHA) -> Float[Tensor, ""]:

@@ -45,28 +45,23 @@ def history_of(table: pd.DataFrame) -> History:
     """Return what happens along training."""
     along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
     parts = in_order(table[table.role == CHECKPOINT])
-    heads = [matching_heads(part) for part in parts]
+    heads = [_matching_heads(part) for part in parts]
     return History(
         torch.tensor(list(along.values()), dtype=torch.float64) / THOUSAND,
         counted_from(along),
         [int(found[0].sum()) for found in heads],
-        torch.stack([blocks_with_some(found) for found in heads], -1),
+        torch.stack([found.any(-1).sum(-1) for found in heads], -1),
         torch.stack([_is_broken(part) for part in parts], -1),
         int(table.block.nunique()),
         int(table.pair.nunique()),
     )
 
 
-def matching_heads(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
+def _matching_heads(table: pd.DataFrame) -> Bool[Tensor, "draws blocks heads"]:
     """Return which heads of a model are correspondence heads: of all pairs, and per draw."""
     heads, middle, drawn, low, control = match_accuracy(table)
     state = torch.cat([(low > control)[None], drawn > control + (middle - low)])
     return by_block(heads, state)
-
-
-def blocks_with_some(matching: Bool[Tensor, "draws blocks heads"]) -> Int[Tensor, " draws"]:
-    """Return how many blocks have a correspondence head."""
-    return matching.any(-1).sum(-1)
 
 
 def by_block(heads: list[tuple[int, str]], values: Shaped[Tensor, "*d s"]) -> Tensor:
