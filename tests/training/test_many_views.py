@@ -13,14 +13,16 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid
 from prob3r.models import VGGT, Cameras, Prediction, VGGTConfig, load, metadata, random
 from prob3r.models.sites import Tap
+from prob3r.models.stacks import TokenLayout
 from prob3r.rooms import Rooms
 from prob3r.scenes import Views
-from prob3r.training import Recipe, Stage, train_backbone
-from prob3r.training.attention import DirectAttention
+from prob3r.training import Progress, Recipe, Stage, train_backbone
+from prob3r.training.attention import DirectAttention, OthersFirst
 from prob3r.training.backbone import _BackboneTask
 from prob3r.training.many_views import ManyViews, Truth, camera_loss, dense_loss
 from prob3r.training.stream import ViewsStream
 from prob3r.training.views_validation import ViewsValidation
+from tests.training.conftest import CONFIG as TWO_VIEWS
 
 CONFIG = VGGTConfig((16, 16), 8, 16, 1, 2, 1, 0, 1, 0, (0, 0, 0, 0), 8, (4, 4, 4, 4), 1, 2, 2)
 STAGE = Stage("many-views", 16, pairs=16, batch=4, lr=2e-3, warmup=0, views=(2, 4))
@@ -186,6 +188,66 @@ def test_attention_written_out_is_that_of_all_views_in_one_product() -> None:
     wanted = Tap().attend_views(names, parts, keys, values)
     found = DirectAttention().attend_views(names, parts, keys, values)
     torch.testing.assert_close(found, wanted)
+
+
+def test_the_penalty_is_taken_from_the_scores_of_patches_of_one_view_alone() -> None:
+    """Two views of a camera token, two patches and a token behind: each pair of tokens by hand."""
+    queries, keys, values = torch.randn(3, 1, 2, 8, 4).unbind()
+    tap = OthersFirst(TokenLayout(("camera",), ("end",)))
+    tap.penalty = 3.0
+    parts, names = list(queries.split(4, 2)), ["dec1.0.global_attn.probs"] * 2
+    scores = queries @ keys.mT / 2
+    for view in (0, 4):
+        for query in (1, 2):
+            for key in (1, 2):
+                scores[..., view + query, view + key] -= 3.0
+    wanted = (scores.softmax(-1) @ values).split(4, 2)
+    found = tap.attend_views(names, parts, keys, values)
+    torch.testing.assert_close(found, list(wanted))
+    tap.penalty = 0.0
+    plain = Tap().attend_views(names, parts, keys, values)
+    torch.testing.assert_close(tap.attend_views(names, parts, keys, values), plain)
+
+
+def test_a_stage_changes_what_learns_in_it_and_nothing_else(tmp_path: Path) -> None:
+    heads = replace(STAGE, learns=("*_head.*",), own_penalty=(5.0, 0.0))
+    recipe = replace(RECIPE, stages=(heads, replace(STAGE, pairs=4)), optimizer="muon")
+    start = _BackboneTask(recipe, tmp_path, torch.device("cpu")).model.state_dict()
+    start = {name: weight.clone() for name, weight in start.items()}
+
+    def changed(found: dict[str, Tensor]) -> set[str]:
+        return {n.split(".")[0] for n, weight in found.items() if not torch.equal(weight, start[n])}
+
+    words = []
+
+    def report(progress: Progress) -> None:
+        state = torch.load(tmp_path / "state.pt", weights_only=True)
+        words.append((progress.stage, changed(state["model"])))
+
+    train_backbone(recipe, tmp_path, seconds=0.0)
+    train_backbone(recipe, tmp_path, report=report)
+    every = {"aggregator", "camera_head", "depth_head", "point_head"}
+    assert words == [(0, every - {"aggregator"}), (1, every)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"learns": ("*_head.*", "tail.*")},
+            r"learns 'tail\.\*', which matches no parameter of the",
+        ),
+        ({"own_penalty": (1.0, 0.0), "views": (2,)}, "views attend jointly.*dust3r do not"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    recipe = replace(RECIPE, stages=(replace(STAGE, **changes),))  # type: ignore[arg-type]
+    if "own_penalty" in changes:
+        recipe = replace(recipe, architecture="dust3r", model=TWO_VIEWS)
+    with pytest.raises(Prob3rError, match=said):
+        train_backbone(recipe, tmp_path)
 
 
 class Posed(VGGT):

@@ -58,6 +58,11 @@ def test_the_learning_rate_is_level_without_warmup_and_decay() -> None:
     assert {PLAIN.lr_at(step) for step in range(10)} == {0.1}
 
 
+def test_the_penalty_goes_from_its_start_to_its_end() -> None:
+    stage = replace(PLAIN, own_penalty=(8.0, 3.0))
+    assert [stage.own_penalty_at(step) for step in (0, 2, 10)] == [8.0, 7.0, 3.0]
+
+
 def test_a_last_step_that_is_not_full_counts() -> None:
     assert replace(PLAIN, pairs=101).steps == 11
     assert PLAIN.steps == 10
@@ -147,6 +152,14 @@ def test_a_missing_recipe_is_named(source: str) -> None:
             "architecture is 'nerf'; it must be .*'dust3r' or",
         ),
         ("seed = 3", 'seed = 3\narchitecture = "vggt"', "enc_width is not known of a VGGT"),
+        (
+            "pairs = 64",
+            "pairs = 64\nown_penalty = [1]",
+            "own_penalty is .1.0.; it must be two numbers",
+        ),
+        ("pairs = 64", "pairs = 64\nown_penalty = [1, -1]", "it must be two numbers from 0 on"),
+        ("pairs = 64", "pairs = 64\nown_penalty = 1", "own_penalty is 1; it must be a list of num"),
+        ("pairs = 64", 'pairs = 64\nlearns = "*"', "learns is '.'; it must be a list of names"),
         ("pairs = 64", "pairs = 64\nviews = 3", "views is 3; it must be"),
         ("pairs = 64", 'pairs = 64\nviews = ["two"]', "views is .*a list of whole numbers"),
         ("pairs = 64", "pairs = 64\nviews = [2, 3]", r"views is \[2, 3\]; completion takes pairs"),

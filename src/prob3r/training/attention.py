@@ -1,9 +1,13 @@
-"""Attention for training in bfloat16 on a CPU."""
+"""Attention for training: in bfloat16 on a CPU, and with patches kept from their own view."""
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.models.sites import Tap
+from prob3r.models.stacks import TokenLayout
 
 
 class DirectAttention(Tap):
@@ -23,5 +27,48 @@ class DirectAttention(Tap):
         values: Float[Tensor, "b k m e"],
     ) -> Float[Tensor, "b k n e"]:
         """Return the output of every head at this attention site, queries and keys after RoPE."""
-        scores = queries @ keys.mT * queries.shape[-1] ** -0.5
-        return scores.softmax(dim=-1).to(values.dtype) @ values
+        return _weighted(_scores(queries, keys), values)
+
+
+class OthersFirst(DirectAttention):
+    """Direct attention in which patches see less of their own view when all views attend jointly.
+
+    In joint attention a patch finds itself first: no patch of another view is as much like it. So
+    cross-attention that was lent to joint attention says little of the other views, and training
+    unlearns it before it learns to tell views apart. A penalty that falls to 0 gives it the time.
+
+    Args:
+        layout: Where special tokens are. They see all tokens, and all patches see them.
+
+    Attributes:
+        penalty: What is taken from the score of each pair of patches of one view.
+    """
+
+    penalty: float = 0.0
+
+    def __init__(self, layout: TokenLayout):
+        self.layout = layout
+
+    def attend_views(
+        self,
+        sites: Sequence[str],
+        queries: Sequence[Float[Tensor, "b k n e"]],
+        keys: Float[Tensor, "b k m e"],
+        values: Float[Tensor, "b k m e"],
+    ) -> list[Float[Tensor, "b k n e"]]:
+        """Return the outputs of the attention of all views, the penalty taken from the scores."""
+        views, tokens = len(queries), queries[0].shape[2]
+        patches = self.layout.patches(tokens)
+        own = torch.zeros(tokens, tokens, device=keys.device)
+        own[patches, patches] = self.penalty
+        scores = _scores(torch.cat(list(queries), 2), keys)
+        scores = scores - torch.block_diag(*[own] * views)
+        return list(_weighted(scores, values).split(tokens, 2))
+
+
+def _scores(queries: Tensor, keys: Tensor) -> Float[Tensor, "b k n m"]:
+    return queries @ keys.mT * queries.shape[-1] ** -0.5
+
+
+def _weighted(scores: Tensor, values: Tensor) -> Float[Tensor, "b k n e"]:
+    return scores.softmax(dim=-1).to(values.dtype) @ values

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, save
 from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
 from prob3r.models.sites import Tap
-from prob3r.training.attention import DirectAttention
+from prob3r.training.attention import DirectAttention, OthersFirst
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.many_views import ManyViews
 from prob3r.training.objectives import Objective
@@ -92,6 +93,18 @@ class _BackboneTask(Task):
         self.module: nn.Module = self.model
         if isinstance(self.model, DUSt3R):
             self.module = CrossViewCompletion(self.model, tap=self.tap).to(device)
+        for pattern in {pattern for stage in self.stages for pattern in stage.learns}:
+            if not any(fnmatchcase(name, pattern) for name, _ in self.module.named_parameters()):
+                raise Prob3rError(
+                    f"The recipe {recipe.name} has a stage that learns '{pattern}', which matches "
+                    f"no parameter of the architecture {recipe.architecture}."
+                )
+        joint = any("global_attn" in block for block in self.model.stacks["dec"].sublayers)
+        if any(any(stage.own_penalty) for stage in self.stages) and not joint:
+            raise Prob3rError(
+                f"The recipe {recipe.name} has an own_penalty; it is for architectures whose views "
+                f"attend jointly, and those of {recipe.architecture} do not."
+            )
         for name in {stage.objective for stage in self.stages}:
             if not OBJECTIVES[name].trains(self.module):
                 raise Prob3rError(
@@ -116,7 +129,13 @@ class _BackboneTask(Task):
         kind = OBJECTIVES[self.stage.objective]
         stream = ViewsStream if kind.many_views else Stream
         self.stream = stream(self.stage, seed, self.device, photographs=self.photographs)
-        self.objective = kind(self.module, self.stage, self.recipe.seed, self.tap)
+        for name, parameter in self.module.named_parameters():
+            learns = any(fnmatchcase(name, pattern) for pattern in self.stage.learns)
+            parameter.requires_grad_(learns)
+        tap = self.tap
+        if any(self.stage.own_penalty):
+            tap = OthersFirst(self.model.stacks["dec"].layout(1))
+        self.objective = kind(self.module, self.stage, self.recipe.seed, tap)
         self.validation: Validation | ViewsValidation | None = None
         size, count = self.stage.size, self.recipe.validation_pairs
         if kind.validated and kind.many_views:
@@ -139,6 +158,8 @@ class _BackboneTask(Task):
 
     def losses(self, step: int) -> Iterator[Tensor]:
         scenes, parts = self.stream.batch(step), self.stage.parts
+        if isinstance(self.objective.tap, OthersFirst):
+            self.objective.tap.penalty = self.stage.own_penalty_at(step)
         for i in range(parts):
             # In a symmetric stage a part takes the same pairs from both halves.
             part = scenes if parts == 1 else scenes[self._rows(i, len(scenes) // parts)]

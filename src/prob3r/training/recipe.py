@@ -12,6 +12,12 @@ from prob3r.models.architectures import ARCHITECTURES
 
 T = TypeVar("T")
 
+_LISTS = {
+    tuple[int, ...]: (int, "a list of whole numbers"),
+    tuple[float, ...]: (float, "a list of numbers"),
+    tuple[str, ...]: (str, "a list of names"),
+}
+
 _FOLDER = Path(str(files("prob3r.training").joinpath("recipes")))
 
 
@@ -37,6 +43,9 @@ class Stage:
             encoder's work; else they come at random.
         parts: Parts of a batch that go through the model one after the other.
         views: How many views scenes have, step by step in turn.
+        learns: Patterns of the names of the parameters that learn; the others stay as they are.
+        own_penalty: What is taken from attention scores between patches of one view where all
+            views attend jointly, at the start and at the end of the stage; see `OthersFirst`.
     """
 
     objective: Literal["completion", "pointmaps", "many-views"]
@@ -52,6 +61,8 @@ class Stage:
     symmetric: bool = False
     parts: int = 1
     views: tuple[int, ...] = (2,)
+    learns: tuple[str, ...] = ("*",)
+    own_penalty: tuple[float, ...] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         """Raise Prob3rError if no such stage can be trained."""
@@ -69,6 +80,14 @@ class Stage:
         many = self.objective == "many-views"
         if self.views != (2,) and not many:
             raise Prob3rError(f"views is {list(self.views)}; {self.objective} takes pairs, [2].")
+        if (
+            len(self.own_penalty) != 2
+            or not 0 <= min(self.own_penalty) <= max(self.own_penalty) < math.inf
+        ):
+            raise Prob3rError(
+                f"own_penalty is {list(self.own_penalty)}; it must be two numbers from 0 on, "
+                "for the start and the end of the stage."
+            )
         if many and self.symmetric:
             raise Prob3rError("symmetric is true; only stages of pairs can be symmetric.")
         if (
@@ -99,6 +118,11 @@ class Stage:
             return 1.0
         opened = min(1.0, step / (self.pool_open * self.steps))
         return self.pool_start + (1.0 - self.pool_start) * opened
+
+    def own_penalty_at(self, step: int) -> float:
+        """Return the penalty of a step, on a straight line from the stage's start to its end."""
+        start, end = self.own_penalty
+        return start + (end - start) * step / self.steps
 
 
 @dataclass(frozen=True)
@@ -189,10 +213,13 @@ def _typed(name: str, value: object, kind: Any) -> object:
         return value
     if kind is float and type(value) is int:
         return float(value)
-    if kind == tuple[int, ...]:
-        if isinstance(value, list | tuple) and all(type(n) is int for n in value):
-            return tuple(value)
-        good, wanted = False, "a list of whole numbers"
+    if kind in _LISTS:
+        inner, wanted = _LISTS[kind]
+        if isinstance(value, list | tuple):
+            values = [float(v) if inner is float and type(v) is int else v for v in value]
+            if all(type(v) is inner for v in values):
+                return tuple(values)
+        good = False
     elif get_origin(kind) is Literal:
         good, wanted = value in get_args(kind), " or ".join(map(repr, get_args(kind)))
     else:
