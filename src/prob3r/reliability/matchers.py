@@ -150,7 +150,8 @@ def _lightglue() -> tuple[nn.Module, nn.Module]:
     except ImportError as error:
         raise _missing() from error
     detector = ALIKED("aliked-n16", max_num_keypoints=KEYPOINTS, detection_threshold=0.0)
-    matcher = LightGlue(features=None, input_dim=_DESCRIPTOR)
+    no_download: Any = None  # kornia takes None here, which its annotation does not say
+    matcher = LightGlue(features=no_download, input_dim=_DESCRIPTOR)
     # What the files leave out are grids and thresholds that follow from the configuration.
     _fill(detector, _weights("aliked-n16"), {"dkd.hw_grid"})
     state = _weights("aliked_lightglue")
