@@ -215,10 +215,11 @@ def test_study_fits_probes_and_controls_and_names_them(
 def test_shipped_probes_are_read_unless_others_are_asked_for(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prob3r.cli.banks import asked, is_shipped, reader_of
+    from prob3r.cli.banks import asked, reader_of
+    from prob3r.probes import shipped_probes
 
-    assert is_shipped("mini", "mlp")
-    assert not is_shipped("small.safetensors", "mlp")
+    assert shipped_probes("mini", "mlp")
+    assert not shipped_probes("small.safetensors", "mlp")
     model = load("mini")
     assert reader_of(model, "mini", "auto").header() == load_probes("mini").header()
     assert reader_of(model, "mini", "random").kind == "random"

@@ -15,6 +15,7 @@ from prob3r.models import (
     registry,
     save,
     shipped,
+    shipped_file,
 )
 from tests.models.conftest import SMALL
 
@@ -27,7 +28,7 @@ def weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).mkdir(parents=True)
         save(random(SMALL, seed), folder / name / "model.safetensors", {"title": name})
     (folder / "README.md").write_text("not a model")
-    monkeypatch.setattr(registry.resources, "files", lambda package: tmp_path / "installed")
+    monkeypatch.setattr(registry, "_WEIGHTS", folder)
     return folder
 
 
@@ -42,9 +43,16 @@ def test_shipped_models_go_by_name(weights_folder: Path) -> None:
     assert metadata("micro")["title"] == "micro"
 
 
+def test_files_beside_a_shipped_model_are_found(weights_folder: Path, tmp_path: Path) -> None:
+    (weights_folder / "mini" / "extra.json").write_text("{}")
+    assert shipped_file("mini", "extra.json") == weights_folder / "mini" / "extra.json"
+    assert shipped_file("micro", "extra.json") is None
+    assert shipped_file(weights_folder / "mini", "extra.json") is None
+
+
 def test_the_models_that_come_with_prob3r() -> None:
     for name in shipped():
-        assert DUSt3RConfig.from_dict(metadata(name)["config"]) == load(name).config
+        assert type(load(name).config).from_dict(metadata(name)["config"]) == load(name).config
 
 
 @pytest.mark.parametrize("kind", [str, Path])

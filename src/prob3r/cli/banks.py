@@ -74,7 +74,7 @@ def reader_of(
     Raises:
         Prob3rError: There are no such probes, or they cannot be fitted.
     """
-    from prob3r.probes import Asked, Lens, load_probes, provide
+    from prob3r.probes import Asked, Lens, load_probes, provide, shipped_probes
     from prob3r.probes.provide import FITTED
     from prob3r.probes.reader import KINDS
 
@@ -86,8 +86,8 @@ def reader_of(
         return load_probes(probes).to(device)
     if probes == AUTO:
         wanted = which.whose is not None or which.data is not None
-        probes = "mlp" if not wanted and is_shipped(model, "mlp") else "ridge"
-    if probes in KINDS and is_shipped(model, probes):
+        probes = "mlp" if not wanted and shipped_probes(model, "mlp") else "ridge"
+    if probes in KINDS and shipped_probes(model, probes):
         return load_probes(model, probes).to(device)
     if probes in FITTED:
         with shown() as show:
@@ -99,16 +99,6 @@ def reader_of(
         )
     known = ", ".join(dict.fromkeys([AUTO, *FITTED, LOGIT, *KINDS]))
     raise Prob3rError(f"There are no '{probes}' probes; give {known}, a bank's path or a hub id.")
-
-
-def is_shipped(model: str, kind: str) -> bool:
-    """Return whether probes of a kind are shipped with a model."""
-    from importlib.resources import files
-
-    from prob3r.models import shipped
-
-    file = files("prob3r") / "weights" / model / f"probes-{kind}.safetensors"
-    return model in shipped() and file.is_file()
 
 
 @contextmanager

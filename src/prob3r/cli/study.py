@@ -24,7 +24,7 @@ from prob3r.cli.app import (
     progress,
     wide,
 )
-from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, is_shipped, maybe_reader, shown
+from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, maybe_reader, shown
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
     """Return the probes to read with and the controls, shipped or fitted; none for `none`."""
     from dataclasses import replace
 
-    from prob3r.probes import RidgeBank, load_probes, provide
+    from prob3r.probes import RidgeBank, load_probes, provide, shipped_probes
     from prob3r.probes.recipe import groups
     from prob3r.studies.study import CONTROLS
 
@@ -233,8 +233,8 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
         return {}
     device = next(network.parameters()).device
     found = {bank.kind: bank}
-    if not isinstance(bank, RidgeBank) and is_shipped(model, bank.kind):
-        kinds = [kind for kind in CONTROLS if is_shipped(model, kind)]
+    if not isinstance(bank, RidgeBank) and shipped_probes(model, bank.kind):
+        kinds = [kind for kind in CONTROLS if shipped_probes(model, kind)]
         return found | {kind: load_probes(model, kind).to(device) for kind in kinds}
     if isinstance(bank, RidgeBank) and bank.fit is not None:  # fitted to the same, on the same
         which = replace(which, whose=bank.fit.whose, data=bank.fit.data)

@@ -172,17 +172,15 @@ def _others(
 ) -> dict[str, Callable[[], "ProbedModel"]]:
     """Return what can be set beside it: what is shipped, and what was asked for."""
     from functools import cache, partial
-    from importlib.resources import files
 
     from prob3r.models import shipped
+    from prob3r.probes import shipped_probes
 
-    weights = files("prob3r") / "weights"
     choices = [
         (name, kind)
         for name in shipped()
         for kind in ("mlp", "linear", "tuned")
-        if (weights / name / f"probes-{kind}.safetensors").is_file()
-        and (name, kind) != (probed.name, probed.probes)
+        if shipped_probes(name, kind) and (name, kind) != (probed.name, probed.probes)
     ]
     for entry in asked:
         name, found, probes = entry.rpartition("=")

@@ -32,7 +32,7 @@ from prob3r.models.protocol import (
     Stack,
     TokenLayout,
 )
-from prob3r.models.registry import fingerprint, load, metadata, random, shipped
+from prob3r.models.registry import fingerprint, load, metadata, random, shipped, shipped_file
 from prob3r.models.vggt import VGGT, VGGTConfig
 from prob3r.models.vggt_files import VGGTFiles
 
@@ -81,5 +81,6 @@ __all__ = [
     "register",
     "save",
     "shipped",
+    "shipped_file",
     "write_tensors",
 ]

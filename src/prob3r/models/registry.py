@@ -5,8 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import resources
-from importlib.resources.abc import Traversable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, overload
 
@@ -25,6 +24,8 @@ from prob3r.models.mast3r import MASt3R, MASt3RConfig
 from prob3r.models.pi3 import Pi3, Pi3Config
 from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
 from prob3r.models.vggt import VGGT, VGGTConfig
+
+_WEIGHTS = Path(str(files("prob3r") / "weights"))
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -81,6 +82,17 @@ def metadata(source: str | Path) -> dict[str, Any]:
 def shipped() -> list[str]:
     """Return the names of the models that come with prob3r."""
     return sorted(_shipped_files())
+
+
+def shipped_file(model: str | Path, file: str) -> Path | None:
+    """Return a file that is shipped with a model, such as its probes, or None if there is none.
+
+    Args:
+        model: The name of a model; a path has none.
+        file: The name of the file.
+    """
+    path = _WEIGHTS / model / file
+    return path if model in shipped() and path.is_file() else None
 
 
 @overload
@@ -167,7 +179,7 @@ def digest(described: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
 
 @contextmanager
 def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
-    """Give the path of a source, which may be fetched, or unpacked for the time being.
+    """Give the path of a source, which may be fetched.
 
     Args:
         source: As for `load`.
@@ -176,10 +188,9 @@ def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
     Raises:
         Prob3rError: There is no such model, or it cannot be fetched.
     """
-    files = _shipped_files()
-    if isinstance(source, str) and source in files:
-        with resources.as_file(files[source]) as path:
-            yield path
+    ours = _shipped_files()
+    if isinstance(source, str) and source in ours:
+        yield ours[source]
     elif Path(source).exists():
         yield Path(source)
     elif repository := hub_id(source):
@@ -189,7 +200,7 @@ def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
             raise Prob3rError(f"'{repository}' on the hub has no {WEIGHTS}.")
         yield folder
     else:
-        names = ", ".join(files) or "none here"
+        names = ", ".join(ours) or "none here"
         raise Prob3rError(
             f"There is no model '{source}': give the name of a shipped one ({names}), the path of "
             "a prob3r .safetensors, an official .pth or a hub folder, a hub id, owner/name, or "
@@ -197,10 +208,5 @@ def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
         )
 
 
-def _shipped_files() -> dict[str, Traversable]:
-    folder = resources.files("prob3r") / "weights"
-    if not folder.is_dir():
-        return {}
-    folders = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    files = {entry.name: entry / "model.safetensors" for entry in folders if entry.is_dir()}
-    return {name: file for name, file in files.items() if file.is_file()}
+def _shipped_files() -> dict[str, Path]:
+    return {file.parent.name: file for file in sorted(_WEIGHTS.glob("*/model.safetensors"))}

@@ -3,7 +3,6 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -16,7 +15,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
 from prob3r.io.files import make_folder, writing_to
 from prob3r.io.hub import download, hub_id, upload
-from prob3r.models import filled, read_tensors, shipped, write_tensors
+from prob3r.models import filled, read_tensors, shipped, shipped_file, write_tensors
 from prob3r.models.heads import decode_points
 from prob3r.models.sites import Site
 from prob3r.probes.targets import PAIR, PIXEL, POINTMAP, Target
@@ -354,14 +353,17 @@ def load_probes(
             path /= WEIGHTS
         if path.suffix:
             return _read(path)
-    file = files("prob3r") / "weights" / str(source) / f"probes-{kind}.safetensors"
-    if not file.is_file():
+    if not (file := shipped_probes(source, kind)):
         raise Prob3rError(
             f"No '{kind}' probes are shipped for '{source}'; give the path of a bank's "
             ".safetensors, or fit one at once with `prob3r probes fit`."
         )
-    with as_file(file) as path:
-        return _read(path)
+    return _read(file)
+
+
+def shipped_probes(model: str | Path, kind: str) -> Path | None:
+    """Return the file of the probes of a kind that are shipped with a model, or None."""
+    return shipped_file(model, f"probes-{kind}.safetensors")
 
 
 def _read(path: Path) -> SiteReader:

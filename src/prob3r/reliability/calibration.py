@@ -16,7 +16,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
-from prob3r.models import Model, fingerprint
+from prob3r.models import Model, fingerprint, shipped_file
 from prob3r.models.registry import digest
 from prob3r.probes import SiteReader, check_backbone
 from prob3r.reliability.check import Check, check_pairs, signals_of
@@ -25,7 +25,6 @@ from prob3r.reliability.files import (
     fit_from_json,
     interval_from_json,
     read_calibration,
-    shipped_file,
     write_calibration,
 )
 from prob3r.reliability.judgement import Judgement, Reading
@@ -255,7 +254,7 @@ class Calibration:
     @classmethod
     def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
         """Return what is shipped for a model of this name, if it fits it and its probes."""
-        path = shipped_file(name, _FILE)
+        path = shipped_file(Path(name).name, _FILE)
         if path is None:
             return None
         found = cls.read(path)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.resources import files
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -84,12 +83,6 @@ def read_calibration(path: Path, parse: Callable[[Any], Read], command: str) -> 
         raise Prob3rError(
             f"{path} holds no calibration of this version's signals; make one with `{command}`."
         ) from error
-
-
-def shipped_file(name: str, file: str) -> Path | None:
-    """Return the calibration that is shipped for a model of this name, None if there is none."""
-    path = Path(str(files("prob3r") / "weights" / Path(name).name / file))
-    return path if path.is_file() else None
 
 
 def fit_to_json(fit: Logistic, names: Sequence[str]) -> dict[str, Any]:

@@ -25,14 +25,13 @@ from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.belonging import ATTENTION, BEST_PATCHES, doubts, of_others, received
 from prob3r.measures.reconstruction import Cameras
 from prob3r.measures.views import ViewRelations
-from prob3r.models import Model, fingerprint
+from prob3r.models import Model, fingerprint, shipped_file
 from prob3r.models.protocol import needs_pointmaps
 from prob3r.reliability.files import (
     bins_from_json,
     fit_from_json,
     interval_from_json,
     read_calibration,
-    shipped_file,
     write_calibration,
 )
 from prob3r.reliability.prediction import (
@@ -258,7 +257,7 @@ class StrangerCalibration:
     @classmethod
     def shipped(cls, name: str, model: Model) -> "StrangerCalibration | None":
         """Return what is shipped for a model of this name, if it fits it."""
-        path = shipped_file(name, _FILE)
+        path = shipped_file(Path(name).name, _FILE)
         if path is None:
             return None
         found = cls.read(path)
