@@ -15,6 +15,7 @@ from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.attention import DirectAttention
 from prob3r.training.backbone import _BackboneTask
 from prob3r.training.pairs import Pointmaps
+from prob3r.training.processes import Processes
 from prob3r.training.stream import Stream
 from tests.training.conftest import CONFIG
 
@@ -85,9 +86,9 @@ def test_photographs_symmetric_steps_in_parts_and_bfloat16_go_together(tmp_path:
 def test_the_parts_of_a_batch_add_up_to_it() -> None:
     """Both ways round of a pair are in one part, and each pair is in one part."""
     stage = replace(POINTMAPS, batch=8, symmetric=True)
-    whole = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), torch.device("cpu"))
+    whole = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), Processes())
     split = replace(RECIPE, stages=(replace(stage, parts=2),))
-    parts = _BackboneTask(split, Path(), torch.device("cpu"))
+    parts = _BackboneTask(split, Path(), Processes())
     losses = []
     for task in (whole, parts):
         task.begin(0)
@@ -98,7 +99,7 @@ def test_the_parts_of_a_batch_add_up_to_it() -> None:
 
 def test_a_symmetric_step_encodes_as_an_ordinary_one() -> None:
     stage = replace(POINTMAPS, batch=8, symmetric=True)
-    task = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), torch.device("cpu"))
+    task = _BackboneTask(replace(RECIPE, stages=(stage,)), Path(), Processes())
     task.begin(0)
     pair = task.stream.batch(0)
     objective = task.objective

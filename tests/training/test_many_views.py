@@ -20,6 +20,7 @@ from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.attention import DirectAttention, OthersFirst
 from prob3r.training.backbone import _BackboneTask
 from prob3r.training.many_views import ManyViews, Truth, camera_loss, dense_loss
+from prob3r.training.processes import Processes
 from prob3r.training.stream import ViewsStream
 from prob3r.training.views_validation import ViewsValidation
 from tests.training.conftest import CONFIG as TWO_VIEWS
@@ -145,9 +146,8 @@ def test_a_stopped_run_of_many_views_ends_where_an_unbroken_one_ends(tmp_path: P
 
 
 def test_the_loss_falls_on_scenes_that_are_seen_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = _BackboneTask(
-        replace(RECIPE, stages=(replace(STAGE, everyday=0.0),)), Path(), torch.device("cpu")
-    )
+    recipe = replace(RECIPE, stages=(replace(STAGE, everyday=0.0),))
+    task = _BackboneTask(recipe, Path(), Processes())
     task.begin(0)
     losses = []
     for _ in range(12):
@@ -164,14 +164,26 @@ def test_the_loss_falls_on_scenes_that_are_seen_again(monkeypatch: pytest.Monkey
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_parts_of_a_batch_of_views_add_up_to_it() -> None:
-    found = []
-    for parts in (1, 2):
+@pytest.mark.parametrize(("parts", "processes"), [(2, 1), (1, 2)])
+def test_parts_of_a_batch_of_views_add_up_to_it(parts: int, processes: int) -> None:
+    """Whether one process takes them one after the other, or several take one each."""
+
+    def losses(parts: int, processes: Processes) -> list[float]:
         recipe = replace(RECIPE, stages=(replace(STAGE, parts=parts),))
-        task = _BackboneTask(recipe, Path(), torch.device("cpu"))
+        task = _BackboneTask(recipe, Path(), processes)
         task.begin(0)
-        found.append(sum(loss.item() for loss in task.losses(0)))
-    assert found[0] == pytest.approx(found[1], rel=0.1)
+        return [loss.item() for loss in task.losses(0)]
+
+    found = [losses(parts, Processes(rank, processes)) for rank in range(processes)]
+    assert [len(each) for each in found] == [parts] * processes
+    assert sum(map(sum, found)) == pytest.approx(sum(losses(1, Processes())), rel=0.1)
+
+
+def test_a_step_that_processes_cannot_share_is_refused() -> None:
+    task = _BackboneTask(RECIPE, Path(), Processes(0, 3))
+    task.begin(0)
+    with pytest.raises(Prob3rError, match="4 scenes cannot be shared by 3 processes in 1 parts"):
+        next(task.losses(0))
 
 
 def test_an_objective_is_refused_by_an_architecture_that_cannot_be_trained_for_it(
@@ -212,7 +224,7 @@ def test_the_penalty_is_taken_from_the_scores_of_patches_of_one_view_alone() -> 
 def test_a_stage_changes_what_learns_in_it_and_nothing_else(tmp_path: Path) -> None:
     heads = replace(STAGE, learns=("*_head.*",), own_penalty=(5.0, 0.0))
     recipe = replace(RECIPE, stages=(heads, replace(STAGE, pairs=4)), optimizer="muon")
-    start = _BackboneTask(recipe, tmp_path, torch.device("cpu")).model.state_dict()
+    start = _BackboneTask(recipe, tmp_path, Processes()).model.state_dict()
     start = {name: weight.clone() for name, weight in start.items()}
 
     def changed(found: dict[str, Tensor]) -> set[str]:

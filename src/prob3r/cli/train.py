@@ -51,14 +51,26 @@ def backbone(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a backbone; the same command goes on with a run that was stopped."""
-    from prob3r.training import Recipe, train_backbone
+    """Train a backbone; the same command goes on with a run that was stopped.
 
+    Under `accelerate launch` several processes share each batch.
+    """
+    from prob3r.training import Recipe, train_backbone
+    from prob3r.training.processes import launched
+
+    processes = launched(device)
     with _progress() as report:
         best = train_backbone(
-            Recipe.read(recipe), out, device, _seconds(minutes), report, photographs, real
+            Recipe.read(recipe),
+            out,
+            seconds=_seconds(minutes),
+            report=report,
+            photographs=photographs,
+            real=real,
+            processes=processes,
         )
-    console.print(Text(f"The best weights so far are {best}"), soft_wrap=True)
+    if processes.first:
+        console.print(Text(f"The best weights so far are {best}"), soft_wrap=True)
 
 
 @training.command()
@@ -230,7 +242,10 @@ def _progress() -> Iterator[Callable[["Stretch"], None]]:
 
         def report(at: "Stretch") -> None:
             metrics = " ".join(f"{k} {v:.3g}" for k, v in list(at.metrics.items())[:5])
-            speed = f"{at.pairs_per_second:.0f} pairs/s, loss {at.loss:.4f} {metrics}"
+            speed = f"{at.pairs_per_second:.1f} pairs/s, loss {at.loss:.4f} {metrics}"
+            if not errors.is_terminal:  # where there is no bar, such as in a log file
+                line = f"stage {at.stage}, {at.pairs}/{at.of_pairs} pairs, {speed}"
+                errors.print(Text(line), soft_wrap=True)
             bar.update(
                 task, description=speed, completed=at.pairs, total=at.of_pairs, stage=at.stage
             )

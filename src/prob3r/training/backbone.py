@@ -44,8 +44,11 @@ def train_backbone(
     report: Callable[[Progress], None] = lambda progress: None,
     photographs: Path | None = None,
     real: Path | None = None,
+    processes: Processes | None = None,
 ) -> Path:
     """Train a backbone by a recipe, or go on with a run that was stopped at any moment.
+
+    Several processes share each batch and end with the same weights as one would, but for rounding.
 
     Args:
         recipe: What to train and how.
@@ -57,6 +60,7 @@ def train_backbone(
         report: Called after every stretch of steps.
         photographs: A folder of photographs for the surfaces of everyday rooms.
         real: A folder of folders with real pairs whose poses are known, to validate on too.
+        processes: Those that train together, each on a device of its own; this one by default.
 
     Returns:
         The path of the best weights.
@@ -64,7 +68,8 @@ def train_backbone(
     Raises:
         Prob3rError: The folder holds another run's state, or the loss is not finite.
     """
-    task = _BackboneTask(recipe, folder, torch.device(device), photographs, real)
+    processes = processes or Processes(device=torch.device(device))
+    task = _BackboneTask(recipe, folder, processes, photographs, real)
     run(task, folder, seconds, report)
     return task.path
 
@@ -74,15 +79,15 @@ class _BackboneTask(Task):
         self,
         recipe: Recipe,
         folder: Path,
-        device: torch.device,
+        processes: Processes,
         photographs: Path | None = None,
         real: Path | None = None,
     ):
-        self.recipe, self.device = recipe, device
+        device = processes.device
+        self.recipe, self.device, self.processes = recipe, device, processes
         self.photographs, self.real = photographs, real
         self.bf16 = recipe.bf16 or device.type == "cuda"
         self.tap = DirectAttention() if self.bf16 and device.type == "cpu" else Tap()
-        self.processes = Processes(device=device)
         self.path = folder / f"{recipe.name}.safetensors"
         self.identity = f"{recipe.name}, seed {recipe.seed}, {recipe.model}"
         self.stages = recipe.stages
@@ -157,10 +162,15 @@ class _BackboneTask(Task):
             )
 
     def losses(self, step: int) -> Iterator[Tensor]:
-        scenes, parts = self.stream.batch(step), self.stage.parts
+        scenes, parts = self.stream.batch(step), self.stage.parts * self.processes.count
+        if len(scenes) % parts or (self.stage.symmetric and len(scenes) // parts % 2):
+            raise Prob3rError(
+                f"A step of {len(scenes)} scenes cannot be shared by {self.processes.count} "
+                f"processes in {self.stage.parts} parts each; change the recipe's batch or parts."
+            )
         if isinstance(self.objective.tap, OthersFirst):
             self.objective.tap.penalty = self.stage.own_penalty_at(step)
-        for i in range(parts):
+        for i in range(self.processes.rank, parts, self.processes.count):
             # In a symmetric stage a part takes the same pairs from both halves.
             part = scenes if parts == 1 else scenes[self._rows(i, len(scenes) // parts)]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
