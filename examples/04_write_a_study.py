@@ -14,7 +14,7 @@ import prob3r
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies import Finding, ModelUnderTest, Study, conduct
-from prob3r.studies.figures import figure
+from prob3r.studies.framework.figures import figure
 
 
 class Confidence(Study):

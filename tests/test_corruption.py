@@ -40,9 +40,9 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import batches, open_pairs
 from prob3r.studies import write_findings
+from prob3r.studies.framework.results import compare, frames_of, provenance, write_result
+from prob3r.studies.framework.study import ModelUnderTest, conduct
 from prob3r.studies.protocols import protocol_named
-from prob3r.studies.results import compare, frames_of, provenance, write_result
-from prob3r.studies.study import ModelUnderTest, conduct
 from prob3r.training import run
 from prob3r.training.probes import bank_for
 from prob3r.training.recipe import Recipe
@@ -53,9 +53,9 @@ from tests.reliability.test_calibration import calibration
 from tests.scenes.readers.benchmark_writers import POSED, WITH_DEPTH
 from tests.scenes.readers.shots import FRAMING, shots
 from tests.scenes.readers.writers import WRITERS, image, png16
+from tests.studies.framework.test_study import Depths
 from tests.studies.protocols.sets import hpatches
 from tests.studies.test_reliability import bank, batch, model, rooms
-from tests.studies.test_study import Depths
 from tests.training.test_loop import Line
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from prob3r.models import DUSt3R, random
 from prob3r.probes import load_probes, save_probes
 from prob3r.report import Explanation, write_json, write_page, write_ply
 from prob3r.rooms import Rooms
-from prob3r.studies.study import ModelUnderTest, conduct
+from prob3r.studies.framework.study import ModelUnderTest, conduct
 from prob3r.training import run
 from prob3r.training.probes import bank_for
 from tests.report.conftest import guessing
-from tests.studies.test_study import CONFIG, Depths
+from tests.studies.framework.test_study import CONFIG, Depths
 from tests.training.test_loop import Line
 
 __all__ = ["guessing"]

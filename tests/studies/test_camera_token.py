@@ -7,9 +7,9 @@ from prob3r.rooms import Rooms
 from prob3r.studies.camera_token import CameraToken
 from prob3r.studies.camera_token.contrasts import CAMERA, MODES, REGISTER
 from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN
-from prob3r.studies.study import LackingError, ModelUnderTest
-from prob3r.studies.token_cuts import SWAP
-from prob3r.studies.verdict import Finding
+from prob3r.studies.cuts.tokens import SWAP
+from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.verdict import Finding
 from tests.models.examples import EXAMPLES
 
 Losses = dict[str, float]

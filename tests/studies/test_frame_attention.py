@@ -17,8 +17,8 @@ from prob3r.studies.frame_attention import (
     meeting,
     restrictions,
 )
-from prob3r.studies.study import LackingError, ModelUnderTest
-from prob3r.studies.verdict import Finding
+from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.verdict import Finding
 from tests.models.examples import EXAMPLES
 
 DEPTH = 8

@@ -9,6 +9,7 @@ from prob3r.models import fingerprint
 from prob3r.probes import SiteReader
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
+from prob3r.studies.framework.study import MODEL, ModelUnderTest
 from prob3r.studies.match_readout import (
     ATTENTION,
     FEATURES,
@@ -20,7 +21,6 @@ from prob3r.studies.match_readout import (
     best_place,
     feature_sites,
 )
-from prob3r.studies.study import MODEL, ModelUnderTest
 from prob3r.training.probes import bank_for
 from tests.models.examples import EXAMPLES
 

@@ -10,7 +10,8 @@ from prob3r.models import fingerprint
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Means
 from prob3r.runs.trace import trace
-from prob3r.studies.effects import POINTMAP
+from prob3r.studies.cuts.effects import POINTMAP
+from prob3r.studies.framework.study import ModelUnderTest
 from prob3r.studies.matching_heads import MatchingHeads, share_of_loss
 from prob3r.studies.matching_heads.cuts import (
     ALL,
@@ -24,7 +25,6 @@ from prob3r.studies.matching_heads.cuts import (
     TOP,
     Known,
 )
-from prob3r.studies.study import ModelUnderTest
 from tests.models.examples import EXAMPLES
 
 SCENES, BLOCKS, HEADS = 40, 5, 4

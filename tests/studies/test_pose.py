@@ -7,10 +7,10 @@ from prob3r.measures.tokens import CUTS
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
+from prob3r.studies.framework.study import MODEL, POSITIVE, ModelUnderTest
 from prob3r.studies.pose import Pose
 from prob3r.studies.pose.contrasts import contrast
 from prob3r.studies.pose.knockouts import ALL, BLOCK, HEAD, ISOLATED, OUTPUTS, REST, STRENGTH
-from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 METRICS = ("rotation_error", "translation_error", "shape_error", "pointmap_error")

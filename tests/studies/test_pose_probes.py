@@ -10,6 +10,7 @@ from prob3r.probes import perceptrons
 from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
+from prob3r.studies.framework.study import MODEL, POSITIVE, ModelUnderTest
 from prob3r.studies.pose_probes import (
     AVERAGE,
     CAMERA,
@@ -20,7 +21,6 @@ from prob3r.studies.pose_probes import (
     PoseProbes,
     at_last_site,
 )
-from prob3r.studies.study import MODEL, POSITIVE, ModelUnderTest
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 SITES = ("dec2.embed", "dec2.0.mlp", "dec2.1.mlp")

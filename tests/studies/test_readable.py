@@ -14,6 +14,7 @@ from prob3r.probes import recipe as recipe_module
 from prob3r.probes.targets import TARGETS
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
+from prob3r.studies.framework.study import MODEL, ModelUnderTest, conduct
 from prob3r.studies.readable import OF_TWO_VIEWS, Readable
 from prob3r.studies.readable.rows import (
     ENCODER,
@@ -25,7 +26,6 @@ from prob3r.studies.readable.rows import (
     skill,
     table_of_sites,
 )
-from prob3r.studies.study import MODEL, ModelUnderTest, conduct
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 SITES = ("dec2.embed", "dec2.0.mlp", "dec2.1.mlp")

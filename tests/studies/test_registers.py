@@ -4,9 +4,9 @@ import pytest
 
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import TOKEN_MODES
+from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.verdict import Finding
 from prob3r.studies.registers import PATCHES, REGISTERS, Registers
-from prob3r.studies.study import LackingError, ModelUnderTest
-from prob3r.studies.verdict import Finding
 from tests.models.examples import EXAMPLES
 
 

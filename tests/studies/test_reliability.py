@@ -37,8 +37,8 @@ from prob3r.reliability.signals import (
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies import reliability
+from prob3r.studies.framework.study import ModelUnderTest
 from prob3r.studies.reliability import Reliability
-from prob3r.studies.study import ModelUnderTest
 from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)

@@ -5,8 +5,8 @@ import torch
 from prob3r.measures.belonging import ATTENTION, BEST_PATCHES, INPUT, MEAN_FEATURES, SCORES
 from prob3r.rooms import Rooms
 from prob3r.scenes.strangers import with_strangers
+from prob3r.studies.framework.study import MODEL, LackingError, ModelUnderTest
 from prob3r.studies.strangers import ALIKE, RANDOM, Strangers, blocks_of
-from prob3r.studies.study import MODEL, LackingError, ModelUnderTest
 from tests.models.examples import EXAMPLES
 
 SCENES, VIEWS, BLOCKS = 60, 3, 3

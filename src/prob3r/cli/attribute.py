@@ -192,7 +192,7 @@ def _write(
 ) -> None:
     """Write the effects of all parts."""
     from prob3r.models.sites import Site
-    from prob3r.studies.results import frames_of, provenance, write_result
+    from prob3r.studies.framework.results import frames_of, provenance, write_result
 
     protocol = {
         "name": "attribute",

@@ -12,7 +12,7 @@ from prob3r.cli.app import app, console, wide
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
-    from prob3r.studies.results import Comparison
+    from prob3r.studies.framework.results import Comparison
 
 
 @app.command()
@@ -20,7 +20,7 @@ def compare(
     files: Annotated[list[Path], typer.Argument(help="Results of --json, two or more.")],
 ) -> None:
     """Lay results of one protocol side by side; those of different protocols are refused."""
-    from prob3r.studies.results import compare as side_by_side
+    from prob3r.studies.framework.results import compare as side_by_side
 
     if len(files) < 2:
         raise Prob3rError(f"There is one result, {files[0]}; give two or more to compare.")

@@ -132,8 +132,8 @@ def _protocol(
 ) -> None:
     """Run a protocol, print its table and write the result."""
     from prob3r.models import load
+    from prob3r.studies.framework.results import write_result
     from prob3r.studies.protocols import protocol_named, run
-    from prob3r.studies.results import write_result
 
     protocol = protocol_named(name)
     if data == ROOMS:

@@ -74,7 +74,7 @@ def heads(
     from prob3r.runs.edits import Means
     from prob3r.runs.sweep import summarise, sweep_heads
     from prob3r.studies.evaluation import write_rows
-    from prob3r.studies.results import frames_of, provenance
+    from prob3r.studies.framework.results import frames_of, provenance
 
     network = load(model, device)
     batches, count, sample = _pairs(network, image1, image2, data, (pairs, overlap, rotation))

@@ -9,9 +9,8 @@ from pkgutil import iter_modules
 from typing import Any
 
 from prob3r.studies.evaluation import evaluate
-from prob3r.studies.page import write_findings
-from prob3r.studies.sharing import fetch_results, push_results
-from prob3r.studies.study import (
+from prob3r.studies.framework.sharing import fetch_results, push_results
+from prob3r.studies.framework.study import (
     LackingError,
     ModelUnderTest,
     Result,
@@ -20,7 +19,8 @@ from prob3r.studies.study import (
     leave_out,
     load_study,
 )
-from prob3r.studies.verdict import Finding
+from prob3r.studies.framework.verdict import Finding
+from prob3r.studies.page import write_findings
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")

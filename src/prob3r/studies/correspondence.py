@@ -50,9 +50,9 @@ from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
-from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide, is_above_zero
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

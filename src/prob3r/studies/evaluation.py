@@ -62,7 +62,7 @@ from prob3r.scenes.sampling import sample
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
-from prob3r.studies.results import frames_of, provenance, write_result
+from prob3r.studies.framework.results import frames_of, provenance, write_result
 
 HEAD = "head"
 """The site of the model's own output."""

@@ -8,8 +8,8 @@ the own view. It is then without keys and adds nothing.
 The first so many blocks are restricted, for growing numbers of blocks. The controls restrict as
 many blocks: the last ones, and random ones (`DRAWS` random orders of the blocks, the same for all
 scenes; a scene's loss is the mean over the orders). Losses of the cameras and of the points are
-those of `prob3r.studies.losses`. The cameras are those that the model states, or else those that
-its points tell.
+those of `prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those
+that its points tell.
 
 The rule looks at one number of blocks, `EARLY` of the depth (rounded, at least 1), which is 9 of
 24, as AVGGT (arXiv 2512.02541) reported of VGGT. With 95 % bootstrap intervals over scenes, for the
@@ -38,9 +38,8 @@ from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import BETWEEN_VIEWS
 from prob3r.runs.edits import OWN_VIEW, Edit, Knockout
 from prob3r.scenes.views import Views
-from prob3r.studies.effects import POINTMAP, effects_of
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.losses import (
+from prob3r.studies.cuts.effects import POINTMAP, effects_of
+from prob3r.studies.cuts.losses import (
     CAMERAS_HARDLY,
     LOSS_LABELS,
     LOSS_WORDS,
@@ -51,8 +50,9 @@ from prob3r.studies.losses import (
     loss_metrics,
     with_losses,
 )
-from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -30,9 +30,9 @@ from prob3r.models.sites import Site
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
 from prob3r.scenes.views import Pair
-from prob3r.studies.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

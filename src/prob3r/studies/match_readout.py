@@ -46,9 +46,9 @@ from prob3r.probes import SiteReader
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import BETWEEN, MODEL, OWN_PROBES, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.study import BETWEEN, MODEL, OWN_PROBES, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ scenes; in `resample` it gives what it gave in another scene of the batch. A con
 in the mode `zero`, to the attention within the views (self-attention).
 
 A window is of the first, the middle or the last third of the depth by its centre. Losses are those
-of `prob3r.studies.losses`. The cameras are those that the model states, or else those that its
+of `prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those that its
 points tell; of a model that states cameras, the findings report both.
 
 Rules, with 95 % bootstrap intervals over scenes:
@@ -48,10 +48,8 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.sampling import sampled_batches
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
-from prob3r.studies.effects import camera_metric, effects_of
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.frame_attention import meeting
-from prob3r.studies.losses import (
+from prob3r.studies.cuts.effects import camera_metric, effects_of
+from prob3r.studies.cuts.losses import (
     LOSS_LABELS,
     LOSS_WORDS,
     SHAPE,
@@ -63,8 +61,10 @@ from prob3r.studies.losses import (
     total_loss,
     with_losses,
 )
-from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, Verdict, decide, is_above_zero
+from prob3r.studies.frame_attention import meeting
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, Verdict, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

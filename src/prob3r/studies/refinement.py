@@ -56,9 +56,9 @@ from prob3r.measures.statistics import (
 )
 from prob3r.models.sites import Site
 from prob3r.scenes.views import Pair
-from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
-from prob3r.studies.study import ModelUnderTest, Study, stratum
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
+from prob3r.studies.framework.study import ModelUnderTest, Study, stratum
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

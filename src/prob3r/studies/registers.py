@@ -5,8 +5,8 @@ All register tokens of the trunk are replaced at every residual site of the trun
 of the scenes; by noise with that mean and the deviation over the same scenes; and by those of
 another scene of the batch (`resample`). The control replaces as many random patches of each view in
 the same modes. It shows what replacing any tokens does. Losses are those of
-`prob3r.studies.losses`. The cameras are those that the model states, or else those that its points
-tell.
+`prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those that its
+points tell.
 
 The rule, with 95 % bootstrap intervals over scenes, for the cameras (AUC@30) and for the points
 (pointmap error), each on its own:
@@ -30,9 +30,8 @@ from prob3r.models import Model
 from prob3r.runs.edits import TOKEN_MODES, Edit, TokenMeans, token
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
-from prob3r.studies.effects import POINTMAP, effects_of
-from prob3r.studies.figures import COLOURS
-from prob3r.studies.losses import (
+from prob3r.studies.cuts.effects import POINTMAP, effects_of
+from prob3r.studies.cuts.losses import (
     CAMERAS_HARDLY,
     LOSS_WORDS,
     POINTS_HARDLY,
@@ -42,8 +41,7 @@ from prob3r.studies.losses import (
     loss_metrics,
     with_losses,
 )
-from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
-from prob3r.studies.token_cuts import (
+from prob3r.studies.cuts.tokens import (
     ZERO,
     Cut,
     Sources,
@@ -55,7 +53,9 @@ from prob3r.studies.token_cuts import (
     run_of,
     special_tokens,
 )
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.figures import COLOURS
+from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -52,9 +52,9 @@ from prob3r.reliability.prediction import auroc, auroc_draws, auroc_interval
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.strangers import Mixed, with_strangers
 from prob3r.scenes.views import Views
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.study import BETWEEN, MODEL, ModelUnderTest, Study
-from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide, is_above_zero
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.study import BETWEEN, MODEL, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide, is_above_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from prob3r.errors import Prob3rError
 from prob3r.models import random
 from prob3r.rooms import Rooms
 from prob3r.studies import ModelUnderTest, conduct
+from prob3r.studies.framework.sharing import fetch_results, push_results
 from prob3r.studies.page import write_findings
-from prob3r.studies.sharing import fetch_results, push_results
 from tests.io.hub.stand_in import Hub
-from tests.studies.test_study import CONFIG, Depths
+from tests.studies.framework.test_study import CONFIG, Depths
 
 MODEL = random(CONFIG, seed=1)
 

@@ -12,8 +12,8 @@ of all views that have one are cut, in the trunk:
 
 The controls are cut in the same way: the first register token, if there is one (`register`); as
 many random patches (`count`); and random patches of the same attention mass (`mass`); see
-`prob3r.studies.token_cuts`. Losses are those of `prob3r.studies.losses`. A cut *stands out* if it
-costs more than each of the controls, all intervals of the differences above zero.
+`prob3r.studies.cuts.tokens`. Losses are those of `prob3r.studies.cuts.losses`. A cut *stands out*
+if it costs more than each of the controls, all intervals of the differences above zero.
 
 Rules, with 95 % bootstrap intervals over scenes, over the modes `mask`, `zero`, `mean` and
 `resample`: the verdict of all of them if they agree; else mixed.
@@ -46,16 +46,15 @@ from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.camera_token.contrasts import CAMERA, REGISTER, as_words, standings
 from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN, draw_cuts, draw_swaps
-from prob3r.studies.effects import POINTMAP, effects_of
-from prob3r.studies.losses import (
+from prob3r.studies.cuts.effects import POINTMAP, effects_of
+from prob3r.studies.cuts.losses import (
     CAMERAS_HARDLY,
     LOSS_WORDS,
     POINTS_HARDLY,
     STATED_AUC,
     over_modes,
 )
-from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
-from prob3r.studies.token_cuts import (
+from prob3r.studies.cuts.tokens import (
     MASK,
     MEAN,
     RESAMPLE,
@@ -74,7 +73,8 @@ from prob3r.studies.token_cuts import (
     special_tokens,
     swapped,
 )
-from prob3r.studies.verdict import Finding, decide
+from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

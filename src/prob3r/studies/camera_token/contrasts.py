@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.measures.statistics import as_text, wide
-from prob3r.studies.losses import loss_interval, with_losses
-from prob3r.studies.token_cuts import MASK, MEAN, RESAMPLE, ZERO
+from prob3r.studies.cuts.losses import loss_interval, with_losses
+from prob3r.studies.cuts.tokens import MASK, MEAN, RESAMPLE, ZERO
 
 CAMERA, REGISTER = "camera", "register"
 MODES = (MASK, ZERO, MEAN, RESAMPLE)

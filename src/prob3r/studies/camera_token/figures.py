@@ -9,10 +9,16 @@ from prob3r.geometry import Interval
 from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.measures.tokens import COUNT, MASS
 from prob3r.studies.camera_token.contrasts import CAMERA, MODES, REGISTER, by_tokens
-from prob3r.studies.effects import POINTMAP
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.losses import LOSS_LABELS, draw_losses, loss_interval, loss_metrics, with_losses
-from prob3r.studies.token_cuts import SWAP
+from prob3r.studies.cuts.effects import POINTMAP
+from prob3r.studies.cuts.losses import (
+    LOSS_LABELS,
+    draw_losses,
+    loss_interval,
+    loss_metrics,
+    with_losses,
+)
+from prob3r.studies.cuts.tokens import SWAP
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -83,8 +83,8 @@ from prob3r.studies.dictionaries.rows import (
     UNEXPLAINED,
     UNTRAINED,
 )
-from prob3r.studies.study import LackingError, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding
+from prob3r.studies.framework.study import LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

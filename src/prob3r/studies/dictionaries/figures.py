@@ -17,7 +17,7 @@ from prob3r.studies.dictionaries.rows import (
     sources_of,
     values_of,
 )
-from prob3r.studies.figures import COLOURS, PAGE, figure
+from prob3r.studies.framework.figures import COLOURS, PAGE, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

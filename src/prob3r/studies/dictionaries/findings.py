@@ -23,7 +23,7 @@ from prob3r.studies.dictionaries.rows import (
     sources_of,
     values_of,
 )
-from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide
 
 CLAIM = "atoms"
 LEVEL = 1 - 0.05 / len(TESTS)

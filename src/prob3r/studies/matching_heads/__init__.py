@@ -39,8 +39,10 @@ from prob3r.runs.edits import head_means
 from prob3r.scenes.sampling import sampled_batches
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
-from prob3r.studies.effects import POINTMAP, camera_metric
-from prob3r.studies.figures import PAGE, figure
+from prob3r.studies.cuts.effects import POINTMAP, camera_metric
+from prob3r.studies.framework.figures import PAGE, figure
+from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide
 from prob3r.studies.matching_heads.cuts import (
     ALL,
     ENTROPY,
@@ -55,8 +57,6 @@ from prob3r.studies.matching_heads.cuts import (
     read_heads,
 )
 from prob3r.studies.matching_heads.figures import draw_cuts, draw_heads, draw_steps
-from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, HeadAblation, Means
 from prob3r.runs.trace import trace
 from prob3r.scenes.views import Views
-from prob3r.studies.effects import effect, effects_of
+from prob3r.studies.cuts.effects import effect, effects_of
 
 SHARE = 0.05  # of all heads
 DRAWS = 3

@@ -6,8 +6,8 @@ import pandas as pd
 from torch import Tensor
 
 from prob3r.measures.statistics import median_interval, medians, wide
-from prob3r.studies.effects import POINTMAP
-from prob3r.studies.figures import COLOURS, band
+from prob3r.studies.cuts.effects import POINTMAP
+from prob3r.studies.framework.figures import COLOURS, band
 from prob3r.studies.matching_heads.cuts import (
     ALL,
     ANY,

@@ -38,12 +38,12 @@ from prob3r.models import Model
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
-from prob3r.studies.figures import PAGE, figure
+from prob3r.studies.framework.figures import PAGE, figure
+from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
 from prob3r.studies.origins.figures import draw_blocks, draw_matches, draw_rotation, entries
 from prob3r.studies.origins.history import CHECKPOINT, TESTED, VARIANT, History, history_of
-from prob3r.studies.study import BETWEEN, LackingError, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

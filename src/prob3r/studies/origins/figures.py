@@ -11,7 +11,7 @@ from torch import Tensor
 from prob3r.geometry import median
 from prob3r.measures.heads import MEAN, correspondence_heads, head_matches
 from prob3r.measures.statistics import medians
-from prob3r.studies.figures import COLOURS, LABELS, band
+from prob3r.studies.framework.figures import COLOURS, LABELS, band
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
 from prob3r.studies.origins.history import (
     CHECKPOINT,

@@ -53,6 +53,8 @@ from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
+from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide
 from prob3r.studies.pose.contrasts import Contrast, by_cut, contrast, rows_of
 from prob3r.studies.pose.figures import draw_blocks, draw_cuts, draw_heads
 from prob3r.studies.pose.knockouts import (
@@ -65,8 +67,6 @@ from prob3r.studies.pose.knockouts import (
     Known,
     knock_out,
 )
-from prob3r.studies.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
-from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

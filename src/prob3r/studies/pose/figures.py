@@ -11,7 +11,8 @@ from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.tokens import CHOSEN, COUNT, MASS
 from prob3r.models.sites import ATTENTION
-from prob3r.studies.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
+from prob3r.studies.framework.study import MODEL, POSITIVE
 from prob3r.studies.pose.contrasts import by_cut, rows_of
 from prob3r.studies.pose.knockouts import (
     ALL,
@@ -26,7 +27,6 @@ from prob3r.studies.pose.knockouts import (
     STRENGTH,
     ZERO,
 )
-from prob3r.studies.study import MODEL, POSITIVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

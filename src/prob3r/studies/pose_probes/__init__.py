@@ -58,6 +58,8 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
+from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.pose_probes.figures import draw_blocks, draw_tokens
 from prob3r.studies.pose_probes.rows import (
     AVERAGE,
@@ -69,8 +71,6 @@ from prob3r.studies.pose_probes.rows import (
     RANDOM,
     at_last_site,
 )
-from prob3r.studies.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

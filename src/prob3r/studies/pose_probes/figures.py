@@ -9,9 +9,9 @@ from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.models.sites import Site
 from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
-from prob3r.studies.figures import COLOURS, LABELS, PAGE, band, figure
+from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, figure
+from prob3r.studies.framework.study import MODEL, POSITIVE
 from prob3r.studies.pose_probes.rows import AVERAGE, CAMERA, METRICS, OUTPUT, PATCHES, RANDOM
-from prob3r.studies.study import MODEL, POSITIVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

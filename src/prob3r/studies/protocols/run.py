@@ -15,6 +15,7 @@ from prob3r.models import Model
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.readers import CorruptCount, CorruptError
 from prob3r.scenes.sampling import sample
+from prob3r.studies.framework.results import provenance
 from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import (
     AT_ONCE,
@@ -23,7 +24,6 @@ from prob3r.studies.protocols.reconstruct import (
     reconstruct,
     views_at_once,
 )
-from prob3r.studies.results import provenance
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
     """What a model scores on a protocol.
 
     Attributes:
-        about: What the numbers rest on; see `prob3r.studies.results.provenance`.
+        about: What the numbers rest on; see `prob3r.studies.framework.results.provenance`.
         table: A row for each metric: the value, its 95 % bootstrap interval over scenes, the unit,
             which values are better, and the number of scenes.
         scenes: A row for each scene, with its numbers.

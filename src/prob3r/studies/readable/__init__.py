@@ -55,6 +55,8 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
+from prob3r.studies.framework.study import MODEL, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import Finding, Verdict, decide
 from prob3r.studies.readable.figures import draw_curves, draw_overview
 from prob3r.studies.readable.rows import (
     CAMERA,
@@ -67,8 +69,6 @@ from prob3r.studies.readable.rows import (
     Level,
     level,
 )
-from prob3r.studies.study import MODEL, ModelUnderTest, Study
-from prob3r.studies.verdict import Finding, Verdict, decide
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -46,8 +46,10 @@ from prob3r.measures.values import written
 from prob3r.models.protocol import trunk
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
-from prob3r.studies.effects import effects_of
-from prob3r.studies.figures import PAGE, figure
+from prob3r.studies.cuts.effects import effects_of
+from prob3r.studies.framework.figures import PAGE, figure
+from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide, is_below_zero
 from prob3r.studies.sinks.contrasts import contrast, of_keys, per_pair
 from prob3r.studies.sinks.figures import draw_norms, draw_ranks, draw_removals
 from prob3r.studies.sinks.measured import (
@@ -65,8 +67,6 @@ from prob3r.studies.sinks.measured import (
     removals,
     writes,
 )
-from prob3r.studies.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.verdict import NOT_MEASURABLE, Finding, decide, is_below_zero
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from torch import Tensor
 from prob3r.geometry import Interval
 from prob3r.measures.statistics import median_interval
 from prob3r.measures.tokens import CHOSEN, COUNT, CUTS, MASS
-from prob3r.studies.effects import effect
+from prob3r.studies.cuts.effects import effect
 from prob3r.studies.sinks.measured import CHANGE
 
 

@@ -7,8 +7,8 @@ import torch
 
 from prob3r.measures.statistics import median_interval
 from prob3r.measures.tokens import CHOSEN, COUNT, CUTS, MASS
-from prob3r.studies.effects import effect
-from prob3r.studies.figures import COLOURS
+from prob3r.studies.cuts.effects import effect
+from prob3r.studies.framework.figures import COLOURS
 from prob3r.studies.sinks.contrasts import contrast, of_keys
 from prob3r.studies.sinks.measured import (
     BROADCAST,

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from prob3r.errors import Prob3rError
-from prob3r.studies.parts import read_part, write_part
+from prob3r.studies.framework.parts import read_part, write_part
 
 TABLE = pd.DataFrame({"pair": [0, 1], "head": ["0", None], "value": [1.5, float("nan")]})
 

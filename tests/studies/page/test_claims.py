@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from prob3r.studies import STUDIES
-from prob3r.studies.claims import CLAIMS, Claim
+from prob3r.studies.page.claims import CLAIMS, Claim
 
-FIELD = (Path(__file__).parents[2] / "docs" / "field.md").read_text(encoding="utf-8")
+FIELD = (Path(__file__).parents[3] / "docs" / "field.md").read_text(encoding="utf-8")
 SECTIONS = re.split(r"^##+ ", FIELD, flags=re.MULTILINE)
 
 

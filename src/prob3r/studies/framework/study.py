@@ -31,9 +31,9 @@ from prob3r.runs.precision import running_precision
 from prob3r.scenes.sampling import sample
 from prob3r.scenes.source import Scenes, batches, describe, share_views
 from prob3r.scenes.views import Pair, Views
-from prob3r.studies.parts import read_part, write_part
-from prob3r.studies.results import frames_of, version
-from prob3r.studies.verdict import Finding
+from prob3r.studies.framework.parts import read_part, write_part
+from prob3r.studies.framework.results import frames_of, version
+from prob3r.studies.framework.verdict import Finding
 from prob3r.training.processes import Processes
 
 if TYPE_CHECKING:

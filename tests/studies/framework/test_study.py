@@ -13,9 +13,9 @@ from prob3r.runs.precision import running_in
 from prob3r.scenes import Pair, Views
 from prob3r.scenes.sampling import sample
 from prob3r.studies import STUDIES
-from prob3r.studies.figures import figure
-from prob3r.studies.study import LackingError, ModelUnderTest, Study, conduct, load_study
-from prob3r.studies.verdict import Finding
+from prob3r.studies.framework.figures import figure
+from prob3r.studies.framework.study import LackingError, ModelUnderTest, Study, conduct, load_study
+from prob3r.studies.framework.verdict import Finding
 from tests.held import Held
 from tests.models.examples import VGGT_CONFIG
 

@@ -9,7 +9,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.edits import token
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes import Views
-from prob3r.studies.token_cuts import (
+from prob3r.studies.cuts.tokens import (
     MEAN,
     RESAMPLE,
     ZERO,

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prob3r.geometry import Interval
-from prob3r.studies.verdict import NOT_MEASURABLE, decide, is_above_zero, is_below_zero
+from prob3r.studies.framework.verdict import NOT_MEASURABLE, decide, is_above_zero, is_below_zero
 
 
 @pytest.mark.parametrize(

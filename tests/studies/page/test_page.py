@@ -6,7 +6,7 @@ import pytest
 
 from prob3r.errors import Prob3rError
 from prob3r.studies import STUDIES, write_findings
-from prob3r.studies.claims import CLAIMS
+from prob3r.studies.page.claims import CLAIMS
 
 FINDING = {
     "claim": "C1",
@@ -19,7 +19,7 @@ FINDING = {
     "control": "random 0.5",
     "pairs": 64,
 }
-STORED = Path(__file__).parents[2] / "docs" / "findings"
+STORED = Path(__file__).parents[3] / "docs" / "findings"
 MODELS = [STORED / "mini", STORED / "first-mini"]
 
 

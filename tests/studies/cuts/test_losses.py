@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from prob3r.studies.effects import POINTMAP
-from prob3r.studies.losses import (
+from prob3r.studies.cuts.effects import POINTMAP
+from prob3r.studies.cuts.losses import (
     POINTS_AUC,
     STATED_AUC,
     camera_auc,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from prob3r.studies.claims import CLAIMS, Claim, Question
-from prob3r.studies.saved import Saved
+from prob3r.studies.page.claims import CLAIMS, Claim, Question
+from prob3r.studies.page.saved import Saved
 
 NOT_RUN, NOT_ASKED = "not run", "–"
 MARKS = {"supported": "**supported**", "not supported": "**not supported**", "mixed": "mixed"}

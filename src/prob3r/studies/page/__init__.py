@@ -10,8 +10,8 @@ from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
-from prob3r.studies.overview import MARKS, NOT_ASKED, claims_table, columns, effect
-from prob3r.studies.saved import Saved, read_saved
+from prob3r.studies.page.overview import MARKS, NOT_ASKED, claims_table, columns, effect
+from prob3r.studies.page.saved import Saved, read_saved
 
 
 def write_findings(

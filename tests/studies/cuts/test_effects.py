@@ -9,7 +9,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.edits import HeadAblation
 from prob3r.runs.trace import trace
 from prob3r.scenes import Views
-from prob3r.studies.effects import POINTMAP, camera_metric, effect, effects_of
+from prob3r.studies.cuts.effects import POINTMAP, camera_metric, effect, effects_of
 from tests.models.examples import EXAMPLES
 
 

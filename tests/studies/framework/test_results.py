@@ -13,7 +13,13 @@ from prob3r.cli.compare import print_comparison
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3RConfig, fingerprint, random
 from prob3r.runs.precision import running_in
-from prob3r.studies.results import compare, frames_of, provenance, read_result, write_result
+from prob3r.studies.framework.results import (
+    compare,
+    frames_of,
+    provenance,
+    read_result,
+    write_result,
+)
 
 MODEL = random(DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2))
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from prob3r.geometry import Interval, median
 from prob3r.measures.scenes import AUC_DEGREES, POINTS, STATED
 from prob3r.measures.statistics import mean, mean_interval, median_interval
-from prob3r.studies.effects import POINTMAP, camera_metric
-from prob3r.studies.figures import PAGE, figure, grouped_bars
-from prob3r.studies.verdict import Verdict
+from prob3r.studies.cuts.effects import POINTMAP, camera_metric
+from prob3r.studies.framework.figures import PAGE, figure, grouped_bars
+from prob3r.studies.framework.verdict import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
