@@ -5,8 +5,8 @@ coordinates, pixel positions (x, y), pinhole intrinsics without skew in pixels, 
 matrices of 4x4. Pointmaps are `(b, h, w, 3)`, of both views in camera 1's frame unless a name
 says `local`.
 
-Geometry needs its digits: call it outside autocast, and with float32 matrix products in full
-precision (PyTorch's default) rather than TF32.
+Call these functions outside autocast, and with float32 matrix products in full precision
+(PyTorch's default), not in TF32: lower precision makes the results wrong.
 """
 
 from prob3r.geometry.alignment import Similarity, align, align_robust

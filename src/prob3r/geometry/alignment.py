@@ -1,4 +1,4 @@
-"""Similarities between point sets: weighted least squares, and a robust variant."""
+"""Similarities between point sets: by weighted least squares, and by a robust variant."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_ROUNDING = 100  # in units of the last place: what arithmetic may make of equal points
+_ROUNDING = 100  # units in the last place by which rounding may separate equal points
 
 
 class Similarity(NamedTuple):
@@ -17,19 +17,19 @@ class Similarity(NamedTuple):
     translation: Float[Tensor, "b 3"]
 
     def apply(self, points: Float[Tensor, "b *n 3"]) -> Float[Tensor, "b *n 3"]:
-        """Points after the map."""
+        """Points mapped by the similarities."""
         flat = points.reshape(points.shape[0], -1, 3)
         moved = flat @ (self.scale[:, None, None] * self.rotation).mT + self.translation[:, None]
         return moved.reshape(points.shape)
 
     def inverse(self) -> "Similarity":
-        """The maps that undo these."""
+        """The inverse maps."""
         scale, rotation = 1 / self.scale, self.rotation.mT
         moved = torch.einsum("bij,bj->bi", rotation, self.translation)
         return Similarity(scale, rotation, -scale[:, None] * moved)
 
     def matrix(self) -> Float[Tensor, "b 4 4"]:
-        """The maps as 4x4 matrices on homogeneous points."""
+        """The maps as 4x4 matrices for homogeneous points."""
         matrix = torch.eye(4, dtype=self.scale.dtype, device=self.scale.device)
         matrix = matrix.repeat(self.scale.shape[0], 1, 1)
         matrix[:, :3, :3] = self.scale[:, None, None] * self.rotation
@@ -43,22 +43,24 @@ def align(
     weights: Float[Tensor, "b n"] | None = None,
     scale: bool = True,
 ) -> Similarity:
-    """The similarity that takes `source` onto `target` with the least weighted squared distance.
+    """The similarity of `source` onto `target` with the least weighted sum of squared distances.
 
     The closed form of Umeyama (PAMI 1991, equations 40 to 42), differentiable in the points and
     the weights. The result is finite for every finite input:
 
-    - points with zero weight have no influence, even where they are not finite;
-    - without any weight the map is the identity;
-    - where all source points coincide, rotation and scale are the identity's; where all target
-      points do, the rotation is, and the scale is clamped to a tiny positive number;
-    - collinear points leave the turn about their line open, and some optimal one is returned.
+    - Points of zero weight have no influence, even if they are not finite.
+    - If all weights are zero, the map is the identity.
+    - If all source points coincide, the rotation is the identity and the scale is 1.
+    - If all target points coincide, the rotation is the identity and the scale is a tiny positive
+      number.
+    - If the points are collinear, the rotation about their line is not determined. One of the
+      optimal rotations is returned.
 
     Args:
-        source: Points before the map.
-        target: The points that they should fall on.
-        weights: Not negative; all alike by default.
-        scale: Whether to fit the scale; otherwise it is 1 and the map is rigid.
+        source: Points to map.
+        target: Where each of these points should be after the map.
+        weights: Weights of the points, not negative; all equal by default.
+        scale: Whether to fit the scale. If not, it is 1 and the map is rigid.
     """
     if weights is None:
         weights = torch.ones_like(source[..., 0])
@@ -73,27 +75,27 @@ def align_robust(
     *,
     iterations: int = 20,
 ) -> Similarity:
-    """As `align`, but a minority of grossly wrong points does not move the result.
+    """As `align`, but a minority of grossly wrong points does not change the result.
 
     Iteratively reweighted least squares with the Geman-McClure weight `(c^2 / (c^2 + r^2))^2` of
-    the residual length `r`. Its scale `c` is the median residual of the points that count, computed
-    again in every iteration. The fit therefore tolerates large residuals at first, and fewer as the
-    majority agrees. Gradients flow through the last fit, with its weights held constant.
+    the residual length `r`. Its scale `c` is the median residual of the points of positive weight,
+    computed again in every iteration. So the fit tolerates large residuals at first, and only
+    smaller ones later. Gradients flow through the last fit, with its weights held constant.
 
     Args:
         source: As in `align`.
         target: As in `align`.
-        weights: As in `align`; they multiply the robust weights. The median is taken over all
-            points of positive weight alike.
+        weights: As in `align`; they multiply the robust weights. The median does not depend on
+            their values: it is taken over all points of positive weight.
         scale: As in `align`.
-        iterations: Fits after the first, plain one.
+        iterations: Number of fits after the first one, which is not robust.
     """
     if weights is None:
         weights = torch.ones_like(source[..., 0])
     points = _columns(source, target, weights)
     robust = weights
     with torch.no_grad():
-        # Below this residual, differences are rounding and must not decide over weights.
+        # Smaller residuals are rounding errors and must not decide the weights.
         size = points[:, 3:].abs().amax(dim=(1, 2))[:, None]
         rounding = _ROUNDING * torch.finfo(size.dtype).eps * size
         rounding = rounding.clamp_min(torch.finfo(size.dtype).tiny ** 0.25)
@@ -111,9 +113,9 @@ def align_robust(
 def _columns(
     source: Float[Tensor, "b n 3"], target: Float[Tensor, "b n 3"], weights: Float[Tensor, "b n"]
 ) -> Float[Tensor, "b 6 n"]:
-    """The axes of both, points one after another in memory, which sums and products run over.
+    """Coordinates of source and target, one axis a row: sums and products run over its points.
 
-    Points of zero weight become zeros, since NaN times zero would still be NaN.
+    Points of zero weight become zeros, because NaN times zero is NaN.
     """
     columns = torch.cat((source.mT, target.mT), dim=1)
     return columns.masked_fill((weights <= 0)[:, None], 0)
@@ -125,9 +127,9 @@ def _umeyama(
     """The fit of `align`, for points that are finite wherever their weight is zero.
 
     Returns:
-        The fit, and the points about their means.
+        The fit, and the points relative to their weighted means.
     """
-    import roma  # here, so that all that never aligns runs where roma is not installed
+    import roma  # imported here, so that all other code runs without roma
 
     tiny, eps = torch.finfo(points.dtype).tiny, torch.finfo(points.dtype).eps
     weights = (weights / weights.sum(dim=-1, keepdim=True).clamp_min(tiny))[:, None]
@@ -137,7 +139,7 @@ def _umeyama(
     variance, covariance = moments[:, :3].diagonal(dim1=1, dim2=2).sum(dim=-1), moments[:, 3:]
     source_mean, target_mean = means.split(3, dim=1)
 
-    # What points that coincide have left about their mean is rounding, and must not be fitted.
+    # If all points coincide, their differences from the mean are rounding and must not be fitted.
     source_noise = _ROUNDING * eps * source_mean.detach().norm(dim=-1)
     target_noise = _ROUNDING * eps * target_mean.detach().norm(dim=-1)
     spread, size = variance.detach().sqrt(), covariance.detach().norm(dim=(-2, -1))
@@ -145,7 +147,8 @@ def _umeyama(
     related = apart & ~(size <= spread * target_noise)
     covariance = covariance.where(related[:, None, None], 0)
 
-    # Only its direction matters; at unit length roma's damping of the gradient suits every unit.
+    # Only the direction of the covariance matters. It is scaled to unit norm, so that roma's
+    # damping of the gradient does not depend on the unit of the points.
     rotation = roma.special_procrustes(covariance / size.clamp_min(tiny)[:, None, None])
     factor = torch.ones_like(variance)
     if scale:

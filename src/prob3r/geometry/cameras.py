@@ -10,16 +10,17 @@ from torch import Tensor
 from prob3r.geometry.pointmaps import invert_rigid, pixel_grid
 
 _SMALLEST_RESIDUAL = 1e-6  # pixels; bounds the Weiszfeld weight of a pixel that already fits
-_STEEPEST_SLOPE = 10.0  # x / z and y / z; beyond, a point nearly at z = 0 would outweigh all others
+# Largest |x / z| and |y / z| that count; a point with z close to 0 would outweigh all others.
+_STEEPEST_SLOPE = 10.0
 
 
 def project(
     points: Float[Tensor, "b *n 3"], intrinsics: Float[Tensor, "b 3 3"]
 ) -> Float[Tensor, "b *n 2"]:
-    """Pixel positions (x, y) of points in the camera's frame.
+    """Pixel positions (x, y) of points in the camera's frame, in pixels.
 
-    Points on or behind the camera's plane (z <= 0) have no image. Their position is NaN, and every
-    comparison with NaN is false.
+    Points on or behind the camera's plane (z <= 0) have no image. Their position is NaN, so every
+    comparison with it is false.
     """
     flat = points.reshape(points.shape[0], -1, 3)
     z = flat[..., 2:].where(flat[..., 2:] > 0, torch.nan)
@@ -31,7 +32,7 @@ def project(
 def crop_intrinsics(
     intrinsics: Float[Tensor, "b 3 3"], left: int | float, top: int | float
 ) -> Float[Tensor, "b 3 3"]:
-    """Intrinsics of an image that was cut so that (left, top) became its first pixel."""
+    """Intrinsics of a crop whose first pixel is pixel (left, top) of the whole image."""
     cropped = intrinsics.clone()
     cropped[:, 0, 2] -= left
     cropped[:, 1, 2] -= top
@@ -47,9 +48,9 @@ def resize_intrinsics(
     centres: a position moves from x to (x + 0.5) * stretch - 0.5.
 
     Args:
-        intrinsics: For the image before.
-        size: Height and width before.
-        new_size: Height and width after.
+        intrinsics: Of the image before the resize, in pixels.
+        size: Height and width before the resize.
+        new_size: Height and width after it.
     """
     resized = intrinsics.clone()
     for axis in (0, 1):
@@ -72,18 +73,20 @@ def focal_from_pointmap(
     position relative to the principal point, by Weiszfeld's iteratively reweighted least squares
     (the robust focal length of DUSt3R, Wang et al., CVPR 2024, section 3.3). The sum is convex in
     `f`, so the start does not matter. It is a sum of lengths, not of squares, so a minority of
-    wrong points has little influence. A point's influence grows with its slope: wrong points must
-    not be much further off the axis than the image's corners.
+    wrong points has little influence. The influence of a point grows with its slope: wrong points
+    must not be much further off the axis than the corners of the image.
 
     Args:
-        points: View 1's pointmap, or view 2's after its pose is undone, in any unit.
-        weights: For each pixel, for instance the confidence or a mask; all alike by default.
-            Points with z <= 0 never count, nor do those more than 84 degrees off the axis.
-        principal_point: (x, y) in pixels; the image's centre by default.
-        iterations: Weiszfeld steps.
+        points: A pointmap in its own camera's frame, in any unit: view 1's, or view 2's after its
+            pose is undone.
+        weights: A weight for each pixel, for instance the confidence or a mask; all equal by
+            default. Points with z <= 0 never count. Points more than 84 degrees off the axis,
+            horizontally or vertically, never count either.
+        principal_point: (x, y) in pixels; the centre of the image by default.
+        iterations: Number of Weiszfeld steps.
 
     Returns:
-        One focal length for both axes; NaN where no pixel counts.
+        One focal length for both axes; NaN if no pixel counts.
     """
     b, height, width, _ = points.shape
     pixels = pixel_grid(height, width, dtype=points.dtype, device=points.device)

@@ -1,7 +1,7 @@
-"""Clouds of points: nearest neighbours, registration, normals, and how far two clouds are apart.
+"""Point clouds: nearest neighbours, registration, normals, and errors of a cloud.
 
 Neighbours are found with scipy's k-d trees, on the CPU. Clouds of several views have millions of
-points, and a matrix of all distances does not fit into memory.
+points, and a matrix of all distances would not fit into memory.
 """
 
 from typing import NamedTuple
@@ -15,17 +15,17 @@ from prob3r.geometry.alignment import align
 from prob3r.geometry.metrics import median
 from prob3r.geometry.pointmaps import transform
 
-_AT_ONCE = 2**18  # points whose neighbourhoods are held together
-_ENOUGH = 1e-6  # relative change below which ICP ends
-_FEWEST = 3  # points that determine a motion or a plane
+_AT_ONCE = 2**18  # points whose neighbourhoods are in memory at once
+_ENOUGH = 1e-6  # change of the share and of the distance below which ICP ends
+_FEWEST = 3  # fewest points that determine a motion or a plane
 
 
 class Neighbours(NamedTuple):
     """The nearest neighbours of points.
 
     Attributes:
-        distance: To each of them; infinite where there is none.
-        rows: Their numbers.
+        distance: Distance to each neighbour; infinite if the cloud has too few points.
+        rows: Rows of the neighbours in the cloud.
     """
 
     distance: Float[Tensor, " n *k"]
@@ -33,10 +33,13 @@ class Neighbours(NamedTuple):
 
 
 class PointTree:
-    """A k-d tree of a cloud, to look up nearest neighbours in.
+    """A k-d tree of a cloud, for nearest-neighbour queries.
 
     Args:
         points: The cloud.
+
+    Raises:
+        Prob3rError: Scipy is not installed.
     """
 
     def __init__(self, points: Float[Tensor, "n 3"]):
@@ -54,8 +57,8 @@ class PointTree:
         """Return the nearest neighbours of points, the nearest first.
 
         Args:
-            points: Whose neighbours are wanted.
-            count: How many of each; with 1 the results have one axis.
+            points: The points whose neighbours are looked up, in the frame of the cloud.
+            count: Number of neighbours of each point. With 1, the results have one axis only.
         """
         distance, index = self._tree.query(
             points.detach().double().cpu().numpy(), k=count, workers=-1
@@ -72,17 +75,24 @@ def register(
     *,
     iterations: int = 30,
 ) -> Float[Tensor, "4 4"]:
-    """The rigid motion of a cloud onto another by ICP, point to point (Besl and McKay, 1992).
+    """The rigid motion of a cloud onto another by point-to-point ICP (Besl and McKay, 1992).
 
-    It starts where the clouds are. Every iteration moves the source by the least-squares fit onto
-    the nearest target points, where these lie within the radius. It ends when neither the share of
-    such points nor their root mean square distance changes by 1e-6, as Open3D's does by default.
+    ICP starts from the identity. Every iteration takes the source points whose nearest target point
+    lies within the radius, and moves the source by the least-squares fit of these points. ICP ends
+    when the share of such points and their root mean square distance both change by less than 1e-6
+    (the defaults of Open3D), or when there are fewer than 3 such points.
 
     Args:
         source: The cloud to move.
-        target: The cloud that stays.
-        radius: The largest distance of points that correspond.
-        iterations: At most so many fits.
+        target: The cloud that stays, in the same unit.
+        radius: Largest distance between corresponding points, in the unit of the clouds.
+        iterations: Largest number of fits.
+
+    Returns:
+        The motion, as a matrix for homogeneous points of the source.
+
+    Raises:
+        Prob3rError: Scipy is not installed.
     """
     tree, motion = PointTree(target), torch.eye(4).to(source)
     moved, before = source, None
@@ -102,17 +112,20 @@ def register(
 
 
 def normals(points: Float[Tensor, "n 3"], neighbours: int = 30) -> Float[Tensor, "n 3"]:
-    """Unit normals of a cloud, of either sign.
+    """Unit normals of a cloud. Their sign is arbitrary.
 
-    The normal of a point is the direction in which its nearest neighbours, itself among them,
-    spread the least.
+    The normal of a point is the direction of least variance of its nearest neighbours. The point
+    itself is one of them.
 
     Args:
         points: The cloud.
-        neighbours: How many of them.
+        neighbours: Number of neighbours for each normal.
 
     Returns:
-        The normals; the z axis for clouds of less than three points.
+        The normals; the z axis if the cloud has fewer than three points.
+
+    Raises:
+        Prob3rError: Scipy is not installed.
     """
     count = min(neighbours, len(points))
     if count < _FEWEST:
@@ -126,16 +139,16 @@ def normals(points: Float[Tensor, "n 3"], neighbours: int = 30) -> Float[Tensor,
 
 
 class CloudErrors(NamedTuple):
-    """How far a predicted cloud is from the true one, both in the unit of the truth.
+    """Errors of a predicted cloud. Distances are in the unit of the truth.
 
     Attributes:
-        accuracy: Mean distance of predicted points to the nearest true point.
-        accuracy_median: Median of the same.
-        completeness: Mean distance of true points to the nearest predicted point.
-        completeness_median: Median of the same.
-        normal_consistency: Mean of `|cos|` of the angle between the normals of nearest points,
+        accuracy: Mean distance from predicted points to the nearest true point.
+        accuracy_median: Median of the same distances.
+        completeness: Mean distance from true points to the nearest predicted point.
+        completeness_median: Median of the same distances.
+        normal_consistency: Mean `|cos|` of the angle between the normals of nearest points,
             averaged over both directions.
-        normal_consistency_median: The same of the medians.
+        normal_consistency_median: Median of the same, averaged over both directions.
     """
 
     accuracy: float
@@ -147,9 +160,16 @@ class CloudErrors(NamedTuple):
 
 
 def cloud_errors(predicted: Float[Tensor, "n 3"], true: Float[Tensor, "m 3"]) -> CloudErrors:
-    """Accuracy, completeness and normal consistency of a cloud that is aligned already.
+    """Accuracy, completeness and normal consistency of a cloud.
 
-    Medians are those of numpy: of an even number, the mean of the middle two.
+    The median of an even number of values is the mean of the middle two, as in numpy.
+
+    Args:
+        predicted: The predicted cloud, aligned with the true one.
+        true: The true cloud.
+
+    Raises:
+        Prob3rError: Scipy is not installed.
     """
     own, theirs = normals(predicted), normals(true)
     to_true, agreed = _nearest(predicted, own, true, theirs)
@@ -170,7 +190,7 @@ def _nearest(
     cloud: Float[Tensor, "m 3"],
     theirs: Float[Tensor, "m 3"],
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The distance of each point to a cloud, and `|cos|` of the angle between the normals there."""
+    """Distance from each point to the nearest in a cloud, and `|cos|` between their normals."""
     near = PointTree(cloud).nearest(points)
     return near.distance, (theirs[near.rows] * own).sum(dim=-1).abs()
 

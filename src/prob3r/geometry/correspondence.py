@@ -1,7 +1,7 @@
-"""Attention read as matching: is the most attended patch the true match?
+"""Attention as matching: whether the most attended patch is the true match.
 
-Patches are counted row by row. `*k` stands for any number of leading axes after the pair's, such
-as blocks and heads; the metrics answer for each of them.
+Patches are counted row by row. `*k` stands for any number of axes after the batch axis, such as
+blocks and heads; the metrics have one value for each of their entries.
 """
 
 import torch
@@ -18,13 +18,13 @@ def pck(
 ) -> Float[Tensor, " b *k"]:
     """Share of the co-visible patches whose most attended patch is near their true match.
 
-    Near means at most `radius` rows and `radius` columns away: the 3x3 patches around the match
-    for PCK@1. NaN for a pair without a co-visible patch.
+    Near means at most `radius` rows and `radius` columns away. PCK@1 therefore accepts the 3x3
+    patches around the match. The result is NaN for a pair without a co-visible patch.
 
     Args:
         argmax: The view-1 patch that each view-2 patch attends to most.
-        match: The view-1 patch that holds its true match.
-        visible: Whether there is one.
+        match: The view-1 patch that holds the true match of each view-2 patch.
+        visible: Whether the view-2 patch has a true match.
         grid: Rows and columns of view 1's patches.
         radius: In patches.
     """
@@ -40,7 +40,8 @@ def end_point_error(
 ) -> Float[Tensor, " b *k"]:
     """Mean distance, in patches, from the most attended patch to the true match.
 
-    The arguments and NaN are those of `pck`; the distance is Euclidean between patch centres.
+    The distance is Euclidean, between patch centres. The arguments are those of `pck`; the result
+    is NaN for a pair without a co-visible patch.
     """
     offset = _offset(argmax, _over_heads(match, argmax), grid)
     return _mean(offset.square().sum(dim=-1).sqrt(), _over_heads(visible, argmax))
@@ -53,7 +54,9 @@ def cycle_consistency(
     visible: Bool[Tensor, "b n2"] | None = None,
     radius: int = 1,
 ) -> Float[Tensor, " b *k"]:
-    """Share of view 2's patches that end near where they started, there and back again.
+    """Share of view 2's patches that return near their start after going to view 1 and back.
+
+    Each step goes to the most attended patch. The result is NaN if no patch is counted.
 
     Args:
         to_view1: The view-1 patch that each view-2 patch attends to most.
@@ -70,7 +73,7 @@ def cycle_consistency(
 
 
 def entropy(probs: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    """Entropy over the last axis, in nats: 0 for one certain key, log n for a uniform spread."""
+    """Entropy over the last axis, in nats: 0 if one key has all weight, log n if all are equal."""
     total: Tensor = torch.special.entr(probs).sum(dim=-1)
     return total
 
@@ -78,7 +81,7 @@ def entropy(probs: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
 def _over_heads(
     values: Shaped[Tensor, "b n"], like: Shaped[Tensor, "b *k n"]
 ) -> Shaped[Tensor, "b *k n"]:
-    """A pair's values for its patches, repeated over the axes between pair and patch."""
+    """Values of the patches of each pair, repeated over the axes between pair and patch."""
     between = [1] * (like.ndim - 2)
     return values.reshape(values.shape[0], *between, values.shape[-1]).expand(like.shape)
 
@@ -86,12 +89,12 @@ def _over_heads(
 def _offset(
     index: Int[Tensor, "*b n"], other: Int[Tensor, "*b n"], grid: tuple[int, int]
 ) -> Float[Tensor, "*b n 2"]:
-    """Rows and columns from one patch to another."""
+    """Offset in rows and columns between two patches, as `index` minus `other`."""
     columns = grid[1]
     rows = index // columns - other // columns
     return torch.stack([rows, index % columns - other % columns], dim=-1).float()
 
 
 def _mean(values: Shaped[Tensor, "*b n"], counted: Bool[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    """Mean over the last axis of the values that count; NaN where none does."""
+    """Mean over the last axis of the values that count; NaN if none counts."""
     return (values * counted).sum(dim=-1) / counted.sum(dim=-1)

@@ -1,6 +1,6 @@
-"""Covisibility at low resolution: which share of one view's surface another view sees.
+"""Covisibility at low resolution: the share of one view's surface that another view sees.
 
-Full resolution costs more than it adds where many pairs of frames have to be compared.
+For many pairs of frames, full resolution takes much more time and adds little accuracy.
 """
 
 from typing import NamedTuple
@@ -13,21 +13,21 @@ from prob3r.geometry.matches import MatchTruth, overlap
 from prob3r.geometry.pointmaps import invert_rigid, transform, unproject
 
 LONGEST = 96
-"""Pixels along the longer side of a coarse depth map, at most."""
+"""Largest number of pixels along the longer side of a coarse depth map."""
 
 GRID = (24, 32)
-"""Points that are looked up along the height and the width, at most."""
+"""Largest number of points that are looked up, along the height and along the width."""
 
 
 class CoarseView(NamedTuple):
-    """Views at the few pixels that covisibility is computed from.
+    """Views at low resolution, for covisibility.
 
     Attributes:
-        depth: At every few pixels; 0 where unknown.
-        intrinsics: Of that depth map.
+        depth: z depth at every few pixels of a view; 0 where unknown.
+        intrinsics: Intrinsics in pixels of that depth map.
         world_to_cam: The inverse of the cameras' poses.
-        points: Points on a grid of pixels, in the world's frame.
-        known: Whether the depth of those pixels is known.
+        points: Points at a grid of pixels, in the world's frame.
+        known: Whether the depth at those pixels is known.
     """
 
     depth: Float[Tensor, "b h w"]
@@ -47,10 +47,10 @@ class CoarseView(NamedTuple):
         """Return views at low resolution.
 
         Args:
-            depth: z; 0 where unknown.
+            depth: z depth; 0 where unknown.
             intrinsics: In pixels of `depth`.
             cam_to_world: Poses in a frame that all views share.
-            grid: How many points to look up along the height and the width, at most.
+            grid: Largest number of points to look up, along the height and along the width.
         """
         height, width = depth.shape[1:]
         rows, columns = (
@@ -59,7 +59,7 @@ class CoarseView(NamedTuple):
         )
         world = transform(unproject(depth, intrinsics), cam_to_world)
         stride = -(-max(height, width) // LONGEST)
-        # Pixel x of the coarse map is pixel x * stride of the whole one, exactly.
+        # Pixel x of the coarse map is exactly pixel x * stride of the whole map.
         scale = intrinsics.new_tensor([1 / stride, 1 / stride, 1])[:, None]
         return cls(
             depth=depth[:, ::stride, ::stride],
@@ -70,12 +70,20 @@ class CoarseView(NamedTuple):
         )
 
     def take(self, rows: Int[Tensor, " n"]) -> "CoarseView":
-        """Return the views with these numbers, as a batch."""
+        """Return the views in these rows of the batch."""
         return CoarseView(*(t[rows] for t in self))
 
 
 def seen_share(viewer: CoarseView, shown: CoarseView) -> Float[Tensor, " b"]:
-    """Return the share of each view's points that the viewer of the same number sees."""
+    """Return the share of the known points of each view that another view sees.
+
+    Args:
+        viewer: The views that see, one for each row of `shown`.
+        shown: The views whose points are seen or not.
+
+    Returns:
+        Shares from 0 to 1; 0 for a view without a known point.
+    """
     local = transform(shown.points, viewer.world_to_cam)
     truth = MatchTruth(local, shown.known, viewer.depth, viewer.depth > 0, viewer.intrinsics)
     return overlap(truth)

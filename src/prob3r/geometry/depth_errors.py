@@ -1,4 +1,4 @@
-"""Errors of depth maps, after a scale, or a scale and a shift, brought them to the truth's unit."""
+"""Errors of depth maps after an alignment to the true depths: a scale, or a scale and a shift."""
 
 from typing import Literal, NamedTuple
 
@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 DepthAlignment = Literal["none", "median", "scale", "scale and shift"]
-"""How predicted depths are brought to the unit of the truth; see `align_depth`."""
+"""How predicted depths are aligned with the true depths; see `align_depth`."""
 
 _WEISZFELD_STEPS = 10
-_TINY = 1e-8  # of the truth's unit; bounds the Weiszfeld weight of a depth that already fits
+_TINY = 1e-8  # in the unit of the truth; bounds the Weiszfeld weight of a depth that already fits
 _LEAST_SCALE = 1e-3
 _ADAM_STEPS = 1000
 _ADAM_RATE = 1e-4
@@ -18,7 +18,7 @@ _ADAM_ENOUGH = 1e-6
 
 
 class DepthFit(NamedTuple):
-    """The map `depth -> scale * depth + shift`."""
+    """The map `depth -> scale * depth + shift`; the shift is in the unit of the truth."""
 
     scale: float
     shift: float
@@ -27,16 +27,17 @@ class DepthFit(NamedTuple):
 def align_depth(
     predicted: Float[Tensor, " n"], true: Float[Tensor, " n"], how: DepthAlignment
 ) -> DepthFit:
-    """The scale and the shift of predicted depths, fitted over all of them together.
+    """Scale and shift that align predicted depths with true depths, one fit for all of them.
 
     Args:
-        predicted: Depths of all pixels that count, of all views of a scene.
-        true: The true ones.
-        how: `none` leaves them as they are. `median` divides the medians. `scale` has the least sum
-            of absolute differences, by ten steps of iteratively reweighted least squares from the
-            ratio of the means. `scale and shift` goes down the same sum from the ratio of the
-            medians and no shift, by at most 1000 steps of Adam of 1e-4 each: this is what the
-            public evaluations of video depth do, and it moves the shift by about 0.1 at most.
+        predicted: Predicted depths of all pixels that count, of all views of a scene.
+        true: True depths of the same pixels.
+        how: `none` gives scale 1 and shift 0. `median` takes the ratio of the medians as the scale.
+            `scale` minimises the sum of absolute differences by ten steps of iteratively reweighted
+            least squares, which start from the ratio of the means. `scale and shift` minimises the
+            same sum by at most 1000 steps of Adam with learning rate 1e-4, which start from the
+            ratio of the medians and shift 0. The public evaluations of video depth do the same; it
+            moves the shift by about 0.1 at most.
     """
     if how == "none":
         return DepthFit(1.0, 0.0)
@@ -51,7 +52,7 @@ def align_depth(
 
 
 def _descend(predicted: Float[Tensor, " n"], true: Float[Tensor, " n"], start: float) -> DepthFit:
-    """The fit that Adam comes to on the sum of absolute differences."""
+    """Minimise the sum of absolute differences over scale and shift with Adam."""
     with torch.enable_grad():
         scale = predicted.new_tensor(start).requires_grad_()
         shift = predicted.new_tensor(0.0).requires_grad_()
@@ -74,7 +75,7 @@ class DepthErrors(NamedTuple):
 
     Attributes:
         abs_rel: Mean of `|depth - true| / true`.
-        delta: Share of the pixels whose ratio to the truth, or its inverse, is below 1.25.
+        delta: Share of the pixels with `max(depth / true, true / depth) < 1.25`.
     """
 
     abs_rel: Float[Tensor, ""]
@@ -87,18 +88,19 @@ def depth_errors(
     fit: DepthFit,
     farthest: int | float | None = None,
 ) -> DepthErrors:
-    """Errors of depths after a fit.
+    """Errors of predicted depths after alignment.
 
     Args:
         predicted: As in `align_depth`.
         true: As in `align_depth`; positive.
-        fit: The scale and the shift.
-        farthest: Predicted depths beyond it are set to it after the fit.
+        fit: The scale and the shift of the alignment.
+        farthest: Larger depths, after the alignment, are set to this depth. In the unit of the
+            truth.
     """
     aligned = fit.scale * predicted + fit.shift
     if farthest is not None:
         aligned = aligned.clamp(max=farthest)
     abs_rel = ((aligned - true).abs() / true).mean()
-    aligned = aligned.clamp(min=1e-5)  # so that a depth behind the camera is wrong by any ratio
+    aligned = aligned.clamp(min=1e-5)  # a depth that is not positive then counts as wrong
     ratio = torch.maximum(aligned / true, true / aligned)
     return DepthErrors(abs_rel, (ratio < 1.25).to(aligned).mean())

@@ -1,7 +1,7 @@
-"""Epipolar geometry of a pair: what two views of one point must satisfy, whatever its depth.
+"""Epipolar geometry of a pair: the constraint on the images of one point, at any depth.
 
-Matrices act as `x1^T F x2 = 0` on homogeneous pixel positions of view 1 and view 2, after Hartley
-and Zisserman, "Multiple View Geometry", chapters 9 and 11.
+The constraint is `x1^T F x2 = 0` for homogeneous pixel positions of view 1 and view 2 (Hartley and
+Zisserman, "Multiple View Geometry", chapters 9 and 11).
 """
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def essential(pose2_to_1: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 3 3"]:
-    """Essential matrices `[t]x R`, of which `x1^T E x2 = 0` on rays of the two cameras.
+    """Essential matrices `E = [t]x R`: `x1^T E x2 = 0` for rays of cameras 1 and 2 to one point.
 
     Args:
-        pose2_to_1: Motion that takes points from camera 2's frame to camera 1's.
+        pose2_to_1: Rigid motion that takes points from camera 2's frame to camera 1's.
     """
     translation = pose2_to_1[:, None, :3, 3].expand(-1, 3, -1)
     rows: Tensor = torch.linalg.cross(translation, pose2_to_1[:, :3, :3].mT)
@@ -25,7 +25,7 @@ def fundamental(
     intrinsics1: Float[Tensor, "b 3 3"],
     intrinsics2: Float[Tensor, "b 3 3"],
 ) -> Float[Tensor, "b 3 3"]:
-    """Fundamental matrices `K1^-T E K2^-1`, the same on pixel positions."""
+    """Fundamental matrices `F = K1^-T E K2^-1`: the same constraint for pixel positions."""
     inverse1: Tensor = torch.linalg.inv(intrinsics1)
     inverse2: Tensor = torch.linalg.inv(intrinsics2)
     return inverse1.mT @ essential @ inverse2
@@ -36,7 +36,16 @@ def epipolar_distance(
     pixels1: Float[Tensor, "b *n 2"],
     pixels2: Float[Tensor, "b *n 2"],
 ) -> Float[Tensor, " b *n"]:
-    """Distance of view 1's positions to the epipolar lines of view 2's, in view 1's pixels."""
+    """Distances in view 1 from pixel positions to the epipolar lines of their matches.
+
+    Args:
+        fundamental: Of both views; see `fundamental`.
+        pixels1: Positions (x, y) in view 1, in pixels.
+        pixels2: Their matches (x, y) in view 2, in pixels.
+
+    Returns:
+        Distances in pixels of view 1.
+    """
     product, line1, _ = _residuals(fundamental, pixels1, pixels2)
     length: Tensor = line1.norm(dim=-1)
     return product.abs() / length
@@ -47,9 +56,11 @@ def sampson_distance(
     pixels1: Float[Tensor, "b *n 2"],
     pixels2: Float[Tensor, "b *n 2"],
 ) -> Float[Tensor, " b *n"]:
-    """How far both positions together are from an exact match, to first order, in pixels.
+    """Sampson distance of matches, in pixels; arguments as in `epipolar_distance`.
 
-    The square root of the Sampson error (Hartley and Zisserman, equation 11.9).
+    To first order, this is the length of the smallest move of both positions together that makes
+    them satisfy the constraint. It is the square root of the Sampson error (Hartley and Zisserman,
+    equation 11.9).
     """
     product, line1, line2 = _residuals(fundamental, pixels1, pixels2)
     length: Tensor = torch.cat([line1, line2], dim=-1).norm(dim=-1)

@@ -1,4 +1,4 @@
-"""Cameras as predicted pointmaps state them: focal lengths, and poses by PnP."""
+"""Cameras estimated from predicted pointmaps: focal lengths, and poses by PnP."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from prob3r.geometry.cameras import focal_from_pointmap
 from prob3r.geometry.pose import PnPPose, pnp_pose
 
-PNP_PIXELS = 20_000  # enough for RANSAC; more only take time
+PNP_PIXELS = 20_000  # enough for RANSAC; more pixels only take more time
 PNP_ITERATIONS = 1000
 
 
@@ -17,7 +17,7 @@ def central_intrinsics(focal: Float[Tensor, " b"], size: tuple[int, int]) -> Flo
     """Return intrinsics with a focal length and the principal point in the image's middle.
 
     Args:
-        focal: For both axes, in pixels.
+        focal: Focal length of both axes, in pixels.
         size: Height and width of the image.
     """
     matrix = torch.eye(3, dtype=focal.dtype, device=focal.device).repeat(len(focal), 1, 1)
@@ -32,16 +32,16 @@ def intrinsics_from_pointmap(
     known: Sequence[Float[Tensor, "b 3 3"] | None],
     weights: Float[Tensor, "b h w"] | None = None,
 ) -> list[Float[Tensor, "b 3 3"]]:
-    """Return the intrinsics of all views: those that are known, else by view 1's pointmap.
+    """Return the intrinsics of all views; unknown ones are estimated from view 1's pointmap.
 
-    A view without intrinsics is taken to have the focal length of view 1's pointmap, as
-    photographs from one camera have, and a central principal point.
+    A view without intrinsics gets the focal length of view 1's pointmap, as if one camera took all
+    photographs, and the principal point in the middle of the image.
 
     Args:
-        points1: View 1's predicted pointmap.
+        points1: View 1's predicted pointmap, in camera 1's frame, in any unit.
         sizes: Height and width of each view.
-        known: The intrinsics of each view, or None.
-        weights: Of view 1's pixels, for instance the confidence; all alike by default.
+        known: The intrinsics of each view in pixels, or None.
+        weights: Weights of view 1's pixels, for instance the confidence; all equal by default.
     """
     focal = focal_from_pointmap(points1, weights)
     return [
@@ -53,12 +53,12 @@ def intrinsics_from_pointmap(
 def pose_of_pointmap(
     points: Float[Tensor, "h w 3"], intrinsics: Float[Tensor, "3 3"], pixels: int = PNP_PIXELS
 ) -> PnPPose | None:
-    """Return the pose of the camera that saw a pointmap, by PnP, or None where there is none.
+    """Return the pose of the camera that saw a pointmap, by PnP, or None if PnP finds none.
 
     Args:
         points: The pointmap of one view, for instance view 2's in camera 1's frame.
-        intrinsics: Of that view.
-        pixels: About how many pixels to use at most, evenly spaced.
+        intrinsics: Intrinsics of that view, in pixels.
+        pixels: Approximate largest number of pixels to use; they lie on a regular grid.
     """
     height, width, _ = points.shape
     stride = max(1, round((height * width / pixels) ** 0.5))

@@ -15,14 +15,14 @@ TOLERANCE = 0.02
 
 
 class MatchTruth(NamedTuple):
-    """The truths that matches follow from. The two views may differ in size.
+    """The ground truth that true matches are computed from. The two views may differ in size.
 
     Attributes:
         points2: View 2's true points in camera 1's frame.
         valid2: Pixels of view 2 whose point is known.
-        depth1: View 1's true depth.
+        depth1: View 1's true depth, in the unit of `points2`.
         valid1: Pixels of view 1 whose depth is known.
-        intrinsics1: View 1's, in pixels.
+        intrinsics1: View 1's intrinsics, in pixels.
     """
 
     points2: Float[Tensor, "b h w 3"]
@@ -36,8 +36,8 @@ class PixelMatches(NamedTuple):
     """Where view 2's pixels lie in view 1.
 
     Attributes:
-        pixels: Positions (x, y) in view 1, in pixels; NaN behind camera 1.
-        visible: Whether the point is valid, in view 1's image, and not hidden there.
+        pixels: Positions (x, y) in view 1, in pixels; NaN for points behind camera 1.
+        visible: Whether the point is valid, lies in view 1's image, and is not occluded there.
     """
 
     pixels: Float[Tensor, "b h w 2"]
@@ -49,7 +49,7 @@ class PatchMatches(NamedTuple):
 
     Attributes:
         match: The view-1 patch, counted row by row, that holds the match of each view-2 patch.
-            It means nothing where the patch is not visible.
+            The value has no meaning for a patch that is not visible.
         visible: Whether the patch's point is visible in view 1.
     """
 
@@ -60,15 +60,15 @@ class PatchMatches(NamedTuple):
 def pixel_matches(truth: MatchTruth, tolerance: float = TOLERANCE) -> PixelMatches:
     """The match in view 1 of every pixel of view 2.
 
-    A point is visible if view 1's depth at its projection is its own depth, up to the relative
-    tolerance. The depth is read in two ways, and one of them has to agree. The first is the inverse
-    depth, interpolated bilinearly; it is exact on planes of any slope. The second is the depth of
-    the nearest pixel; it is right beside an occluding edge, where interpolation mixes two surfaces.
-    A reading that uses a pixel without depth never agrees.
+    A point is visible if view 1's depth at its projection equals its own depth, up to the relative
+    tolerance. The depth is looked up in two ways, and at least one of them has to agree. The first
+    is the inverse depth, interpolated bilinearly; it is exact on planes of any slope. The second is
+    the depth of the nearest pixel; it is right beside an occluding edge, where interpolation mixes
+    two surfaces. A lookup that uses a pixel without depth never agrees.
 
     Args:
-        truth: Of both views.
-        tolerance: Relative difference in depth.
+        truth: Ground truth of both views.
+        tolerance: Largest relative difference in depth.
     """
     points2, valid2, depth1, valid1, intrinsics1 = truth
     height, width = depth1.shape[-2:]
@@ -86,14 +86,14 @@ def pixel_matches(truth: MatchTruth, tolerance: float = TOLERANCE) -> PixelMatch
 
 
 def covisible(truth: MatchTruth, tolerance: float = TOLERANCE) -> Bool[Tensor, "b h w"]:
-    """Pixels of view 2 whose point view 1 sees, with the arguments of `pixel_matches`."""
+    """Mask of the pixels of view 2 whose point view 1 sees; arguments as in `pixel_matches`."""
     return pixel_matches(truth, tolerance).visible
 
 
 def overlap(truth: MatchTruth, tolerance: float = TOLERANCE) -> Float[Tensor, " b"]:
-    """Share of view 2's valid pixels that view 1 sees, with the arguments of `pixel_matches`.
+    """Share of view 2's valid pixels whose point view 1 sees; arguments as in `pixel_matches`.
 
-    It is 0 for a view 2 without a valid pixel.
+    It is 0 if view 2 has no valid pixel.
     """
     visible = covisible(truth, tolerance)
     return visible.sum(dim=(1, 2)) / truth.valid2.sum(dim=(1, 2)).clamp_min(1)
@@ -102,14 +102,16 @@ def overlap(truth: MatchTruth, tolerance: float = TOLERANCE) -> Float[Tensor, " 
 def patch_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE) -> PatchMatches:
     """The match in view 1 of every patch of view 2.
 
-    A patch stands for the point at its central pixel, `patch // 2` from its left and upper edge:
-    in an even patch, that is the pixel right of and below the middle. A mean over pixels would give
-    points that lie between surfaces.
+    The match of a patch is the match of its central pixel (see `central_pixels`). A mean over the
+    pixels of a patch could give a point between two surfaces.
 
     Args:
-        truth: Of both views.
+        truth: Ground truth of both views.
         patch: Side of a patch in pixels, in both views.
         tolerance: As in `pixel_matches`.
+
+    Raises:
+        Prob3rError: If a view is not a whole number of patches.
     """
     rows, cols = patch_grid(truth.depth1.shape[1], truth.depth1.shape[2], patch)
     pixels, visible = central_matches(truth, patch, tolerance)
@@ -121,8 +123,11 @@ def central_matches(truth: MatchTruth, patch: int, tolerance: float = TOLERANCE)
     """The match in view 1 of the central pixel of every patch of view 2; see `patch_matches`.
 
     Returns:
-        Positions and visibility, one for each row and column of view 2's patches.
+        Positions and visibility as maps with one value for each patch of view 2.
+
+    Raises:
+        Prob3rError: If view 2 is not a whole number of patches.
     """
-    patch_grid(truth.valid2.shape[1], truth.valid2.shape[2], patch)  # raises unless it fits
+    patch_grid(truth.valid2.shape[1], truth.valid2.shape[2], patch)  # raises if it does not fit
     points2, valid2 = (central_pixels(t, patch) for t in (truth.points2, truth.valid2))
     return pixel_matches(truth._replace(points2=points2, valid2=valid2), tolerance)

@@ -1,7 +1,7 @@
-"""The numbers that studies report: errors of pointmaps, of attention as matching, and intervals.
+"""The numbers that studies report: errors of pointmaps and poses, AUC, medians and intervals.
 
-Every metric has one value for each pair. It is NaN if it cannot be measured (no valid pixel, no
-visible patch), and infinite if the pair is a failure. Summaries leave NaN out and count infinity.
+Every metric has one value for each pair. It is NaN if it cannot be measured (for instance without a
+valid pixel), and infinite if the pair is a failure. Summaries leave NaN out and count infinity.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from prob3r.geometry.pose import (
     translation_error,
 )
 
-_FEWEST_POINTS = 3  # that determine a similarity
-DRAWS = 2000  # resamples behind every interval
-_BOOTSTRAP_ELEMENTS = 2**24  # values drawn at once, which bounds the memory
+_FEWEST_POINTS = 3  # fewest points that determine a similarity
+DRAWS = 2000  # resamples for each interval
+_BOOTSTRAP_ELEMENTS = 2**24  # most values drawn at once; bounds the memory
 
 
 def pointmap_error(
@@ -31,7 +31,8 @@ def pointmap_error(
 ) -> Float[Tensor, " b"]:
     """Mean distance over valid pixels between two pointmaps that share a unit.
 
-    For the reported metric, normalise both pairs of pointmaps first, as `pose_and_shape` does.
+    It is in the unit of the pointmaps, and NaN for a pair without a valid pixel. For the reported
+    metric, normalise the predicted and the true pointmaps first, as `pose_and_shape` does.
     """
     distance = (predicted - true).masked_fill(~valid[..., None], 0).norm(dim=-1)
     total: Tensor = distance.sum(dim=(1, 2))
@@ -39,23 +40,24 @@ def pointmap_error(
 
 
 class PoseAndShape(NamedTuple):
-    """What a predicted pair of pointmaps gets wrong, pair by pair.
+    """Errors of predicted pairs of pointmaps, one value a pair.
 
     Lengths are in the normalised unit: the mean distance of a pair's valid points to camera 1 is
-    1, in the prediction and in the truth alike. The pointmap error of view 2 is never more than
-    its pose part and its shape error together.
+    1, in the prediction and in the truth. The pointmap error of view 2 is at most the sum of its
+    pose part and its shape error.
 
     Attributes:
-        pointmap_error1: Mean distance of view 1's points to the truth.
+        pointmap_error1: Mean distance between predicted and true points of view 1.
         pointmap_error2: The same for view 2.
-        rotation_error: Of view 2's pose, in degrees.
-        translation_error: Of the direction to camera 2, in degrees; NaN for a short baseline.
-        scale_error: `|log|` of view 2's scale relative to the truth, after the pair's joint
-            normalisation: it compares view 2 with the pair, not with metres.
-        shape_error: Mean distance of view 2's predicted points to its true points moved by
-            the fitted similarity, that is, what no pose and scale explains.
-        pose_part: Mean distance of view 2's true points to the same points moved by the fitted
-            similarity, that is, what pose and scale alone do.
+        rotation_error: Rotation error of view 2's pose, in degrees.
+        translation_error: Angle between the predicted and the true direction to camera 2, in
+            degrees; NaN for a short baseline.
+        scale_error: `|log|` of view 2's scale relative to the truth. Both are normalised over the
+            whole pair, so this compares view 2's scale with that of the pair, not with metres.
+        shape_error: Mean distance between view 2's predicted points and its true points moved by
+            the fitted similarity: the error that pose and scale do not explain.
+        pose_part: Mean distance between view 2's true points and the same points moved by the
+            fitted similarity: the error of pose and scale alone.
     """
 
     pointmap_error1: Float[Tensor, " b"]
@@ -82,9 +84,9 @@ def pose_and_shape(
     """Split the error of a predicted pair into pose, scale and shape of view 2.
 
     Prediction and truth are each normalised over both views, at the pixels valid in the truth.
-    Then the similarity from view 2's true points in its own frame to its predicted points is
-    fitted: its deviation from the true pose is the error in pose and scale, and its residual is
-    the error in shape.
+    Then a similarity is fitted that takes view 2's true points, in its own frame, to its predicted
+    points. Its difference from the true pose is the error in pose and scale. Its residual is the
+    error in shape.
 
     Args:
         predicted1: View 1's predicted points in camera 1's frame, in any unit.
@@ -94,12 +96,13 @@ def pose_and_shape(
         valid1: Pixels of view 1 whose true point is known.
         valid2: Pixels of view 2 whose true point is known.
         pose2_to_1: True motion from camera 2's frame to camera 1's, in the unit of the truth.
-        robust: Whether the similarity is fitted by `align_robust`, or by `align`.
-        smallest_baseline: As a share of the mean depth of both views, each in its own frame;
-            below it the translation error is NaN.
+        robust: Whether the similarity is fitted by `align_robust` or by `align`.
+        smallest_baseline: As a share of the mean depth of both views, each in its own frame. The
+            translation error of a pair with a shorter baseline is NaN.
 
     Returns:
-        The errors. View 2's pose, scale and shape are NaN with fewer than 3 valid pixels in it.
+        The errors. View 2's errors of pose, scale and shape are NaN if fewer than 3 of its pixels
+        are valid.
     """
     valid = (valid1, valid2)
     predicted_unit = norm_factor((predicted1, predicted2), valid)[:, None, None, None]
@@ -133,22 +136,22 @@ def pose_and_shape(
 def pose_error(
     rotation_error: Float[Tensor, "*n"], translation_error: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """The larger of the two, in degrees, or the rotation error alone where the other is NaN."""
+    """The larger of the two errors, in degrees; the other one alone where one of them is NaN."""
     return torch.fmax(rotation_error, translation_error)
 
 
 def auc(errors: Float[Tensor, "*b n"], threshold: int | float) -> Float[Tensor, "*b"]:
     """Area under the recall curve of errors up to a threshold, as a share of its largest value.
 
-    The curve joins (0, 0) and the points (k-th smallest error, k / n) by straight lines and stays
-    level from the last error within the threshold on; the area under it is exact (trapezoids).
+    The curve joins (0, 0) and the points (k-th smallest error, k / n) by straight lines. After the
+    last error within the threshold it is constant. The area is exact (trapezoids).
 
     Args:
-        errors: One for each pair. Infinite ones are failures and count; NaN are left out.
+        errors: One for each pair. Infinite errors are failures and count in n; NaN is left out.
         threshold: In the unit of the errors, for instance 5, 10 or 20 degrees.
 
     Returns:
-        From 0 to 1; NaN without any error that counts.
+        The area, from 0 to 1; NaN if all errors are NaN.
     """
     n = (~errors.isnan()).sum(dim=-1, keepdim=True).to(errors)
     within = (errors <= threshold).sum(dim=-1, keepdim=True)
@@ -161,7 +164,7 @@ def auc(errors: Float[Tensor, "*b n"], threshold: int | float) -> Float[Tensor, 
 
 
 def median(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    """Median over the last axis, NaN left out; of an even number, the mean of the middle two."""
+    """Median over the last axis without NaN; the mean of the middle two of an even number."""
     ordered = values.sort(dim=-1).values  # NaN last
     n = (~values.isnan()).sum(dim=-1, keepdim=True)
     middle = torch.cat([(n - 1).clamp_min(0) // 2, n // 2], dim=-1)
@@ -185,14 +188,14 @@ def bootstrap(
 ) -> Float[Tensor, "draws s"]:
     """Statistic of every column over pairs drawn with replacement (Efron, 1979).
 
-    All columns share a draw's pairs, so that differences between columns keep their pairing. The
-    same generator draws the same pairs for any number of columns.
+    One draw takes the same pairs for all columns, so differences between columns stay paired. A
+    generator with the same seed draws the same pairs for any number of columns.
 
     Args:
-        values: One row a pair; NaN is left to the statistic.
-        statistic: Reduces the last axis and works on any number of leading ones.
-        draws: Number of resamples, each of as many pairs as there are.
-        generator: Of the resampling.
+        values: One row for each pair. NaN is passed on to the statistic.
+        statistic: Reduces the last axis; works with any number of leading axes.
+        draws: Number of resamples. Each resample has as many pairs as `values`.
+        generator: Random generator of the resampling.
     """
     n, s = values.shape
     chunk = max(1, _BOOTSTRAP_ELEMENTS // max(1, n * s))
@@ -207,10 +210,10 @@ def bootstrap(
 def percentiles(
     drawn: Float[Tensor, " draws *s"], level: float = 0.95
 ) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
-    """Ends of the interval that covers a share of resampled statistics; NaN is left out.
+    """Ends of the interval that covers a share `level` of resampled statistics; NaN is left out.
 
-    They are order statistics, the nearest ones outside the interval. Interpolation between two
-    infinite failures would give NaN.
+    The ends are resampled values, without interpolation: the lower end is rounded down to the next
+    value, the upper end up. Interpolation between two infinite values would give NaN.
     """
     low = drawn.nanquantile((1 - level) / 2, dim=0, interpolation="lower")
     high = drawn.nanquantile((1 + level) / 2, dim=0, interpolation="higher")
@@ -228,15 +231,15 @@ def bootstrap_interval(
     """Percentile bootstrap interval of a statistic over pairs.
 
     Args:
-        values: One for each pair; NaN, which is a pair not measured, is left out. For the effect
+        values: One for each pair. NaN (a pair that was not measured) is left out. For the effect
             of a change, give the differences pair by pair.
         statistic: As for `bootstrap`.
         level: Share of the resampled statistics that the interval covers.
         draws: As for `bootstrap`.
-        generator: Of the resampling.
+        generator: Random generator of the resampling.
 
     Returns:
-        The statistic of all values and the interval's ends; all NaN where no value is left.
+        The statistic of all values and the ends of the interval; all are NaN if no value is left.
     """
     values = values[~values.isnan()]
     if not len(values):

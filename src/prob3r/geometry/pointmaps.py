@@ -1,4 +1,4 @@
-"""Pointmaps: made from depth, moved between frames, brought to one scale, cut into patches.
+"""Pointmaps: from depth, between frames, with a common scale, and in patches.
 
 Frames are OpenCV's (x right, y down, z forward), depth is z and not the length of the ray, pixel
 centres are at integer coordinates, and pixel positions are written (x, y). Intrinsics are pinhole
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 
-_BEND = 0.01  # of the inverse depth, over two pixels
-_SMALLEST_FACTOR = 1e-8  # keeps the division finite where every valid point sits on the origin
+_BEND = 0.01  # largest relative second difference of the inverse depth on one surface
+_SMALLEST_FACTOR = 1e-8  # keeps the division finite if all valid points are at the origin
 
 
 def pixel_grid(
@@ -50,13 +50,13 @@ def unproject(
 def transform(
     points: Float[Tensor, "b *n 3"], matrix: Float[Tensor, "b 4 4"]
 ) -> Float[Tensor, "b *n 3"]:
-    """Points after the affine map of a 4x4 matrix, for instance `cam_to_world`."""
+    """Points mapped by a 4x4 affine matrix, for instance to the world's frame by `cam_to_world`."""
     flat = points.reshape(points.shape[0], -1, 3)
     return (flat @ matrix[:, :3, :3].mT + matrix[:, None, :3, 3]).reshape(points.shape)
 
 
 def invert_rigid(matrix: Float[Tensor, "b 4 4"]) -> Float[Tensor, "b 4 4"]:
-    """Inverse of rigid motions, through the transpose of the rotation."""
+    """Inverse of rigid motions, by the transpose of the rotation."""
     rotation = matrix[:, :3, :3].mT
     translation = -rotation @ matrix[:, :3, 3:]
     return torch.cat([torch.cat([rotation, translation], dim=-1), matrix[:, 3:]], dim=-2)
@@ -71,11 +71,15 @@ def norm_factor(
 
     Args:
         points: One pointmap for each view, all in camera 1's frame.
-        valid: One mask for each pointmap. What stands in the other pixels has no influence, not
-            even where it is not finite.
+        valid: One mask for each pointmap. The values at other pixels have no influence, even if
+            they are not finite.
 
     Returns:
-        The factor of each pair, always positive; 1 for a pair without a valid point.
+        The factor of each scene, always positive, in the unit of the points; 1 for a scene without
+        a valid point.
+
+    Raises:
+        Prob3rError: There is no pointmap, or the numbers of pointmaps and masks differ.
     """
     if len(points) != len(valid) or not points:
         raise Prob3rError(
@@ -94,7 +98,7 @@ def norm_factor(
 def normalise(
     points: Sequence[Float[Tensor, "b _ _ 3"]], valid: Sequence[Bool[Tensor, "b _ _"]]
 ) -> list[Float[Tensor, "b _ _ 3"]]:
-    """Pointmaps of a pair divided by their common `norm_factor`, so that they share one unit."""
+    """Pointmaps of all views divided by their common `norm_factor`; raises as `norm_factor`."""
     factor = norm_factor(points, valid)[:, None, None, None]
     return [p / factor for p in points]
 
@@ -107,17 +111,17 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     """
     if patch < 1 or height % patch or width % patch:
         raise Prob3rError(
-            f"an image of {height}x{width} pixels is no whole number of patches of {patch}; "
+            f"an image of {height}x{width} pixels is not a whole number of patches of {patch}; "
             "give a patch size that divides both sides"
         )
     return height // patch, width // patch
 
 
 def central_pixels(maps: Shaped[Tensor, "b h w *c"], patch: int) -> Shaped[Tensor, "b r s *c"]:
-    """What the central pixel of every patch holds, a row and a column for each patch.
+    """Values at the central pixel of every patch: a map with one value a patch.
 
-    The central pixel is `patch // 2` from the left and the upper edge of its patch: in an even
-    patch, that is the pixel right of and below the middle.
+    The central pixel is `patch // 2` pixels from the left and the upper edge of its patch. If the
+    side of a patch is even, this is the pixel to the right of the middle and below it.
     """
     middle = slice(patch // 2, None, patch)
     return maps[:, middle, middle]
@@ -133,7 +137,8 @@ def patch_centres(
 ) -> Float[Tensor, "n 2"]:
     """Pixel positions (x, y) of the middles of all patches, row by row.
 
-    The middle of an even patch lies between pixels: (3.5, 3.5) for the first patch of 8.
+    If the side of a patch is even, its middle lies between pixels: (3.5, 3.5) for the first patch
+    of side 8.
     """
     cells = pixel_grid(rows, cols, dtype=dtype, device=device)
     return (cells * patch + (patch - 1) / 2).flatten(0, 1)
@@ -142,14 +147,21 @@ def patch_centres(
 def patch_of_pixels(
     pixels: Float[Tensor, "*n 2"], rows: int, cols: int, patch: int
 ) -> tuple[Int[Tensor, "*n"], Bool[Tensor, "*n"]]:
-    """The patch that holds each pixel position, and whether it lies in the image at all.
+    """The patch that holds each pixel position, and whether the position lies in the image.
 
-    A pixel covers half a pixel on each side of its centre, so that the image reaches from -0.5 to
+    A pixel covers half a pixel on each side of its centre, so the image reaches from -0.5 to
     the width minus 0.5.
 
+    Args:
+        pixels: Positions (x, y) in pixels.
+        rows: Rows of patches in the image.
+        cols: Columns of patches in the image.
+        patch: Side of a patch in pixels.
+
     Returns:
-        The index of the patch, counted row by row (that of the nearest patch for a position
-        outside, 0 for one that is not finite), and a mask of the positions inside.
+        The index of the patch, counted row by row, and a mask of the positions in the image. A
+        position outside has the index of the nearest patch. A coordinate that is not finite
+        counts as 0.
     """
     cells = ((pixels + 0.5) / patch).floor()
     limit = torch.tensor([cols, rows], dtype=pixels.dtype, device=pixels.device)
@@ -159,7 +171,11 @@ def patch_of_pixels(
 
 
 def patchify(pixels: Float[Tensor, "b h w c"], patch: int) -> Float[Tensor, "b n p2 c"]:
-    """A map cut into patches: row by row over the image, and row by row inside each patch."""
+    """Cut a map into patches: row by row over the image, and row by row inside each patch.
+
+    Raises:
+        Prob3rError: If the map is not a whole number of patches.
+    """
     b, height, width, channels = pixels.shape
     rows, cols = patch_grid(height, width, patch)
     cells = pixels.reshape(b, rows, patch, cols, patch, channels).transpose(2, 3)
@@ -169,10 +185,10 @@ def patchify(pixels: Float[Tensor, "b h w c"], patch: int) -> Float[Tensor, "b n
 def unpatchify(
     patches: Float[Tensor, "b n p2 c"], height: int, width: int
 ) -> Float[Tensor, "b {height} {width} c"]:
-    """The map that `patchify` was given.
+    """Put patches together to a map: the inverse of `patchify`.
 
     Raises:
-        Prob3rError: If the patches are not square or don't fill the image.
+        Prob3rError: If the patches are not square or do not fill the image.
     """
     b, n, area, channels = patches.shape
     patch = round(area**0.5)
@@ -189,11 +205,13 @@ def unpatchify(
 def mean_depth(
     points: Sequence[Float[Tensor, "b _h _w 3"]], valid: Sequence[Bool[Tensor, "b _h _w"]]
 ) -> Float[Tensor, " b"]:
-    """Return the mean depth of the valid points of some views, scene by scene.
+    """Return the mean depth of the valid points of all views together, scene by scene.
+
+    It is NaN for a scene without a valid point.
 
     Args:
-        points: Pointmaps, each in its own camera's frame.
-        valid: Where they count.
+        points: Pointmaps, each in its own camera's frame, in one unit.
+        valid: A mask of the points that count, for each pointmap.
     """
     totals = [
         p[..., 2].masked_fill(~v, 0).sum(dim=(1, 2)) for p, v in zip(points, valid, strict=True)
@@ -205,19 +223,21 @@ def mean_depth(
 def normal_map(
     points: Float[Tensor, "b h w 3"], valid: Bool[Tensor, "b h w"]
 ) -> tuple[Float[Tensor, "b h w 3"], Bool[Tensor, "b h w"]]:
-    """Unit normals of the surfaces in a pointmap of a camera's own frame, towards the camera.
+    """Unit normals of the surfaces in a pointmap, directed towards the camera.
 
-    The normal of a pixel is at right angles to the lines through its two neighbours in its row and
-    in its column. It is known where all of them are valid and no edge lies between them: the
-    inverse depth, which is linear on a plane however steep, bends by less than 1 % of itself.
+    The normal of a pixel is perpendicular to the line through its two neighbours in its row and to
+    the line through its two neighbours in its column. It is known if the pixel and the four
+    neighbours are valid and no depth edge lies between them. The test for an edge uses the inverse
+    depth, which is linear on a plane of any slope: its second difference along the row and along
+    the column must be less than 1 % of its value.
 
     Args:
-        points: In the frame of the camera that saw them.
-        valid: Which of them count.
+        points: Pointmap in the frame of the camera that saw it.
+        valid: A mask of the points that count.
 
     Returns:
-        The normals, zero where they are not known, and where they are; along the border they never
-        are.
+        The normals in the camera's frame, zero where they are unknown, and a mask of the pixels
+        whose normal is known. The normals of border pixels are never known.
     """
     normals, known = torch.zeros_like(points), torch.zeros_like(valid)
     inner = slice(1, -1)

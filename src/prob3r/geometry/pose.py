@@ -1,4 +1,4 @@
-"""Camera pose read off a pointmap, and how far it is from the truth."""
+"""Camera pose estimated from a pointmap, and its error."""
 
 from typing import NamedTuple
 
@@ -18,13 +18,13 @@ def pose_from_pointmap(
     valid: Bool[Tensor, "b h w"],
     robust: bool = True,
 ) -> Similarity:
-    """View 2's pose and scale, as its predicted pointmap states them.
+    """View 2's pose and scale, estimated from its predicted pointmap with the true shape.
 
     Args:
         local_true: View 2's true points in camera 2's own frame.
         predicted: View 2's predicted points in camera 1's frame.
         valid: Pixels where the truth is known.
-        robust: Whether to fit with `align_robust` (the default of every study) or `align`.
+        robust: Whether to fit with `align_robust` (as all studies do by default) or with `align`.
 
     Returns:
         The similarity that takes `local_true` onto `predicted`: an estimate of the pose from
@@ -55,13 +55,15 @@ def translation_error(
 
     Args:
         translation: Predicted position of camera 2 in camera 1's frame, in any unit.
-        true: The true one, in the unit of `mean_depth`.
-        mean_depth: Mean true depth of the pair; None where it is not known.
-        smallest_baseline: As a share of the mean depth; below it the true direction means little.
+        true: The true position, in the unit of `mean_depth`.
+        mean_depth: Mean true depth of each pair; None if unknown.
+        smallest_baseline: Shortest baseline with a meaningful direction, as a share of the mean
+            depth. It is not used if the mean depth is unknown.
 
     Returns:
-        The angles; NaN where the true baseline is shorter than that, or zero, and 180, the worst,
-        where the predicted translation is zero and has no direction at all.
+        The angles. They are NaN where the true baseline is zero or shorter than the smallest
+        baseline. They are 180, the worst value, where the predicted translation is zero and so has
+        no direction.
     """
     sine = torch.linalg.cross(translation, true).norm(dim=-1)
     cosine = (translation * true).sum(dim=-1)
@@ -75,17 +77,18 @@ def translation_error(
 
 
 def scale_error(scale: Float[Tensor, " b"], true: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """`|log(scale / true)|`: 0 for the right scale, and the same for twice and for half of it."""
+    """`|log(scale / true)|`: 0 for the right scale; twice and half the scale have equal errors."""
     return (scale / true).log().abs()
 
 
 class PnPPose(NamedTuple):
-    """A camera's pose from its image's 3D points.
+    """A camera's pose from the 3D points of its pixels.
 
     Attributes:
-        cam_to_world: The pose, from the camera to the frame of the points, in their unit.
-        inliers: Pixels whose point is seen where it should be.
-        share: Which share of the pixels that were used they are.
+        cam_to_world: Takes points from the camera's frame to the frame of the points, in their
+            unit.
+        inliers: Mask of the pixels whose reprojection error is small enough.
+        share: Share of the used pixels that are inliers.
     """
 
     cam_to_world: Float[Tensor, "4 4"]
@@ -110,19 +113,20 @@ def pnp_pose(
 
     Args:
         points: One predicted pointmap, for instance view 2's in camera 1's frame.
-        intrinsics: Of the camera that saw it, in pixels.
-        valid: Pixels to use, for instance those of high confidence; all finite ones by default.
+        intrinsics: Intrinsics of the camera that saw it, in pixels.
+        valid: Pixels to use, for instance those of high confidence; by default all whose point is
+            finite.
         max_error: Largest reprojection error of an inlier, in pixels.
-        min_inliers: With fewer the pose counts as failed.
+        min_inliers: A pose with fewer inliers counts as not found.
         max_iterations: Largest number of RANSAC iterations.
-        seed: Of RANSAC's sampling.
+        seed: Seed of RANSAC's sampling.
 
     Returns:
-        The pose, or None where none was found or the intrinsics are those of no camera. A failure
-        is None and not NaN, so that no study leaves failures out of its statistics by accident.
-        Count a failure as an infinite error.
+        The pose, or None if no pose was found or the intrinsics are invalid (not finite, or a focal
+        length that is not positive). A failure is None and not NaN, so that no study leaves
+        failures out of its statistics by accident. Count a failure as an infinite error.
     """
-    import poselib  # here, so that all that never solves PnP runs without poselib
+    import poselib  # imported here, so that all other code runs without poselib
 
     height, width, _ = points.shape
     used = points.isfinite().all(dim=-1)

@@ -1,4 +1,4 @@
-"""Errors of several cameras of one scene, pair by pair, and how they are summed up over pairs."""
+"""Errors of the relative poses of the cameras of one scene, and their summaries over pairs."""
 
 from typing import NamedTuple
 
@@ -15,8 +15,8 @@ class RelativePoseErrors(NamedTuple):
 
     Attributes:
         rotation: Angle between the relative rotations, from 0 to 180.
-        translation: Angle between the directions of the relative translations, from 0 to 180, or
-            from 0 to 90 if it is folded.
+        translation: Angle between the directions of the relative translations, from 0 to 180;
+            from 0 to 90 if folded.
     """
 
     rotation: Float[Tensor, "b p"]
@@ -30,15 +30,15 @@ def relative_pose_errors(
 
     Args:
         predicted: Poses `cam_to_world`, in any frame and in any unit that all views share.
-        true: The true poses, likewise.
-        folded: Whether a translation in the opposite direction counts as right: then an angle
-            over 90 degrees becomes 180 minus it. VGGT's and pi3's evaluations and those of image
-            matching fold; prob3r's own metrics do not.
+        true: The true poses, in any frame and unit of their own.
+        folded: Whether a translation in the opposite direction counts as right. If so, an angle
+            of more than 90 degrees is replaced by 180 degrees minus that angle. The evaluations of
+            VGGT, pi3 and image matching fold; prob3r's own metrics do not.
 
     Returns:
         A column for each pair, in the order (1, 2), (1, 3), …, (2, 3), …. A translation of zero
-        length has no direction, and its error is 90 degrees if folded and 180 else. A predicted
-        pose that is not finite is a failure: both errors are infinite.
+        length has no direction: its error is 90 degrees if folded, and 180 degrees if not. A
+        predicted pose that is not finite is a failure: both errors are infinite.
     """
     first, second = torch.triu_indices(true.shape[1], true.shape[1], offset=1, device=true.device)
     motions = [
@@ -69,13 +69,13 @@ def share_below(errors: Float[Tensor, "*b n"], threshold: int | float) -> Float[
 def auc_binned(errors: Float[Tensor, "*b n"], threshold: int) -> Float[Tensor, "*b"]:
     """Area under the recall curve in steps of one degree, as a share of its largest value.
 
-    The mean over the thresholds 1, 2, …, `threshold` of the share of errors below each of them, as
-    the evaluations of PoseDiffusion, VGGT and pi3 report AUC@30 of `max(rotation error,
+    It is the mean over the thresholds 1, 2, …, `threshold` of the share of errors below each of
+    them. The evaluations of PoseDiffusion, VGGT and pi3 report it as AUC@30 of `max(rotation error,
     translation error)`. `auc` is the exact area, which is smaller.
 
     Args:
-        errors: In degrees. Infinite ones are failures and count.
-        threshold: The last one, in degrees. An error that equals it counts as below it.
+        errors: In degrees. Infinite errors are failures and are counted.
+        threshold: The largest threshold, in degrees. An error equal to it counts as below it.
     """
     passed = threshold - errors.floor().clamp(max=threshold - 1)
     return passed.where(errors <= threshold, 0).mean(dim=-1) / threshold

@@ -19,7 +19,7 @@ class TrajectoryErrors(NamedTuple):
             positions after alignment, in the unit of the truth.
         rpe_translation: Relative pose error: root mean square of the length of the difference
             between predicted and true motion from each view to the next, in the unit of the truth.
-        rpe_rotation: Root mean square of that difference's angle, in degrees.
+        rpe_rotation: Root mean square of the angle of the same difference, in degrees.
     """
 
     ate: Float[Tensor, " b"]
@@ -38,7 +38,7 @@ def trajectory_errors(
 
     Args:
         predicted: Poses `cam_to_world` in the order of recording, in any frame and unit.
-        true: The true poses.
+        true: The true poses `cam_to_world`; their unit is that of the errors.
 
     Returns:
         The errors; infinite where a predicted pose is not finite.
@@ -59,7 +59,7 @@ def trajectory_errors(
 
 
 def _motions(poses: Float[Tensor, "b v 4 4"]) -> Float[Tensor, "b steps 4 4"]:
-    """The poses of all views but the first, each in the frame of the view before it."""
+    """Poses of all views except the first, each in the frame of the view before it."""
     before, after = poses[:, :-1], poses[:, 1:]
     motions = invert_rigid(before.flatten(0, 1)) @ after.flatten(0, 1)
     return motions.reshape(after.shape)

@@ -1,4 +1,4 @@
-"""Matches of pixels: where a homography puts them, and where a prediction finds them."""
+"""Matches of pixels by a homography, by predicted points, and by predicted descriptors."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from torch import Tensor
 from prob3r.geometry.clouds import PointTree
 from prob3r.geometry.pointmaps import pixel_grid
 
-_AT_ONCE = 1024  # pixels whose products with all of view 1 are held together
+_AT_ONCE = 1024  # pixels of view 2 that are compared with all of view 1 at once; bounds the memory
 
 
 def transfer(
     pixels: Float[Tensor, "*n 2"], homography: Float[Tensor, "3 3"]
 ) -> Float[Tensor, "*n 2"]:
-    """Positions (x, y) after a homography; NaN where its last coordinate is not positive."""
+    """Positions (x, y) moved by a homography; NaN where the third coordinate is not positive."""
     ones = torch.ones_like(pixels[..., :1])
     moved = torch.cat([pixels, ones], dim=-1) @ homography.mT
     last = moved[..., 2:]
@@ -29,7 +29,10 @@ def matches_by_points(
 
     Args:
         points2: View 2's pointmap.
-        points1: View 1's, in the same frame and unit.
+        points1: View 1's pointmap, in the same frame and unit.
+
+    Raises:
+        Prob3rError: Scipy is not installed.
     """
     height, width, _ = points1.shape
     pixels = pixel_grid(height, width, dtype=points2.dtype, device=points2.device).flatten(0, 1)
@@ -40,11 +43,13 @@ def matches_by_points(
 def matches_by_descriptors(
     descriptors2: Float[Tensor, "h w c"], descriptors1: Float[Tensor, "h1 w1 c"]
 ) -> Float[Tensor, "h w 2"]:
-    """The pixel of view 1, as (x, y), whose descriptor has the largest product with each of view 2.
+    """The pixel of view 1, as (x, y), whose descriptor is most similar to that of each in view 2.
+
+    Similarity is the inner product.
 
     Args:
-        descriptors2: Of view 2, of unit length.
-        descriptors1: Of view 1.
+        descriptors2: Descriptors of view 2, of unit length.
+        descriptors1: Descriptors of view 1, of unit length.
     """
     height, width, _ = descriptors1.shape
     pixels = pixel_grid(height, width, dtype=descriptors2.dtype, device=descriptors2.device)
@@ -68,13 +73,13 @@ class PixelPairs(NamedTuple):
 def reciprocal_matches(
     descriptors2: Float[Tensor, "h w c"], descriptors1: Float[Tensor, "h1 w1 c"], step: int = 1
 ) -> PixelPairs:
-    """Pixels of which each is the other's match by `matches_by_descriptors`.
+    """Pairs of pixels that are each other's match by `matches_by_descriptors`.
 
     Args:
-        descriptors2: Of view 2, of unit length.
-        descriptors1: Of view 1.
-        step: Distance of the rows and columns of view 2 that are matched, from half a step on.
-            Their matches are sought among all pixels.
+        descriptors2: Descriptors of view 2, of unit length.
+        descriptors1: Descriptors of view 1, of unit length.
+        step: Only every `step`-th row and column of view 2 is matched, the first one being
+            `step // 2`. Matches are looked for among all pixels of the other view.
     """
     height, width, _ = descriptors2.shape
     chosen = (slice(step // 2, None, step),) * 2
