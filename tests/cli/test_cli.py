@@ -153,6 +153,7 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
             ("evaluate", *EXPLAIN[:2], "--probes", "cubic"),
             "There are no 'cubic' probes",
         ),
+        (("explain", "../a.png", "../b.jpg", *EXPLAIN, "--size", "20"), "multiple of the patch, 8"),
         (("evaluate", "--model", "maxi"), "There is no model 'maxi'"),
         (
             ("evaluate", *EXPLAIN[:2], "--pairs", "2", "--json", "no/rows.json"),
@@ -270,6 +271,18 @@ def test_two_photographs_are_explained(
         "numbers.json",
         "page.html",
     ]
+
+
+def test_photographs_are_explained_at_another_size(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("own", ()), ("large", ("--size", "48"))):
+        wanted = ("--json", f"{name}.json", *size)
+        assert run(monkeypatch, "explain", "../a.png", "../b.jpg", *EXPLAIN, *wanted) == 0
+    sizes = [
+        json.loads((here / f"{n}.json").read_text())["setting"]["sizes"] for n in ("own", "large")
+    ]
+    assert sizes == [[[32, 32]] * 2, [[48, 48]] * 2]
 
 
 def test_a_folder_with_the_truth_is_explained(

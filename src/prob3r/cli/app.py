@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # each command imports what it needs, so that --help is quick
     import torch
 
     from prob3r.models import Model
-    from prob3r.scenes import Pair, Views
+    from prob3r.scenes import Framing, Pair, Views
     from prob3r.scenes.source import Subset
 
 app = typer.Typer(
@@ -49,6 +49,13 @@ Rotation = Annotated[
     typer.Option(help="Only pairs whose cameras differ by so many degrees.", metavar="LOW HIGH"),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="The longer side of the photographs in pixels, or their only side where the model "
+        "takes squares; a multiple of the patch. By default the model's own; less is faster."
+    ),
+]
 PrecisionName = Annotated[
     str,
     typer.Option(
@@ -71,29 +78,41 @@ def in_precision(
         yield
 
 
-def pair_of(image1: Path, image2: Path | None, network: "Model") -> "Pair":
+def framing_of(network: "Model", size: int | None) -> "Framing":
+    """Return how a model wants its photographs, at another size if one is given."""
+    from dataclasses import replace
+
+    from prob3r.scenes import Framing
+
+    framing = Framing.of(network)
+    return framing if size is None else replace(framing, size=size)
+
+
+def pair_of(image1: Path, image2: Path | None, network: "Model", size: int | None = None) -> "Pair":
     """Return two photographs, or the pair of a folder, on the device of the model."""
     from prob3r.scenes import Pair
 
+    framing = framing_of(network, size)
     device = next(network.parameters()).device
     if image2 is not None:
-        return Pair.from_images([image1, image2], network).to(device)
+        return Pair.from_images([image1, image2], framing).to(device)
     if not image1.is_dir():
         raise Prob3rError(
             f"{image1} alone is no pair; give two photographs, or one folder with a pair.json."
         )
-    return Pair.from_folder(image1, network).to(device)
+    return Pair.from_folder(image1, framing).to(device)
 
 
-def views_of(images: "list[Path]", network: "Model") -> "Views":
+def views_of(images: "list[Path]", network: "Model", size: int | None = None) -> "Views":
     """Return photographs of one scene, or the pair of a folder, on the device of the model."""
     from prob3r.report.explain import check_count
     from prob3r.scenes import Views
 
     if len(images) <= 2:
-        return pair_of(images[0], images[1] if len(images) == 2 else None, network)
+        return pair_of(images[0], images[1] if len(images) == 2 else None, network, size)
     check_count(network, len(images))  # before the photographs are read
-    return Views.from_images(images, network).to(next(network.parameters()).device)
+    framing = framing_of(network, size)
+    return Views.from_images(images, framing).to(next(network.parameters()).device)
 
 
 def chosen(

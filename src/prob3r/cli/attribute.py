@@ -12,6 +12,7 @@ from prob3r.cli.app import (
     Device,
     ModelName,
     PrecisionName,
+    Size,
     app,
     console,
     in_precision,
@@ -71,6 +72,7 @@ def attribute(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also the effects of all parts.")
     ] = None,
+    size: Size = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
@@ -79,9 +81,9 @@ def attribute(
     from prob3r.runs.attribution import attribute as attributed
 
     network = load(model, device)
-    views = views_of(images, network)
+    views = views_of(images, network, size)
     scalar = _scalar(of, view, region, views)
-    instead = _baseline(network, baseline, means, against)
+    instead = _baseline(network, baseline, means, against, size)
     with in_precision(precision, network):
         found = attributed(network, views, scalar, instead, steps=steps)
     _print(found, scalar, top)
@@ -147,7 +149,11 @@ def _matches(views: "Views", view: int) -> "tuple[Tensor, Tensor]":
 
 
 def _baseline(
-    network: "Model", name: str, means: Path | None, against: list[Path] | None
+    network: "Model",
+    name: str,
+    means: Path | None,
+    against: list[Path] | None,
+    size: int | None,
 ) -> "Baseline":
     """Return what replaces a part."""
     from prob3r.runs.attribution import AnotherRun, DataMean, TokenMean, Zero
@@ -158,7 +164,7 @@ def _baseline(
     if means is not None:
         return DataMean(Means.load(means))
     if against:
-        return AnotherRun(views_of(against, network))
+        return AnotherRun(views_of(against, network, size))
     if name not in BASELINES:
         raise Prob3rError(f"baseline is '{name}'; it must be {' or '.join(BASELINES)}.")
     return Zero() if name == "zero" else TokenMean()

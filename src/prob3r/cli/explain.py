@@ -12,6 +12,7 @@ from prob3r.cli.app import (
     ModelName,
     Out,
     PrecisionName,
+    Size,
     app,
     console,
     in_precision,
@@ -54,6 +55,7 @@ def explain(
         Path | None,
         typer.Option(help="A calibration of strangers, instead of the shipped one if any."),
     ] = None,
+    size: Size = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
@@ -61,10 +63,22 @@ def explain(
     from prob3r.models import load
 
     images, network = _photographs(images), load(model, device)
-    views, which = views_of(images, network), asked(fit_to, fit_on, precision)
+    views, which = views_of(images, network, size), asked(fit_to, fit_on, precision)
     bank = maybe_reader(network, model, probes, which)
     with in_precision(precision, network):
-        _explain(network, views, bank, model, out, json_file, ply, heads, reliability, strangers)
+        _explain(
+            network,
+            views,
+            bank,
+            model,
+            out,
+            json_file,
+            ply,
+            heads,
+            reliability,
+            strangers,
+            own_size=size is None,
+        )
 
 
 @app.command()
@@ -111,8 +125,12 @@ def _explain(
     heads: bool = False,
     reliability: Path | None = None,
     strangers: Path | None = None,
+    own_size: bool = True,
 ) -> None:
-    """Explain one scene and write what was asked for, the page last."""
+    """Explain one scene and write what was asked for, the page last.
+
+    Shipped calibrations hold at the model's own image size alone.
+    """
     from prob3r.reliability.calibration import Calibration
     from prob3r.reliability.matchers import best_matcher
     from prob3r.reliability.strangers import StrangerCalibration
@@ -121,12 +139,12 @@ def _explain(
     calibration = None
     if reliability is not None:
         calibration = Calibration.read(reliability)
-    elif bank is not None:
+    elif bank is not None and own_size:
         calibration = Calibration.shipped(model, network, bank)
     of_strangers = None
     if strangers is not None:
         of_strangers = StrangerCalibration.read(strangers)
-    elif views.count > 2:
+    elif views.count > 2 and own_size:
         of_strangers = StrangerCalibration.shipped(model, network)
     matcher = best_matcher()
     if matcher is None:
