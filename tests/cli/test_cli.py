@@ -142,7 +142,7 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         (("explain", "../a.png", "../b.jpg", *EXPLAIN, "--ply", "no/a.ply"), "cannot be written"),
         (
             ("demo", "--model", "../model.safetensors", "--out", "../a.png"),
-            "cannot be made a folder",
+            "cannot be created as a folder",
         ),
         (("evaluate", *EXPLAIN[:2], "--data", "rooms:all"), "There are no pairs 'rooms:all'"),
         (("evaluate", *EXPLAIN[:2], "--data", "nowhere"), "There are no pairs 'nowhere'"),
@@ -166,10 +166,13 @@ EXPLAIN = ("--model", "../model.safetensors", "--probes", "../bank.safetensors")
         (("rooms", "--count", "1", "--size", "8", "--out", "."), "cannot be written"),
         (("train", "backbone", "maxi"), "'maxi' is no recipe"),
         (("train", "backbone", "../bad.toml"), "unknown key 'speed'"),
-        (("train", "backbone", "../small.toml", "--out", "../a.png"), "cannot be made a folder"),
+        (
+            ("train", "backbone", "../small.toml", "--out", "../a.png"),
+            "cannot be created as a folder",
+        ),
         (("train", "probes", *EXPLAIN[:2], "--kind", "cubic"), "kind is 'cubic'"),
         (("train", "probes", *EXPLAIN[:2], "--kind", "linear"), "ridge probes are linear too"),
-        (("train", "probes", *EXPLAIN[:2], "--out", "../a.png"), "cannot be made a folder"),
+        (("train", "probes", *EXPLAIN[:2], "--out", "../a.png"), "cannot be created as a folder"),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
 )

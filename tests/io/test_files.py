@@ -63,7 +63,7 @@ def test_folders_are_made_with_those_above_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file", "file/folder"])
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(Prob3rError, match="cannot be made a folder"):
+    with pytest.raises(Prob3rError, match="cannot be created as a folder"):
         make_folder(tmp_path / name)
     assert (tmp_path / "file").read_text() == "kept"
 

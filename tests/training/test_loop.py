@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(Prob3rError, match="cannot be made a folder"):
+    with pytest.raises(Prob3rError, match="cannot be created as a folder"):
         run(Line(tmp_path), tmp_path / "file")
 
 
@@ -314,7 +314,7 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_has_ended(tmp_path:
     while not (tmp_path / "state.pt").exists():
         assert first.exitcode is None
         time.sleep(0.01)
-    with pytest.raises(Prob3rError, match=r"Another process is at work in .*; wait until it ends"):
+    with pytest.raises(Prob3rError, match=r"Another process is using .*; wait until it ends"):
         run(Line(tmp_path), tmp_path)
     first.kill()
     first.join()

@@ -1,4 +1,4 @@
-"""Dry runs: code runs on shapes only, to count its memory and its operations."""
+"""Dry runs: code runs on shapes without arithmetic, to count its memory and its operations."""
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -25,11 +25,11 @@ _T = TypeVar("_T")
 
 
 class DryRun(TorchDispatchMode):
-    """Runs code for the shapes of its tensors and counts their memory.
+    """Runs code for the shapes of its tensors only, and counts their memory.
 
-    Operations on floating-point numbers are skipped. Their results are memory that nobody writes,
-    so the machine never provides it. Indices and masks are computed, so that they are right.
-    All tensors are ordinary CPU tensors, so code takes its CPU paths.
+    Operations on floating-point numbers are skipped. Memory is reserved for their results but never
+    written, so the system does not provide it. Indices and masks are computed, so their values are
+    right. All tensors are ordinary CPU tensors, so the code runs as on a CPU.
 
     Attributes:
         live: Bytes of the tensors that exist now.
@@ -50,7 +50,7 @@ class DryRun(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Return the result of an operation; only its shape is right."""
+        """Return the result of an operation; its values have no meaning if they are floats."""
         result = self._result(func, args, kwargs or {})
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -65,7 +65,7 @@ class DryRun(TorchDispatchMode):
         if func._schema.is_mutable:
             return args[0] if func._schema.returns else None
         described = [_Shape.of(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        # The type as well, since 1 and 1.0 are equal and give tensors of different types.
+        # The key has the types as well: 1 and 1.0 are equal, but give tensors of different types.
         key = func, tree, tuple((type(each), each) for each in described)
         if key not in self._shapes:
             self._shapes[key] = self._shapes_of(func, described, tree)
@@ -112,9 +112,9 @@ class _Shape:
 
 
 def operations(work: Callable[[], _T]) -> tuple[_T, int]:
-    """Return the result of some work and its floating-point operations.
+    """Return the result of some work and the number of its floating-point operations.
 
-    Matrix products, convolutions and attention are counted.
+    Only matrix products, convolutions and attention are counted.
     """
     with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
         result = work()
@@ -125,11 +125,11 @@ def _attention(queries: _Sizes, keys: _Sizes, values: _Sizes, *_: object, **__: 
     return sdpa_flop_count(queries, keys, values)
 
 
-# Torch's own table lacks the attention kernel of CPUs.
+# The table of PyTorch's counter lacks the attention kernel for CPUs.
 _FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
 def storage_bytes(tensors: Iterable[Tensor | None]) -> int:
-    """Return the bytes of the storages of tensors; a shared storage counts once."""
+    """Return the size of the storages of tensors, in bytes; a shared storage counts once."""
     storages = {id(s): s for t in tensors if t is not None for s in [t.untyped_storage()]}
     return sum(storage.nbytes() for storage in storages.values())

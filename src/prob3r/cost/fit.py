@@ -1,4 +1,4 @@
-"""How many views fit into the memory that is free, told before a run and not by its end."""
+"""How many views fit into the free memory, checked before a run."""
 
 import re
 from collections.abc import Iterable
@@ -23,16 +23,19 @@ def check_fits(
 ) -> None:
     """Raise Prob3rError if a run over one scene takes more memory than is free.
 
-    The sentence says how many views fit. Nothing is checked of a model of other people's code, or
-    where the system does not say what is free.
+    The error message says how many views fit. Nothing is checked for a model of third-party code,
+    or if the system does not report its free memory.
 
     Args:
-        model: The model, in memory already.
+        model: The model, already in memory.
         views: The number of views.
         size: Height and width of every view, in pixels.
-        record: Names of the sites that are recorded. Attention is reduced as it is computed and
-            not counted.
-        free: Bytes; by default what the model's device has.
+        record: Names of the sites that are recorded. Attention sites are not counted, because
+            attention is reduced while it is computed.
+        free: Free memory in bytes; by default that of the model's device.
+
+    Raises:
+        Prob3rError: The run takes more memory than is free.
     """
     if not isinstance(model, MultiViewModel):
         return
@@ -59,16 +62,16 @@ def check_fits(
 def run_memory(
     model: MultiViewModel, views: int, size: tuple[int, int], record: Iterable[str] = ()
 ) -> int:
-    """Return the bytes that a run over one scene takes at its peak, without the model itself.
+    """Return the peak memory of a run over one scene in bytes, without the model's weights.
 
-    They are those of float32 tensors. Nothing is computed; see `tracing`.
+    It is for float32 tensors. Nothing is computed; see `tracing`.
     """
     cost = tracing(model, size, record=list(record), views=views)
     return cost.total - cost.weights
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a device has to give, or None if the system does not say."""
+    """Return the free memory of a device in bytes, or None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

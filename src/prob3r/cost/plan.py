@@ -1,9 +1,9 @@
 """Plans: the memory and the operations of tracing, probe training and sweeping, before they run.
 
-Nothing here knows what a layer costs. The code itself runs in a `DryRun`, which skips all
-arithmetic and keeps account of every tensor that lives, while torch's counter counts operations.
-A plan is for float32 on a CPU, and for tensors: Python and its libraries come on top of it, and so
-does what it takes to read or render the pairs.
+There is no table of the costs of layers. The code itself runs in a `DryRun`, which skips the
+arithmetic and counts the memory of all tensors; PyTorch's counter counts the operations. A plan is
+for float32 on a CPU. It counts tensors only. The memory of Python and its libraries, and of reading
+or rendering the pairs, is not included.
 """
 
 from collections.abc import Iterable, Iterator
@@ -47,18 +47,18 @@ KINDS = ("mlp", "linear")
 
 @dataclass(frozen=True)
 class Cost:
-    """What some work takes.
+    """The memory and the operations that some work needs.
 
     Attributes:
-        count: How many records, probes or variants there are.
-        weights: Bytes of the model, and of the bank where one is trained.
-        records: Bytes of the streams and attention that are recorded.
-        gradients: Bytes.
-        optimizer: Bytes of its state.
-        activations: Bytes of all else that lives when the most does: inputs, intermediate results,
-            outputs.
-        forward: Floating-point operations.
-        backward: The same, of the gradients.
+        count: Number of records, probes, variants, or heads and sublayers, depending on the work.
+        weights: Weights of the model, and of the probe bank if one is trained, in bytes.
+        records: Recorded residual streams and attention, in bytes.
+        gradients: Gradients of the probe bank, in bytes.
+        optimizer: State of the optimizer, in bytes.
+        activations: All other tensors at the peak of memory, in bytes: inputs, intermediate
+            results, outputs.
+        forward: Floating-point operations of the forward passes.
+        backward: Floating-point operations of the backward passes.
     """
 
     count: int
@@ -72,7 +72,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Bytes that live when the most does."""
+        """Peak memory in bytes."""
         kept = self.weights + self.records + self.gradients + self.optimizer
         return kept + self.activations
 
@@ -84,11 +84,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class SweepCost(Cost):
-    """What a sweep takes.
+    """The memory and the operations that a sweep needs.
 
     Attributes:
-        at_once: How many variants run as one batch.
-        naive: Operations of a whole run for every variant.
+        at_once: Largest number of variants that run as one batch.
+        naive: Floating-point operations if every variant were a whole run of the model.
     """
 
     at_once: int = 1
@@ -97,15 +97,16 @@ class SweepCost(Cost):
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to know before work starts.
+    """The costs of tracing, probe training and sweeping for one model.
 
     Attributes:
         size: Height and width of the images, in pixels.
-        batch: Scenes that run at once.
+        batch: Scenes in a batch.
         views: Views of each scene.
         tracing: See `tracing`.
         training: See `training`.
-        sweeping: See `sweeping`; None for a model without pointmaps, which are what is measured.
+        sweeping: See `sweeping`; None for a model without pointmaps, because a sweep measures
+            pointmaps.
     """
 
     size: tuple[int, int]
@@ -116,7 +117,7 @@ class Plan:
     sweeping: SweepCost | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON can hold it, with the sums."""
+        """Return the plan as values that fit JSON, with the totals."""
         costs = {"tracing": self.tracing, "training": self.training, "sweeping": self.sweeping}
         return asdict(self) | {
             name: asdict(cost) | {"total": cost.total, "operations": cost.operations}
@@ -136,23 +137,25 @@ def plan(
     views: int = 2,
     sites: str | None = None,
 ) -> Plan:
-    """Return what tracing, probe training and sweeping take, each as its own function says.
+    """Return the costs of `tracing`, `training` and `sweeping`.
 
     Args:
         source: A name or path as for `load`, the name of a published model as for `info`, a model,
             or a configuration.
-        size: Height and width of the images, in pixels; by default what the model was made for.
-        batch: Scenes that run at once.
-        record: What is traced; see `trace`.
-        kind: Of the probes, one of `KINDS`.
+        size: Height and width of the images, in pixels; by default those of the model's
+            configuration.
+        batch: Scenes in a batch.
+        record: Patterns of the sites that are traced; see `trace`.
+        kind: Kind of the probes, one of `KINDS`.
         memory: Bytes that the variants of one stack may take; see `sweep`.
-        views: Views of each scene; probes are trained on pairs whatever it is.
-        sites: Pattern of the attention sublayers that are swept; by default view 2's attention to
-            other views, where they meet.
+        views: Views of each scene. Probes are always trained on pairs.
+        sites: Pattern of the attention sublayers that are swept; by default those of the trunk in
+            which view 2 attends to other views.
 
     Raises:
-        Prob3rError: There is no such model or kind, the model takes no such number of views, the
-            size is not a whole number of patches, or a pattern matches nothing.
+        Prob3rError: There is no such model or kind, the model does not take this number of views,
+            a side of the size is not a positive multiple of the patch, the batch is below 1, or a
+            pattern matches nothing.
     """
     architecture, config = _described(source)
     return Plan(
@@ -175,7 +178,7 @@ def tracing(
     *,
     views: int = 2,
 ) -> Cost:
-    """Return what a run that records takes; arguments and errors are those of `plan`."""
+    """Return the cost of a run that records sites; arguments and errors are those of `plan`."""
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
         found, forward = operations(lambda: trace(model, scenes, record))
         weights, records = storage_bytes(model.parameters()), storage_bytes(found.values())
@@ -186,7 +189,7 @@ def tracing(
 def training(
     source: Source, size: tuple[int, int] | None = None, batch: int = 1, kind: str = "mlp"
 ) -> Cost:
-    """Return what a step of a probe bank's training takes, the backbone's forward included.
+    """Return the cost of one step of training a probe bank, with the backbone's forward pass.
 
     Arguments and errors are those of `plan`.
     """
@@ -198,7 +201,7 @@ def training(
         optimizer = optimizer_for(bank)
         for parameter in bank.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        optimizer.step()  # makes its state
+        optimizer.step()  # creates its state
         optimizer.zero_grad()
 
         dry_run.peak = dry_run.live
@@ -229,15 +232,15 @@ def sweeping(
     views: int = 2,
     sites: str | None = None,
 ) -> SweepCost:
-    """Return what it takes to switch off every head of some attention, one at a time.
+    """Return the cost of ablating every head of some attention sublayers, one head at a time.
 
-    Arguments and errors are those of `plan`. A model without pointmaps is an error, too.
+    Arguments and errors are those of `plan`. A model without pointmaps raises Prob3rError, too.
     """
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
         if not model.predicts_pointmaps:
             raise Prob3rError(
-                f"A {type(model).__name__} has no pointmaps, which a sweep measures; plan for a "
-                "model that has."
+                f"A {type(model).__name__} has no pointmaps, and a sweep measures pointmaps; give "
+                "a model that predicts them."
             )
         swept = [Site.parse(site).residual for site in _attention(model, views, sites)]
         heads = {site: stack_of(model, site).heads for site in swept}
@@ -257,7 +260,7 @@ def sweeping(
         _, measured = operations(lambda: sweep(model, scenes, stacks[swept[0]], memory=memory))
         weights = storage_bytes(model.parameters())
         rest = dry_run.peak - weights
-    # A sublayer's heads cost the same, and each as much alone as in a stack; so does measuring.
+    # All heads of a sublayer cost the same, alone and in a batch of variants. So does measuring.
     count, first = sum(heads.values()), swept[0]
     metrics = (measured - once - few[first]) // (1 + at_once[first])
     runs = sum(few[site] * heads[site] // at_once[site] for site in swept)
@@ -281,10 +284,20 @@ def attributing(
     another_run: bool = False,
     bound_memory: bool = True,
 ) -> Cost:
-    """Return what it takes to attribute one scalar to all heads and sublayers.
+    """Return the cost of attributing one scalar to all heads and sublayers.
 
-    The baseline is zero, or `another_run`; `bound_memory` is that of `attribute`. Other arguments
-    and errors are those of `plan`. The scalar itself is not counted.
+    The operations of the scalar itself are not counted.
+
+    Args:
+        source: As in `plan`.
+        size: As in `plan`.
+        batch: As in `plan`.
+        views: As in `plan`.
+        another_run: Whether the baseline is another run of the model; otherwise it is zero.
+        bound_memory: As in `attribute`.
+
+    Raises:
+        Prob3rError: As in `plan`.
     """
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
         baseline = AnotherRun(scenes) if another_run else None
@@ -295,7 +308,8 @@ def attributing(
         start = dry_run.peak = dry_run.live
         run()
         rest = dry_run.peak - start
-        found, every = operations(run)  # not above, as the counter holds what a gradient passes
+        # In a second run, because the counter keeps tensors of the backward pass alive.
+        found, every = operations(run)
         _, forward = operations(lambda: trace(model, scenes))
         weights = storage_bytes(model.parameters())
     count = sum(len(part) for part in (found.sublayers, found.heads))
@@ -303,7 +317,7 @@ def attributing(
 
 
 def _sum(views: Views, clean: Prediction) -> Measure:
-    """Return the sum of all that a model says, which costs nothing."""
+    """Return a scalar that costs almost nothing: the sum of the model's patches or pointmaps."""
 
     def measure(output: Prediction) -> torch.Tensor:
         parts = output.patches if output.patches is not None else output.points
@@ -313,7 +327,7 @@ def _sum(views: Views, clean: Prediction) -> Measure:
 
 
 def _attention(model: MultiViewModel, views: int, pattern: str | None) -> list[str]:
-    """Return the attention sites that a pattern of sublayers matches, or those of the default."""
+    """Return the attention sites that a pattern of sublayers matches, or the default ones."""
     every = model.attention_sites(views)
     if pattern is not None:
         return select(f"{pattern}.{PROBS}", every)
@@ -330,7 +344,7 @@ def _attention(model: MultiViewModel, views: int, pattern: str | None) -> list[s
 def _dry_run(
     source: Source, size: tuple[int, int] | None, batch: int, views: int = 2
 ) -> Iterator[tuple[DryRun, MultiViewModel, Views]]:
-    """Give a dry run, and a model and scenes in it."""
+    """Give a dry run, with a model and scenes made in it."""
     architecture, config = _described(source)
     height, width = size or config.image_size
     if min(height, width) < 1 or height % config.patch or width % config.patch:
@@ -348,7 +362,7 @@ def _dry_run(
             f"must be {range_}."
         )
     with DryRun() as dry_run:
-        # Nothing trains the model; torch's counter stumbles over views of weights that learn.
+        # The model is not trained, and PyTorch's counter fails on views of trainable weights.
         model = architecture(config).eval().requires_grad_(False)
         yield dry_run, model, _scenes(batch, views, height, width)
 
@@ -372,7 +386,7 @@ def _described(source: Source) -> tuple[type[MultiViewModel], Any]:
 
 
 def _scenes(batch: int, views: int, height: int, width: int) -> Views:
-    """Return scenes of which all is known that training needs."""
+    """Return scenes without values that have all fields that training needs."""
     size = (batch, height, width)
     return views_of(
         [

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and values that JSON can hold."""
+"""Atomic writing of files, folders, locks, and values that fit JSON."""
 
 import glob
 import hashlib
@@ -14,29 +14,34 @@ from prob3r.errors import Prob3rError
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its missing parents.
+    """Create a folder and its missing parents; nothing changes if it exists.
 
     Raises:
-        Prob3rError: The folder cannot be made.
+        Prob3rError: The folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise Prob3rError(
-            f"{path} cannot be made a folder ({error.strerror or error}); give one that you may "
-            "write to."
+            f"{path} cannot be created as a folder ({error.strerror or error}); give a folder that "
+            "you may write to."
         ) from error
 
 
 def user_cache(name: str) -> Path:
-    """Return the folder of the user's cache where one kind of thing is kept."""
+    """Return the folder for one kind of file in the user's cache; it may not exist yet.
+
+    The cache is `$XDG_CACHE_HOME/prob3r`, or `~/.cache/prob3r` if the variable is not set.
+    """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return home / "prob3r" / name
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; the lock ends with the process, even a killed one.
+    """Lock a folder for this process; the lock also ends if the process is killed.
+
+    Nothing is locked on Windows and on file systems without locks.
 
     Raises:
         Prob3rError: Another process holds the lock.
@@ -53,7 +58,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 flock(held, LOCK_EX | LOCK_NB)
             except BlockingIOError as error:
                 raise Prob3rError(
-                    f"Another process is at work in {folder}; wait until it ends, or give another "
+                    f"Another process is using {folder}; wait until it ends, or give another "
                     "folder."
                 ) from error
         yield
@@ -63,10 +68,10 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on success it is renamed to `path`.
+    """Give a temporary path in the same folder; on success, rename it to `path`.
 
     Raises:
-        Prob3rError: The file cannot be written; an older file of this name is unchanged.
+        Prob3rError: The file cannot be written. An older file of this name is then unchanged.
     """
     temporary = path.parent / f".{path.stem}.{os.getpid()}{path.suffix}"
     for left in path.parent.glob(f".{glob.escape(path.stem)}.*{glob.escape(path.suffix)}"):
@@ -88,7 +93,7 @@ def writing_to(path: Path) -> Iterator[Path]:
 
 
 def _lives(process: str) -> bool:
-    """Return whether a process of this number may be running; True if it is not a number."""
+    """Return whether a process with this id may be running; True if the text is not an id."""
     try:
         os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
@@ -104,7 +109,7 @@ def printable(text: str) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value that JSON can hold: numbers that are not finite become None."""
+    """Return a value that fits JSON: numbers that are not finite become None."""
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -115,6 +120,9 @@ def to_json(value: Any) -> Any:
 
 
 def digest_of(value: Any) -> str:
-    """Return 16 hexadecimal digits that tell a value that fits JSON from any other."""
+    """Return a hash of a value that fits JSON, as 16 hexadecimal digits.
+
+    The hash does not depend on the order of the keys of a dictionary.
+    """
     text = json.dumps(to_json(value), separators=(",", ":"), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

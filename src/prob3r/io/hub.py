@@ -1,4 +1,4 @@
-"""Folders of files on the Hugging Face hub: download to its cache, and upload.
+"""Folders of files on the Hugging Face hub: download to the hub's cache, and upload.
 
 This uses `huggingface_hub` and its settings: HF_HOME for the cache, HF_HUB_OFFLINE,
 HF_ENDPOINT, and the token of `hf auth login` or HF_TOKEN.
@@ -17,7 +17,7 @@ Kind = Literal["model", "dataset"]
 
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(\S+))?", re.ASCII)
 
-# A name that ends like a file of weights is a path, even if nothing is there.
+# A name with the suffix of a weights file is a path, even if there is no such file.
 _FILES = (".safetensors", ".pth", ".pt")
 
 
@@ -57,14 +57,14 @@ def download(
     kind: Kind = "model",
     token: str | None = None,
 ) -> Path:
-    """Return a folder with files of a repository; download those that the cache lacks.
+    """Return a folder with files of a repository; download the files that the cache lacks.
 
-    The folder is the cache: do not change its files.
+    The folder is in the hub's cache: do not change its files.
 
     Args:
         source: The repository.
-        needed: Names of files that must be there.
-        others: Patterns of optional files.
+        needed: Names of files that must be in the repository.
+        others: Shell-style patterns of optional files.
         kind: The type of the repository.
         token: An access token; by default the one that was stored at login.
 
@@ -104,10 +104,10 @@ def upload(
     Args:
         folder: The folder that holds the files.
         repo: `owner/name`.
-        patterns: Patterns of the files to upload.
+        patterns: Shell-style patterns of the files to upload.
         message: The commit message.
         kind: The type of the repository.
-        private: Whether a new repository is private; None uses the owner's settings.
+        private: Whether a new repository is private; None takes the default of the owner.
         token: An access token; by default the one that was stored at login.
 
     Raises:
@@ -132,7 +132,7 @@ def upload(
 
 @contextmanager
 def _library(source: HubId) -> Iterator[ModuleType]:
-    """Import `huggingface_hub`, and turn its errors into one sentence."""
+    """Give the module `huggingface_hub`; raise its errors as Prob3rError with one sentence."""
     try:
         import huggingface_hub  # an optional dependency; files on disk do not need it
     except ImportError as error:
@@ -166,9 +166,9 @@ def _sentence(error: BaseException, source: HubId) -> str:
         case errors.LocalEntryNotFoundError(__cause__=errors.HfHubHTTPError() as answer):
             return _sentence(answer, source)
         case errors.LocalEntryNotFoundError(__cause__=errors.OfflineModeIsEnabled()):
-            return f"'{source}' is not whole in the hub's cache, and HF_HUB_OFFLINE is set."
+            return f"'{source}' is not complete in the hub's cache, and HF_HUB_OFFLINE is set."
         case errors.LocalEntryNotFoundError():
-            return f"'{source}' is not whole in the hub's cache, and the hub cannot be reached."
+            return f"'{source}' is not complete in the hub's cache, and the hub cannot be reached."
         case errors.HfHubHTTPError(response=response):
             return (
                 f"The hub answered {response.status_code} when asked for '{source}'; log in with "

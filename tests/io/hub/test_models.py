@@ -123,7 +123,7 @@ def test_what_was_fetched_is_there_offline(
     assert_same(load(f"lab/small@{small.references['main']}"), model)
     assert info("lab/small").config == SMALL
     message = refused("lab/other")
-    assert message == "'lab/other' is not whole in the hub's cache, and HF_HUB_OFFLINE is set."
+    assert message == "'lab/other' is not complete in the hub's cache, and HF_HUB_OFFLINE is set."
     assert hub.requests == []
 
 
