@@ -1,4 +1,4 @@
-"""Photographs as textures: image pyramids, read as finely as a pixel sees them."""
+"""Photographs as textures: image pyramids, sampled at the resolution of a pixel (mipmaps)."""
 
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -13,7 +13,7 @@ from prob3r.scenes.framing import Framing
 from prob3r.scenes.photographs import load_photograph
 
 EDGE = 256  # texels along a side of a photograph
-LEVELS = 7  # the coarsest has 4 texels along a side
+LEVELS = 7  # levels of the pyramid; the coarsest has 4 texels along a side
 _IN_USE: WeakValueDictionary[object, Tensor] = WeakValueDictionary()
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
@@ -21,18 +21,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
     """Read the photographs of a folder (JPEG, PNG or WebP), in the order of their names.
 
-    An atlas is large. While one is in use, the same files give the same object again.
+    An atlas is large, so it is shared: while an atlas is in use, the same files give the same
+    object.
 
     Returns:
-        The pyramids of their central squares, level after level, as colours from 0 to 255. A
-        photograph takes 0.25 MiB.
+        The image pyramids of the central squares of the photographs, level after level, as colours
+        from 0 to 255. A photograph takes 0.25 MiB.
 
     Raises:
-        Prob3rError: The folder holds no photograph, or one that cannot be read.
+        Prob3rError: The folder holds no photograph, or a photograph cannot be read.
     """
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not paths:
-        raise Prob3rError(f"{folder} holds no photograph; give a folder of JPEG or PNG files.")
+        raise Prob3rError(
+            f"{folder} holds no photograph; give a folder of JPEG, PNG or WebP files."
+        )
     key = tuple((p.resolve(), (seen := p.stat()).st_mtime_ns, seen.st_size) for p in paths)
     if (shared := _IN_USE.get(key)) is not None:
         return shared
@@ -46,7 +49,7 @@ def read_atlas(folder: Path) -> UInt8[Tensor, "p 3 t"]:
 
 
 def _pyramid(image: Float[Tensor, "1 3 h w"]) -> UInt8[Tensor, "1 3 t"]:
-    """All levels of one image with colours in [-1, 1], one after the other."""
+    """The pyramid of one image with colours in [-1, 1]: all levels, one after another."""
     colours = 127.5 * image + 127.5
     levels = [F.avg_pool2d(colours, 2**level).flatten(2) for level in range(LEVELS)]
     return torch.cat(levels, dim=2).round().clamp(0, 255).to(torch.uint8)
@@ -59,18 +62,22 @@ def read_texel(
     v: Float[Tensor, "*n"],
     width: Float[Tensor, "*n"],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Red, green and blue of photographs, bilinearly in the pyramid's nearest level.
+    """Red, green and blue of photographs, from 0 to 1.
+
+    They are interpolated bilinearly in the level of the pyramid that is nearest to the width of a
+    pixel.
 
     Args:
         atlas: From `read_atlas`.
-        number: Which photograph.
-        u: Position to the right; a photograph spans 1, and its mirror image the next 1.
-        v: Position upwards.
+        number: Number of the photograph.
+        u: Position to the right. A photograph has width 1; outside it, mirrored and unmirrored
+            copies alternate.
+        v: Position upwards, likewise.
         width: Width of a pixel in the same unit.
     """
     level = (width * EDGE).log2().round().clamp(0, LEVELS - 1).long()
     edge = EDGE >> level
-    # The levels before have EDGE^2 (1 + 1/4 + ...) texels, a geometric series.
+    # The finer levels have EDGE^2 (1 + 1/4 + ...) texels together, a geometric series.
     first = (EDGE * EDGE - edge * edge) * 4 // 3
     last = edge - 1
     x = ((1 - (u % 2 - 1).abs()) * edge - 0.5).clamp(min=0).minimum(last)

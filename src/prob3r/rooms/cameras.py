@@ -1,4 +1,4 @@
-"""Two handheld cameras, or more, that orbit a point of interest."""
+"""Two or more upright cameras that orbit a point of interest."""
 
 import math
 from typing import NamedTuple
@@ -11,21 +11,31 @@ from prob3r.rooms.draws import Draws
 from prob3r.rooms.rays import Vector, blocked, components, first_surface, is_sky
 from prob3r.rooms.scene import WALLS, Scene
 
-CANDIDATES = 8
-PROBE = 6  # rays along each side of a candidate's image
+CANDIDATES = 8  # candidates for each choice of cameras
+PROBE = 6  # rays along each side of a candidate's image, to score it
 FOV = (40.0, 80.0)  # degrees, across the width of the image
 MARGIN = 0.3  # metres between a camera and a wall or an object
 
 
 class Cameras(NamedTuple):
-    """The cameras of each scene: half the image's width at depth 1, and pose."""
+    """The cameras of each scene.
+
+    Attributes:
+        slope: Half the width of the image at depth 1.
+        cam_to_world: OpenCV poses; lengths in metres.
+    """
 
     slope: Float[Tensor, "b v"]
     cam_to_world: Float[Tensor, "b v 4 4"]
 
 
 def intrinsics_for(slope: Float[Tensor, "b v"], size: tuple[int, int]) -> Float[Tensor, "b v 3 3"]:
-    """Pinhole matrices for images of (height, width) pixels, centred, with square pixels."""
+    """Pinhole matrices, in pixels, for square pixels and a principal point in the image's centre.
+
+    Args:
+        slope: Half the width of the image at depth 1.
+        size: Height and width of the images in pixels.
+    """
     height, width = size
     matrix = torch.zeros(*slope.shape, 3, 3, dtype=slope.dtype, device=slope.device)
     matrix[..., 0, 0] = matrix[..., 1, 1] = 0.5 * width / slope
@@ -38,7 +48,13 @@ def intrinsics_for(slope: Float[Tensor, "b v"], size: tuple[int, int]) -> Float[
 def look_at(
     eye: Float[Tensor, "*n 3"], target: Float[Tensor, "*n 3"], roll: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n 4 4"]:
-    """OpenCV camera at ``eye`` that looks at ``target``, turned about its axis by ``roll``."""
+    """Pose `cam_to_world` of an OpenCV camera that looks from one point at another.
+
+    Args:
+        eye: Position of the camera in the world, whose z axis points up.
+        target: The point in the world that the camera looks at, not straight above or below it.
+        roll: Rotation about the optical axis, in radians.
+    """
     forward = torch.nn.functional.normalize(target - eye, dim=-1)
     up = forward.new_tensor([0.0, 0.0, 1.0]).expand_as(forward)
     right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=-1)
@@ -56,9 +72,13 @@ def look_at(
 def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     """Choose the best of several candidate pairs of cameras.
 
-    The angle of the orbit between the two cameras is drawn first and is the same for all
-    candidates. So the choice among them does not favour small angles. The cameras do not depend on
-    the size of the images.
+    The orbit's angle between the two cameras is drawn once for all candidates, so the choice among
+    the candidates does not favour small angles. The cameras do not depend on the size of the
+    images.
+
+    Args:
+        draws: The random numbers.
+        scene: The scenes.
     """
     c = CANDIDATES
     fov = draws.between(*FOV, 1) + draws.between(-2.0, 2.0, 2)
@@ -73,7 +93,7 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     level = draws.between(1.0, 2.0, c, 1) + draws.between(-0.25, 0.25, c, 2)
     away = torch.stack([azimuth.cos(), azimuth.sin()], dim=-1) * radius[..., None]
     place = scene.interest[:, None, None, :2] + away
-    # Outdoors nothing stands in the way of a camera; indoors the walls do.
+    # Keep the cameras inside the walls. Outdoors the limit is far away.
     limit = scene.room[:, None, None, :2] - MARGIN
     place = place.clamp(-limit, limit)
     eye = torch.cat([place, level[..., None]], dim=-1)
@@ -85,11 +105,19 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
 
 
 def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
-    """Add one more camera, the best of several candidates.
+    """Add one camera to each scene, the best of several candidates.
 
-    It orbits the point of interest at an angle to camera 1 that is drawn as for a pair. The
-    candidates are scored by how much of their views camera 1 sees, so that every added view
-    overlaps with view 1.
+    Its orbit's angle to camera 1 is drawn as for the second camera of a pair. The score of a
+    candidate depends on how much of its view camera 1 sees, so that the added view overlaps with
+    view 1.
+
+    Args:
+        draws: The random numbers.
+        scene: The scenes.
+        cameras: The cameras that the scenes have already.
+
+    Returns:
+        All cameras, the added one last.
     """
     c = CANDIDATES
     fov = 2 * cameras.slope[:, 0].atan() * (180 / math.pi) + draws.between(-2.0, 2.0)
@@ -120,7 +148,7 @@ def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
 
 
 def clearance(scene: Scene, eye: Float[Tensor, "b g 3"]) -> Float[Tensor, "b g"]:
-    """Metres from each point to the nearest object's bounding box; 0 inside one."""
+    """Distance in metres from each point to the nearest bounding box of an object; 0 inside one."""
     offset = eye[:, :, None] - scene.centre[:, None]
     local = (scene.linear[:, None] @ offset[..., None])[..., 0]
     excess = (local.abs() - 1) * scene.half[:, None]
@@ -129,7 +157,7 @@ def clearance(scene: Scene, eye: Float[Tensor, "b g 3"]) -> Float[Tensor, "b g"]
 
 
 def _grid(slope: Float[Tensor, "b 2"], poses: Float[Tensor, "b c 2 4 4"], view: int) -> Vector:
-    """Directions through a grid of points over the square image of one view."""
+    """World directions through a grid of points on the square image of one view."""
     steps = (torch.arange(PROBE, dtype=slope.dtype, device=slope.device) + 0.5) * (2 / PROBE) - 1
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     right = (x.reshape(-1) * slope[:, view, None])[:, None]
@@ -146,14 +174,14 @@ def choose(
     overlap: float = 0.12,
     margin: float = MARGIN,
 ) -> Float[Tensor, "b 2 4 4"]:
-    """The best of each scene's candidate pairs of poses.
+    """Return the best of each scene's candidate pairs of poses.
 
     Args:
         scene: The scenes.
-        slope: Half the image's width at depth 1.
-        poses: The candidates.
-        overlap: Share of view 2 that view 1 should see; more does not count as better.
-        margin: Metres that should be free around a camera.
+        slope: Half the width of the image at depth 1.
+        poses: The candidates, `cam_to_world`.
+        overlap: Share of view 2 that view 1 should see. A larger share does not score higher.
+        margin: Distance in metres from a camera to the nearest object that should be kept.
     """
     best = _score(scene, slope, poses, overlap, margin).argmax(dim=1)
     return poses[torch.arange(len(poses), device=best.device), best]
@@ -166,9 +194,10 @@ def _score(
     enough: float,
     margin: float,
 ) -> Float[Tensor, "b c"]:
-    """How well suited each candidate is.
+    """Return a score for each candidate; the largest is the best.
 
-    Enough overlap, objects and look-alikes that both cameras see, nothing too close.
+    The score rises with the overlap, up to `enough`, and with objects and look-alikes that both
+    cameras see. It falls with surfaces that are too close to a camera.
     """
     eye = poses[..., :3, 3]
     ray = _grid(slope, poses, 1)

@@ -1,4 +1,4 @@
-"""Rooms: as many scenes of rendered views as wanted, each known exactly from its number."""
+"""Rooms: a data set of rendered scenes with exact geometry, each determined by its number."""
 
 import copy
 import logging
@@ -27,38 +27,38 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 STYLES = ("staged", "everyday")
-SPAN = 2**30  # pairs in a split: seeds must differ in their low 32 bits, all that torch uses
-NUMBERS = 1024  # uniform numbers that decide one pair
-MORE_NUMBERS = 128  # uniform numbers that decide one more camera
-CACHED = 2**18  # pixels whose numbers still fit the caches of a CPU
+SPAN = 2**30  # pairs in a split; torch uses only the low 32 bits of a seed, so they must differ
+NUMBERS = 1024  # uniform random numbers that determine one pair
+MORE_NUMBERS = 128  # uniform random numbers that determine one more camera
+CACHED = 2**18  # pixels whose intermediate results fit the caches of a CPU
 
 
 class Rooms(Independent, Generic[Seen]):
-    """Procedural scenes: furnished rooms and open grounds, seen by two cameras or more.
+    """Procedural scenes: furnished rooms and open grounds, seen by two or more cameras.
 
-    A pair is a pure function of the split and its number: it does not depend on the other
-    pairs of a batch, nor, but for rounding, on the machine. There are ``SPAN`` pairs in a
-    split.
+    A pair is a pure function of the split and its number. It does not depend on the other pairs
+    of a batch. It depends on the machine only by rounding. There are ``SPAN`` pairs in a split.
+    Lengths are in metres.
 
     Args:
         split: "train", "validation" or "test".
         size: Height and width of the views in pixels.
-        lookalikes: Whether each scene holds two or three copies of one object.
-        photographs: A folder of photographs that may cover surfaces.
-        device: Where to render.
-        compile: Whether to compile the renderer. It is compiled for one number of pairs: that of
-            the first batch, or fewer if the machine suits fewer. Larger batches are cut into parts,
-            and the last part is padded.
-        samples: Colour is the mean of samples x samples rays in each pixel.
-        style: "staged" has vivid surfaces, and two upright cameras that orbit one point;
-            "everyday" has plainer surfaces, small things on a table and on the floor, cameras as
-            people hold them, and in some scenes a photograph projected onto the surfaces.
-        views: Cameras of each scene. The first two are those of the pair with its number, and
-            each further camera sees some of what camera 1 does.
+        lookalikes: Whether each scene has two or three copies of one object.
+        photographs: A folder of photographs, used as textures of some surfaces.
+        device: The device that renders.
+        compile: Whether to compile the renderer. It is compiled for one number of scenes: that of
+            the first batch, or fewer if fewer run faster on this device. Larger batches are cut
+            into parts, and the last part is padded.
+        samples: The colour of a pixel is the mean of samples x samples rays.
+        style: "staged" has vivid surfaces, and upright cameras that orbit one point. "everyday" has
+            plainer surfaces, small things on a table and on the floor, cameras like those of
+            handheld photographs, and in some scenes a photograph projected onto the surfaces.
+        views: Number of cameras of each scene. The first two cameras are those of the pair with the
+            same number. Each further camera sees a part of what camera 1 sees.
 
     Raises:
-        Prob3rError: The split or the style is unknown, there is less than two views, or the
-            folder holds no photographs.
+        Prob3rError: The split or the style is unknown, there are fewer than two views, or the
+            folder holds no photograph or one that cannot be read.
     """
 
     @overload
@@ -122,11 +122,15 @@ class Rooms(Independent, Generic[Seen]):
         return SPAN
 
     def __getitem__(self, index: int) -> Seen:
-        """One scene, as a batch of 1."""
+        """Return one scene as a batch of 1; raise as `batch`."""
         return self.batch([index])
 
     def batch(self, indices: Sequence[int]) -> Seen:
-        """The scenes with these numbers: a `Pair` if there are two views, else `Views`."""
+        """Render the scenes with these numbers: a `Pair` if there are two views, else `Views`.
+
+        Raises:
+            Prob3rError: There is no number, or one is not from 0 to ``SPAN`` - 1.
+        """
         scene, intrinsics, pose = self._posed(indices)
         frame = self._render(scene.single(), intrinsics, pose)
         b, (h, w) = len(indices), self.size
@@ -145,12 +149,12 @@ class Rooms(Independent, Generic[Seen]):
         return cast(Seen, views_of(views, names).named(scenes=names))
 
     def with_views(self, views: int) -> "Rooms[Views]":
-        """Return the same rooms seen by another number of cameras; they share the photographs.
+        """Return the same rooms with another number of cameras; both share the photographs.
 
-        The views that both have are the same ones.
+        The views with the same number are the same in both.
 
         Raises:
-            Prob3rError: There is less than two views.
+            Prob3rError: There are fewer than two views.
         """
         _check_views(views)
         other = cast("Rooms[Views]", copy.copy(self))
@@ -160,23 +164,33 @@ class Rooms(Independent, Generic[Seen]):
     def cameras(
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "b v 3 3"], Float[Tensor, "b v 4 4"]]:
-        """Intrinsics and poses of these scenes, without rendering them."""
+        """Return intrinsics (in pixels) and `cam_to_world` of scenes, without rendering them.
+
+        Raises:
+            Prob3rError: As in `batch`.
+        """
         return self._posed(indices)[1:]
 
     def prototypes(self, indices: Sequence[int]) -> Int[Tensor, "b k"]:
-        """What each object is a copy of.
+        """Return which object each object is a copy of.
 
-        Column k is the object with label k + 1; objects with equal numbers are look-alikes,
-        and -1 marks an object that the scene does not have.
+        Column k, counted from 0, is the object with label k + 1. Objects with equal values are
+        look-alikes. The value is -1 for an object that the scene does not have.
+
+        Raises:
+            Prob3rError: As in `batch`.
         """
         scene, _ = self._draw(indices)
         return scene.prototype
 
     def visible_in_1(self, indices: Sequence[int]) -> PixelMatches:
-        """Where view 2's pixels lie in view 1, and whether view 1 sees their points.
+        """Return where view 2's pixels lie in view 1, and whether view 1 sees their points.
 
-        Visibility comes from casting rays from camera 1, not from comparing depths. It is exact
-        up to the rounding of single precision.
+        Visibility is found by rays from camera 1, not by comparing depths. It is exact up to
+        rounding in single precision.
+
+        Raises:
+            Prob3rError: As in `batch`.
         """
         scene, intrinsics, pose = self._posed(indices)
         return sight_lines(scene.single(), intrinsics[:, :2], pose[:, :2], self.size)
@@ -184,13 +198,13 @@ class Rooms(Independent, Generic[Seen]):
     def _posed(
         self, indices: Sequence[int]
     ) -> tuple[Scene, Float[Tensor, "b v 3 3"], Float[Tensor, "b v 4 4"]]:
-        """Scenes, with the intrinsics and the poses of their cameras in single precision."""
+        """Return scenes, with the intrinsics and the poses of their cameras in float32."""
         scene, cameras = self._draw(indices)
         intrinsics = intrinsics_for(cameras.slope, self.size).float()
         return scene, intrinsics, cameras.cam_to_world.float()
 
     def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
-        """Scenes and cameras, in double precision, so that no choice depends on a rounding."""
+        """Return scenes and cameras in double precision, so that rounding changes no choice."""
         if not len(indices):
             raise Prob3rError("indices is empty; it must name at least one pair.")
         offset = SPLITS.index(self.split) * SPAN
@@ -201,7 +215,7 @@ class Rooms(Independent, Generic[Seen]):
                 raise Prob3rError(f"index is {index}; it must be from 0 to {SPAN - 1}.")
             generator.manual_seed(offset + index)
             rows.append(torch.rand(NUMBERS, generator=generator, dtype=torch.float64))
-            # After the numbers of the pair, so that these are the same for any number of views.
+            # Drawn after the numbers of the pair, which are then the same for any number of views.
             shape = self.views - 2, MORE_NUMBERS
             more.append(torch.rand(shape, generator=generator, dtype=torch.float64))
         draws = Draws(torch.stack(rows).to(self.device))
@@ -220,7 +234,7 @@ class Rooms(Independent, Generic[Seen]):
     def _render(
         self, scene: Scene, intrinsics: Float[Tensor, "b v 3 3"], pose: Float[Tensor, "b v 4 4"]
     ) -> Frame:
-        """Render in chunks of one size, so that the compiled renderer is built once."""
+        """Render in chunks of one size, so that the renderer is compiled only once."""
         if self.compile:
             try:
                 return self._render_compiled(scene, intrinsics, pose)
@@ -237,7 +251,7 @@ class Rooms(Independent, Generic[Seen]):
         self.chunk = self.chunk or min(count, self._most_at_once())
         frames = []
         for first in range(0, count, self.chunk):
-            # The last pair fills up a short chunk.
+            # A short chunk is padded with copies of the last scene.
             rows = torch.arange(first, first + self.chunk, device=self.device)
             rows = rows.clamp(max=count - 1)
             part = Scene(*(t[rows] for t in scene))
@@ -247,7 +261,7 @@ class Rooms(Independent, Generic[Seen]):
         return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
 
     def _most_at_once(self) -> int:
-        """Scenes in a chunk, few enough that a CPU's cache holds the output of a compiled loop."""
+        """Return the scenes of a chunk: so few that a compiled loop's output fits a CPU's cache."""
         height, width = self.size
         return (
             max(1, CACHED // (self.views * height * width)) if self.device.type == "cpu" else SPAN

@@ -13,21 +13,22 @@ from prob3r.rooms.textures import PROJECTED, SPAN, draw_textures, soften_texture
 
 TABLE = 0  # the slot of the box that may become a table
 SUPPORTS = (TABLE, 1, 6)  # slots of furniture that small things may stand on
-TABLES, DESKS = 0.5, 0.5  # shares of the scenes with a table, and with all things in one place
+TABLES = 0.5  # share of the scenes with a table
+DESKS = 0.5  # share of the scenes with all small things on one piece of furniture
 PROJECTIONS = 0.4  # share of the scenes with a projected photograph
-COVERED = 0.85  # share of the surfaces of such a scene that it covers
+COVERED = 0.85  # share of the surfaces that the photograph covers in such a scene
 
 
 def add_clutter(draws: Draws, scene: Scene, photographs: int) -> Scene:
-    """Put a table into some scenes, and up to eight small things on furniture and the floor.
+    """Add a table to some scenes, and two to eight small things on furniture and on the floor.
 
-    The things take slots of their own after those of the furniture, with the same shapes. Where
-    there is a table, it is what the cameras look at.
+    The things have slots of their own after those of the furniture, with the same shapes in the
+    same order. If there is a table, the cameras look at it.
 
     Args:
-        draws: The numbers that decide everything.
+        draws: The random numbers.
         scene: Furnished rooms with `OBJECTS` objects.
-        photographs: How many photographs there are to cover the things with.
+        photographs: Number of photographs that may be textures of the things.
     """
     scene = _add_table(draws, scene)
     supports = torch.tensor(SUPPORTS, device=scene.half.device)
@@ -55,7 +56,7 @@ def add_clutter(draws: Draws, scene: Scene, photographs: int) -> Scene:
     centre = torch.where(present[..., None], centre, PARKED)
 
     textures = soften_textures(draws, draw_textures(draws, 0, count, photographs))
-    textures[..., 2] *= 3  # patterns as small as the things
+    textures[..., 2] *= 3  # finer patterns, to fit the size of the things
     slots = torch.arange(count, device=size.device) + OBJECTS
     return scene._replace(
         linear=torch.cat([scene.linear, _turns(draws, count).mT / size[..., None]], dim=1),
@@ -68,16 +69,16 @@ def add_clutter(draws: Draws, scene: Scene, photographs: int) -> Scene:
 
 
 def project_photograph(draws: Draws, scene: Scene, cameras: Cameras, photographs: int) -> Scene:
-    """Throw a photograph onto most surfaces of some scenes, from a place near camera 1.
+    """Project a photograph onto most surfaces of some scenes, from a place near camera 1.
 
-    An image of such a scene has the statistics of a photograph, but its depth cannot be read from
-    the photograph's content. Outside its frame the photograph is continued by its mirror image.
+    An image of such a scene has the statistics of a photograph, but the content of the photograph
+    says nothing about the depth. Outside its frame the photograph is continued by its mirror image.
 
     Args:
-        draws: The numbers that decide everything.
+        draws: The random numbers.
         scene: The scenes.
-        cameras: Their cameras.
-        photographs: How many photographs there are; with none, nothing changes.
+        cameras: The cameras of the scenes.
+        photographs: Number of photographs; with 0, nothing changes.
     """
     if not photographs:
         return scene
@@ -108,12 +109,12 @@ def project_photograph(draws: Draws, scene: Scene, cameras: Cameras, photographs
 
 
 def _has_table(scene: Scene) -> Bool[Tensor, "b 1"]:
-    """Whether the first box is a table: no other piece of furniture is as wide."""
+    """Return whether the first box is a table: no other piece of furniture is as wide."""
     return scene.half[:, TABLE, :1] > 0.5
 
 
 def _add_table(draws: Draws, scene: Scene) -> Scene:
-    """Make the first box of some scenes a table in the middle, and let the cameras look at it."""
+    """Make the first box of some scenes a table at the point of interest, and look at its top."""
     chosen = draws.chance(TABLES, 1) & ~scene.alike[:, TABLE, None]
     width, depth = draws.between(0.51, 0.9, 1), draws.between(0.3, 0.5, 1)
     height = draws.between(0.32, 0.4, 1)
@@ -138,7 +139,7 @@ def _add_table(draws: Draws, scene: Scene) -> Scene:
 
 
 def _draw_sizes(draws: Draws) -> Float[Tensor, "b k 3"]:
-    """Half sizes of small things: 4 to 30 centimetres across, some of them flat."""
+    """Draw half sizes of small things, in metres: 4 to 30 centimetres across, some of them flat."""
     half = draws.between(0.02, 0.15, OBJECTS, 3)
     flat = draws.chance(0.3, OBJECTS)
     half[..., 2] = torch.where(flat, 0.15 * half[..., 2], half[..., 2])
@@ -148,7 +149,7 @@ def _draw_sizes(draws: Draws) -> Float[Tensor, "b k 3"]:
 
 
 def _turns(draws: Draws, count: int) -> Float[Tensor, "b k 3 3"]:
-    """Turns of upright objects about the vertical, object to world."""
+    """Draw rotations about the vertical, from object to world."""
     angle = draws.between(0.0, 2 * math.pi, count)
     c, s = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)

@@ -1,4 +1,4 @@
-"""Two cameras as people hold them: turned, tilted, moved by a step, near and far."""
+"""Pairs of cameras as in handheld photographs: rolled, tilted, moved, at many distances."""
 
 import math
 
@@ -11,18 +11,23 @@ from prob3r.rooms.draws import Draws
 from prob3r.rooms.scene import Scene
 
 FOV = (35.0, 85.0)  # degrees, across the width of the image
-LARGEST = 100.0  # degrees of an orbit
+LARGEST = 100.0  # degrees; the largest angle of an orbit
 OVERLAP = 0.3  # share of view 2 that view 1 should see
 MARGIN = 0.2  # metres between a camera and a wall or an object
-ORBIT, PAN, STEP, WALK = 0.4, 0.55, 0.7, 0.8  # upper ends of the motions' shares; the rest is free
+# Upper ends of the intervals of [0, 1] that select each motion; the rest selects a free motion.
+ORBIT, PAN, STEP, WALK = 0.4, 0.55, 0.7, 0.8
 
 
 def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
     """Choose the best of several candidate pairs of handheld cameras.
 
-    Camera 2 orbits what camera 1 looks at, turns on the spot, steps aside, walks forward or
-    back, or moves freely. The motion and its size are common to all candidates, so that the
-    choice among them does not favour small motions.
+    From camera 1 to camera 2, the camera orbits the point of interest, pans in place, steps aside,
+    moves forward or back, or moves freely. The kind of motion and its size are drawn once for all
+    candidates, so the choice among the candidates does not favour small motions.
+
+    Args:
+        draws: The random numbers.
+        scene: The scenes.
     """
     c = CANDIDATES
     slope = _draw_lenses(draws)
@@ -46,7 +51,7 @@ def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
         distance * draws.between(0.7, 1.3, c),
         level + draws.between(-0.4, 0.4, c),
     )
-    # A pan leaves a third of the image in common.
+    # After the largest pan, about a third of the image is still in common.
     pan = (angle / math.radians(LARGEST)) * 1.3 * slope[:, :1].atan()
     shake = draws.between(-0.1, 0.1, c, 3)
     parallel = draws.between(0.0, 1.0, c, 1)
@@ -72,14 +77,17 @@ def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
 
 
 def _draw_lenses(draws: Draws) -> Float[Tensor, "b 2"]:
-    """Half the images' widths at depth 1; five pairs of six share one lens."""
+    """Draw half the widths of the images at depth 1; in five of six pairs both are equal."""
     fov, other = draws.between(*FOV, 2).unbind(1)
     other = torch.where(draws.chance(1 / 6), other, fov)
     return (torch.stack([fov, other], dim=1) * (math.pi / 360)).tan()
 
 
 def _draw_rolls(draws: Draws) -> Float[Tensor, "b c 2"]:
-    """Turns about the optical axis: up to 30 degrees, and some photographs taken upright."""
+    """Draw rotations about the optical axis in radians: small ones, and some by 90 degrees more.
+
+    The small ones are up to 30 degrees in view 1 and up to 41 degrees in view 2.
+    """
     c = CANDIDATES
     first = draws.between(-1.0, 1.0, c) * draws.between(0.0, math.radians(30), c)
     second = 0.7 * first + draws.between(-1.0, 1.0, c) * draws.between(0.0, math.radians(20), c)
@@ -96,14 +104,14 @@ def _around(
     distance: Float[Tensor, "b c"],
     level: Float[Tensor, "b c"],
 ) -> Float[Tensor, "b c 3"]:
-    """Places around a point, at heights above the floor."""
+    """Return places around a point, at given azimuths, distances and heights above the floor."""
     x = centre[:, None, 0] + distance * azimuth.cos()
     y = centre[:, None, 1] + distance * azimuth.sin()
     return torch.stack([x, y, level], dim=-1)
 
 
 def _inside(scene: Scene, place: Float[Tensor, "b c 3"]) -> Float[Tensor, "b c 3"]:
-    """The nearest places that are clear of the walls, the floor and the ceiling."""
+    """Return the nearest places that keep the margin to the walls, the floor and the ceiling."""
     limit = scene.room[:, None] - MARGIN
     low = torch.cat([-limit[..., :2], torch.full_like(limit[..., 2:], MARGIN)], dim=-1)
     high = torch.cat([limit[..., :2], 2 * scene.room[:, None, 2:] - MARGIN], dim=-1)
@@ -111,7 +119,7 @@ def _inside(scene: Scene, place: Float[Tensor, "b c 3"]) -> Float[Tensor, "b c 3
 
 
 def _turned(vector: Float[Tensor, "b c 3"], angle: Float[Tensor, "b 1"]) -> Float[Tensor, "b c 3"]:
-    """Vectors turned about the vertical by an angle in radians."""
+    """Rotate vectors about the vertical by an angle in radians."""
     x, y, z = vector.unbind(-1)
     c, s = angle.cos(), angle.sin()
     return torch.stack([c * x - s * y, s * x + c * y, z], dim=-1)

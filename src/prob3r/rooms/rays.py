@@ -1,8 +1,8 @@
-"""Rays against scenes: what they meet first, and whether anything stands in their way.
+"""Ray casting: the first surface along a ray, and whether a line of sight is free.
 
-Vectors along rays are three tensors of shape (b, g, n): b scenes, g origins in each, n rays
-from each origin. The loop over the object slots is unrolled, so that a compiler can keep a
-ray in registers while it meets all objects.
+The vectors of rays are three tensors of shape (b, g, n), for x, y and z: b scenes, g origins in
+each, n rays from each origin. The loop over the object slots is unrolled, so that a compiler can
+keep a ray in registers while it is intersected with all objects.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from prob3r.rooms.scene import BOXES, CYLINDERS, ELLIPSOIDS, FLOOR, OBJECTS, WALLS, Scene
 
-FAR = 1e8  # distance of a miss
+FAR = 1e8  # distance of a ray that hits nothing
 
 Vector = tuple[Tensor, Tensor, Tensor]
 
@@ -22,9 +22,9 @@ class Hit(NamedTuple):
     """The first surface along each ray.
 
     Attributes:
-        distance: In multiples of the ray's direction.
-        surface: 0 to 5 for the room, then 6 plus the object's slot.
-        local: The point in the canonical frame of what was hit.
+        distance: Distance along the ray, in multiples of the length of its direction.
+        surface: Number of the surface: 0 to 5 for the room, 6 plus the slot for an object.
+        local: The point that was hit, in the canonical frame of the object or room.
     """
 
     distance: Float[Tensor, "b g n"]
@@ -33,16 +33,16 @@ class Hit(NamedTuple):
 
 
 def _slab(origin: Tensor, direction: Tensor) -> tuple[Tensor, ...]:
-    """Where a line enters and leaves the slab between -1 and 1 of one coordinate."""
-    inverse = 1 / direction  # infinite along the slab, and then so are the right answers
+    """Distances at which a line enters and leaves the slab between -1 and 1 of one coordinate."""
+    inverse = 1 / direction  # infinite for a line parallel to the slab, and so are the distances
     low, high = (-1 - origin) * inverse, (1 - origin) * inverse
     return torch.minimum(low, high), torch.maximum(low, high)
 
 
 def _disc(origins: tuple[Tensor, ...], directions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Where a line enters and leaves the unit ball of the given coordinates.
+    """Distances at which a line enters and leaves the unit ball of the given coordinates.
 
-    From the point of closest approach, which stays accurate far from the ball.
+    They are computed from the point of closest approach, which is accurate for distant origins.
     """
     speed = _dot(directions, directions).clamp(min=1e-30)  # 0 along a cylinder's axis
     middle = -_dot(origins, directions) / speed
@@ -61,7 +61,7 @@ def _dot(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
 
 
 def intersect_box(origin: Vector, direction: Vector) -> Float[Tensor, "b g n"]:
-    """Distance to the box [-1, 1]^3 from outside, or ``FAR``."""
+    """Distance from outside to the box [-1, 1]^3; ``FAR`` without a hit."""
     spans = [_slab(o, d) for o, d in zip(origin, direction, strict=True)]
     enter = torch.maximum(torch.maximum(spans[0][0], spans[1][0]), spans[2][0])
     leave = torch.minimum(torch.minimum(spans[0][1], spans[1][1]), spans[2][1])
@@ -69,13 +69,13 @@ def intersect_box(origin: Vector, direction: Vector) -> Float[Tensor, "b g n"]:
 
 
 def intersect_ball(origin: Vector, direction: Vector) -> Float[Tensor, "b g n"]:
-    """Distance to the unit ball from outside, or ``FAR``."""
+    """Distance from outside to the unit ball; ``FAR`` without a hit."""
     enter, leave = _disc(origin, direction)
     return torch.where((enter < leave) & (enter > 0), enter, FAR)
 
 
 def intersect_cylinder(origin: Vector, direction: Vector) -> Float[Tensor, "b g n"]:
-    """Distance to the cylinder of radius 1 between z = -1 and 1 from outside, or ``FAR``."""
+    """Distance from outside to the cylinder of radius 1 and -1 < z < 1; ``FAR`` without a hit."""
     round_in, round_out = _disc(origin[:2], direction[:2])
     flat_in, flat_out = _slab(origin[2], direction[2])
     enter, leave = torch.maximum(round_in, flat_in), torch.minimum(round_out, flat_out)
@@ -83,19 +83,19 @@ def intersect_cylinder(origin: Vector, direction: Vector) -> Float[Tensor, "b g 
 
 
 def intersect_room(origin: Vector, direction: Vector) -> Float[Tensor, "b g n"]:
-    """Distance to the box [-1, 1]^3 from inside."""
+    """Distance from inside to the sides of the box [-1, 1]^3."""
     leave = [_slab(o, d)[1] for o, d in zip(origin, direction, strict=True)]
     return torch.minimum(torch.minimum(leave[0], leave[1]), leave[2])
 
 
 def components(vectors: Float[Tensor, "b g 3"]) -> Vector:
-    """One vector for each origin, as three tensors that spread along its rays."""
+    """Components of one vector for each origin, each of shape (b, g, 1) to broadcast over rays."""
     x, y, z = vectors[..., None].unbind(2)
     return x, y, z
 
 
 def _turn(scene: Scene, slot: int, vector: Vector) -> Vector:
-    """World vectors in the canonical frame of one object."""
+    """Map vectors from the world to the canonical frame of one object."""
     m = scene.linear[:, slot, :, :, None, None]
     x, y, z = (
         m[:, i, 0] * vector[0] + m[:, i, 1] * vector[1] + m[:, i, 2] * vector[2] for i in range(3)
@@ -104,7 +104,7 @@ def _turn(scene: Scene, slot: int, vector: Vector) -> Vector:
 
 
 def _to_object(scene: Scene, slot: int, point: Vector) -> Vector:
-    """World points in the canonical frame of one object."""
+    """Map points from the world to the canonical frame of one object."""
     centre = scene.centre[:, slot, :, None, None]
     x, y, z = (p - centre[:, i] for i, p in enumerate(point))
     return _turn(scene, slot, (x, y, z))
@@ -113,7 +113,7 @@ def _to_object(scene: Scene, slot: int, point: Vector) -> Vector:
 def _room_rays(
     scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector
 ) -> tuple[Vector, Vector]:
-    """The rays in the canonical frame of the room."""
+    """Map rays from the world to the canonical frame of the room."""
     start = components(origin / scene.room[:, None])
     x, y, z = (1 / scene.room)[:, :, None, None].unbind(1)
     start = (start[0], start[1], start[2] - 1)
@@ -134,7 +134,7 @@ _INTERSECT |= dict.fromkeys(CYLINDERS, intersect_cylinder)
 def _meet(
     scene: Scene, slot: int, start: Vector, direction: Vector
 ) -> tuple[Vector, Vector, Float[Tensor, "b g n"]]:
-    """Rays in the canonical frame of one object, and their distance to it."""
+    """Map rays to the canonical frame of one object, and return their distances to it, too."""
     start, heading = _to_object(scene, slot, start), _turn(scene, slot, direction)
     return start, heading, _INTERSECT[slot % OBJECTS](start, heading)
 
@@ -149,7 +149,13 @@ def _meet_room(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) 
 
 
 def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -> Hit:
-    """Cast rays from inside the room and outside all objects, in world coordinates."""
+    """Cast rays and return what they hit first.
+
+    Args:
+        scene: The scenes.
+        origin: Origins in the world, inside the room and outside all objects.
+        direction: Directions in the world, of any length.
+    """
     eye = components(origin)
     distance, surface, local = _meet_room(scene, origin, direction)
     for slot in range(scene.centre.shape[1]):
@@ -166,7 +172,7 @@ def first_hit(scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector) -
 def first_surface(
     scene: Scene, origin: Float[Tensor, "b g 3"], direction: Vector
 ) -> tuple[Float[Tensor, "b g n"], Int32[Tensor, "b g n"]]:
-    """Distance and surface of `first_hit`, for less work than with the place on the surface."""
+    """Return distance and surface of `first_hit`; faster, because no point is computed."""
     eye = components(origin)
     distance, surface, _ = _meet_room(scene, origin, direction)
     for slot in range(scene.centre.shape[1]):
@@ -179,16 +185,16 @@ def first_surface(
 def blocked(
     scene: Scene, point: Vector, towards: Vector, share: float = 1.0
 ) -> Bool[Tensor, "b g n"]:
-    """Whether an object stands between each point and the place ``towards`` it.
+    """Return whether an object lies between each point and the place ``point + towards``.
 
-    A convex object never blocks the view from its own surface outwards: a ray that leaves it
-    meets it behind the start only.
+    An object never blocks a ray that starts on its own surface and goes outwards, because all
+    objects are convex.
 
     Args:
         scene: The scenes.
-        point: Where the rays start.
-        towards: Their directions, as long as the way.
-        share: The part of the way, from the start, that has to be free.
+        point: Start points of the rays, in the world.
+        towards: Vectors from the start points to the places, in the world.
+        share: Share of the way, from the start, that has to be free.
     """
     met = torch.zeros_like(towards[0], dtype=torch.bool)
     for slot in range(scene.centre.shape[1]):
@@ -198,5 +204,5 @@ def blocked(
 
 
 def is_sky(scene: Scene, surface: Int32[Tensor, "b g n"]) -> Bool[Tensor, "b g n"]:
-    """Whether rays that ended there went on into the sky."""
+    """Return whether rays that hit these surfaces see the sky: outdoors, walls and ceiling do."""
     return scene.outdoors[:, None, None] & (surface < WALLS) & (surface != FLOOR)

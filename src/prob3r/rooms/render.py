@@ -15,11 +15,18 @@ from prob3r.rooms.textures import COLUMNS, PROJECTED, Texture, paint
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SAME_POINT = 2e-3  # two hits on one ray this close, as a share of its length, are one point
+SAME_POINT = 2e-3  # hits on one ray closer than this share of its length count as one point
 
 
 class Frame(NamedTuple):
-    """What the cameras see: colour in [-1, 1], z depth, object label (0: none), valid."""
+    """Rendered images, with pixels row by row.
+
+    Attributes:
+        image: Red, green and blue in [-1, 1].
+        depth: z depth in metres; 0 for sky.
+        labels: Label of the object, 1 plus its slot; 0 if there is none.
+        valid: Whether the depth is known, that is, the pixel does not show the sky.
+    """
 
     image: Float[Tensor, "b g 3 n"]
     depth: Float[Tensor, "b g n"]
@@ -28,7 +35,7 @@ class Frame(NamedTuple):
 
 
 def _surface_table(scene: Scene) -> Float[Tensor, "b c s"]:
-    """Texture, normal matrix and size of each surface, one column for each number."""
+    """Texture, linear map and half sizes of surfaces: a row a number, a column a surface."""
     inward = -torch.diag_embed(1 / scene.room)[:, None].expand(-1, WALLS, -1, -1)
     linear = torch.cat([inward, scene.linear], dim=1).flatten(-2)
     half = torch.cat([scene.room[:, None].expand(-1, WALLS, -1), scene.half], dim=1)
@@ -38,7 +45,7 @@ def _surface_table(scene: Scene) -> Float[Tensor, "b c s"]:
 def _local_geometry(
     surface: Int32[Tensor, "b g n"], local: Vector, half: Vector
 ) -> tuple[Vector, Tensor, Tensor, Tensor]:
-    """Normal in the canonical frame, surface coordinates in metres, and the face's number."""
+    """Normals in the canonical frame, surface coordinates in metres, and numbers of the faces."""
     x, y, z = local
     slot = torch.where(surface >= WALLS, (surface - WALLS) % OBJECTS, 0)
     ball = (slot >= ELLIPSOIDS[0]) & (slot <= ELLIPSOIDS[-1])
@@ -61,9 +68,9 @@ def _local_geometry(
 
 
 def _lambert(scene: Scene, point: Vector, normal: Vector) -> Float[Tensor, "b g n"]:
-    """Light that a matt surface sends back: ambient, and lamps that weaken with distance.
+    """Shading of matt (Lambertian) surfaces: ambient light, and lamps that weaken with distance.
 
-    Only the first lamp casts shadows, which is enough to set objects on the ground.
+    Only the first lamp casts shadows. This is enough to show where objects touch the ground.
     """
     shade = scene.ambient[:, None, None].expand_as(point[0])
     for lamp in range(scene.lights.shape[1]):
@@ -80,7 +87,7 @@ def _lambert(scene: Scene, point: Vector, normal: Vector) -> Float[Tensor, "b g 
 
 
 def _project(scene: Scene, point: Vector) -> tuple[Tensor, Tensor, Tensor]:
-    """Place of points in the projected photograph (right, up), and its share of a metre there."""
+    """Positions of points in the projected photograph (right, up), and its widths per metre."""
     p = scene.projector[..., None, None]
     x, y, z = (
         p[:, i, 0] * point[0] + p[:, i, 1] * point[1] + p[:, i, 2] * point[2] + p[:, i, 3]
@@ -92,7 +99,7 @@ def _project(scene: Scene, point: Vector) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _sky(scene: Scene, direction: Vector) -> Vector:
-    """Colour of the sky, from the horizon to overhead."""
+    """Colour of the sky in each direction, in [0, 1]."""
     x, y, z = direction
     rise = (z * (x * x + y * y + z * z).rsqrt()).clamp(0, 1).sqrt()
     low, high = scene.sky[:, 0, :, None, None], scene.sky[:, 1, :, None, None]
@@ -108,15 +115,15 @@ def shade(
     pixel: Float[Tensor, "b g"],
     atlas: UInt8[Tensor, "p 3 t"] | None,
 ) -> Float[Tensor, "b g 3 n"]:
-    """Red, green and blue in [-1, 1] where rays ended.
+    """Red, green and blue in [-1, 1] of the points that rays hit.
 
     Args:
         scene: The scenes.
-        origin: Where the rays started.
+        origin: Origins of the rays in the world.
         direction: World directions whose component along the optical axis is 1.
-        hit: What they hit.
+        hit: What the rays hit.
         pixel: Size of a pixel at unit depth (1 / focal length in pixels).
-        atlas: Photographs for the surfaces that wear one.
+        atlas: Photographs for the surfaces that have a photograph as texture.
     """
     b, g, n = hit.distance.shape
     index = hit.surface.long().reshape(b, g * n)
@@ -133,7 +140,8 @@ def shade(
     dx, dy, dz = direction
     speed = (dx * dx + dy * dy + dz * dz).sqrt()
     cosine = (dx * normal[0] + dy * normal[1] + dz * normal[2]).abs() / speed
-    # A slanted surface stretches the pixel in one direction only: the geometric mean of both.
+    # A slanted surface stretches the pixel in one direction only. The footprint is the geometric
+    # mean of the sizes in both directions.
     footprint = hit.distance * pixel[..., None] * cosine.clamp(min=0.05).rsqrt()
     if atlas is not None:
         projected = texture.kind == PROJECTED
@@ -159,7 +167,14 @@ def camera_rays(
     x: Float[Tensor, " n"],
     y: Float[Tensor, " n"],
 ) -> Vector:
-    """World directions through image points, with component 1 along the optical axis."""
+    """World directions through image points, with component 1 along the optical axis.
+
+    Args:
+        intrinsics: In pixels.
+        cam_to_world: Poses of the cameras.
+        x: Horizontal positions of the points in pixels.
+        y: Vertical positions of the points in pixels.
+    """
     right = (x - intrinsics[..., 0, 2, None]) / intrinsics[..., 0, 0, None]
     down = (y - intrinsics[..., 1, 2, None]) / intrinsics[..., 1, 1, None]
     r = cam_to_world[..., None]
@@ -174,7 +189,7 @@ def cast(
     x: Float[Tensor, " n"],
     y: Float[Tensor, " n"],
 ) -> tuple[Vector, Hit]:
-    """Directions through image points, and what is seen there; distances are z depths."""
+    """World directions through image points, and what these rays hit; distances are z depths."""
     direction = camera_rays(intrinsics, cam_to_world, x, y)
     return direction, first_hit(scene, cam_to_world[..., :3, 3], direction)
 
@@ -198,14 +213,14 @@ def render(
     Args:
         scene: The scenes, in single precision.
         intrinsics: In pixels, pixel centres at integer coordinates.
-        cam_to_world: OpenCV cameras inside the rooms.
+        cam_to_world: Poses of OpenCV cameras inside the rooms.
         size: Height and width in pixels.
-        samples: Colour is the mean over a grid of samples x samples rays in each pixel. Depth
-            and label always belong to the ray through the pixel's centre.
-        atlas: Photographs for the surfaces that wear one.
+        samples: The colour of a pixel is the mean over a grid of samples x samples rays. Depth and
+            label always belong to the ray through the pixel's centre.
+        atlas: Photographs for the surfaces that have a photograph as texture.
         compiled: Whether to compile, for exactly these shapes. Geometry and colour are compiled
-            separately. Compiled together, the geometry would be computed again in each loop over
-            the colours.
+            separately: compiled together, each loop over the colours would compute the geometry
+            again.
     """
     see, colour = (_compiled(cast), _compiled(shade)) if compiled else (cast, shade)
     x, y = _pixel_centres(size, intrinsics.device)
@@ -237,10 +252,16 @@ def sight_lines(
     cam_to_world: Float[Tensor, "b 2 4 4"],
     size: tuple[int, int],
 ) -> PixelMatches:
-    """Where view 2's pixels lie in view 1, and whether camera 1 has a free line of sight.
+    """Return where view 2's pixels lie in view 1, and whether camera 1 sees their points.
 
-    A point is visible if it projects into view 1 and a ray from camera 1 meets nothing before
+    A point is visible if it projects into view 1 and a ray from camera 1 hits nothing before
     it. Sky is never visible.
+
+    Args:
+        scene: The scenes, in single precision.
+        intrinsics: In pixels.
+        cam_to_world: Poses of both cameras.
+        size: Height and width of both views in pixels.
     """
     height, width = size
     origin = cam_to_world[:, :, :3, 3]
@@ -249,7 +270,8 @@ def sight_lines(
     point = points_at(components(origin[:, 1:]), ray, hit.distance)
     eye = components(origin[:, :1])
     towards = (point[0] - eye[0], point[1] - eye[1], point[2] - eye[2])
-    # The point itself is at distance 1 along these rays; rounding moves it by far less than this.
+    # The point itself is at distance 1 along these rays. Rounding moves it by much less than
+    # SAME_POINT.
     hidden = blocked(scene, eye, towards, 1 - SAME_POINT)
 
     local = torch.cat(towards, dim=1).mT @ cam_to_world[:, 0, :3, :3]

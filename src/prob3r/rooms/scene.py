@@ -1,9 +1,9 @@
 """Scenes: from a vector of uniform numbers to a furnished room or an open ground.
 
-The world has its z axis up and the floor at z = 0; lengths are metres. Every object is the
-image of a canonical shape (the box ``[-1, 1]^3``, the unit ball, or the cylinder of radius 1
-between z = -1 and z = 1) under an affine map, so a scene is a handful of small tensors. The
-slots are fixed by type, and an object that a scene does not have is parked far away.
+The world's z axis points up, and the floor is at z = 0. Lengths are in metres. Every object is a
+canonical shape (the box ``[-1, 1]^3``, the unit ball, or the cylinder of radius 1 between z = -1
+and z = 1) after an affine map, so a few small tensors describe a scene. Each slot of objects has a
+fixed shape. An object that a scene does not have is far away from everything.
 """
 
 import math
@@ -19,37 +19,39 @@ from prob3r.rooms.textures import draw_textures, soften_textures
 BOXES = range(0, 4)  # the last one is a thin panel
 ELLIPSOIDS = range(4, 6)
 CYLINDERS = range(6, 8)
-OBJECTS = 8  # slots of furniture; the slots of small things repeat their shapes
-PANEL = 3
+OBJECTS = 8  # slots of furniture; the slots of small things have the same shapes again
+PANEL = 3  # slot of the panel
 WALLS = 6  # surfaces 0 to 5 are the room's: x-, x+, y-, y+, floor, ceiling
 FLOOR = 4
-PARKED = 1e4  # metres; where absent objects are
+PARKED = 1e4  # metres; all coordinates of an absent object
 STACKS = ((5, 0), (2, 6))  # (upper slot, lower slot) of objects that may stand on one another
 TWINS = ((0, 1, 2), (0, 1), (4, 5), (6, 7))  # slots that may become look-alikes
-LIGHTS = 3
+LIGHTS = 3  # largest number of lights
 
 
 class Scene(NamedTuple):
     """A batch of scenes.
 
     Attributes:
-        linear: Takes a world offset from an object's centre to its canonical frame.
+        linear: Maps a world offset from an object's centre to the object's canonical frame.
         centre: Centres of the objects in the world.
         half: Half sizes of the objects along their own axes.
-        room: Half sizes of the room, which stands on z = 0 centred at the origin.
-        outdoors: There are no walls and no ceiling: what is not ground or object is sky.
+        room: Half sizes of the room. Its floor is at z = 0, centred at the origin.
+        outdoors: Whether there are no walls and no ceiling. All but the ground and the objects is
+            then sky.
         textures: One row of texture numbers for each surface: 6 of the room, then the objects.
-        lights: Positions of the lights.
-        power: Their strengths; 0 for a light that is off.
-        half_distance: Distance at which a light has lost half its strength.
-        ambient: Light that is everywhere.
-        sky: Colours at the horizon and overhead, in [0, 1].
-        alike: The object is one of the scene's look-alikes.
-        prototype: Slot that an object is a copy of (its own, or its first look-alike's), and
+        lights: Positions of the lights in the world.
+        power: Strengths of the lights; 0 for a light that is off.
+        half_distance: Distance at which a light has half its strength.
+        ambient: Strength of the ambient light.
+        sky: Colours at the horizon and at the zenith, in [0, 1].
+        alike: Whether the object is one of the scene's look-alikes.
+        prototype: Slot that an object is a copy of (its own, or that of its first look-alike);
             -1 for an object that is absent.
         interest: The point that the cameras look at.
-        extent: Half size of the part of the scene that the cameras move in.
-        projector: Takes a world point to a photograph, which spans 1 in both coordinates.
+        extent: Half size of the part of the scene in which the cameras move.
+        projector: Maps a homogeneous world point to homogeneous coordinates of a photograph, whose
+            width and height are 1.
     """
 
     linear: Float[Tensor, "b k 3 3"]
@@ -70,7 +72,7 @@ class Scene(NamedTuple):
     projector: Float[Tensor, "b 3 4"]
 
     def single(self) -> "Scene":
-        """The same scenes in single precision."""
+        """Return the same scenes in single precision."""
         return Scene(*(t.float() if t.is_floating_point() else t for t in self))
 
 
@@ -78,10 +80,10 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool 
     """Build a batch of scenes.
 
     Args:
-        draws: The numbers that decide everything.
+        draws: The random numbers.
         lookalikes: Whether two or three objects of each scene are copies of one.
-        photographs: How many photographs there are to cover surfaces with.
-        everyday: Whether surfaces are as plain and pale as those of a home.
+        photographs: Number of photographs that may be textures of surfaces.
+        everyday: Whether surfaces are as plain and pale as in a home.
     """
     extent = draws.between(2.0, 4.0, 2)
     height = draws.between(2.4, 3.2)
@@ -129,7 +131,7 @@ def draw_scene(draws: Draws, lookalikes: bool, photographs: int, everyday: bool 
 
 
 def _draw_sizes(draws: Draws, spacing: Float[Tensor, " b"]) -> Float[Tensor, "b k 3"]:
-    """Half sizes that keep each object within its cell of the lattice of places."""
+    """Draw half sizes, so small that each object stays within its cell of the lattice."""
     wide = draws.between(0.18, 0.36, OBJECTS, 2) * spacing[:, None, None]
     tall = draws.between(0.15, 0.60, OBJECTS)
     half = torch.cat([wide, tall[..., None]], dim=2)
@@ -142,7 +144,7 @@ def _draw_sizes(draws: Draws, spacing: Float[Tensor, " b"]) -> Float[Tensor, "b 
 
 
 def _about_z(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """Rotation by an angle (radians) about the vertical."""
+    """Rotation matrices about the vertical; angles in radians."""
     c, s = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
     return torch.stack([c, -s, zero, s, c, zero, zero, zero, one], dim=-1).reshape(
@@ -151,7 +153,7 @@ def _about_z(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
 
 
 def _about_x(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """Rotation by an angle (radians) about the x axis."""
+    """Rotation matrices about the x axis; angles in radians."""
     c, s = angle.cos(), angle.sin()
     zero, one = torch.zeros_like(c), torch.ones_like(c)
     return torch.stack([one, zero, zero, zero, c, -s, zero, s, c], dim=-1).reshape(
@@ -160,7 +162,7 @@ def _about_x(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
 
 
 def _draw_rotations(draws: Draws) -> Float[Tensor, "b k 3 3"]:
-    """Object-to-world rotations: all upright, except that ellipsoids may lie as they like."""
+    """Draw object-to-world rotations: objects are upright, and only ellipsoids are tilted."""
     yaw = draws.between(0.0, 2 * math.pi, OBJECTS)
     tilt = draws.between(-1.2, 1.2, OBJECTS)
     upright = torch.ones(OBJECTS, dtype=torch.bool, device=tilt.device)
@@ -171,7 +173,10 @@ def _draw_rotations(draws: Draws) -> Float[Tensor, "b k 3 3"]:
 def _draw_presence(
     draws: Draws, lookalikes: bool
 ) -> tuple[Int[Tensor, "b k"], Bool[Tensor, "b k"], Bool[Tensor, "b k"]]:
-    """Which slot each object copies, which of the 3 to 8 objects are there, which are alike."""
+    """Draw which slot each object copies, which objects are present, and which are look-alikes.
+
+    There are 3 to 8 objects, and the look-alikes on top of them.
+    """
     count = draws.between(3.0, OBJECTS + 1).floor()
     present = draws.order(OBJECTS) < count[:, None]
     group = draws.between(0.0, len(TWINS)).long()
@@ -195,11 +200,11 @@ def _draw_places(
     present: Bool[Tensor, "b k"],
     alike: Bool[Tensor, "b k"],
 ) -> tuple[Float[Tensor, "b 3"], Float[Tensor, "b k 3"], Float[Tensor, "b k 3"]]:
-    """Put the objects on a shuffled, jittered 3 x 3 lattice around the point of interest.
+    """Place the objects on a shuffled, jittered 3 x 3 lattice around the point of interest.
 
     Returns:
-        The point of interest, the objects' centres, and their sizes (smaller where an object
-        stands on another).
+        The point of interest, the centres of the objects, and their half sizes (smaller if an
+        object stands on another one).
     """
     middle = draws.between(-0.2, 0.2, 2) * extent
     cell = draws.order(9)[:, :OBJECTS]
@@ -219,8 +224,8 @@ def _draw_places(
         places[:, upper] = torch.where(stacked[:, None], places[:, lower], places[:, upper])
         floor[:, upper] = torch.where(stacked, 2 * half[:, lower, 2], 0.0)
 
-    # Half the vertical extent of an ellipsoid with axes s_i r_i is the norm of (s_i r_i . z);
-    # for an upright object this is its half height.
+    # Half the vertical extent of an ellipsoid with axes s_i r_i is the norm of (s_i r_i . z). For
+    # an upright object this is half its height.
     rise = (rotation[..., 2, :] * half).norm(dim=-1)
     centre = torch.cat([places, (floor + rise)[..., None]], dim=-1)
     interest = torch.cat([middle, draws.between(0.3, 0.9, 1)], dim=1)
@@ -235,7 +240,7 @@ def _hang_panel(
     rotation: Float[Tensor, "b k 3 3"],
     outdoors: Bool[Tensor, " b"],
 ) -> tuple[Float[Tensor, "b k 3"], Float[Tensor, "b k 3 3"]]:
-    """Hang the panel on a wall in two rooms of three; elsewhere it stands like a screen."""
+    """Hang the panel on a wall in two of three rooms; otherwise it stands on the floor."""
     hang = draws.chance(0.67) & ~outdoors
     quarter = draws.between(0.0, 4.0).floor()
     shift = draws.between(-0.5, 0.5)
@@ -256,7 +261,11 @@ def _hang_panel(
 def _draw_lights(
     draws: Draws, room: Float[Tensor, "b 3"], outdoors: Bool[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b l 3"], Float[Tensor, "b l"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """A few lamps under the ceiling, or a far sun; positions, power, half distance, ambient."""
+    """Draw one to three lamps under the ceiling, or a distant sun outdoors.
+
+    Returns:
+        Positions, power, half distance, and ambient light; see `Scene`.
+    """
     place = draws.between(-0.8, 0.8, LIGHTS, 2) * room[:, None, :2]
     level = draws.between(0.8, 0.95, LIGHTS) * 2 * room[:, None, 2]
     lights = torch.cat([place, level[..., None]], dim=-1)
@@ -272,7 +281,7 @@ def _draw_lights(
 
 
 def _draw_sky(draws: Draws) -> Float[Tensor, "b 2 3"]:
-    """A pale horizon under a deeper zenith."""
+    """Draw colours of the sky: a pale horizon and a deeper zenith."""
     zenith = draws.between(0.0, 1.0, 3) * draws.numbers.new_tensor([0.4, 0.3, 0.3])
     zenith = zenith + zenith.new_tensor([0.15, 0.35, 0.6])
     horizon = draws.between(0.75, 0.95, 1) + draws.between(-0.05, 0.05, 3)

@@ -1,4 +1,4 @@
-"""Rooms by name: `rooms:SPLIT` and `lookalikes:SPLIT`, with `@SIZE` for squares of another size."""
+"""Rooms by name: `rooms:SPLIT` and `lookalikes:SPLIT`; `@SIZE` asks for square views of a size."""
 
 import torch
 
@@ -12,16 +12,17 @@ from prob3r.scenes.views import Views
 def open_rooms(
     name: str, model: FramesImages | Framing, device: torch.device | str = "cpu"
 ) -> Rooms | None:
-    """Return the rooms that a name stands for, or None if it stands for none.
+    """Return the rooms of this name, or None if the name is not that of rooms.
 
     Args:
-        name: `rooms:SPLIT`, or `lookalikes:SPLIT` for scenes that hold copies of one object; with
-            `@SIZE` for squares of another size in pixels than the model's.
-        model: What the rooms are for.
-        device: Where they are rendered.
+        name: `rooms:SPLIT`, or `lookalikes:SPLIT` for scenes with copies of one object. `@SIZE` at
+            the end asks for square views of this side in pixels; by default the views have the size
+            of the model's images.
+        model: The model that the rooms are for, or its framing.
+        device: The device that renders.
 
     Raises:
-        Prob3rError: The size is no multiple of the model's patch.
+        Prob3rError: The size is not a positive multiple of the model's patch.
     """
     asked = _asked(name, model)
     return None if asked is None else Rooms(*asked, device=device, compile=False)
@@ -30,7 +31,7 @@ def open_rooms(
 def open_room_views(
     name: str, model: FramesImages | Framing, device: torch.device | str, views: int
 ) -> Rooms[Views] | None:
-    """Return the rooms that a name stands for, with several views; else as `open_rooms`."""
+    """Return the rooms of this name with a number of views; otherwise as `open_rooms`."""
     asked = _asked(name, model)
     return None if asked is None else Rooms(*asked, device=device, compile=False, views=views)
 
@@ -41,7 +42,7 @@ SOURCES["lookalikes"] = Source(open_rooms, open_room_views)
 
 
 def _asked(name: str, model: FramesImages | Framing) -> tuple[str, tuple[int, int], bool] | None:
-    """Return the split and the size that a name asks for, and whether there are look-alikes."""
+    """Return the split, size and look-alikes that a name asks for; None for any other name."""
     layout, _, rest = name.partition(":")
     split, at, side = rest.partition("@")
     if split not in SPLITS:
@@ -51,7 +52,7 @@ def _asked(name: str, model: FramesImages | Framing) -> tuple[str, tuple[int, in
 
 
 def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[int, int]:
-    """Return the size of squares that a name asks for; raise Prob3rError if it fits no patches."""
+    """Return the size that a name asks for; raise Prob3rError if it is no multiple of the patch."""
     patch = Framing.of(model).patch
     if not side.isdecimal() or int(side) == 0 or int(side) % patch:
         raise Prob3rError(

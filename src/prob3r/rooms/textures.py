@@ -1,4 +1,4 @@
-"""Textures: patterns in a surface's own coordinates, filtered to the size of a pixel."""
+"""Procedural textures in the coordinates of a surface, filtered to the size of a pixel."""
 
 from typing import NamedTuple
 
@@ -11,26 +11,26 @@ from prob3r.rooms.draws import Draws
 
 NOISE, CHECKER, STRIPES, BRICKS, SPOTS, PHOTOGRAPH, PROJECTED = range(7)
 OCTAVES = ((0.5, 0.5), (1.0, 0.3), (2.0, 0.2))  # (lattice points per cell, share)
-SPAN = 6  # cells that a photograph covers
-COLUMNS = 18
+SPAN = 6  # cells along the side of a photograph
+COLUMNS = 18  # numbers that describe a texture
 
 
 class Texture(NamedTuple):
-    """The numbers of a texture; as drawn, the columns of a row in this order.
+    """The numbers of a texture. A row of a table of textures has them in this order.
 
     Attributes:
-        kind: Which pattern.
-        seed: Decides the random cells, 0 to 65535.
+        kind: The pattern, one of the numbers NOISE to PROJECTED.
+        seed: Seed of the random cells, 0 to 65535.
         frequency: Cells per metre.
-        cos: Cosine of the pattern's turn.
-        sin: Sine of the pattern's turn.
-        shift_u: Offset of the pattern in cells.
-        shift_v: Offset of the pattern in cells.
-        photograph: Which photograph covers the surface, where ``kind`` says so.
-        grain: How strongly noise modulates the brightness.
-        ground: Colour between the cells, red, green, blue in [0, 1].
+        cos: Cosine of the rotation of the pattern.
+        sin: Sine of the rotation of the pattern.
+        shift_u: Horizontal offset of the pattern in cells.
+        shift_v: Vertical offset of the pattern in cells.
+        photograph: Number of the photograph, if ``kind`` is PHOTOGRAPH or PROJECTED.
+        grain: How strongly noise changes the brightness.
+        ground: Colour between the cells: red, green, blue in [0, 1].
         first: One end of the range of colours of the cells.
-        second: The other end.
+        second: The other end of this range.
     """
 
     kind: Tensor
@@ -48,7 +48,7 @@ class Texture(NamedTuple):
 
     @classmethod
     def from_columns(cls, columns: list[Tensor]) -> "Texture":
-        """Name the ``COLUMNS`` columns of a table of textures."""
+        """Return a texture from the ``COLUMNS`` columns of a table of textures."""
         kind, seed, frequency, cos, sin, shift_u, shift_v, photograph, grain = columns[:9]
         ground, first, second = ((columns[i], columns[i + 1], columns[i + 2]) for i in (9, 12, 15))
         return cls(
@@ -68,7 +68,11 @@ class Texture(NamedTuple):
 
 
 def hsv_to_rgb(hsv: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-    """Colour from hue (in turns, any real), saturation and value, all in [0, 1]."""
+    """Red, green and blue in [0, 1] from hue, saturation and value.
+
+    Args:
+        hsv: Hue in turns (any real number), saturation in [0, 1], value in [0, 1].
+    """
     hue, saturation, value = hsv.unbind(-1)
     sector = (hue[..., None] * 6 + hsv.new_tensor([5.0, 3.0, 1.0])) % 6
     ramp = torch.minimum(sector, 4 - sector).clamp(0, 1)
@@ -78,7 +82,14 @@ def hsv_to_rgb(hsv: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
 def draw_textures(
     draws: Draws, walls: int, objects: int, photographs: int
 ) -> Float[Tensor, "b s c"]:
-    """A row of texture numbers for each surface: coarser and paler on walls than on objects."""
+    """Draw a row of texture numbers for each surface.
+
+    Args:
+        draws: The random numbers.
+        walls: Number of surfaces of the room. Their textures are coarser and paler.
+        objects: Number of objects; their surfaces come after those of the room.
+        photographs: Number of photographs; with some, half of the surfaces get one.
+    """
     count = walls + objects
     large = torch.arange(count, device=draws.numbers.device) < walls
     kind = draws.between(0.0, 5.0, count).floor()
@@ -111,9 +122,9 @@ def draw_textures(
 
 
 def soften_textures(draws: Draws, textures: Float[Tensor, "b s c"]) -> Float[Tensor, "b s c"]:
-    """Paler, plainer and differently sized patterns, as on the surfaces of a home.
+    """Make patterns paler, plainer and of more different sizes, as on the surfaces of a home.
 
-    A quarter of the surfaces are almost of one colour; photographs keep their colours.
+    A quarter of the surfaces get almost one colour. Photographs keep their colours.
     """
     count = textures.shape[1]
     plain = draws.chance(0.25, count)
@@ -136,10 +147,10 @@ def soften_textures(draws: Draws, textures: Float[Tensor, "b s c"]) -> Float[Ten
 def hash_cells(
     x: Int32[Tensor, "*n"], y: Int32[Tensor, "*n"], seed: Int32[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """A number in [0, 1] for each cell of a plane.
+    """A pseudo-random number in [0, 1] for each cell of a plane.
 
-    Multiply, shift and xor on 16 bits. Every product stays below 2^31, so that the result is
-    the same on all machines and 32-bit lanes are enough.
+    The hash multiplies, shifts and xors 16-bit numbers. Every product is below 2^31, so 32-bit
+    integers are enough and the result is the same on all machines.
     """
     h = (x ^ seed) & 0xFFFF
     h = ((h ^ (h >> 7)) * 0x6A35) & 0xFFFF
@@ -153,7 +164,7 @@ def hash_cells(
 def value_noise(
     u: Float[Tensor, "*n"], v: Float[Tensor, "*n"], seed: Int32[Tensor, "*n"]
 ) -> Float[Tensor, "*n"]:
-    """Smooth noise in [0, 1]: random values at integer points, blended in between."""
+    """Value noise in [0, 1]: random values at integer points, with smooth interpolation."""
     fu, fv = u.floor(), v.floor()
     x, y = fu.int(), fv.int()
     a, b = u - fu, v - fv
@@ -169,7 +180,14 @@ def fractal_noise(
     seed: Int32[Tensor, "*n"],
     footprint: Float[Tensor, "*n"],
 ) -> Float[Tensor, "*n"]:
-    """Octaves of noise around 0; an octave finer than the footprint (in cells) fades out."""
+    """Sum of octaves of noise, centred at 0; octaves finer than a pixel fade out.
+
+    Args:
+        u: Horizontal position in cells.
+        v: Vertical position in cells.
+        seed: Seed of the noise.
+        footprint: Size of a pixel in cells.
+    """
     total = torch.zeros_like(u)
     for octave, (frequency, share) in enumerate(OCTAVES):
         kept = (1.6 - footprint * frequency).clamp(0, 1)
@@ -186,15 +204,15 @@ def paint(
     footprint: Float[Tensor, "*n"],
     atlas: UInt8[Tensor, "p 3 t"] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The colour of a surface.
+    """The colour of surfaces at points.
 
     Args:
-        texture: The surface's texture, one at each point.
-        u: Coordinate along the surface in metres.
-        v: The other coordinate.
+        texture: The texture at each point.
+        u: Horizontal coordinate along the surface in metres.
+        v: The other coordinate in metres.
         face: Number of the face, so that the faces of a box differ.
         footprint: Size of a pixel on the surface in metres.
-        atlas: Photographs, from `read_atlas`.
+        atlas: Photographs, from `read_atlas`; without them, no surface shows a photograph.
 
     Returns:
         Red, green and blue in [0, 1].
@@ -218,7 +236,7 @@ def paint(
     odd = ((cell_x + cell_y) & 1) == 1
     hue = hash_cells(cell_x, cell_y, seed)
 
-    # How much of the pixel the figure covers, if its border were straight.
+    # Share of the pixel that the figure covers, as if the figure's border were straight.
     sharpness = 1 / width.clamp(min=0.02)
     board = torch.where(odd, 0.5, -0.5) * (2 * edge * sharpness).clamp(max=1) + 0.5
     brick = ((edge - 0.09) * sharpness + 0.5).clamp(0, 1)
@@ -228,7 +246,7 @@ def paint(
     cover = torch.where(bricks, brick, torch.where(kind == SPOTS, spot, board))
     cover = torch.where(kind == NOISE, cloud, cover)
     hue = torch.where(kind == NOISE, (0.5 - 4 * noise).clamp(0, 1), hue)
-    # Cells smaller than a pixel blend into their mean.
+    # Cells smaller than a pixel are replaced by their mean.
     kept = (1.6 - width).clamp(0, 1)
     cover = torch.lerp(torch.where(bricks, 0.75, 0.5), cover, kept)
     hue = torch.lerp(torch.full_like(hue, 0.5), hue, kept)
