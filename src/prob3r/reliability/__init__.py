@@ -1,1 +1,1 @@
-"""Reliability: how likely an outcome is wrong, from signals of one run and from other evidence."""
+"""Reliability: how likely a model's output is wrong, from one run and from independent matches."""

@@ -1,8 +1,9 @@
-"""The chance that a pair's outcome is wrong, from the signals of one run, and what it is worth.
+"""The probability that a pair's output is wrong, from the signals of one run.
 
-A calibration is a logistic regression of a model's failures on its signals over pairs with truth.
-How well it ranks and how far its probabilities can be believed is measured by cross-fitting: each
-pair is judged by a fit that never saw it. It belongs to one model with one probe bank.
+A calibration is a logistic regression of a model's failures on its signals, fitted on pairs with
+ground truth. Its ranking (AUROC) and its calibration error are measured by cross-fitting: the
+probability of each pair comes from a fit on other pairs. A calibration belongs to one model with
+one probe bank.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,32 +59,33 @@ from prob3r.scenes.source import Pairs, batches, describe
 from prob3r.scenes.views import Pair
 
 WRONG = 15.0
-"""Degrees of rotation error above which an outcome is wrong."""
+"""Rotation error in degrees above which an output counts as wrong."""
 
 VERSION = 2
-"""Of the files. Those of version 1 name no version, and have no signals of the check."""
+"""Version of the files. Files of version 1 state no version and have no signals of the check."""
 
 _FILE = "reliability.json"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fit of a model's failures on its signals, and how good it is on held-out pairs.
+    """A logistic regression of failures on signals, and its quality on held-out pairs.
 
     Attributes:
         model: Name of the model.
-        backbone: Fingerprint of its weights.
-        bank: Fingerprint of its probes.
+        backbone: Fingerprint of the model's weights.
+        bank: Fingerprint of the probe bank.
         data: Name of the pairs.
-        pairs: How many there were.
-        failed: How many of them had a rotation error above `degrees`.
-        degrees: Of rotation error.
-        fit: On all pairs, of the columns of `signals.features`.
-        auroc: Of the cross-fitted probabilities, with its 95 % bootstrap interval over pairs.
-        confidence_auroc: The same for a fit on the model's own confidence alone.
-        bins: Of the cross-fitted probabilities.
-        sample: How the pairs were chosen, in words; empty in files that do not say.
-        matcher: Of the independent check, whose signals the fit reads too; None if it does not.
+        pairs: Number of pairs.
+        failed: Number of pairs with a rotation error above `degrees`.
+        degrees: Rotation error above which a pair counts as failed, in degrees.
+        fit: The logistic regression on all pairs; its columns are those of `signals.features`.
+        auroc: AUROC of the cross-fitted probabilities, with its 95 % bootstrap interval over pairs.
+        confidence_auroc: The same for a fit on the model's own confidence only.
+        bins: Reliability diagram of the cross-fitted probabilities.
+        sample: How the pairs were chosen, in words; empty in files that do not state it.
+        matcher: Name of the matcher of the independent check, if the fit has the check's signals,
+            too; otherwise None.
     """
 
     model: str
@@ -102,7 +104,7 @@ class Calibration:
 
     @property
     def signals(self) -> tuple[str, ...]:
-        """The names of the signals that the fit reads, column by column."""
+        """Names of the signals of the fit, column by column."""
         return tuple(SIGNALS if self.matcher is None else EVERY_SIGNAL)
 
     @classmethod
@@ -123,19 +125,19 @@ class Calibration:
 
         Args:
             model: The model.
-            bank: Its probes.
-            pairs: With the full truth, and other than those that the result is to be tested on.
-            count: How many of them.
-            model_name: What to call the model.
-            data: What to call the pairs.
-            matcher: Of an independent check, whose signals are to be read too. Small rooms are
-                rendered with more pixels for it.
-            batch: Pairs at a time.
+            bank: The model's probe bank.
+            pairs: Pairs with ground truth. They must not be the pairs of a later test.
+            count: Size of the sample.
+            model_name: Name of the model, for the file.
+            data: Name of the pairs, for the file.
+            matcher: Name of the matcher of the independent check, to use the check's signals, too.
+                Small rooms are rendered with more pixels for it.
+            batch: Pairs in a batch.
             report: Called with the number of pairs done and the number to do.
 
         Raises:
-            Prob3rError: The probes are of another model, a pair has no truth, too few of the pairs
-                are wrong, or too few right, or the matcher is not installed.
+            Prob3rError: The probes belong to another model, a pair has no ground truth, there are
+                too few wrong or too few right outputs, or the matcher is not installed.
         """
         backbone = check_backbone(bank, model)
         device = next(model.parameters()).device
@@ -181,7 +183,7 @@ class Calibration:
         )
 
     def check(self, model: Model, bank: SiteReader) -> None:
-        """Raise Prob3rError if this is not the calibration of this model with these probes."""
+        """Raise Prob3rError if this calibration is not for this model and these probes."""
         for what, mine, given in (
             ("model", self.backbone, fingerprint(model)),
             ("probe bank", self.bank, bank_fingerprint(bank)),
@@ -200,18 +202,20 @@ class Calibration:
         run: Trace | None = None,
         check: Check | None = None,
     ) -> Judgement:
-        """Return the chance that a pair's rotation is wrong.
+        """Return the probability that the rotation of a pair's output is wrong.
 
         Args:
             model: The model of this calibration.
-            pair: A batch of one; its truth, if it has any, is not used.
+            pair: A batch of one pair. Its ground truth is not used.
             bank: The probes of this calibration.
-            run: Of this pair, with `signal_sites` recorded; the model runs if it is not given.
-            check: Of this pair, by this calibration's matcher and with cameras read off the
-                output; made if it is not given, and not used if this calibration has no matcher.
+            run: A run over this pair that recorded `signal_sites`. Without it, the model runs here.
+            check: The check of this pair, with this calibration's matcher and with cameras
+                estimated from the output. Any other check, or none, is replaced by a new one. It is
+                not used if this calibration has no matcher.
 
         Raises:
-            Prob3rError: The model or the probes are others, or the matcher is not installed.
+            Prob3rError: The calibration is not for this model and these probes, or the matcher is
+                not installed.
         """
         self.check(model, bank)
         found, output = read_signals(model, pair, bank, run)
@@ -247,13 +251,16 @@ class Calibration:
         """Read a calibration.
 
         Raises:
-            Prob3rError: There is no such file, or it holds no calibration of these signals.
+            Prob3rError: The file does not exist or holds no calibration with these signals.
         """
         return read_calibration(path, cls._parsed, "prob3r train reliability")
 
     @classmethod
     def shipped(cls, name: str, model: Model, bank: SiteReader) -> "Calibration | None":
-        """Return what is shipped for a model of this name, if it fits it and its probes."""
+        """Return the shipped calibration of a model by its name, or None.
+
+        It is None as well if the shipped calibration is for other weights or other probes.
+        """
         path = shipped_file(Path(name).name, _FILE)
         if path is None:
             return None
@@ -295,18 +302,18 @@ class Calibration:
 
 
 def columns_of(group: Sequence[str]) -> list[int]:
-    """Return where signals stand among the columns of `signals.features` of all signals."""
+    """Return the columns of signals in `signals.features` of all signals."""
     return [list(EVERY_SIGNAL).index(name) for name in group]
 
 
 def by_group(
     rows: Float[Tensor, "n s"], failed: Bool[Tensor, " n"]
 ) -> dict[str, Float[Tensor, " n"]]:
-    """Return each group's cross-fitted probabilities of a wrong outcome.
+    """Return the cross-fitted probabilities of a wrong output, for each group of signals.
 
     Args:
-        rows: The columns of the signals of a run, or of every signal.
-        failed: The outcomes.
+        rows: `signals.features` of the signals of a run, or of all signals; one row a pair.
+        failed: Whether the output of each pair is wrong.
     """
     groups = GROUPS if rows.shape[1] == len(SIGNALS) else {**GROUPS, **CHECK_GROUPS}
     return {
@@ -315,5 +322,5 @@ def by_group(
 
 
 def bank_fingerprint(bank: SiteReader) -> str:
-    """Return 16 hexadecimal digits that tell a bank from any other by its header and weights."""
+    """Return a hash of a probe bank's header and weights, as 16 hexadecimal digits."""
     return digest(bank.header(), bank.state_dict())

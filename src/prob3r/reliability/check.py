@@ -1,9 +1,9 @@
-"""The independent check: matches found before any geometry is known, held against the output.
+"""The independent check: compares a model's output with matches that were found without the model.
 
-Of a photograph nobody knows the truth. This is a second opinion that shares nothing with the
-model: a matcher (`matchers`) finds pixels of two views that show the same point, and LO-RANSAC the
-pose that most of them agree on. Every view is checked with view 1. Where the views have `fine`
-photographs, matches are looked for in those.
+Photographs have no ground truth. The check is a second estimate that does not use the model: a
+matcher (`matchers`) finds pixels of two views that show the same point, and LO-RANSAC finds the
+relative pose that most matches agree with. Every view is checked with view 1. If the views have
+`fine` photographs, the matcher uses those.
 """
 
 from collections.abc import Sequence
@@ -33,21 +33,22 @@ from prob3r.scenes import Pair, View, Views
 
 @dataclass(frozen=True)
 class Check:
-    """What matches say of the output's view 1 and one other view.
+    """The matches between view 1 and one other view, compared with the model's output.
 
     Attributes:
         view: Number of the other view.
         matcher: Name of the matcher.
-        matches: How many matches it found.
-        inliers: How many of them agree with one pose; 0 if no pose is found.
-        agreeing: How many matches the output's pointmaps put within `near` pixels of each other.
-        distance: Median distance of the matches from where the output's pointmaps put them, in
-            pixels of view 1 as the model sees it; NaN without a match.
-        near: Pixels of view 1 within which a match agrees.
-        rotation: Between the rotations of camera 2 by the matches and by the output, in degrees;
-            NaN where either has no pose.
-        direction: Between the directions to camera 2, in degrees; NaN likewise.
-        intrinsics_known: Whether the intrinsics were given. Those of the output are used if not.
+        matches: Number of matches.
+        inliers: Number of matches that agree with the pose; 0 if no pose is found.
+        agreeing: Number of matches whose distance (see `distance`) is at most `near`.
+        distance: Median distance in view 1 between a match and the projection of the other view's
+            predicted point, in pixels of view 1 as the model sees it; NaN without a match.
+        near: Largest distance at which a match agrees with the output, in pixels of view 1.
+        rotation: Angle between the rotations of the other camera by the matches and by the output,
+            in degrees; NaN if one of them has no pose.
+        direction: Angle between the directions to the other camera, in degrees; NaN likewise.
+        intrinsics_known: Whether the intrinsics of both views were given. If not, those of the
+            output are used.
     """
 
     view: int
@@ -68,38 +69,41 @@ class Check:
 
     @property
     def differs(self) -> bool:
-        """Whether both poses are known."""
+        """Whether both poses are known, so that `rotation` is not NaN."""
         return isfinite(self.rotation)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the attributes say, as JSON can hold it."""
+        """Return the attributes as values that fit JSON."""
         return dict(to_json(asdict(self)))
 
 
 def check_output(views: Views, points: Points, cameras: Cameras, matcher: str) -> list[Check]:
-    """Return what matches say of every view but the first, each with view 1.
+    """Return the checks of all views except view 1, each with view 1.
 
     Args:
-        views: One scene.
-        points: The output's pointmaps of all views.
-        cameras: Of the output.
-        matcher: A name of `matchers.MATCHERS`.
+        views: A batch of one scene.
+        points: The output's pointmaps of all views, in camera 1's frame.
+        cameras: The cameras of the output.
+        matcher: A name in `matchers.MATCHERS`.
 
     Raises:
-        Prob3rError: What the matcher needs is not installed.
+        Prob3rError: A package that the matcher needs is not installed.
     """
     return [_checked(views, points, cameras, matcher, view) for view in range(2, views.count + 1)]
 
 
 def check_pairs(pairs: Sequence[Pair], output: Prediction, matcher: str) -> list[Check]:
-    """Return what matches say of each of several pairs, with cameras read off the output.
+    """Return the checks of several pairs, with cameras estimated from the output.
 
-    As for the signals of a run, what is known of the true cameras is not used.
+    The true cameras are not used, as in the signals of a run.
 
     Args:
-        pairs: Batches of one, in the order of the output.
-        output: Of all of them.
-        matcher: A name of `matchers.MATCHERS`.
+        pairs: Batches of one pair, in the order of the output.
+        output: The output for all of these pairs.
+        matcher: A name in `matchers.MATCHERS`.
+
+    Raises:
+        Prob3rError: A package that the matcher needs is not installed.
     """
     found = []
     for row, pair in enumerate(pairs):
@@ -138,15 +142,15 @@ def _checked(views: Views, points: Points, cameras: Cameras, matcher: str, view:
 
 
 UNDECIDED = 15.0
-"""Degrees that stand for the difference of rotations where there is no pose to compare."""
+"""Value of the signal `check_turn`, in degrees, if there is no pose to compare."""
 
 
 def signals_of(checks: Sequence[Check]) -> dict[str, Float[Tensor, " b"]]:
     """Return the signals of the checks of a batch of pairs, by name.
 
-    - `check_turn`: degrees between the rotations of camera 2 by the matches and by the output;
-      `UNDECIDED` where either has no pose.
-    - `check_inliers`: one more than the number of matches that agree on a pose.
+    - `check_turn`: angle between the rotations of camera 2 by the matches and by the output, in
+      degrees; `UNDECIDED` if one of them has no pose.
+    - `check_inliers`: one plus the number of matches that agree with the pose.
     """
     return {
         "check_turn": torch.tensor([c.rotation if c.differs else UNDECIDED for c in checks]),
@@ -157,12 +161,15 @@ def signals_of(checks: Sequence[Check]) -> dict[str, Float[Tensor, " b"]]:
 def find_matches(
     pair: Pair, intrinsics: tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]], matcher: str
 ) -> Reconstruction:
-    """Return the matches of one pair and their pose, at pixels of the views as the model sees them.
+    """Return the matches of one pair and their pose, in pixels of the views as the model sees them.
 
     Args:
-        pair: A batch of one.
-        intrinsics: Of both views.
-        matcher: A name of `matchers.MATCHERS`.
+        pair: A batch of one pair.
+        intrinsics: Intrinsics of both views, in pixels.
+        matcher: A name in `matchers.MATCHERS`.
+
+    Raises:
+        Prob3rError: A package that the matcher needs is not installed.
     """
     fine = _fine(pair.view1, intrinsics[0]), _fine(pair.view2, intrinsics[1])
     found = reconstruct(Pair(*fine).to("cpu"), MATCHERS[matcher])
@@ -174,7 +181,7 @@ def find_matches(
 
 
 def _fine(view: View, intrinsics: Float[Tensor, "3 3"]) -> View:
-    """Return a view with the pixels that matches are looked for in."""
+    """Return the view that the matcher uses: with the `fine` photograph, if there is one."""
     if view.fine is None:
         return View(view.image, intrinsics[None])
     size = view.fine.shape[-2], view.fine.shape[-1]
@@ -187,15 +194,16 @@ def reprojected(
     points2: Float[Tensor, "h w 3"],
     intrinsics1: Float[Tensor, "3 3"],
 ) -> Float[Tensor, " m"]:
-    """Return how far matches are from where view 2's pointmap puts them in view 1, in pixels.
+    """Return the reprojection error of each match in view 1, in pixels.
 
-    Points behind camera 1 and those that are not finite are infinitely far.
+    It is the distance between the match's position in view 1 and the projection of view 2's
+    predicted point. It is infinite for a point that is behind camera 1 or not finite.
 
     Args:
         found: The matches.
-        pair: One pair.
+        pair: A batch of one pair.
         points2: The pointmap of view 2, in camera 1's frame.
-        intrinsics1: Of view 1.
+        intrinsics1: Intrinsics of view 1, in pixels.
     """
     height, width = pair.view2.size
     column, row = found.pixels2.round().long().unbind(-1)

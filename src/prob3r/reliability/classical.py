@@ -1,8 +1,8 @@
 """The classical pipeline for two views: keypoints, fixed matches, essential matrix, triangulation.
 
-The matches are those of `matchers`. The relative pose follows with known intrinsics by poselib's
-LO-RANSAC over five points, and the inliers' points by the middle between their rays.
-How right the matches and the points are is told here, too.
+The matches come from `matchers`. The relative pose, with known intrinsics, comes from poselib's
+LO-RANSAC with the five-point solver. The points of the inliers are triangulated by the midpoint
+method. Errors of matches and points are measured here, too.
 """
 
 from typing import NamedTuple
@@ -18,21 +18,21 @@ from prob3r.reliability.matchers import Matcher, sift_matches
 from prob3r.scenes.views import Pair, View
 
 MAX_ERROR = 1.0  # Sampson distance of an inlier, in pixels
-ENOUGH = 15  # inliers of a pose that counts as found, as in COLMAP
-ITERATIONS = 10_000
-NEAR = 1 / 32  # of view 1's longer side, up to which a match is right: 3 of 96 pixels
+ENOUGH = 15  # fewest inliers of a pose that counts as found, as in COLMAP
+ITERATIONS = 10_000  # largest number of RANSAC iterations
+NEAR = 1 / 32  # largest error of a right match, as a share of view 1's longer side: 3 of 96 pixels
 
 
 class Reconstruction(NamedTuple):
-    """What the pipeline makes of a pair.
+    """The result of the classical pipeline for a pair.
 
     Attributes:
-        pixels1: Positions of the matches in view 1.
-        pixels2: Positions of the matches in view 2.
-        inliers: Which matches agree with the pose; none if none is found.
+        pixels1: Positions (x, y) of the matches in view 1, in pixels.
+        pixels2: Positions (x, y) of the matches in view 2, in pixels.
+        inliers: Whether each match agrees with the pose; all False if no pose is found.
         pose2_to_1: Motion from camera 2's frame to camera 1's, with the baseline as the unit of
-            length; None where too few matches agree with any.
-        points: The inliers' points in camera 1's frame, in that unit.
+            length; None if too few matches agree with one pose.
+        points: Points of the inliers in camera 1's frame, in the same unit.
     """
 
     pixels1: Float[Tensor, "m 2"]
@@ -46,11 +46,11 @@ def reconstruct(pair: Pair, match: Matcher = sift_matches) -> Reconstruction:
     """Return the relative pose and the points of one pair, from fixed matches alone.
 
     Args:
-        pair: A batch of one on the CPU, with intrinsics.
-        match: What finds the matches.
+        pair: A batch of one pair on the CPU, with intrinsics.
+        match: The matcher.
 
     Raises:
-        Prob3rError: What the matcher needs is not installed, or intrinsics are not known.
+        Prob3rError: A package that the matcher needs is not installed, or a view has no intrinsics.
     """
     matrix1, matrix2 = intrinsics_of(pair.view1), intrinsics_of(pair.view2)
     pixels1, pixels2 = match(pair.view1.image[0], pair.view2.image[0])
@@ -71,10 +71,13 @@ def pose_from_matches(
         pixels2: Positions of the matches in view 2.
 
     Returns:
-        The motion, with the baseline as the unit of length, or None where too few matches agree
-        with any.
+        The motion, with the baseline as the unit of length, or None if too few matches agree with
+        one motion; and a mask of the matches that agree.
+
+    Raises:
+        Prob3rError: A view has no intrinsics.
     """
-    import poselib  # here, so that all that never solves for a pose runs without poselib
+    import poselib  # imported here, so that all other code runs without poselib
 
     none = torch.zeros(len(pixels1), dtype=torch.bool)
     known = all(intrinsics_of(view).isfinite().all() for view in pair.views)
@@ -97,7 +100,7 @@ def pose_from_matches(
 def triangulate(
     rays1: Float[Tensor, "n 3"], rays2: Float[Tensor, "n 3"], pose2_to_1: Float[Tensor, "4 4"]
 ) -> Float[Tensor, "n 3"]:
-    """Return the middle of the shortest segment between two rays, in camera 1's frame.
+    """Return the midpoint of the shortest segment between two rays, in camera 1's frame.
 
     Args:
         rays1: Directions in camera 1's frame.
@@ -111,14 +114,19 @@ def triangulate(
 
 
 def rays(pixels: Float[Tensor, "n 2"], matrix: Float[Tensor, "3 3"]) -> Float[Tensor, "n 3"]:
-    """Return the directions of pixels in the camera's frame, with z = 1, in double precision."""
+    """Return the directions of pixels in the camera's frame, with z = 1, in float64.
+
+    Args:
+        pixels: Positions (x, y) in pixels.
+        matrix: The intrinsics.
+    """
     homogeneous = torch.nn.functional.pad(pixels.double(), (0, 1), value=1.0)
     directions: Tensor = homogeneous @ torch.linalg.inv(matrix.double()).mT
     return directions
 
 
 def intrinsics_of(view: View) -> Float[Tensor, "3 3"]:
-    """Return the intrinsics of a batch of one; raise Prob3rError where they are not known."""
+    """Return the intrinsics of a batch of one view; raise Prob3rError if they are not known."""
     if view.intrinsics is None:
         raise Prob3rError("The classical pipeline needs the intrinsics of both views.")
     return view.intrinsics[0]
@@ -127,7 +135,15 @@ def intrinsics_of(view: View) -> Float[Tensor, "3 3"]:
 def right_matches(
     pixels1: Float[Tensor, "m 2"], pixels2: Float[Tensor, "m 2"], pair: Pair
 ) -> Float[Tensor, ""]:
-    """Return the share of one pair's matches that are right; 0 if there is none."""
+    """Return the share of right matches among those whose true match is known; 0 without any.
+
+    A match is right if it is at most `NEAR` from the true one.
+
+    Args:
+        pixels1: Positions (x, y) of the matches in view 1, in pixels.
+        pixels2: Positions (x, y) of the matches in view 2, in pixels.
+        pair: A batch of one pair with ground truth.
+    """
     local2, known = true_points(pair.view2, pixels2)
     points2 = transform(local2[None], pair.view2_to_view1.double())
     true1 = project(points2, intrinsics_of(pair.view1)[None].double())[0]
@@ -138,7 +154,10 @@ def right_matches(
 def point_error(
     points: Float[Tensor, "n 3"], true: Float[Tensor, "n 3"], unit: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """Return how far points are from the truth at their best scale; NaN without a point."""
+    """Return the median distance of points to the true points, in `unit`; NaN without a point.
+
+    The points are first multiplied by the median ratio of the distances to the origin.
+    """
     if not len(points):
         return torch.full_like(unit, torch.nan)
     scale = median(true.norm(dim=-1) / points.norm(dim=-1))
@@ -148,10 +167,10 @@ def point_error(
 def true_points(
     view: View, pixels: Float[Tensor, "n 2"]
 ) -> tuple[Float[Tensor, "n 3"], Bool[Tensor, " n"]]:
-    """Return the true points at positions in one view, by the depth of the nearest pixel.
+    """Return the true points at positions (x, y) in one view, with the depth of the nearest pixel.
 
     Returns:
-        The points in the camera's own frame, and which are known.
+        The points in the camera's own frame, and a mask of the points that are known.
     """
     height, width = view.size
     column, row = pixels.round().long().unbind(-1)

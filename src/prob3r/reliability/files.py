@@ -1,4 +1,4 @@
-"""Calibrations as JSON files: a fit by the names of its columns, its bins and its intervals."""
+"""Calibrations as JSON files."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ class Fitted(Protocol):
 
     @property
     def fit(self) -> Logistic:
-        """The fit on all that it was calibrated on."""
+        """The fit on all calibration data."""
 
     @property
     def bins(self) -> list[Bin]:
-        """The bins."""
+        """The bins of the reliability diagram."""
 
 
 def write_calibration(
@@ -42,9 +42,9 @@ def write_calibration(
     """Write a calibration; raise Prob3rError if the file cannot be written.
 
     Args:
-        calibration: What to write, field by field.
-        signals: The names of the columns of its fit.
-        version: Of the file.
+        calibration: The calibration; all its fields are written.
+        signals: Names of the columns of its fit.
+        version: Version of the file.
         path: The file.
     """
     content = asdict(calibration)
@@ -67,11 +67,11 @@ def read_calibration(path: Path, parse: Callable[[Any], Read], command: str) -> 
 
     Args:
         path: The file.
-        parse: Takes what the file holds.
-        command: What makes such a file.
+        parse: Makes the calibration from the JSON value in the file.
+        command: The command that makes such a file, for the message.
 
     Raises:
-        Prob3rError: There is no such file, or it holds no calibration of these signals.
+        Prob3rError: The file does not exist or holds no calibration with these signals.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def read_calibration(path: Path, parse: Callable[[Any], Read], command: str) -> 
 
 
 def fit_to_json(fit: Logistic, names: Sequence[str]) -> dict[str, Any]:
-    """Return a fit as JSON can hold it, with its columns by name."""
+    """Return a fit as values that fit JSON, with its columns by name."""
     return {
         "bias": float(fit.bias),
         "signals": {
@@ -97,7 +97,7 @@ def fit_to_json(fit: Logistic, names: Sequence[str]) -> dict[str, Any]:
 
 
 def fit_from_json(content: dict[str, Any], names: Sequence[str]) -> Logistic:
-    """Return the fit of columns of these names; raise what `_UNREADABLE` lists if there is none."""
+    """Return a fit whose columns have these names; raise an error of `_UNREADABLE` otherwise."""
     signals = content["signals"]
     if list(signals) != list(names):
         raise KeyError("signals")
@@ -110,7 +110,7 @@ def fit_from_json(content: dict[str, Any], names: Sequence[str]) -> Logistic:
 
 
 def bins_from_json(content: list[dict[str, Any]]) -> list[Bin]:
-    """Return the bins of a reliability diagram; raise what `_UNREADABLE` lists without any."""
+    """Return the bins of a reliability diagram; raise an error of `_UNREADABLE` without any."""
     bins = [
         Bin(
             low=float(entry["low"]),
@@ -127,7 +127,7 @@ def bins_from_json(content: list[dict[str, Any]]) -> list[Bin]:
 
 
 def interval_from_json(values: Sequence[float]) -> Interval:
-    """Return an interval."""
+    """Return an interval; raise an error of `_UNREADABLE` if the values are not three numbers."""
     middle, low, high = map(_finite, values)
     return Interval(middle, low, high)
 

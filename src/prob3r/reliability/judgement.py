@@ -1,4 +1,4 @@
-"""What a calibration says of one pair."""
+"""The result of applying a calibration to one pair."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,14 +10,16 @@ from prob3r.reliability.prediction import Bin
 
 @dataclass(frozen=True)
 class Reading:
-    """What one signal says of a pair.
+    """The value of one signal for a pair, and its effect on the probability.
 
     Attributes:
-        signal: Its name in `signals.SIGNALS`.
-        value: As `signals.read_signals` defines it.
-        usual: Its mean over the pairs of the calibration; a geometric one where ratios count.
-        log_odds: What it adds to the log odds of a wrong outcome, relative to the usual value.
-        beyond: Whether the value lies outside of all that the calibration saw.
+        signal: Name of the signal in `signals.EVERY_SIGNAL`.
+        value: The value, as `signals.read_signals` and `check.signals_of` define it.
+        usual: Mean over the pairs of the calibration; the geometric mean if the signal is
+            logarithmic.
+        log_odds: What the signal adds to the log odds of a wrong output, relative to the usual
+            value.
+        beyond: Whether the value is outside the range of the calibration's pairs.
     """
 
     signal: str
@@ -29,19 +31,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The chance that a pair's rotation is wrong, and what that is worth.
+    """The probability that a pair's rotation is wrong, and how reliable this probability is.
 
     Attributes:
-        probability: Of a rotation error above `degrees`.
-        degrees: Of rotation error.
-        readings: Of every signal.
-        held_out: The held-out pairs that were given about the same probability.
-        data: The pairs of the calibration.
-        pairs: How many.
-        failed: How many of them were wrong.
-        auroc: Of such probabilities, with its 95 % bootstrap interval over held-out pairs.
-        confidence_auroc: The same for the model's own confidence alone.
-        calibration_error: Expected calibration error over held-out pairs.
+        probability: Probability of a rotation error above `degrees`.
+        degrees: Rotation error above which an output counts as wrong, in degrees.
+        readings: The readings of all signals.
+        held_out: The held-out pairs with a similar probability.
+        data: Name of the calibration's pairs.
+        pairs: Number of these pairs.
+        failed: Number of these pairs with a wrong output.
+        auroc: AUROC of such probabilities on held-out pairs, with its 95 % bootstrap interval.
+        confidence_auroc: The same for the model's own confidence only.
+        calibration_error: Expected calibration error on held-out pairs.
     """
 
     probability: float
@@ -56,6 +58,6 @@ class Judgement:
     calibration_error: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the attributes say, as JSON can hold it."""
+        """Return the attributes as values that fit JSON."""
         named = {"held_out": self.held_out._asdict()}
         return dict(to_json(asdict(self) | named))

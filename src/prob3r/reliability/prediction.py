@@ -1,4 +1,4 @@
-"""Predicting a yes or no from numbers: a fit, how well it ranks, and whether it can be believed."""
+"""Binary prediction from numbers: logistic regression, AUROC, and calibration."""
 
 from typing import NamedTuple
 
@@ -11,24 +11,24 @@ from prob3r.geometry import Interval
 from prob3r.geometry.metrics import DRAWS
 from prob3r.measures.statistics import interval
 
-FOLDS = 5
+FOLDS = 5  # of cross-fitting
 FEWEST = FOLDS
-"""With fewer outcomes of a kind nothing can be told."""
+"""Fewest positive outcomes, and fewest negative outcomes, that can be fitted and measured."""
 
 RIDGE = 1.0  # on standardised columns: a prior of unit variance on each weight
-BINS = 10
+BINS = 10  # of a reliability diagram
 
 
 class Logistic(NamedTuple):
-    """A logistic regression on standardised columns, none of which speaks against a yes.
+    """A logistic regression on standardised columns with weights that are not negative.
 
     Attributes:
-        mean: Of each column, over what it was fitted on.
+        mean: Mean of each column over the fitted rows.
         spread: Standard deviation of each column.
-        low: Least value of each column. A value beyond counts as this one: the fit has seen
-            nothing of what lies there.
-        high: Greatest value of each column.
-        weights: In log odds for each standard deviation; not negative.
+        low: Least value of each column. Smaller values are replaced by it, because the fit has
+            seen no data there.
+        high: Greatest value of each column. Larger values are replaced by it.
+        weights: Log odds for each standard deviation of a column; not negative.
         bias: Log odds of a row of means.
     """
 
@@ -45,35 +45,35 @@ class Logistic(NamedTuple):
         return self.weights * (known - self.mean) / self.spread
 
     def beyond(self, rows: Float[Tensor, "n s"]) -> Bool[Tensor, "n s"]:
-        """Return which numbers lie outside of all that the fit saw."""
+        """Return a mask of the numbers that are outside the range of the fitted rows."""
         return (rows < self.low) | (rows > self.high)
 
     def probability(self, rows: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
-        """Return the probability of a yes for each row."""
+        """Return the probability of a positive outcome for each row; NaN counts as the highest."""
         return (self.parts(rows).sum(1) + self.bias).sigmoid()
 
 
 def fit_logistic(
     rows: Float[Tensor, "n s"], outcome: Bool[Tensor, " n"], ridge: float = RIDGE
 ) -> Logistic:
-    """Return the logistic regression with the greatest likelihood less the ridge.
+    """Fit a logistic regression with a ridge penalty and weights that are not negative.
 
-    The loss `sum log(1 + exp(-y x)) + ridge / 2 * |weights|^2`, the bias being free, is minimised
-    by L-BFGS in double precision over weights that are squares. So more of a column never makes a
-    yes less likely: of two columns that say much the same, none can count backwards to correct
-    the other, and what each adds can be read.
+    The loss `sum log(1 + exp(-y x)) + ridge / 2 * |weights|^2` is minimised by L-BFGS in float64;
+    the bias has no penalty. The weights are squares of free numbers, so a larger value of a column
+    never makes a positive outcome less likely. With two correlated columns, neither can get a
+    negative weight to correct the other, so the contribution of each column can be interpreted.
 
     Args:
-        rows: One a pair. Those with a number that is not finite are left out.
-        outcome: The yes or no of each row.
-        ridge: Pull towards weights of zero.
+        rows: One row a pair. Rows with a number that is not finite are left out.
+        outcome: The outcome of each row.
+        ridge: Weight of the penalty.
     """
     finite = rows.isfinite().all(1)
     rows, target = rows[finite].double(), outcome[finite].double()
     mean, spread = rows.mean(0), rows.std(0, correction=0).clamp_min(1e-9)
     x = (rows - mean) / spread
     with torch.enable_grad():
-        # A weight of zero has no slope to leave it by, so all start away from it.
+        # At zero, the gradient of a square is zero; so the optimisation starts at one.
         roots = torch.ones(rows.shape[1], dtype=x.dtype, device=x.device, requires_grad=True)
         bias = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         optimizer = torch.optim.LBFGS(
@@ -95,17 +95,17 @@ def fit_logistic(
 
 
 def measurable(outcome: Bool[Tensor, " n"]) -> bool:
-    """Return whether there are enough yeses, and enough noes, to tell apart."""
+    """Return whether there are enough positive and enough negative outcomes for a fit."""
     return FEWEST <= int(outcome.sum()) <= len(outcome) - FEWEST
 
 
 def cross_fitted(
     rows: Float[Tensor, "n s"], outcome: Bool[Tensor, " n"], folds: int = FOLDS
 ) -> Float[Tensor, " n"]:
-    """Return the probability of a yes for each row, by a fit that never saw it.
+    """Return the probability of a positive outcome for each row, by a fit on the other folds.
 
-    Fold `k` of `folds` is the `k`-th stretch of rows, so that neighbours, which may show one scene,
-    are in one fold.
+    The folds are contiguous parts of the rows, so that neighbours, which may show one scene, are in
+    one fold.
     """
     found = torch.empty(len(rows), dtype=torch.double, device=rows.device)
     for held_out in torch.arange(len(rows), device=rows.device).tensor_split(folds):
@@ -117,10 +117,10 @@ def cross_fitted(
 
 
 def auroc(scores: Float[Tensor, " n"], outcome: Bool[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Return how often a yes scores higher than a no, from 0 to 1; a tie counts half.
+    """Return how often a positive outcome has the higher score than a negative one, from 0 to 1.
 
-    It is the area under the curve of hits over false alarms (Mann and Whitney, 1947), and NaN where
-    there is no yes, or no no.
+    A tie counts half. This is the area under the ROC curve (Mann and Whitney, 1947). It is NaN if
+    all outcomes are equal.
     """
     return _won(scores, outcome).mean()
 
@@ -130,13 +130,13 @@ def auroc_draws(
     outcome: Bool[Tensor, " n"],
     groups: Int[Tensor, " n"] | None = None,
 ) -> Float[Tensor, " draws"]:
-    """Return the `auroc` over pairs drawn with replacement, the same for any scores.
+    """Return bootstrap draws of the `auroc`. The same rows are drawn for any scores.
 
     Args:
-        scores: Of what is told apart.
-        outcome: The yes or no of each.
-        groups: What belongs together and is drawn together, such as the scene of a view. By
-            default each is drawn by itself.
+        scores: The score of each row.
+        outcome: The outcome of each row.
+        groups: The group of each row, such as the scene of a view. All rows of a group are drawn
+            together. By default each row is a group.
     """
     groups = torch.arange(len(scores)) if groups is None else groups.unique(return_inverse=True)[1]
     drawn = redrawn(int(groups.max()) + 1)
@@ -149,13 +149,13 @@ def auroc_draws(
 
 
 def _won(scores: Float[Tensor, " n"], outcome: Bool[Tensor, " n"]) -> Float[Tensor, "yes no"]:
-    """Return 1 where a yes scores higher than a no, one half where they tie, and else 0."""
+    """Return 1 where a positive outcome scores above a negative one, 1/2 for a tie, else 0."""
     scores = scores.double()
     return ((scores[outcome][:, None] - scores[~outcome]).sign() + 1) / 2
 
 
 def redrawn(n: int, seed: int = 0) -> Int[Tensor, "draws {n}"]:
-    """Return the numbers of pairs drawn with replacement, for bootstraps that share their draws."""
+    """Return row numbers drawn with replacement; with one seed, bootstraps share their draws."""
     return torch.randint(n, (DRAWS, n), generator=torch.Generator().manual_seed(seed))
 
 
@@ -164,9 +164,9 @@ def auroc_interval(
     outcome: Bool[Tensor, " n"],
     groups: Int[Tensor, " n"] | None = None,
 ) -> Interval:
-    """Return the `auroc` with its 95 % bootstrap interval over pairs, or over `groups`.
+    """Return the `auroc` with its 95 % bootstrap interval over rows, or over `groups`.
 
-    What was cross-fitted is not fitted again.
+    The scores are fixed: nothing is fitted again in a resample.
     """
     return interval(auroc(scores, outcome), auroc_draws(scores, outcome, groups))
 
@@ -174,9 +174,9 @@ def auroc_interval(
 def risk_coverage(
     doubt: Float[Tensor, "*b n"], failed: Shaped[Tensor, "*#b n"]
 ) -> Float[Tensor, "*b n"]:
-    """Return the share of failures among the 1, 2, ..., n pairs of least doubt.
+    """Return the share of failures among the 1, 2, ..., n pairs with the least doubt.
 
-    Ties come in their order.
+    Pairs with equal doubt keep their order.
     """
     order = doubt.argsort(dim=-1, stable=True)
     kept = failed.to(doubt).expand(doubt.shape).gather(-1, order)
@@ -184,14 +184,14 @@ def risk_coverage(
 
 
 class Bin(NamedTuple):
-    """The pairs whose stated probability lies from `low` to `high`.
+    """The pairs whose predicted probability is between `low` and `high`.
 
     Attributes:
-        low: Included.
-        high: Not included, except for 1.
-        pairs: How many there are.
-        failed: How many of them failed.
-        stated: The mean of the stated probabilities; NaN without any pair.
+        low: Lower end, included.
+        high: Upper end, not included unless it is 1.
+        pairs: Number of pairs.
+        failed: Number of these pairs that failed.
+        stated: Mean of their predicted probabilities; NaN without a pair.
     """
 
     low: float
@@ -204,7 +204,7 @@ class Bin(NamedTuple):
 def calibration_bins(
     probability: Float[Tensor, " n"], failed: Bool[Tensor, " n"], bins: int = BINS
 ) -> list[Bin]:
-    """Return a reliability diagram's bins, equally wide from 0 to 1."""
+    """Return the bins of a reliability diagram. They have equal width, from 0 to 1."""
     place = bin_of(probability, bins)
     found = []
     for k in range(bins):
@@ -222,10 +222,10 @@ def bin_of(probability: Float[Tensor, "*n"], bins: int = BINS) -> Shaped[Tensor,
 
 
 def calibration_error(bins: list[Bin]) -> float:
-    """Return the expected calibration error, the mean over pairs of `|failed - stated|` by bin.
+    """Return the expected calibration error.
 
-    After Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI
-    2015.
+    It is the mean over bins, weighted by their pairs, of `|share of failures - mean probability|`
+    (Naeini et al., "Obtaining well calibrated probabilities using Bayesian binning", AAAI 2015).
     """
     used = [found for found in bins if found.pairs]
     gaps = sum(abs(found.failed - found.pairs * found.stated) for found in used)

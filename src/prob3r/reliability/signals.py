@@ -1,9 +1,9 @@
-"""Signals: what one run of a model says, without any truth, about whether its outcome is right.
+"""Signals: numbers from one run of a model that help to predict, without truth, if it is wrong.
 
-*Late* is the second half of the trunk's blocks; attention is that between the views. Pointmaps are
-in the pair's own unit, the mean distance of both views to camera 1, so that no signal depends on
-the scale of a prediction. Cameras are read off the output, too: what is known of the true ones is
-not used.
+*Late* means the second half of the trunk's blocks. Attention means attention between the views.
+Pointmaps are in the pair's own unit, the mean distance of the points of both views to camera 1, so
+no signal depends on the scale of a prediction. Cameras are estimated from the output; the true
+cameras are not used.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -41,10 +41,10 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.views import Pair
 
 SURFACE = 0.1
-"""Relative difference in depth up to which the output's pointmaps show one surface twice."""
+"""Largest relative difference in depth at which two predicted points are on the same surface."""
 
-PNP_PIXELS = 1024
-_SMALLEST = 1e-3  # of what a logarithm is taken of
+PNP_PIXELS = 1024  # approximate largest number of pixels that PnP uses
+_SMALLEST = 1e-3  # smaller values are replaced by it before the logarithm
 
 Points = tuple[Float[Tensor, "b _h _w 3"], ...]
 
@@ -66,15 +66,15 @@ def _count(value: float) -> str:
 
 
 class Signal(NamedTuple):
-    """What is to be known of a signal.
+    """The description of a signal.
 
     Attributes:
-        words: Its name in a sentence and in a figure.
-        group: `confidence` and `output` can be read off the output alone, `inside` cannot, and
-            `check` comes from matches that are found without the model.
-        doubt: 1 if a high value speaks for a wrong outcome, -1 if a low one does.
-        write: Puts a value into words.
-        logarithmic: Whether ratios of values count, rather than differences.
+        words: Its name in sentences and figures.
+        group: `confidence` and `output` need the output only, `inside` needs activations of the
+            model, and `check` needs matches that are found without the model.
+        doubt: 1 if high values suggest a wrong output, -1 if low values do.
+        write: Formats a value as text.
+        logarithmic: Whether the logarithm of the value is used.
     """
 
     words: str
@@ -95,13 +95,13 @@ SIGNALS: Mapping[str, Signal] = {
     "agreement": Signal("late attention's fit to the output", "inside", -1, _percent),
     "entropy": Signal("late attention's entropy", "inside", 1, _percent),
 }
-"""Every signal of a run by its name; `read_signals` defines them."""
+"""All signals of a run by name; `read_signals` defines them."""
 
 CHECK_SIGNALS: Mapping[str, Signal] = {
     "check_turn": Signal("difference from the matches' rotation", "check", 1, _degrees, True),
     "check_inliers": Signal("matches that agree on a pose", "check", -1, _count, True),
 }
-"""Every signal of the independent check; `check.signals_of` defines them."""
+"""All signals of the independent check by name; `check.signals_of` defines them."""
 
 EVERY_SIGNAL: Mapping[str, Signal] = {**SIGNALS, **CHECK_SIGNALS}
 
@@ -114,7 +114,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         "all": ("confidence", "output", "inside"),
     }.items()
 }
-"""The names of the signals of a run that are combined, by what they can be read off."""
+"""Groups of signals of a run that are fitted together."""
 
 CHECK, WITH_CHECK = "check", "all and check"
 CHECK_GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -122,37 +122,41 @@ CHECK_GROUPS: Mapping[str, tuple[str, ...]] = {
     "confidence and check": GROUPS["confidence"] + tuple(CHECK_SIGNALS),
     WITH_CHECK: tuple(EVERY_SIGNAL),
 }
-"""The same for combinations with the independent check."""
+"""Groups of signals with those of the independent check."""
 
 
 def read_signals(
     model: Model, pair: Pair, bank: SiteReader, run: Trace | None = None
 ) -> tuple[dict[str, Float[Tensor, " b"]], Prediction]:
-    """Return the signals of every pair of a batch, by name, and the output that they are about.
+    """Return the signals of every pair of a batch, by name, and the output of the model.
 
-    - `confidence1`, `confidence2`: geometric mean of a view's confidence.
-    - `inliers`: share of (at most `PNP_PIXELS`) pixels of view 2 whose point one camera, found by
-      PnP with the focal length of view 1's pointmap, sees within 3 pixels of where it should be.
-    - `overlap`: share of view 2's patches that view 1 sees, by the output's pointmaps.
-    - `probe_gap`: mean distance of view 2's pointmap by a late probe to the output's.
-    - `late_turn`: the angles of the similarities that take view 2's pointmap by one late probe onto
-      the next one's, and the last onto the output's, added up, in degrees.
-    - `cycle`: share of view 2's patches that come back to within one patch by the most attended
-      patches of view 1 and of view 2 (mean of heads), mean over late blocks.
+    - `confidence1`, `confidence2`: geometric mean of the confidence of a view.
+    - `inliers`: share of PnP inliers in view 2. PnP uses about `PNP_PIXELS` pixels of view 2's
+      pointmap and the focal length of view 1's pointmap. An inlier has a reprojection error of at
+      most 3 pixels.
+    - `overlap`: share of view 2's patches that view 1 sees, according to the output's pointmaps.
+    - `probe_gap`: mean distance between view 2's pointmap decoded by a late probe and that of the
+      output, mean over late probes.
+    - `late_turn`: rotation of view 2's pointmap from each late probe to the next one, and from the
+      last one to the output, by the angles of the fitted similarities; sum of the angles in
+      degrees.
+    - `cycle`: cycle consistency of late attention: the share of view 2's patches that return to
+      within one patch of their start by the most attended patch in view 1 and back (mean of heads,
+      mean over late blocks).
     - `agreement`: share of view 2's patches whose most attended patch (mean of heads) is within one
-      of where the output's pointmaps put them, mean over late blocks; those that view 1 does not
-      see by the output don't agree.
-    - `entropy`: mean entropy of late attention between the views, over heads and both views, as a
-      share of the most there can be.
+      patch of the match by the output's pointmaps, mean over late blocks. A patch that view 1 does
+      not see, according to the output, does not agree.
+    - `entropy`: entropy of late attention as a share of the largest possible entropy, mean over
+      heads, queries, blocks and both views.
 
     Args:
         model: The model.
         pair: The pairs.
         bank: The probes.
-        run: Of these pairs, with `signal_sites` recorded; the model runs if it is not given.
+        run: A run over these pairs that recorded `signal_sites`. Without it, the model runs here.
 
     Raises:
-        Prob3rError: The probes read no late site of both views.
+        Prob3rError: The bank has no probes for any late site of both views.
     """
     patch, sites = model.config.patch, _late_twins(model, bank)
     if run is None:
@@ -179,10 +183,10 @@ def read_signals(
 
 
 def signal_sites(model: Model, bank: SiteReader) -> list[str]:
-    """Return what `read_signals` needs of a run, made with the reductions `attention.PEAKS`.
+    """Return the sites that `read_signals` needs from a run with the reductions `attention.PEAKS`.
 
     Raises:
-        Prob3rError: The probes read no late site of both views.
+        Prob3rError: The bank has no probes for any late site of both views.
     """
     both = [site for twin in _late_twins(model, bank) for site in twin]
     late = [place.of(view) for place in _late_attention(model) for view in (1, 2)]
@@ -200,7 +204,7 @@ def _late_attention(model: Model) -> list[Site]:
 
 
 def _late_twins(model: Model, bank: SiteReader) -> list[tuple[str, str]]:
-    """Return the late sites of both views that the probes read."""
+    """Return the late sites that have probes in both views."""
     late, stack = _late(model), trunk(model).name
     places = [(both, Site.parse(both[1])) for both in twins(bank.sites)]
     sites = [both for both, site in places if site.stack == stack and site.block in late]
@@ -215,9 +219,13 @@ def _late_twins(model: Model, bank: SiteReader) -> list[tuple[str, str]]:
 def features(
     signals: Mapping[str, Float[Tensor, " n"]], names: Iterable[str] = SIGNALS
 ) -> Float[Tensor, "n s"]:
-    """Return signals, in the order of their names, such that a high value means doubt.
+    """Return the columns of a fit: signals with a sign such that high values mean doubt.
 
-    Where ratios of a signal's values count, its logarithm is taken.
+    The logarithm of a logarithmic signal is taken.
+
+    Args:
+        signals: Values by the names of the signals.
+        names: Names of the signals to use, in the order of the columns.
     """
     columns = []
     for name in names:
@@ -230,7 +238,7 @@ def features(
 
 
 def _united(points: Points) -> Points:
-    """Return both pointmaps in the pair's unit."""
+    """Return both pointmaps in the pair's own unit."""
     first, second = normalise(points, [p.isfinite().all(-1) for p in points])
     return first, second
 
@@ -242,14 +250,14 @@ def _distance(
 
 
 def _turning(points: list[Float[Tensor, "b h w 3"]]) -> Float[Tensor, " b"]:
-    """Return the angles between successive pointmaps, added up, in degrees."""
+    """Return the sum of the angles between successive pointmaps, in degrees."""
     flat = [p.flatten(1, 2) for p in points]
     turns = [align(a, b).rotation for a, b in pairwise(flat)]
     return torch.stack([rotation_angle(turn) for turn in turns]).sum(0)
 
 
 def _seen(output: Prediction, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
-    """Return where view 2's patches lie in view 1, by the output's own pointmaps."""
+    """Return where view 2's patches lie in view 1, according to the output's pointmaps."""
     first, second = output.points
     finite1, finite2 = (points.isfinite().all(-1) for points in (first, second))
     matrix = central_intrinsics(focal, (first.shape[1], first.shape[2]))
@@ -259,7 +267,7 @@ def _seen(output: Prediction, focal: Float[Tensor, " b"], patch: int) -> PatchMa
 
 
 def _inliers(points2: Float[Tensor, "b h w 3"], focal: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Return the share of view 2's pixels that one camera explains; 0 if PnP finds none."""
+    """Return the share of PnP inliers in view 2; 0 if PnP finds no camera."""
     shares = []
     intrinsics = central_intrinsics(focal, (points2.shape[1], points2.shape[2]))
     for points, matrix in zip(points2, intrinsics, strict=True):

@@ -1,12 +1,12 @@
-"""The chance that a view is of another scene, from attention, features and geometry of one run.
+"""The probability that a view is a stranger, that is, shows another scene than the other views.
 
-Three signals of every view but the first, each a doubt as `measures.belonging` defines it: by the
-attention of the last block between views, by the best patches after it, and by the `fit` of
-`measures.views` (0 where a view shares nothing with the others). A calibration is a logistic
-regression of *this view is a stranger* on them, over scenes of which half have a stranger. How well
-it ranks and how far it can be believed is measured by cross-fitting. It belongs to one model; the
-signals do not depend on the number of views, but the base rate does: it is that of the scenes that
-it was fitted on.
+Every view except view 1 has three signals, which `measures.belonging` defines: from the attention
+between views in the last block, from the most similar patches after that block, and from the `fit`
+of `measures.views` (0 if a view shares nothing with the others). A calibration is a logistic
+regression of *this view is a stranger* on the signals. It is fitted on scenes of which half have a
+stranger. Its ranking and its calibration error are measured by cross-fitting. It belongs to one
+model. The signals do not depend on the number of views. The base rate does: it is that of the
+fitted scenes.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ SIGNALS = (ATTENTION, BEST_PATCHES, FIT)
 """The names of the signals, column by column."""
 
 FEWEST_VIEWS = 3
-"""Of two views nobody can tell which one is the stranger."""
+"""Fewest views of a scene. With two views, either could be the stranger."""
 
 VERSION = 1
 _FILE = "strangers.json"
@@ -64,19 +64,19 @@ _FILE = "strangers.json"
 
 @dataclass(frozen=True)
 class Belonging:
-    """How much one view belongs to its scene, by one run.
+    """How well one view fits the other views of its scene in one run.
 
     Attributes:
         view: Number of the view.
-        attention: What it gets of the other views' attention in the last block, as a multiple of
-            the median of the other views but the first.
-        similarity: Mean cosine of its patches with the nearest patches of the other views.
-        usual_similarity: The median of that over the other views but the first.
-        fit: How well its points fit the others; see `ViewRelations`.
-        probability: That it is of another scene; None without a calibration.
-        beyond: Whether a signal lies outside of all that the calibration saw.
-        held_out: The held-out views that were given about the same probability; None without a
-            calibration.
+        attention: Attention that the view receives from the other views in the last block, as a
+            multiple of the median over the other views except view 1.
+        similarity: Mean cosine similarity of its patches with the most similar patches of the other
+            views.
+        usual_similarity: Median of that over the other views except view 1.
+        fit: How well its points fit those of the other views; see `ViewRelations`.
+        probability: Probability that it is a stranger; None without a calibration.
+        beyond: Whether a signal is outside the range of the calibration's views.
+        held_out: The held-out views with a similar probability; None without a calibration.
     """
 
     view: int
@@ -89,13 +89,13 @@ class Belonging:
     held_out: Bin | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the attributes say, as JSON can hold it."""
+        """Return the attributes as values that fit JSON."""
         held_out = None if self.held_out is None else self.held_out._asdict()
         return dict(to_json(asdict(self) | {"held_out": held_out}))
 
 
 def signals(relations: ViewRelations) -> Float[Tensor, "v s"]:
-    """Return the signals of every view, column by column; NaN for view 1."""
+    """Return the signals of every view, one column for each of `SIGNALS`; NaN for view 1."""
     attention = received(torch.tensor(relations.attention[-1]))
     alike = of_others(torch.tensor(relations.similarity))
     fit = torch.tensor(relations.fit).nan_to_num(0)
@@ -106,7 +106,12 @@ def signals(relations: ViewRelations) -> Float[Tensor, "v s"]:
 def belongings(
     relations: ViewRelations, calibration: "StrangerCalibration | None" = None
 ) -> list[Belonging]:
-    """Return how much each view but the first belongs; nothing for less than three views."""
+    """Return the belonging of all views except view 1; nothing for fewer than three views.
+
+    Args:
+        relations: The relations of the views in one run.
+        calibration: Gives the probabilities; without it they are None.
+    """
     rows = signals(relations)
     if len(rows) < FEWEST_VIEWS:
         return []
@@ -127,18 +132,19 @@ def belongings(
 
 @dataclass(frozen=True)
 class StrangerCalibration:
-    """A fit of *this view is a stranger* on its signals, and how good it is on held-out views.
+    """A logistic regression of *this view is a stranger*, and its quality on held-out views.
 
     Attributes:
         model: Name of the model.
-        backbone: Fingerprint of its weights.
+        backbone: Fingerprint of the model's weights.
         data: Name of the scenes.
-        scenes: How many there were.
-        views: How many views each had.
-        strangers: How many of the views were strangers.
-        fit: On all views but the first, of the columns of `signals`.
-        auroc: Of the cross-fitted probabilities, with its 95 % bootstrap interval over scenes.
-        bins: Of the cross-fitted probabilities.
+        scenes: Number of scenes.
+        views: Views of each scene.
+        strangers: Number of views that were strangers.
+        fit: The logistic regression on all views except view 1; its columns are those of `signals`.
+        auroc: AUROC of the cross-fitted probabilities, with its 95 % bootstrap interval over
+            scenes.
+        bins: Reliability diagram of the cross-fitted probabilities.
         sample: How the scenes were chosen, in words.
     """
 
@@ -169,17 +175,17 @@ class StrangerCalibration:
 
         Args:
             model: The model.
-            scenes: Of three views or more; other than those that the result is to be tested on.
-                Nothing but their photographs is used.
-            count: How many of them.
-            model_name: What to call the model.
-            data: What to call the scenes.
-            batch: Scenes at a time; a stranger comes from another scene of its batch.
+            scenes: Scenes of three or more views. They must not be the scenes of a later test. Only
+                their photographs are used.
+            count: Size of the sample.
+            model_name: Name of the model, for the file.
+            data: Name of the scenes, for the file.
+            batch: Scenes in a batch. A stranger comes from another scene of the same batch.
             report: Called with the number of scenes done and the number to do.
 
         Raises:
-            Prob3rError: The model predicts no pointmaps, the scenes have less than three views, or
-                there are too few strangers.
+            Prob3rError: The model predicts no pointmaps, the scenes have fewer than three views,
+                there are no scenes, or there are too few strangers.
         """
         needs_pointmaps(model, "A calibration of strangers")
         device = next(model.parameters()).device
@@ -222,7 +228,7 @@ class StrangerCalibration:
         )
 
     def check(self, model: Model) -> None:
-        """Raise Prob3rError if this is not the calibration of this model."""
+        """Raise Prob3rError if this calibration is not for this model."""
         given = fingerprint(model)
         if self.backbone != given:
             raise Prob3rError(
@@ -231,11 +237,11 @@ class StrangerCalibration:
             )
 
     def judge(self, about: Belonging, row: Float[Tensor, " s"]) -> Belonging:
-        """Return what is known of a view, with the probability that it is a stranger.
+        """Return the belonging of a view with the probability that the view is a stranger.
 
         Args:
-            about: What is known of it.
-            row: Its signals.
+            about: The belonging of the view.
+            row: The signals of the view.
         """
         probability = self.fit.probability(row[None])
         return replace(
@@ -251,12 +257,12 @@ class StrangerCalibration:
 
     @classmethod
     def read(cls, path: Path) -> "StrangerCalibration":
-        """Read a calibration; raise Prob3rError if the file holds none."""
+        """Read a calibration; raise Prob3rError if the file does not hold one."""
         return read_calibration(path, cls._parsed, "prob3r train strangers")
 
     @classmethod
     def shipped(cls, name: str, model: Model) -> "StrangerCalibration | None":
-        """Return what is shipped for a model of this name, if it fits it."""
+        """Return the shipped calibration of a model by name; None if it is for other weights."""
         path = shipped_file(Path(name).name, _FILE)
         if path is None:
             return None
@@ -283,7 +289,7 @@ class StrangerCalibration:
 
 @torch.no_grad()
 def relations_of(model: Model, views: Views) -> ViewRelations:
-    """Return how the views of one scene relate in one run."""
+    """Run a model over one scene and return the relations of its views."""
     records = AttentionRecords(model, views)
     run = trace(model, views, records.sites(["by_view"]), reductions=records.reductions)
     assert run.output is not None
