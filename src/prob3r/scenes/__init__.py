@@ -1,4 +1,4 @@
-"""Pairs of views: photographs and folders of them; procedural rooms are in `prob3r.rooms`."""
+"""Views and pairs of views from photographs and data sets; `prob3r.rooms` has rendered ones."""
 
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.photographs import PIXEL_LIMIT, Photograph, load_photograph

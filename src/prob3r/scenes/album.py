@@ -1,4 +1,4 @@
-"""Albums: a folder of photographs of which nothing else is known, and scenes made of them."""
+"""Albums: scenes made of the photographs of a folder, without cameras or depth."""
 
 import hashlib
 import random
@@ -15,14 +15,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".heic", 
 
 
 class Album(Items[Views]):
-    """Scenes of photographs that lie in one folder, each drawn at random.
+    """Scenes whose views are drawn at random from photographs.
 
     Args:
-        photographs: The files, as many as a scene has views or more.
-        model: What frames the photographs; a model, or a `Framing`.
-        count: How many scenes.
-        views: How many views each scene has.
-        seed: Of the draws.
+        photographs: The files, at least as many as a scene has views.
+        model: The model that the photographs are framed for, or a `Framing`.
+        count: Number of scenes.
+        views: Views of each scene.
+        seed: Seed of the draws.
+
+    Raises:
+        Prob3rError: There are fewer photographs than views.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Album(Items[Views]):
         return len(self.scenes)
 
     def read(self, index: int) -> Views:
-        """Read the photographs of a scene."""
+        """Read the photographs of a scene; raise CorruptError if one cannot be used."""
         try:
             images = [self.photographs[number] for number in self.scenes[index]]
             return Views.from_images(images, self.framing)
@@ -59,7 +62,7 @@ class Photographs(NamedTuple):
 
     Attributes:
         files: In the order of their names.
-        digest: 8 hexadecimal digits that change with the files' names, sizes and dates.
+        digest: Hash of the files' names, sizes and dates, as 8 hexadecimal digits.
     """
 
     files: list[Path]
@@ -67,7 +70,7 @@ class Photographs(NamedTuple):
 
 
 def photographs_in(folder: Path) -> Photographs:
-    """Return the photographs that lie in a folder, without those of its folders."""
+    """Return the photographs in a folder, without those in its subfolders."""
     files = sorted(
         file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()
     )

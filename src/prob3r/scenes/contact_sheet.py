@@ -1,4 +1,4 @@
-"""A contact sheet of pairs, for a person to look at."""
+"""A contact sheet of pairs."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from prob3r.errors import Prob3rError
 from prob3r.scenes.views import Pair, View
 
 GAP = 4  # pixels between the tiles
-# Dark blue to yellow in five steps: near is bright.
+# Yellow to dark blue in five steps: near is bright.
 RAMP = (
     (0.99, 0.91, 0.36),
     (0.94, 0.5, 0.3),
@@ -20,14 +20,14 @@ RAMP = (
 
 
 def contact_sheet(pair: Pair, scale: int = 1) -> Image.Image:
-    """Lay out a batch of pairs, one pair a row: view 1, view 2, depth 1, depth 2.
+    """Draw a batch of pairs, one pair a row: view 1, view 2, depth 1, depth 2.
 
     Args:
-        pair: A batch whose depth is known.
-        scale: Pixels of the sheet for each pixel of a view.
+        pair: A batch of pairs with depth. All views have one size.
+        scale: Pixels of the sheet along each side of a pixel of a view.
 
     Raises:
-        Prob3rError: A view lacks its depth.
+        Prob3rError: A view has no depth.
     """
     tiles = [_colours(pair.view1), _colours(pair.view2), _depths(pair.view1), _depths(pair.view2)]
     rows = torch.stack(tiles, dim=1)  # b 4 3 h w
@@ -43,7 +43,7 @@ def _colours(view: View) -> Float[Tensor, "b 3 h w"]:
 
 
 def _depths(view: View) -> Float[Tensor, "b 3 h w"]:
-    """Depth as colour, each view from its nearest to its farthest point; unknown is grey."""
+    """Depth as colour, scaled from the nearest to the farthest point of each view."""
     if view.depth is None:
         raise Prob3rError("The pair has no depth; a contact sheet needs it for both views.")
     known = view.depth > 0

@@ -1,12 +1,12 @@
-"""Photographs of one scene: a folder with a `pair.json` that says what is known of two or more.
+"""Photographs of one scene: a folder with a `pair.json` that describes two or more views.
 
     {"views": [{"image": "view1.jpg", "intrinsics": [[...]], "cam_to_world": [[...]],
                 "depth": "view1_depth.png"},
                {"image": "view2.jpg"}]}
 
-Only `image` is needed. `intrinsics` are 3x3, in pixels of the upright photograph, pixel centres
-at integer coordinates; `cam_to_world` is 4x4, OpenCV axes, in metres; `depth` is a 16-bit grey
-image of z in millimetres, 0 where unknown. A `note` may stand anywhere.
+Only `image` is required. `intrinsics` are 3x3, in pixels of the upright photograph, with pixel
+centres at integer coordinates. `cam_to_world` is 4x4, with OpenCV axes, in metres. `depth` is a
+16-bit grey image of z in millimetres, 0 where unknown. A view may have a `note`, which is ignored.
 """
 
 import json
@@ -22,17 +22,17 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.scenes.photographs import open_image
 
-_TOLERANCE = 1e-3  # of a rotation's entries, which are often written with a few digits
+_TOLERANCE = 1e-3  # for the entries of a rotation, which are often written with few digits
 
 
 class Entry(NamedTuple):
-    """What a folder knows of one view; cameras and depth are those of the upright photograph.
+    """The entry of one view in `pair.json`; cameras and depth are for the upright photograph.
 
     Attributes:
-        image: The photograph's file.
-        intrinsics: In pixels.
-        cam_to_world: In metres.
-        depth: z in metres, 0 where unknown.
+        image: File of the photograph.
+        intrinsics: Intrinsics in pixels, or None.
+        cam_to_world: Pose of the camera, in metres, or None.
+        depth: z in metres, 0 where unknown, or None.
     """
 
     image: Path
@@ -47,11 +47,11 @@ def bundled(name: str) -> Path:
 
 
 def read_folder(folder: str | Path) -> tuple[Entry, ...]:
-    """Read what a folder knows of its views, two or more.
+    """Read the `pair.json` of a folder and the depth files of its views, two or more.
 
     Raises:
-        Prob3rError: `pair.json` is missing or malformed, holds a matrix that is no camera, or
-            names a file that is missing or outside the folder.
+        Prob3rError: `pair.json` is missing or malformed, holds a matrix that is not a valid camera,
+            or names a depth file that cannot be read or a file outside the folder.
     """
     file = Path(folder) / "pair.json"
     if not file.is_file():
@@ -89,11 +89,11 @@ def _entry(file: Path, number: int, view: dict[str, Any]) -> Entry:
 
 
 def _inside(folder: Path, where: str, key: str, name: object) -> Path:
-    """The path of a file, which may not leave the folder: folders come from other people."""
+    """Return the path of a file; raise if it is outside the folder, which is not trusted."""
     try:
         path = folder / str(name)
         inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError, RuntimeError):  # no path at all, or a loop of links
+    except (OSError, ValueError, RuntimeError):  # not a valid path, or a loop of links
         inside = False
     if not inside or not isinstance(name, str):
         raise Prob3rError(

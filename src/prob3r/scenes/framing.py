@@ -13,7 +13,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import crop_intrinsics, resize_intrinsics
 
-_SQUARE_BELOW = 512  # the side at which DUSt3R's models stop seeing squares only
+_SQUARE_BELOW = 512  # models for squares smaller than this get square crops, as in DUSt3R
 
 
 @runtime_checkable
@@ -26,7 +26,7 @@ class _Config(Protocol):
 
 @runtime_checkable
 class FramesImages(Protocol):
-    """A model that says in its configuration which image size and which patch it works on."""
+    """A model whose configuration has an image size and a patch size."""
 
     @property
     def config(self) -> _Config:
@@ -34,13 +34,13 @@ class FramesImages(Protocol):
 
 
 class Window(NamedTuple):
-    """Where a framed image lies in its photograph.
+    """The part of a photograph that a framed image shows.
 
     Attributes:
         full: Height and width of the photograph, in pixels.
-        resized: Height and width that it is resized to.
-        top, left: The pixel of the resized photograph that becomes the first one.
-        size: Height and width of what is kept.
+        resized: Height and width of the photograph after the resize, in pixels.
+        top, left: Row and column of the first pixel of the crop in the resized photograph.
+        size: Height and width of the crop, in pixels.
     """
 
     full: tuple[int, int]
@@ -52,12 +52,11 @@ class Window(NamedTuple):
     def colours(self, photograph: Image.Image, finer: int = 1) -> Float[Tensor, "1 3 _h _w"]:
         """Return the framed colours, in [-1, 1], of an RGB photograph at any resolution.
 
-        The filter is Lanczos where the photograph shrinks and bicubic where it grows.
+        The filter is Lanczos if the photograph is made smaller, and bicubic otherwise.
 
         Args:
             photograph: The photograph.
-            finer: How many times as many pixels the result has along each side as the framed
-                image.
+            finer: Factor of the height and the width of the result, relative to `size`.
         """
         shrinks = finer * max(self.resized) < max(self.full)
         resample = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
@@ -68,27 +67,27 @@ class Window(NamedTuple):
         return torch.from_numpy(framed).permute(2, 0, 1)[None].float() / 127.5 - 1
 
     def intrinsics(self, full: Float[Tensor, "1 3 3"]) -> Float[Tensor, "1 3 3"]:
-        """Return the framed image's intrinsics, from those of the photograph."""
+        """Return the intrinsics of the framed image from those of the photograph, in pixels."""
         resized = resize_intrinsics(full, self.full, self.resized)
         return crop_intrinsics(resized, float(self.left), float(self.top))
 
     def to_photograph(self, pixels: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
-        """Return positions (x, y) in the photograph, from those in the framed image."""
+        """Map pixel positions (x, y) in the framed image to positions in the photograph."""
         offset, stretch = self._map(pixels)
         return (pixels + offset + 0.5) / stretch - 0.5
 
     def from_photograph(self, pixels: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
-        """Return positions (x, y) in the framed image, from those in the photograph."""
+        """Map pixel positions (x, y) in the photograph to positions in the framed image."""
         offset, stretch = self._map(pixels)
         return (pixels + 0.5) * stretch - 0.5 - offset
 
     def _map(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first kept pixel (x, y), and how much the resize stretches x and y."""
+        """Return the first pixel (x, y) of the crop, and the factors of the resize in x and y."""
         stretch = [new / old for new, old in zip(self.resized, self.full, strict=True)]
         return like.new_tensor([self.left, self.top]), like.new_tensor(stretch[::-1])
 
     def nearest(self, full: Shaped[Tensor, "fh fw"]) -> Shaped[Tensor, "1 h w"]:
-        """Return a map of the photograph, such as depth, at the nearest of its pixels."""
+        """Frame a map of the photograph, such as depth, by the nearest pixel."""
         rows, columns = (
             ((torch.arange(start, start + kept) + 0.5) * side / resized).long().clamp(max=side - 1)
             for side, resized, start, kept in zip(
@@ -102,15 +101,18 @@ class Window(NamedTuple):
 class Framing:
     """How photographs are resized and cropped for a model.
 
-    The two ways are DUSt3R's. Both keep the photograph's aspect ratio up to the rounding of its
-    sides to whole pixels.
+    Both ways of cropping are DUSt3R's. The resize keeps the aspect ratio of the photograph, except
+    for rounding to whole pixels.
 
     Attributes:
         size: Side of the square, or the longer side, in pixels; a multiple of `patch`.
-        crop: `square` resizes the shorter side to `size` and keeps a square; `long` resizes the
-            longer side to `size` and keeps the most that is a multiple of `patch` on both sides,
-            a square photograph becoming 4:3.
+        crop: `square` resizes the shorter side to `size` and crops to a square. `long` resizes the
+            longer side to `size` and crops to the largest size with multiples of `patch` on both
+            sides; a square photograph is cropped to 4:3.
         patch: Side of the model's patches, in pixels.
+
+    Raises:
+        Prob3rError: The size is not a positive multiple of the patch.
     """
 
     size: int
@@ -126,10 +128,11 @@ class Framing:
 
     @classmethod
     def of(cls, model: "Framing | FramesImages") -> "Framing":
-        """Return how a model wants its photographs; a framing is returned as it is.
+        """Return the framing for a model; a `Framing` is returned unchanged.
 
-        A model for squares of less than 512 pixels gets squares, as DUSt3R's at 224. Any other
-        gets its longer side, as DUSt3R's at 512, which were trained on several aspect ratios.
+        A model for squares smaller than 512 pixels gets `square`, as DUSt3R's models for 224
+        pixels. Any other model gets `long`, as DUSt3R's models for 512 pixels, which were trained
+        on several aspect ratios.
         """
         if isinstance(model, Framing):
             return model
@@ -140,10 +143,15 @@ class Framing:
     def window(
         self, full: tuple[int, int], intrinsics: Float[Tensor, "1 3 3"] | None = None
     ) -> Window:
-        """Return what is kept of a photograph of `full` height and width.
+        """Return the window for a photograph.
 
-        The window is centred on the principal point as far as the photograph allows, because
-        models are trained on centred ones; without intrinsics it is centred on the photograph.
+        Without intrinsics, the window is centred on the photograph. With intrinsics, it is as close
+        to being centred on the principal point as the photograph allows, because models are
+        trained with central principal points.
+
+        Args:
+            full: Height and width of the photograph, in pixels.
+            intrinsics: Intrinsics of the photograph, in pixels.
         """
         reference = min(full) if self.crop == "square" else max(full)
         height, width = (round(side * self.size / reference) for side in full)
@@ -161,6 +169,6 @@ class Framing:
 
 
 def _start(centre: float, kept: int, side: int) -> int:
-    """The first of `kept` pixels around a centre, inside a side; of two as good, the lower one."""
+    """Return the first of `kept` pixels around a centre, clamped to the side."""
     nearest = ceil(round(centre - kept / 2, 3))  # rounded, so that float errors decide no tie
     return min(max(nearest, 0), side - kept)

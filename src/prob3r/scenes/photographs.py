@@ -1,4 +1,4 @@
-"""Photographs: opened safely, turned upright, and framed as a model expects them."""
+"""Read photographs: open files safely, rotate them upright, and frame them for a model."""
 
 import warnings
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import FramesImages, Framing
 
-PIXEL_LIMIT = 150_000_000  # above this a file is refused, whatever its size on disk
-FINE = 512  # pixels along the longer side, about which a framed photograph has for matching
-_DRAFT_LIMIT = 32_000_000  # above this a JPEG is decoded at a fraction of its size
-# What cameras and editors write. Pillow's other readers are old, and one runs Ghostscript.
+PIXEL_LIMIT = 150_000_000  # images with more pixels are refused
+FINE = 512  # approximate longer side, in pixels, of a `fine` photograph
+_DRAFT_LIMIT = 32_000_000  # JPEGs with more pixels are decoded at a fraction of their size
+# Formats that cameras and editors write. Pillow's other readers are old; one runs Ghostscript.
 _FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 
 
 class Photograph(NamedTuple):
-    """A framed photograph, as a batch of one, with what is known of its camera and its scene.
+    """A framed photograph as a batch of one, with its intrinsics and depth if they are known.
 
-    The fields are those of `View`, which says what they mean.
+    `View` defines the fields.
     """
 
     image: Float[Tensor, "1 3 h w"]
@@ -44,22 +44,22 @@ def load_photograph(
 ) -> Photograph:
     """Read a photograph and frame it for a model.
 
-    Every kind of image becomes RGB. Grey, 16-bit, palette and CMYK images are converted.
-    Transparent pixels become white, as in a browser. An animation gives its first frame. The image
-    is turned upright by its EXIF orientation. A JPEG of more than 32 megapixels is decoded at a
-    fraction of its size, never less than twice what is needed.
+    All images are converted to RGB: grey, 16-bit, palette and CMYK images, too. Transparent pixels
+    become white. The first frame of an animation is used. The image is rotated by its EXIF
+    orientation. A JPEG of more than 32 megapixels is decoded at a fraction of its size, but with at
+    least twice the pixels along each side that are needed.
 
     Args:
         path: The image file.
-        model: A model, whose configuration names the size, or a `Framing`.
-        intrinsics: Of the upright photograph at full size, in pixels.
-        depth: Of the upright photograph at full size; 0 where unknown.
-        fine: Whether to frame it with more pixels, too.
+        model: A model, whose configuration has the size, or a `Framing`.
+        intrinsics: Intrinsics of the upright photograph at full size, in pixels.
+        depth: Depth map of the upright photograph at full size; 0 where unknown.
+        fine: Whether to return the photograph with more pixels as well; see `View.fine`.
 
     Raises:
-        Prob3rError: The file is missing or no image, damaged, of more than 150 megapixels, less
-            than a patch wide or high, or so elongated that nothing would be left of its shorter
-            side; or the depth is of another size.
+        Prob3rError: The file is missing, not an image, damaged, has more than 150 megapixels, is
+            smaller than a patch, or is so elongated that its shorter side would be shorter than a
+            patch; or the depth map has another size.
     """
     path, framing = Path(path), Framing.of(model)
     photograph, full = _read(path, max(2 * framing.size, FINE if fine else 0))
@@ -90,7 +90,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image file, to be decoded inside the block.
 
     Raises:
-        Prob3rError: The file is missing or no image, of too many pixels, or fails to decode.
+        Prob3rError: The file is missing, is not an image, has too many pixels, or cannot be
+            decoded. Errors inside the block are raised as Prob3rError, too.
     """
     Image.init()
     try:
@@ -99,7 +100,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if not path.is_file():
             raise Prob3rError(f"{path} is not a file; give the path of an image.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of size, which is checked here, or of stray notes
+            warnings.simplefilter("ignore")  # about size, which is checked here, or metadata
             with Image.open(path, formats=[f for f in _FORMATS if f in Image.OPEN]) as image:
                 if image.width * image.height > PIXEL_LIMIT:
                     raise Image.DecompressionBombError
@@ -108,7 +109,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise
     except Image.DecompressionBombError as error:
         raise Prob3rError(
-            f"{path} holds more than {PIXEL_LIMIT // 10**6} megapixels; shrink it first."
+            f"{path} holds more than {PIXEL_LIMIT // 10**6} megapixels; resize it first."
         ) from error
     except UnidentifiedImageError as error:
         raise Prob3rError(
@@ -119,19 +120,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def _read(path: Path, enough: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Return an upright RGB photograph, and its height and width before it was decoded smaller.
+    """Return an upright RGB photograph, and its height and width at full size.
 
     Args:
         path: The image file.
-        enough: Pixels along the shorter side below which it is never decoded smaller.
+        enough: The shorter side is never decoded to fewer pixels than this.
     """
     with open_image(path) as image:
         width, height = image.size
         if width * height > _DRAFT_LIMIT:
             image.draft(None, (enough, enough))
         stored = image.size
-        image.load()  # which already turns TIFF images
-        with suppress(Exception):  # a damaged EXIF note fails in many ways, and is as good as none
+        image.load()  # this already rotates TIFF images
+        with suppress(Exception):  # damaged EXIF data fails in many ways, and is ignored
             ImageOps.exif_transpose(image, in_place=True)
         turned = image.size != stored
         return _rgb(path, image), (width, height) if turned else (height, width)

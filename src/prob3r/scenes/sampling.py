@@ -1,6 +1,6 @@
-"""Choosing among pairs: a seeded sample, and those whose overlap and rotation lie in bounds.
+"""Select pairs: by a seeded sample, and by bounds of overlap and rotation.
 
-A `Subset` that is chosen here states in words how it was chosen. Results repeat these words.
+The `words` of a `Subset` that is made here say how it was selected. Results repeat these words.
 """
 
 import random
@@ -22,16 +22,16 @@ Bounds = tuple[int | float, int | float]
 ANY_OVERLAP: Bounds = (0, 1)
 ANY_ROTATION: Bounds = (0, 180)
 
-_CHUNK = 64  # pairs looked at together
-_SELECTABLE = 10_000_000  # pairs, each of which `select` has to look at
+_CHUNK = 64  # pairs that are tested together
+_SELECTABLE = 10_000_000  # largest number of pairs for `select`, which tests each of them
 
 
 def sample(pairs: Scenes[Seen], count: int, seed: int = 0) -> Subset[Seen]:
     """Return `count` of the pairs, or all if there are fewer, drawn without replacement.
 
-    The same seed draws the same pairs in the same order. Pairs that are independent draws by
-    number, such as procedural rooms, are a sample already: a sample of N is the first N of them,
-    for any seed.
+    The same seed draws the same pairs in the same order. Procedural rooms and other pairs that are
+    `Independent` are random draws already, so their sample is the first `count` of them for any
+    seed.
     """
     total, words, spread = len(pairs), describe(pairs), share_views(pairs)
     if count < total:
@@ -45,7 +45,7 @@ def sample(pairs: Scenes[Seen], count: int, seed: int = 0) -> Subset[Seen]:
 def sampled_batches(
     scenes: Scenes[Seen], count: int, size: int, device: torch.device | str
 ) -> Iterator[Seen]:
-    """Yield a `sample` of so many scenes, in batches of at most `size`, on a device."""
+    """Yield a `sample` of `count` scenes, in batches of at most `size`, on a device."""
     for batch in batches(sample(scenes, count), count, size):
         yield batch.to(device)
 
@@ -59,25 +59,25 @@ def select(
     workers: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Subset:
-    """Return the pairs whose overlap and rotation lie between two bounds, both included.
+    """Return the pairs whose overlap and rotation are within bounds, ends included.
 
-    The pairs are looked at in their order. For a large data set, take a `sample` first. For a data
-    set on disk, the cameras are read and, if these do not decide, depth at low resolution. Overlaps
-    are kept in the user's cache.
+    The pairs are tested in their order. For a large data set, take a `sample` first. For a data
+    set on disk, only cameras are read, and depth at low resolution if the cameras do not decide.
+    Overlaps are kept in the user's cache.
 
     Args:
-        pairs: With the true pointmaps.
+        pairs: Pairs with true pointmaps.
         overlap: Bounds of the share of view 2's valid pixels that view 1 sees.
         rotation: Bounds of the angle between the two cameras, in degrees.
-        count: Stop looking when so many are found; by default all pairs are looked at.
-        workers: Threads that read a data set on disk, or processes that read other pairs; 0 reads
-            in this one.
-        report: Called with the number of pairs looked at and of all; with `count`, with the number
-            found and wanted.
+        count: Stop when this number of pairs is found; by default all pairs are tested.
+        workers: Threads that read a data set on disk, or processes that read other pairs; with 0,
+            this process reads.
+        report: Called with the number of tested pairs and of all pairs; if `count` is given, with
+            the number of found pairs and `count`.
 
     Raises:
-        Prob3rError: There are too many pairs, more than 1 % of them are corrupt, or one lacks
-            its truth.
+        Prob3rError: There are too many pairs, more than 1 % of them are corrupt, or a pair has no
+            ground truth.
     """
     total = len(pairs)
     if total > _SELECTABLE:
@@ -115,19 +115,19 @@ def choose(
     workers: int = 0,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Subset:
-    """Return a sample of the pairs, or of those whose overlap and rotation lie in bounds.
+    """Return a sample of the pairs, or of the pairs whose overlap and rotation are within bounds.
 
     Args:
-        pairs: To choose from; with the true pointmaps if there are bounds.
-        count: How many to choose, if there are as many.
-        overlap: As for `select`; None for any.
-        rotation: As for `select`; None for any.
-        seed: Of the sample.
+        pairs: Pairs to choose from, with true pointmaps if there are bounds.
+        count: Size of the sample; all pairs are returned if there are fewer.
+        overlap: As for `select`; None for no bounds.
+        rotation: As for `select`; None for no bounds.
+        seed: Seed of the sample.
         workers: Threads that read a data set on disk.
-        report: Called with the number of pairs found and wanted.
+        report: Called with the number of found pairs and `count`.
 
     Raises:
-        Prob3rError: No pair lies within the bounds, or as for `select`.
+        Prob3rError: No pair is within the bounds, or as for `select`.
     """
     if overlap is None and rotation is None:
         return sample(pairs, count, seed)
@@ -150,7 +150,7 @@ def choose(
 def _fits(
     pairs: Pairs, overlap: Bounds, rotation: Bounds, workers: int
 ) -> Iterator[bool | CorruptError]:
-    """Yield whether each pair lies between bounds, or what is wrong with it."""
+    """Yield whether each pair is within the bounds, or an error if it is corrupt."""
     whole: Pairs = pairs
     numbers: Sequence[int] = range(len(pairs))
     while isinstance(whole, Subset):
@@ -164,7 +164,7 @@ def _fits(
 def _fits_by_frames(
     reader: Reader, numbers: Sequence[int], overlap: Bounds, rotation: Bounds, workers: int
 ) -> Iterator[bool | CorruptError]:
-    """Yield the same of a data set on disk, from cameras and depth: images are not read."""
+    """Yield the same for a data set on disk, from cameras and depth, without reading images."""
     overlaps = Overlaps(reader, workers)
     try:
         for first in range(0, len(numbers), _CHUNK):
@@ -192,7 +192,7 @@ def _chunk(
 
 
 class _Looks(Dataset[bool | CorruptError]):
-    """Whether each pair lies between bounds, found out in a worker process."""
+    """Whether each pair is within the bounds, computed in a worker process."""
 
     def __init__(self, pairs: Pairs, overlap: Bounds, rotation: Bounds):
         self.pairs = pairs

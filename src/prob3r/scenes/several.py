@@ -11,11 +11,11 @@ from prob3r.scenes.views import Views
 
 
 class ViewFolders(Items[Views]):
-    """Scenes of several photographs: folders whose `pair.json` names so many.
+    """Scenes of several photographs: folders with a `pair.json`.
 
     Args:
         folders: The folders.
-        views: How many photographs each must have.
+        views: Number of photographs that every folder must have.
     """
 
     def __init__(self, folders: Folders, views: int):
@@ -25,7 +25,7 @@ class ViewFolders(Items[Views]):
         return len(self.folders)
 
     def read(self, index: int) -> Views:
-        """Read the views of a folder, by the order of the folders' names."""
+        """Read the views of a folder, numbered by name; raise CorruptError if that fails."""
         folder = self.folders.folders[index]
         try:
             found = Views.from_folder(folder, self.folders.framing)
@@ -46,22 +46,22 @@ def open_views(
     seed: int = 0,
     strict: bool = True,
 ) -> Scenes[Views]:
-    """Return scenes of several views that a name stands for, at the size that a model takes.
+    """Open scenes of several views by name, framed for a model.
 
-    Of a data set, each scene starts with a pair and grows by frames that overlap with one already
-    in; `prob3r.scenes.readers.sets` has sets by name, too.
+    In a data set, each scene starts with a pair; then frames are added that overlap with a frame of
+    the scene. See `prob3r.scenes.readers.sets`, also for sets by the names of frames.
 
     Args:
         name: As for `open_pairs`.
-        model: What the views are for.
-        views: How many views each scene has, the reference first; of two it is a pair.
-        device: Where rooms are rendered.
-        stride: Take frames so far apart in a recording instead of growing by overlap.
-        seed: Of the growing.
+        model: The model that the views are for, or a `Framing`.
+        views: Views of each scene, the reference first. Scenes of two views are pairs.
+        device: Device that renders rooms.
+        stride: If given, the views are frames of a recording at this distance.
+        seed: Seed of the draws of added frames.
         strict: As for a `Reader`.
 
     Raises:
-        Prob3rError: The name stands for nothing, or for pairs alone, or there are no such scenes.
+        Prob3rError: There is nothing of this name, it has pairs only, or it has no such scenes.
     """
     if views == 2 and stride is None:
         return open_pairs(name, model, device, strict=strict)

@@ -1,8 +1,8 @@
-"""Pairs whose view 1 shows nothing of what view 2 shows.
+"""Control pairs: view 1 shows nothing that view 2 shows.
 
-The other view 1 comes from another pair of the batch. It is of another scene. If there is none, it
-is a frame of the same scene that sees nothing of view 2. If there is none either, the pair has no
-control. The next pair of a batch is not good enough, because neighbours in a list of pairs often
+The image of view 1 is replaced by that of another pair of the batch: a pair of another scene, or
+else a pair of the same scene whose view 1 sees nothing of view 2. If there is neither, the pair has
+no control. Simply taking the next pair would be wrong, because neighbours in a list of pairs often
 share a frame.
 """
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOTHING = 0.01
-"""Two frames see nothing of each other if each sees a smaller share of the other's surface."""
+"""Two frames count as seeing nothing of each other if both shares of seen surface are smaller."""
 
 
 class Shuffled(NamedTuple):
-    """A batch of pairs whose view-1 images come from elsewhere.
+    """A batch of control pairs, whose view-1 images come from other pairs.
 
     Attributes:
-        pair: The batch; only the images of view 1 differ from it. A pair that has no control is as
-            it was.
-        known: Which pairs have a control.
-        elsewhere: Which of them are shown another scene; the others are shown a frame that sees
+        pair: The batch. Only the images of view 1 are changed. A pair without a control is
+            unchanged.
+        known: Whether each pair has a control.
+        elsewhere: Whether the control's view 1 shows another scene. If not, it is a frame that sees
             nothing of view 2.
     """
 
@@ -41,27 +41,28 @@ class Shuffled(NamedTuple):
 
     @property
     def counts(self) -> Counter[str]:
-        """How many pairs are shown another scene, an unseen frame, or have no control."""
+        """Number of pairs with view 1 of another scene, with an unseen frame, without control."""
         elsewhere, known = int(self.elsewhere.sum()), int(self.known.sum())
         none = len(self.known) - known
         return Counter(elsewhere=elsewhere, unseen=known - elsewhere, none=none)
 
     def masked(self, table: "pd.DataFrame") -> "pd.DataFrame":
-        """Return a table of the control with no value for the pairs that have none.
+        """Return a table of the control in which pairs without a control have no value.
 
         Args:
-            table: With the columns `value` and `pair`, the pair's number in the batch.
+            table: A table with the columns `value` and `pair` (the number of the pair in the
+                batch).
         """
         known = self.known.cpu().numpy()[table.pair.to_numpy()]
         return table.assign(value=table.value.where(known))
 
 
 def shuffled(pair: Pair) -> Shuffled:
-    """Return the pairs of a batch, each with the view-1 image of another: the control.
+    """Return the control of a batch: every pair gets the view-1 image of another pair.
 
-    The candidates are the other pairs of the batch, backwards from this one and around the end.
-    Pairs of unknown scenes have no control. In a batch of rooms each pair is a scene of its own, so
-    the control is the pair before.
+    The candidates are the other pairs of the batch, from the previous one backwards, in a circle.
+    Pairs of unknown scenes have no control. In a batch of rooms every pair is a scene of its own,
+    so the previous pair is used.
     """
     rows, elsewhere = _others(pair)
     known = rows >= 0
@@ -71,9 +72,10 @@ def shuffled(pair: Pair) -> Shuffled:
 
 
 def other_scenes(views: Views) -> Int[Tensor, " b"]:
-    """Return of each scene of a batch the nearest one before it, in a circle, of another scene.
+    """Return, for each row of a batch, the nearest previous row that shows another scene.
 
-    It is -1 where the batch holds no other scene, or the scenes are not known.
+    The rows are searched in a circle. The result is -1 if the batch has no other scene, or if the
+    scenes are not known.
     """
     count, scenes = len(views), views.scenes
     rows = torch.full((count,), -1)
@@ -84,7 +86,7 @@ def other_scenes(views: Views) -> Int[Tensor, " b"]:
 
 
 def _others(pair: Pair) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
-    """Return which pair's view 1 each pair is shown, -1 for none, and if it is another scene's."""
+    """Return the row whose view 1 each pair gets (-1 for none), and if it shows another scene."""
     count, scenes = len(pair), pair.scenes
     rows = other_scenes(pair)
     elsewhere = rows >= 0

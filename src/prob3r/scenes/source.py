@@ -1,8 +1,8 @@
-"""Sources of pairs: opened by name, and handed out in batches.
+"""Sources of pairs: open them by name, and read them in batches.
 
-Every object with a length that gives batches by number is `Pairs`: procedural rooms, folders of
-photographs, and the data sets of `prob3r.scenes.readers`. `prob3r.scenes.sampling` chooses among
-them.
+Every object with a length and a method `batch` is a source of pairs (`Pairs`): procedural rooms,
+folders of photographs, and the data sets of `prob3r.scenes.readers`. `prob3r.scenes.sampling`
+selects pairs.
 
     pairs = open_pairs("tum:rgbd_dataset_freiburg1_desk", model)
     pairs = select(sample(pairs, 1000, seed=0), overlap=(0.3, 0.8), rotation=(5, 60))
@@ -31,7 +31,7 @@ Seen_co = TypeVar("Seen_co", bound=Views, covariant=True)
 
 @runtime_checkable
 class Scenes(Protocol[Seen_co]):
-    """Scenes of several views that can be asked for by number; `Pairs` are some of two views."""
+    """Scenes of several views that are read by number; `Pairs` are scenes of two views."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -42,7 +42,7 @@ class Scenes(Protocol[Seen_co]):
 
 @runtime_checkable
 class Pairs(Protocol):
-    """Pairs that can be asked for by number."""
+    """Pairs that are read by number."""
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -52,20 +52,20 @@ class Pairs(Protocol):
 
 
 class Independent:
-    """Marks pairs that are independent draws by number, such as procedural rooms.
+    """Base class of pairs that are independent random draws, such as procedural rooms.
 
-    No two of them share a view or a scene, so the first N are a fair sample.
+    No two of them share a view or a scene, so the first N are a random sample.
     """
 
 
 class Source(NamedTuple):
-    """What opens pairs by a name, such as `rooms:test`.
+    """Functions that open pairs by name, such as `rooms:test`.
 
     Attributes:
-        open: Takes the name, what the pairs are for, and where to make them; returns None if the
-            name stands for nothing.
-        open_views: The same for scenes of several views, whose number it takes last.
-        examples: Names that it knows, for the message that lists them.
+        open: Takes the name, the model or framing, and the device that renders; returns None if
+            there are no pairs of this name.
+        open_views: The same for scenes of several views; takes the number of views as well.
+        examples: Names that it knows, for error messages.
     """
 
     open: Callable[[str, FramesImages | Framing, torch.device | str], Pairs | None]
@@ -76,9 +76,9 @@ class Source(NamedTuple):
 
 
 SOURCES: dict[str, Source] = {}
-"""Sources that are no data sets on disk, by what stands before the colon of their names.
+"""Sources that are not data sets on disk, by the part of their names before the colon.
 
-A module that makes pairs adds itself here; `prob3r.rooms` does.
+A module that makes pairs adds its source here, as `prob3r.rooms` does.
 """
 
 
@@ -87,7 +87,7 @@ class Folders(Items):
 
     Args:
         path: The folder.
-        model: What frames the photographs; a model, or a `Framing`.
+        model: The model that the photographs are framed for, or a `Framing`.
 
     Raises:
         Prob3rError: There is no pair in the folder.
@@ -101,14 +101,14 @@ class Folders(Items):
 
     @staticmethod
     def found(path: Path) -> list[Path]:
-        """Return the folders with a `pair.json`: the path itself, and those in it."""
+        """Return the folders with a `pair.json`: the path itself and its subfolders."""
         return sorted(file.parent for end in ("", "*/") for file in path.glob(f"{end}pair.json"))
 
     def __len__(self) -> int:
         return len(self.folders)
 
     def read(self, index: int) -> Pair:
-        """Read the pair of a folder, by the order of the folders' names."""
+        """Read the pair of a folder, numbered by name; raise CorruptError if that fails."""
         try:
             return Pair.from_folder(self.folders[index], self.framing)
         except Prob3rError as error:
@@ -116,12 +116,12 @@ class Folders(Items):
 
 
 class Subset(Generic[Seen]):
-    """Some pairs, or scenes of more views, of others.
+    """Some of the pairs, or of the scenes, of a source.
 
     Args:
-        pairs: The others.
-        indices: Their numbers, in the order wanted.
-        words: How they were chosen, for results to say; see `describe`.
+        pairs: The source.
+        indices: Numbers of the pairs in the source, in the order of the subset.
+        words: How they were selected, for results; see `describe`.
     """
 
     def __init__(self, pairs: Scenes[Seen], indices: Sequence[int], words: str = ""):
@@ -148,20 +148,22 @@ def open_pairs(
     *,
     strict: bool = True,
 ) -> Pairs:
-    """Return the pairs that a name stands for, at the size that a model takes.
+    """Open pairs by name, framed for a model.
 
     Args:
-        name: `rooms:train`, `rooms:validation` or `rooms:test`; the same with `lookalikes`, rooms
-            that hold copies of one object; either with `@SIZE`, such as `rooms:test@64`, for
-            squares of another size in pixels than the model's; `LAYOUT:PATH` with a layout of
-            `prob3r.scenes.readers`; or a path: of a folder of pairs, or of a data set whose layout
-            shows by itself.
-        model: What the pairs are for.
-        device: Where rooms are rendered.
+        name: One of these:
+            - `rooms:train`, `rooms:validation` or `rooms:test`; `lookalikes` in place of `rooms`
+              for rooms with copies of one object. `@SIZE` at the end, as in `rooms:test@64`, asks
+              for square views of this side in pixels.
+            - `LAYOUT:PATH`, a data set with a layout of `prob3r.scenes.readers`.
+            - The path of a folder of pairs, or of a data set whose layout can be recognised.
+        model: The model that the pairs are for, or a `Framing`.
+        device: Device that renders rooms.
         strict: As for a `Reader`.
 
     Raises:
-        Prob3rError: The name stands for nothing, or its size is no multiple of the model's patch.
+        Prob3rError: There is nothing of this name, the layout is not clear, the size is not a
+            multiple of the model's patch, or the data set cannot be used.
     """
     layout, _, rest = name.partition(":")
     if layout in SOURCES:
@@ -190,16 +192,16 @@ def open_pairs(
 def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> Iterator[Seen]:
     """Yield the first `count` pairs, or all if there are fewer, in batches of at most `size`.
 
-    The sizes of batches differ by one pair at most, so no batch is a single pair if `size` is at
-    least 3. All pairs of a batch have one image size and the same known truths. Pairs that differ
-    in these are sorted into batches of their own kind, which are yielded as soon as they are full,
-    or at the end. A corrupt item is skipped and named in the log.
+    The sizes of batches differ by at most one pair, so no batch is a single pair if `size` is at
+    least 3. All pairs of a batch have the same image sizes and the same kinds of ground truth.
+    Pairs that differ in these are collected in batches of their own, which are yielded when they
+    are full, or at the end. A corrupt item is skipped and named in the log.
 
     Args:
-        pairs: What to read: pairs, or scenes of any number of views.
-        count: How many pairs.
-        size: The largest batch.
-        workers: Processes that read ahead; 0 reads in this one.
+        pairs: Pairs, or scenes of any number of views.
+        count: Number of pairs.
+        size: Size of the largest batch.
+        workers: Processes that read ahead; with 0, this process reads.
 
     Raises:
         Prob3rError: More than 1 % of the pairs are corrupt.
@@ -217,7 +219,7 @@ def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> 
         for pair in read.found:
             alike = waiting[kind(pair)]
             alike.append(pair)
-            if len(alike) == 2 * size:  # so that what is left at the end is no lone pair
+            if len(alike) == 2 * size:  # so that no single pair is left at the end
                 yield stack(alike[:size])
                 del alike[:size]
     for alike in waiting.values():
@@ -226,12 +228,12 @@ def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> 
 
 
 def describe(pairs: Scenes[Views]) -> str:
-    """Return how pairs were chosen, in words; of pairs that nobody chose from, how many."""
+    """Return in words how pairs were selected; without a selection, how many there are."""
     return (isinstance(pairs, Subset) and pairs.words) or f"all {len(pairs)} pairs"
 
 
 def share_views(pairs: Scenes[Views]) -> bool:
-    """Return whether a view can be in several of the pairs; no two rooms have one in common."""
+    """Return whether one view can be in several pairs; no two rooms share a view."""
     if isinstance(pairs, Subset):
         return share_views(pairs.pairs)
     return not isinstance(pairs, Independent)
@@ -239,11 +241,11 @@ def share_views(pairs: Scenes[Views]) -> bool:
 
 @dataclass(frozen=True)
 class Read(Generic[Seen]):
-    """What was read of several pairs.
+    """The result of reading several pairs.
 
     Attributes:
-        found: Those that could be read, in batches of one, or of more if they are made so.
-        corrupt: What is wrong with the others.
+        found: The pairs that could be read, in batches of one; or one batch if not `Items`.
+        corrupt: The errors of the others.
     """
 
     found: list[Seen]
@@ -251,7 +253,7 @@ class Read(Generic[Seen]):
 
 
 def read_each(pairs: Scenes[Seen], indices: Sequence[int]) -> Read[Seen]:
-    """Read pairs, and tell which were corrupt; what can only be made in batches is made in one."""
+    """Read pairs one by one and collect errors of corrupt ones; read all at once if not `Items`."""
     if isinstance(pairs, Subset):
         return read_each(pairs.pairs, [pairs.indices[i] for i in indices])
     if not isinstance(pairs, Items):
@@ -280,7 +282,7 @@ class _Parts(Dataset[Read[Seen]], Generic[Seen]):
 
 
 def in_order(items: Dataset[T], workers: int) -> "DataLoader[T]":
-    """Return a loader of items one by one, in order; faults come as values, not as exceptions."""
+    """Return a loader of single items, in order."""
     return DataLoader(items, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
 
 

@@ -1,4 +1,4 @@
-"""Scenes with a stranger: one view is replaced by a view of another scene."""
+"""Scenes with a stranger: one view is replaced by a photograph of another scene."""
 
 import zlib
 from dataclasses import replace
@@ -12,15 +12,15 @@ from torch import Tensor
 from prob3r.scenes.views import View, Views
 
 THUMBNAIL = 4
-"""Two photographs look alike if their mean colours are near on a grid of so many cells a side."""
+"""Cells along each side of the grid of mean colours by which photographs are compared."""
 
 
 class Mixed(NamedTuple):
     """A batch of scenes, of which half have a stranger among their views.
 
     Attributes:
-        views: The photographs alone. There is no truth about a scene with a stranger.
-        stranger: Which views are of another scene. View 1 never is.
+        views: The photographs only, because there is no ground truth for a scene with a stranger.
+        stranger: Whether each view is a stranger. View 1 never is.
     """
 
     views: Views
@@ -28,17 +28,17 @@ class Mixed(NamedTuple):
 
 
 def with_strangers(views: Views, seed: int = 0, alike: bool = False) -> Mixed:
-    """Return scenes of which half have one view of another scene of the batch.
+    """Replace one view in half of the scenes by a view of another scene of the batch.
 
-    The names of the scenes and the seed decide which scenes get a stranger and in which place.
-    View 1 is the reference and is never replaced. A scene without another scene in its batch stays
-    as it is, and so does a scene that is not known.
+    The draws depend on the seed and on the names of the scenes. View 1 is the reference and is
+    never replaced. A scene is unchanged if its batch has no other scene, or if the scenes are not
+    known.
 
     Args:
-        views: A batch of scenes of three views or more.
-        seed: Of the draws.
-        alike: Whether the stranger is the one, of all views of other scenes, that looks most like
-            the view that it replaces. By default it is drawn from all of them.
+        views: A batch of scenes of three or more views.
+        seed: Seed of the draws.
+        alike: Whether the stranger is the view of another scene that looks most like the replaced
+            view. By default it is drawn from all views of other scenes.
     """
     count, places = len(views), views.count
     names = views.names or tuple(map(str, range(count)))
@@ -65,7 +65,7 @@ def with_strangers(views: Views, seed: int = 0, alike: bool = False) -> Mixed:
 
 
 def _donors(views: Views, row: int, slot: int) -> list[tuple[int, int]]:
-    """Return which photographs could replace one: of another scene, and of the same size."""
+    """Return the photographs (row, view) that can replace one: of other scenes, of equal size."""
     size = views.views[slot].size
     rows = [r for r in range(len(views)) if views.scenes and views.scenes[r] != views.scenes[row]]
     return [(r, v) for r in rows for v, view in enumerate(views.views) if view.size == size]

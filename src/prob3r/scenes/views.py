@@ -1,4 +1,4 @@
-"""View, Views and Pair: what a model runs over, with as much of the truth as is known."""
+"""View, Views and Pair: the photographs that a model runs over, with their known ground truth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -31,17 +31,17 @@ Scenes = TypeVar("Scenes", bound="Views")
 
 @dataclass(frozen=True)
 class View:
-    """Photographs of one size, each with what is known of its camera and its scene.
+    """Photographs of one size, one for each scene of a batch, with known cameras and depth.
 
     Attributes:
         image: Colours in [-1, 1].
         intrinsics: Pinhole matrices in pixels, pixel centres at integer coordinates.
         cam_to_world: Camera poses, OpenCV axes, in the scene's unit of length.
         depth: Distance along the camera's z axis, in the scene's unit; 0 where unknown.
-        valid: Where `depth` can be trusted.
-        labels: The instance that each pixel shows.
-        fine: The photographs in the same framing, with a whole number of times as many pixels along
-            each side. Matches are looked for in them; models do not see them.
+        valid: Mask of the pixels whose `depth` is reliable.
+        labels: Number of the object that each pixel shows.
+        fine: The same framed photographs with height and width multiplied by a whole number.
+            Matchers use them; models do not.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -63,9 +63,9 @@ class View:
         depth: Float[Tensor, "fh fw"] | None = None,
         fine: bool = False,
     ) -> "View":
-        """Return a photograph as a model expects it, with intrinsics and depth to match.
+        """Return a photograph framed for a model, with its intrinsics and depth framed likewise.
 
-        The arguments, and what is raised, are those of `load_photograph`.
+        The arguments and errors are those of `load_photograph`.
         """
         framed, intrinsics, depth, valid, finer = load_photograph(
             image, model, intrinsics=intrinsics, depth=depth, fine=fine
@@ -79,14 +79,14 @@ class View:
 
     @property
     def points(self) -> Float[Tensor, "b h w 3"]:
-        """The true pointmap in this camera's own frame; raises Prob3rError where it is unknown."""
+        """The true pointmap in this camera's own frame; raises Prob3rError if it is unknown."""
         if self.depth is None or self.intrinsics is None:
             raise Prob3rError("This view has no true pointmap: it needs depth and intrinsics.")
         return unproject(self.depth, self.intrinsics)
 
     @property
     def known(self) -> Bool[Tensor, "b h w"]:
-        """Where the depth can be trusted: `valid` if given, else where there is one.
+        """Mask of the pixels with reliable depth: `valid` if given, else positive depth.
 
         Raises:
             Prob3rError: There is neither a mask nor depth.
@@ -98,7 +98,7 @@ class View:
         return self.depth > 0
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "View":
-        """Return a view whose every known tensor went through `function`."""
+        """Return a view with `function` applied to every tensor that is not None."""
         known: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         mapped: dict[str, Any] = {k: t if t is None else function(t) for k, t in known.items()}
         return View(**mapped)
@@ -108,12 +108,13 @@ class View:
 class Views:
     """Two or more views of one scene, or a batch of such scenes of one size.
 
-    View 1 is the reference: every pointmap is in its camera's frame. Any truth may be absent.
+    View 1 is the reference: all pointmaps are in its camera's frame. Ground truth may be unknown.
 
     Attributes:
-        views: The views, the reference first. Each holds its photographs of all scenes.
-        names: What each scene is called, or nothing.
-        scenes: Which scene each is of, if it is known; no two scenes share a name.
+        views: The views, the reference first. Each holds one photograph for each row of the batch.
+        names: A name for each row of the batch, or empty.
+        scenes: The scene that each row shows, or empty if unknown. Rows of one scene have equal
+            strings; different scenes have different strings.
     """
 
     views: tuple[View, ...]
@@ -122,15 +123,14 @@ class Views:
 
     @classmethod
     def from_images(cls, images: Sequence[str | Path], model: Framing | FramesImages) -> "Views":
-        """Return photographs of one scene of which nothing else is known, as a batch of one.
+        """Read photographs of one scene, without cameras and depth, as a batch of one.
 
         Args:
             images: The files, the reference first.
-            model: The model that they are for, which says how photographs are resized and cropped,
-                or a `Framing` that says it outright.
+            model: The model that the photographs are framed for, or a `Framing`.
 
         Raises:
-            Prob3rError: There are less than two photographs, or one cannot be used; see
+            Prob3rError: There are fewer than two photographs, or one cannot be used; see
                 `load_photograph`.
         """
         if len(images) < 2:
@@ -140,11 +140,10 @@ class Views:
 
     @classmethod
     def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Views":
-        """Return the views of a folder with a `pair.json`, as a batch of one named after it.
+        """Read the views of a folder with a `pair.json`, as a batch of one with the folder's name.
 
         Args:
-            folder: Photographs and what is known of them; see `prob3r.scenes.folder`. It counts as
-                a scene of its own.
+            folder: The folder; see `prob3r.scenes.folder`. It counts as a scene of its own.
             model: As for `from_images`.
 
         Raises:
@@ -156,11 +155,11 @@ class Views:
         return views_of(views, (printable(home.name),)).named(scenes=(str(home),))
 
     def __len__(self) -> int:
-        """Return the number of scenes in the batch."""
+        """Return the number of rows in the batch."""
         return len(self.views[0].image)
 
     def __getitem__(self: Scenes, index: int | slice | Sequence[int]) -> Scenes:
-        """Return a batch of the chosen scenes; an integer gives a batch of one."""
+        """Return a batch of the chosen rows; an integer gives a batch of one."""
         rows = [index] if isinstance(index, int) else index
         picked = torch.arange(len(self))[rows]
         names, scenes = (
@@ -181,7 +180,7 @@ class Views:
         return tuple(view.image for view in self.views)
 
     def view(self, number: int) -> View:
-        """Return a view by its number, from 1."""
+        """Return a view by its number, from 1; raise Prob3rError if there is no such view."""
         if not 1 <= number <= self.count:
             raise Prob3rError(f"There is no view {number}; views count from 1 to {self.count}.")
         return self.views[number - 1]
@@ -193,13 +192,13 @@ class Views:
     def named(
         self: Scenes, names: Sequence[str] | None = None, scenes: Sequence[str] | None = None
     ) -> Scenes:
-        """Return the same views with other names, or of other scenes."""
+        """Return the same views with other names or other scenes; None keeps them."""
         names = self.names if names is None else tuple(names)
         return self._with(self.views, names, self.scenes if scenes is None else tuple(scenes))
 
     @property
     def has_poses(self) -> bool:
-        """Whether the cameras of all views are known."""
+        """Whether the poses of all views are known."""
         return all(view.cam_to_world is not None for view in self.views)
 
     @property
@@ -223,7 +222,11 @@ class Views:
 
     @property
     def points(self) -> tuple[Float[Tensor, "b _h _w 3"], ...]:
-        """The true pointmaps of all views in camera 1's frame, in the scene's unit."""
+        """The true pointmaps of all views in camera 1's frame, in the scene's unit.
+
+        Raises:
+            Prob3rError: A view has no depth, no intrinsics or no pose.
+        """
         first, *others = self.views
         poses = self.cam_to_world.unbind(1)[1:]
         moved = (transform(view.points, pose) for view, pose in zip(others, poses, strict=True))
@@ -231,15 +234,15 @@ class Views:
 
     @property
     def valid(self) -> tuple[Bool[Tensor, "b _h _w"], ...]:
-        """Where the true pointmaps of all views can be trusted."""
+        """Masks of the pixels whose true points are reliable; raises as `View.known`."""
         return tuple(view.known for view in self.views)
 
     def map(self: Scenes, function: Callable[[Tensor], Tensor]) -> Scenes:
-        """Return views whose every known tensor went through `function`."""
+        """Return views with `function` applied to every tensor that is not None."""
         return self.with_each(lambda view: view.map(function))
 
     def with_each(self: Scenes, function: Callable[[View], View]) -> Scenes:
-        """Return what `function` makes of each view, in order."""
+        """Return views with `function` applied to each view."""
         views = tuple(function(view) for view in self.views)
         return self._with(views, self.names, self.scenes)
 
@@ -272,21 +275,21 @@ class Pair(Views):
 
     @property
     def view1(self) -> View:
-        """The reference."""
+        """View 1, the reference."""
         return self.views[0]
 
     @property
     def view2(self) -> View:
-        """The other view."""
+        """View 2."""
         return self.views[1]
 
     def with_views(self, view1: View | None = None, view2: View | None = None) -> "Pair":
-        """Return the pair with other views in place of its own."""
+        """Return the pair with view 1, view 2, or both replaced."""
         return Pair(view1 or self.view1, view2 or self.view2, self.names, self.scenes)
 
     @classmethod
     def from_images(cls, images: Sequence[str | Path], model: Framing | FramesImages) -> "Pair":
-        """Return two photographs of one scene, as a batch of one; see `Views.from_images`."""
+        """Read two photographs of one scene as a batch of one; see `Views.from_images`."""
         if len(images) != 2:
             raise Prob3rError(f"There are {len(images)} photographs; a pair takes two.")
         views = Views.from_images(images, model)
@@ -295,7 +298,7 @@ class Pair(Views):
 
     @classmethod
     def from_folder(cls, folder: str | Path, model: Framing | FramesImages) -> "Pair":
-        """Return the two views of a folder, as a batch of one; see `Views.from_folder`."""
+        """Read the two views of a folder as a batch of one; see `Views.from_folder`."""
         views = Views.from_folder(folder, model)
         if not isinstance(views, Pair):
             raise Prob3rError(
@@ -305,17 +308,21 @@ class Pair(Views):
 
     @property
     def view2_to_view1(self) -> Float[Tensor, "b 4 4"]:
-        """The pose of camera 2 in camera 1's frame; raises Prob3rError where it is unknown."""
+        """The pose of camera 2 in camera 1's frame; raises Prob3rError if it is unknown."""
         return self.cam_to_world[:, 1]
 
     def errors_of(self, points: Sequence[Float[Tensor, "b _h _w 3"]]) -> PoseAndShape:
-        """Return every error of predicted pointmaps of both views, scene by scene."""
+        """Return the errors of predicted pointmaps of both views; see `pose_and_shape`.
+
+        Raises:
+            Prob3rError: The ground truth is not known.
+        """
         (found1, found2), (true1, true2), (valid1, valid2) = points, self.points, self.valid
         return pose_and_shape(found1, found2, true1, true2, valid1, valid2, self.view2_to_view1)
 
     @property
     def match_truth(self) -> MatchTruth:
-        """What true matches follow from; raises Prob3rError where it is unknown."""
+        """The ground truth for true matches; raises Prob3rError if it is unknown."""
         view1 = self.view1
         if view1.depth is None or view1.intrinsics is None:
             raise Prob3rError("This pair has no true matches: view 1 needs depth and intrinsics.")
@@ -324,11 +331,11 @@ class Pair(Views):
         )
 
     def patch_matches(self, patch: int) -> PatchMatches:
-        """Return the view-1 patch that holds the match of each view-2 patch, and if it is seen."""
+        """Return the true match in view 1 of each patch of view 2; see `geometry.patch_matches`."""
         return patch_matches(self.match_truth, patch)
 
     def overlap(self) -> Float[Tensor, " b"]:
-        """Return the share of view 2's valid pixels that view 1 sees."""
+        """Return the share of view 2's valid pixels that view 1 sees; see `geometry.overlap`."""
         return overlap(self.match_truth)
 
     def swap(self) -> "Pair":
@@ -342,10 +349,10 @@ def views_of(views: Sequence[View], names: Sequence[str] = ()) -> Views:
 
 
 def stack(batches: Sequence[Scenes]) -> Scenes:
-    """Return one batch of several; a truth that any of them lacks is left out.
+    """Concatenate batches; a tensor that is None in one of them is None in the result.
 
     Raises:
-        Prob3rError: There is no batch, or their sizes differ.
+        Prob3rError: There is no batch, or the image sizes differ.
     """
     if len({tuple(view.size for view in batch.views) for batch in batches}) != 1:
         raise Prob3rError("Pairs of a batch must be at least one and share one image size.")

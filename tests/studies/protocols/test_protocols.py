@@ -232,7 +232,7 @@ def test_films_whose_images_and_depths_do_not_pair_are_refused(
     root: Written, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        Prob3rError, match=r"has 0 frames and .* 0, from place 30 on; there must be"
+        Prob3rError, match=r"has 0 frames and .* 0, from number 30 on; there must be"
     ):
         protocol_named("bonn-depth").choose(tmp_path, FRAMING, None)
     with pytest.raises(Prob3rError, match="has no image_gathered/DRIVE; give val_selection_cro"):

@@ -1,4 +1,4 @@
-"""Check a data set: what it holds, what is wrong with it, and whether its conventions are right."""
+"""Check a data set: its contents, its faults, and whether its conventions are right."""
 
 from prob3r.scenes.check.sheet import draw_sheet
 from prob3r.scenes.check.survey import PairCheck, Survey, survey

@@ -1,8 +1,8 @@
-"""A contact sheet of a data set, which shows wrong conventions at a glance.
+"""A contact sheet of a data set, which makes wrong conventions visible.
 
-A row is a pair: view 1 and view 2 with the same numbered points, reprojected by the truth; view 2
-rebuilt from view 1's colours; and both depths. If axes, units or half pixels are wrong, the numbers
-lie on different things, and the rebuilt view is torn or empty.
+Each row shows a pair: view 1 and view 2 with the same numbered points, reprojected with the true
+geometry; view 2 rebuilt from the colours of view 1; and the depth of both. If axes, units or pixel
+centres are wrong, equal numbers are on different objects, and the rebuilt view is broken or empty.
 """
 
 import colorsys
@@ -20,7 +20,7 @@ from prob3r.scenes.source import Pairs, read_each
 from prob3r.scenes.views import Pair, View
 
 GAP = 8  # pixels between tiles
-POINTS = (3, 5)  # down and across view 2
+POINTS = (3, 5)  # numbered points along the height and along the width of view 2
 HEADS = (
     "view 1: where view 2's points lie",
     "view 2: points; a ring if hidden in view 1",
@@ -31,17 +31,17 @@ HEADS = (
 
 _INK, _PALE, _ALARM, _BAR = "#1d2129", "#6b7280", "#c62828", "#4c78c8"
 _LINE = 20  # pixels from one line of text to the next
-_HEAD = 6 * _LINE  # pixels of the summary
+_HEAD = 6 * _LINE  # height of the summary in pixels
 
 
 def draw_sheet(title: str, pairs: Pairs, found: Survey, rows: int = 6) -> Image.Image:
-    """Draw the summary of a survey, and some of its pairs from least to most overlap.
+    """Draw the summary of a survey, and some of its pairs in the order of their overlap.
 
     Args:
-        title: The data set's name.
+        title: Name of the data set.
         pairs: The data set that was surveyed.
         found: The survey.
-        rows: How many pairs to draw.
+        rows: Largest number of pairs to draw.
     """
     strips = []
     for check in _spread(sorted(found.checks, key=lambda check: check.overlap), rows):
@@ -64,7 +64,7 @@ def _spread(checks: Sequence[PairCheck], count: int) -> list[PairCheck]:
 
 
 def _summary(sheet: Image.Image, title: str, found: Survey) -> None:
-    """Write what was found at the upper left, and draw the overlaps at the upper right."""
+    """Write the results at the upper left, and draw the histogram of overlaps on the right."""
     draw = ImageDraw.Draw(sheet)
     of = f"scenes: {found.scenes}, frames: {found.frames}, " if found.frames else ""
     faults = ", ".join(f"{len(lines)} × {kind}" for kind, lines in found.faults.items() if lines)
@@ -131,7 +131,7 @@ def _number_points(
     pixels: Float[Tensor, "h w 2"],
     visible: Tensor,
 ) -> None:
-    """Mark points on a grid in view 2, and where they lie in view 1 if they do."""
+    """Mark points on a grid in view 2, and their positions in view 1 if these are in the image."""
     height, width = pair.view2.size
     _, inside = patch_of_pixels(pixels, *pair.view1.size, 1)
     usable = inside & pair.valid[1][0]
@@ -175,7 +175,7 @@ def _mark(
 
 
 def _depths(*views: View) -> list[Image.Image]:
-    """Return the views' depths as colours on one scale; unknown is grey."""
+    """Return the depths of the views as colours on a common scale; unknown depth is grey."""
     known = torch.cat([view.points[..., 2][view.known] for view in views])
     near, far = known.quantile(torch.tensor([0.01, 0.99])).tolist()
     ramp = torch.tensor(RAMP)

@@ -1,4 +1,4 @@
-"""What is in a data set, and what is wrong with it."""
+"""A survey of a data set: its contents and its faults."""
 
 import random
 from collections import defaultdict
@@ -18,27 +18,26 @@ from prob3r.scenes.source import Pairs, read_each
 from prob3r.scenes.views import Pair
 
 OUT_OF_RANGE = "depth out of range"
-STRAY = 0.01  # the share of a view's depth that may be out of range
-AGREES = (
-    0.5  # the correlation of matched colours; right conventions give 0.8 and more, wrong ones 0
-)
+STRAY = 0.01  # largest share of a view's depth that may be out of range
+# Least correlation of matched colours; right conventions give 0.8 or more, wrong ones about 0.
+AGREES = 0.5
 
-_FEWEST = 32  # matched pixels, below which colours are not compared
+_FEWEST = 32  # fewest matched pixels for a comparison of colours
 
 
 @dataclass(frozen=True)
 class PairCheck:
-    """What one pair looks like.
+    """Measurements of one pair.
 
     Attributes:
         number: Its number in the data set.
         name: Its name.
-        overlap: The share of view 2's valid pixels that view 1 sees.
-        rotation: The angle between the cameras, in degrees.
-        baseline: The distance between the cameras, as a share of view 1's median depth.
-        depth: Of both views: nearest, median and farthest, in the scene's unit.
-        agreement: The correlation of the colours of matched pixels, which is near 1 where the
-            conventions are right; NaN for a pair without matches.
+        overlap: Share of view 2's valid pixels that view 1 sees.
+        rotation: Angle between the cameras, in degrees.
+        baseline: Distance between the cameras, as a share of view 1's median depth.
+        depth: Nearest, median and farthest depth of both views, in the scene's unit.
+        agreement: Correlation of the colours of matched pixels. It is near 1 if the conventions are
+            right. NaN for a pair with too few matches.
     """
 
     number: int
@@ -52,16 +51,16 @@ class PairCheck:
 
 @dataclass
 class Survey:
-    """What was found out about a data set.
+    """Results of a survey of a data set.
 
     Attributes:
-        scenes, frames: How many there are; 0 for pairs that stand alone.
-        pairs: How many there are.
-        asked_frames: How many frames were looked at: whether their files exist, and their cameras.
-        asked: How many pairs were read.
-        checks: Of those pairs that could be read and whose truth is known.
-        faults: What is wrong, sentence by sentence, by kind.
-        faulty_pairs, faulty_frames: How many have a fault.
+        scenes, frames: Number of scenes and frames; 0 if the pairs do not come from a `Reader`.
+        pairs: Number of pairs.
+        asked_frames: Number of frames whose files and cameras were checked.
+        asked: Number of pairs that were read in full.
+        checks: Measurements of the pairs that could be read and have ground truth.
+        faults: Sentences that describe the faults, by kind of fault.
+        faulty_pairs, faulty_frames: Number of pairs and frames with a fault.
     """
 
     scenes: int
@@ -83,7 +82,7 @@ class Survey:
 
     @property
     def usable(self) -> bool:
-        """Whether a run over this data set would not stop for its faults."""
+        """Whether a run over this data set would not stop because of too many faults."""
         return (
             self.faulty_pairs <= LIMIT * self.asked
             and self.faulty_frames <= LIMIT * self.asked_frames
@@ -101,14 +100,14 @@ class Survey:
         )
 
     def histogram(self, bins: int = 10) -> list[int]:
-        """Return how many pairs there are in each of even intervals of overlap."""
+        """Return the number of pairs in each bin of overlap; bins have equal width, from 0 to 1."""
         counts = [0] * bins
         for check in self.checks:
             counts[min(int(check.overlap * bins), bins - 1)] += 1
         return counts
 
     def median(self, name: str) -> float:
-        """Return the median of a number over all checks, NaN if there are none."""
+        """Return the median of an attribute over all checks; NaN if there are none."""
         values = torch.tensor([getattr(check, name) for check in self.checks])
         return float(values.nanmedian()) if len(values) else torch.nan
 
@@ -122,16 +121,16 @@ def survey(
     seed: int = 0,
     report: Callable[[str, float], None] = lambda what, share: None,
 ) -> Survey:
-    """Look a data set over: the files and cameras of many frames, and some pairs in full.
+    """Check a data set: the files and cameras of many frames, and some pairs in full.
 
     Args:
-        pairs: The data set, opened with `strict=False` if it may be faulty.
-        count: How many pairs to read.
-        frames: How many frames to look at.
-        depth_range: The nearest and farthest depth that make sense, in the scene's unit; by
-            default those of the layout.
-        seed: Of the pairs and frames.
-        report: Called with what is being done and the share that is done.
+        pairs: The data set, opened with `strict=False` if it may have faults.
+        count: Largest number of pairs to read.
+        frames: Largest number of frames to check.
+        depth_range: Nearest and farthest plausible depth, in the scene's unit; by default those of
+            the layout.
+        seed: Seed of the sample of pairs and frames.
+        report: Called with the name of the current step and the share of it that is done.
     """
     reader = pairs if isinstance(pairs, Reader) else None
     found = Survey(
@@ -165,7 +164,7 @@ def survey(
 def _survey_frames(
     found: Survey, reader: Reader, frames: list[int], report: Callable[[str, float], None]
 ) -> None:
-    """Look for the files and at the cameras of frames; read nothing large."""
+    """Check whether files of frames exist, and check cameras; read no images and no depth."""
     for done, frame in enumerate(frames):
         report("Frames", done / len(frames))
         faults = 0
@@ -185,7 +184,7 @@ def _survey_frames(
 
 
 def _stray(pair: Pair, near: int | float, far: int | float) -> str | None:
-    """Say how much of a pair's depth is out of range, if it is much."""
+    """Return a sentence if too much of a pair's depth is out of range, else None."""
     for number, view in enumerate((pair.view1, pair.view2), start=1):
         if view.depth is None:
             continue
@@ -217,7 +216,7 @@ def _check_pair(number: int, pair: Pair) -> PairCheck:
 
 
 def colours_in_1(pair: Pair, matches: PixelMatches) -> Float[Tensor, "b 3 h w"]:
-    """Return view 1's colours where view 2's pixels lie in it."""
+    """Return the colours of view 1 at the matches of view 2's pixels, by bilinear interpolation."""
     height, width = pair.view1.size
     size = torch.tensor([width, height], dtype=matches.pixels.dtype)
     grid = ((2 * matches.pixels + 1) / size - 1).nan_to_num()

@@ -1,6 +1,6 @@
 """Readers of data sets on disk, one layout a file.
 
-Each turns its layout into pairs with prob3r's conventions. `Reader` says how to write another.
+Each reader converts its layout into pairs with prob3r's conventions. See `Reader` to add a layout.
 """
 
 from prob3r.scenes.readers.base import READERS, Listing, Reader

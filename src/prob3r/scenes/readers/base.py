@@ -1,4 +1,4 @@
-"""Reader: what all layouts of data sets share. A new layout is one subclass."""
+"""Reader: the base class of all layouts of data sets. A new layout is one subclass."""
 
 import logging
 from abc import abstractmethod
@@ -26,12 +26,13 @@ READERS: dict[str, type["Reader"]] = {}
 
 
 class Listing(NamedTuple):
-    """What a data set says it holds.
+    """The frames of a data set, and its list of pairs if it has one.
 
     Attributes:
-        names: Of the frames, each unique.
-        scenes: Of each frame; pairs are sought within a scene.
-        pairs: The data set's own list, two frame numbers a row, view 1 first; None if it has none.
+        names: Names of the frames, each unique.
+        scenes: Scene of each frame. Pairs are frames of one scene.
+        pairs: The data set's own list of pairs, two frame numbers a row, view 1 first; None if it
+            has no list.
     """
 
     names: Sequence[str]
@@ -43,35 +44,36 @@ class Reader(Frames, Items):
     """The pairs of a data set on disk, in one layout.
 
     A subclass names its layout, `class Mine(Reader, layout="mine")`, and defines `marker`,
-    `listing`, `image`, `depth_file` and `camera`; one without depth says `has_depth = False` and
-    needs no `depth_file`. Only the listing is read at first; images, depth
-    and cameras are read when a pair is asked for. Without a list of its own, the pairs are those
-    frames of one scene that see the same surfaces (see `prob3r.scenes.readers.covisible`), or
-    without depth, successive ones of evenly spaced frames.
+    `listing`, `image`, `depth_file` and `camera`. If the data set has no depth, the subclass sets
+    `has_depth = False` and needs no `depth_file`. At first, only the listing is read. Images, depth
+    and cameras are read when a pair is read. If the data set has no list of pairs, the pairs are
+    frames of one scene that see the same surfaces (see `prob3r.scenes.readers.covisible`). Without
+    depth, they are successive frames of an evenly spaced selection.
 
     Args:
-        path: The data set's folder, or one of the files or folders that `marker` stands for.
-        model: What frames the images: a model, or a `Framing`.
-        strict: Whether to refuse a data set in which no pairs were found, or more than 1 % of the
-            frames were corrupt. If not strict, neighbouring frames become its pairs, so that the
-            data set can be checked.
-        seek: Whether to look for pairs. If not, `pairs` is empty, and frames are read as sets of
-            `prob3r.scenes.readers.sets`.
+        path: The data set's folder, or a file or folder that matches `marker`.
+        model: The model that the images are framed for, or a `Framing`.
+        strict: Whether to refuse a data set without overlapping frames, or with more than 1 % of
+            corrupt frames. If not strict, neighbouring frames become the pairs of a data set
+            without overlapping frames, so that it can be checked.
+        seek: Whether to look for pairs. If not, `pairs` is empty; use `prob3r.scenes.readers.sets`
+            to read frames.
 
     Attributes:
-        names: Of the frames.
-        scenes: Of each frame.
-        pairs: Two frame numbers a row.
-        corrupt: Frames that could not be used when pairs were sought.
+        names: Names of the frames.
+        scenes: Scene of each frame.
+        pairs: The pairs, two frame numbers a row.
+        corrupt: Errors of the frames that could not be used in the search for pairs.
 
     Raises:
         Prob3rError: The folder is not in this layout, or holds no pair.
     """
 
     marker: ClassVar[str]
-    """Glob pattern of what shows the layout, in the data set's folder or one below."""
+    """Glob pattern of the file or folder that identifies the layout, in the data set's folder or in
+    a subfolder of it."""
     pairwise: ClassVar[bool] = False
-    """Whether poses are known within each listed pair alone, not within a scene."""
+    """Whether only the relative pose of each listed pair is known, not poses in a common frame."""
 
     def __init_subclass__(cls, layout: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
@@ -134,14 +136,14 @@ class Reader(Frames, Items):
 
     @classmethod
     def found(cls, path: Path) -> list[Path]:
-        """Return what matches `marker`: the path itself, in it, or in the folders in it."""
+        """Return the matches of `marker`: the path itself, else in it, else in its subfolders."""
         if path.match(cls.marker) and path.exists():
             return [path]
         return sorted(path.glob(cls.marker)) or sorted(path.glob(f"*/{cls.marker}"))
 
     @abstractmethod
     def listing(self, found: list[Path]) -> Listing:
-        """Read which frames there are, and which pairs if the data set lists them.
+        """Read the names of the frames, and the pairs if the data set lists them.
 
         Args:
             found: What `marker` matches.

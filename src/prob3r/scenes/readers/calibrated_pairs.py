@@ -16,7 +16,7 @@ from prob3r.scenes.readers.base import Listing, Reader
 from prob3r.scenes.readers.conventions import Camera, rigid
 from prob3r.scenes.readers.files import Array, read_table
 
-SUPERGLUE = 38  # words of a line
+SUPERGLUE = 38  # words of a line in SuperGlue's list
 OTHERS = (32, 36)
 
 

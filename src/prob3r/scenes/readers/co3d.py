@@ -1,4 +1,4 @@
-"""CO3D as DUSt3R's preprocessing leaves it: frames of each sequence listed, pairs not.
+"""CO3D after DUSt3R's preprocessing: the frames of each sequence are listed, pairs are not.
 
 selected_seqs_SPLIT.json                            {category: {sequence: [frame, …]}}
 CATEGORY/SEQUENCE/images/frame000001.jpg
@@ -20,7 +20,7 @@ from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import read_arrays, read_depth, read_json, reading
 
-MASKED = 0.1  # a share of white; below, a pixel is the background, whose depth is not reliable
+MASKED = 0.1  # masks below this share of white are background, whose depth is not reliable
 
 
 class CO3D(Reader, layout="co3d"):

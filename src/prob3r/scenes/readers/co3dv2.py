@@ -29,7 +29,7 @@ class CO3Dv2(Reader, layout="co3dv2"):
     """Frames of sequences; without depth, pairs are an eighth of a sequence apart.
 
     Attributes:
-        categories: Of each frame.
+        categories: Category of each frame.
     """
 
     marker = "*_test.jgz"

@@ -1,4 +1,4 @@
-"""A COLMAP model, with depth maps or without.
+"""A COLMAP model, with or without depth maps.
 
     sparse/ or sparse/0/                        cameras, images, points3D; binary or text
     images/NAME
@@ -64,7 +64,7 @@ class COLMAP(Reader, layout="colmap"):
         return self.folders[frame] / "images" / self.files[frame]
 
     def depth_file(self, frame: int) -> Path:
-        """Return the depth file of a frame: the filtered one, or the first that there is."""
+        """Return the depth file of a frame: the geometric one, or the first that exists."""
         folder, name = self.folders[frame], self.files[frame]
         maps = folder / "stereo" / "depth_maps"
         files = [maps / f"{name}.geometric.bin", maps / f"{name}.photometric.bin"]

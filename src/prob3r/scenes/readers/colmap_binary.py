@@ -40,7 +40,7 @@ def _check_length(path: Path, end: Callable[[mmap, int], int]) -> None:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             (count,), at = unpack_from("<Q", data, 0), 8
             for _ in range(count):
-                at = min(end(data, at), len(data) + 1)  # an offset that fits C
+                at = min(end(data, at), len(data) + 1)  # an offset that fits a C integer
             whole = at == len(data)
     except StructError:
         whole = False

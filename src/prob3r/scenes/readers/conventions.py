@@ -1,4 +1,4 @@
-"""Conversion of conventions: the cameras of every data set become those of `prob3r.geometry`."""
+"""Conversion of the cameras of data sets to the conventions of `prob3r.geometry`."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from prob3r.geometry import crop_intrinsics, resize_intrinsics
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import Array
 
-TOLERANCE = 1e-3  # of a rotation's entries, which are often written with a few digits
+TOLERANCE = 1e-3  # for the entries of a rotation, which are often written with few digits
 
 
 class Camera(NamedTuple):
@@ -45,10 +45,10 @@ class Camera(NamedTuple):
         return resize_intrinsics(self.intrinsics, self.size, size)
 
     def check(self, name: str) -> None:
-        """Refuse what is no camera.
+        """Raise an error if this is not a valid camera.
 
         Args:
-            name: Of the image, for the message.
+            name: Name of the image, for the message.
 
         Raises:
             CorruptError: A number is not finite, a focal length not positive, there is skew, or the
@@ -80,7 +80,7 @@ def pinhole(fx: int | float, fy: int | float, cx: int | float, cy: int | float) 
 
 
 def from_corner(intrinsics: Array) -> Tensor:
-    """Return intrinsics for pixel centres at integers, from those for centres at halves.
+    """Return intrinsics for pixel centres at integers from intrinsics for centres at halves.
 
     COLMAP and OpenGL count from the corner of the first pixel.
     """

@@ -1,4 +1,4 @@
-"""Corrupt items: skipped, named in the log and counted, until there are too many."""
+"""Corrupt items: they are skipped, logged and counted; too many of them raise an error."""
 
 import logging
 from typing import Literal
@@ -14,7 +14,7 @@ Problem = Literal["missing file", "corrupt file", "bad camera", "bad depth"]
 
 
 class CorruptError(Prob3rError):
-    """An item of a data set cannot be used; the other items may be fine.
+    """An item of a data set cannot be used. Other items may be usable.
 
     Attributes:
         problem: The kind of fault.
@@ -29,7 +29,7 @@ class CorruptCount:
     """Counts the corrupt items of a run.
 
     Args:
-        of: How many items the run asks for.
+        of: Number of items that the run reads.
     """
 
     def __init__(self, of: int):
@@ -40,7 +40,7 @@ class CorruptCount:
         """Name a corrupt item in the log and count it.
 
         Raises:
-            Prob3rError: With it, more than 1 % of the run's items are corrupt.
+            Prob3rError: More than 1 % of the run's items are now corrupt.
         """
         self.count += 1
         logger.warning("Skipped: %s", item)

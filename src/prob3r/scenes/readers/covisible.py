@@ -1,4 +1,4 @@
-"""Pairs by computed overlap, for data sets that list none.
+"""Pairs by computed overlap, for data sets without a list of pairs.
 
 Some evenly spaced frames of each scene are compared. A pair is kept if each frame sees at least a
 tenth of the other's surface. This reads depth and cameras, and no images. The pairs are kept in the
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 LEAST = 0.1
 """The share of each frame's surface that the other must see."""
 
-_VERSION = 1  # of the rule; a new one makes old caches void
+_VERSION = 1  # version of this rule; a new version invalidates old caches
 
 
 class Found(NamedTuple):
-    """What a search for pairs ended with.
+    """The result of a search for pairs.
 
     Attributes:
         pairs: Two frame numbers a row, the earlier first.
-        frames: How many frames were looked at.
-        corrupt: What is wrong with the frames that could not be used.
+        frames: Number of frames that were read.
+        corrupt: Errors of the frames that could not be used.
     """
 
     pairs: npt.NDArray[Any]
@@ -51,13 +51,13 @@ def pairs_by_overlap(reader: Frames) -> Found:
     """Return the pairs of frames that see the same surfaces.
 
     Args:
-        reader: The data set, whose frames are listed already.
+        reader: The data set; its frames must be listed already.
     """
     scenes = frames_by_scene(reader.scenes)
     chosen = [_spread(frames, reader.frames_per_scene) for frames in scenes.values()]
     looked_at = [frame for frames in chosen for frame in frames]
     cache = _cache(reader, looked_at)
-    with suppress(Exception), np.load(cache) as kept:  # a damaged cache is as good as none
+    with suppress(Exception), np.load(cache) as kept:  # a damaged cache is ignored
         corrupt = [CorruptError(*row) for row in kept["corrupt"].tolist()]
         return Found(kept["pairs"], len(looked_at), corrupt)
     logger.info("Looking for pairs that overlap in %d scenes of %s.", len(chosen), reader.root)
@@ -65,7 +65,7 @@ def pairs_by_overlap(reader: Frames) -> Found:
     for frames in chosen:
         found, faults = _pairs_of_scene(reader, frames)
         pairs, corrupt = np.concatenate([pairs, found]), corrupt + faults
-    with suppress(Prob3rError):  # without a cache it is only slower
+    with suppress(Prob3rError):  # without a cache, only the next run is slower
         make_folder(cache.parent)
         with writing_to(cache) as temporary:
             rows = np.array([(str(item), item.problem) for item in corrupt], dtype=np.str_)
@@ -77,8 +77,8 @@ def neighbours(scenes: Sequence[str], count: int | None = None) -> npt.NDArray[A
     """Return the pairs of successive frames of one scene.
 
     Args:
-        scenes: Of each frame.
-        count: Take at most so many frames of each scene, evenly spaced; all by default.
+        scenes: Scene of each frame.
+        count: Largest number of frames of each scene, evenly spaced; all by default.
     """
     taken = (
         _spread(frames, len(frames) if count is None else count)
@@ -94,9 +94,9 @@ def pairs_by_points(
     """Return the pairs of frames that see the same points of a reconstruction.
 
     Args:
-        scenes: Of each frame.
+        scenes: Scene of each frame.
         seen: The numbers of the points that each frame sees.
-        count: Take at most so many frames of each scene, evenly spaced.
+        count: Largest number of frames of each scene, evenly spaced.
     """
     pairs = [
         (first, second)
@@ -109,7 +109,7 @@ def pairs_by_points(
 
 
 def frames_by_scene(scenes: Sequence[str]) -> dict[str, list[int]]:
-    """Return the numbers of the frames of each scene, both in their order."""
+    """Return the numbers of the frames of each scene; scenes and frames keep their order."""
     found: dict[str, list[int]] = {}
     for frame, scene in enumerate(scenes):
         found.setdefault(scene, []).append(frame)
@@ -158,7 +158,7 @@ def _shares(viewer: CoarseView, frames: list[CoarseView]) -> Float[Tensor, " n"]
 
 
 def _cache(reader: Frames, frames: Sequence[int]) -> Path:
-    """Return where the pairs of these frames are kept."""
+    """Return the cache file for the pairs of these frames."""
     key = hashlib.sha256(f"{_VERSION} {reader.layout} {LEAST}".encode())
     for frame in frames:
         key.update(signature(reader, frame))
@@ -166,9 +166,9 @@ def _cache(reader: Frames, frames: Sequence[int]) -> Path:
 
 
 def signature(reader: Frames, frame: int) -> bytes:
-    """Return what changes whenever a frame's depth file, camera or name does."""
+    """Return a signature that changes if a frame's depth file, camera or name changes."""
     parts, file = [b""], reader.depth_file(frame)
-    with suppress(OSError, ValueError):  # the second for what is no path at all
+    with suppress(OSError, ValueError):  # ValueError if it is not a valid path
         status = file.stat()
         about = f"{file.resolve()} {status.st_size} {status.st_mtime_ns}"
         parts.append(about.encode("utf-8", "surrogateescape"))

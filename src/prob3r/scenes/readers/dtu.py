@@ -23,7 +23,7 @@ from prob3r.scenes.readers.base import Listing, Reader
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.files import read_depth, reading
 
-ERODED = 10  # pixels, side of the square that has to be white around a pixel
+ERODED = 10  # side in pixels of the square around a pixel in which the mask must be white
 NUMBERS = 25  # of the extrinsic and the intrinsic
 
 
@@ -62,7 +62,8 @@ class DTU(Reader, layout="dtu"):
             white = torch.from_numpy(np.array(image.convert("L"))) > 127
         full = white.shape[0], white.shape[1]
         black = 1 - Window(full, size, 0, 0, size).nearest(white).float()
-        # What is outside of the image does not erode; an even square reaches further to the front.
+        # Pixels outside the image count as white. The square is even, so it is not centred: it
+        # extends one pixel further to the left and to the top.
         padded = F.pad(black, (ERODED // 2, ERODED // 2 - 1) * 2)
         return depth * (F.max_pool2d(padded, ERODED, stride=1)[0] == 0)
 

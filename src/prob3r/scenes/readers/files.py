@@ -24,7 +24,7 @@ def optional(module: str, extra: str) -> Any:
     """Import a module that only some readers need.
 
     Raises:
-        Prob3rError: It is not installed.
+        Prob3rError: The module is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -37,10 +37,10 @@ def optional(module: str, extra: str) -> Any:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every error in reading a file into one sentence that names the file.
+    """Raise every error inside the block as a CorruptError with a sentence that names the file.
 
     Raises:
-        CorruptError: The file is missing, or the block failed.
+        CorruptError: The file is missing, or an error occurred in the block.
     """
     if not path.is_file():
         raise CorruptError(f"{path} does not exist.", "missing file")
@@ -55,7 +55,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what an error of a decoder says, in one line."""
+    """Return the message of a decoder's error, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -66,13 +66,13 @@ def read_arrays(path: Path, *keys: str) -> list[Array]:
 
 
 def array_names(path: Path) -> list[str]:
-    """Return which arrays an `.npz` file holds."""
+    """Return the names of the arrays in an `.npz` file."""
     with reading(path), np.load(path) as content:
         return list(content)
 
 
 def read_table(path: Path) -> list[list[str]]:
-    """Read the words of each line of a text file that is neither empty nor a comment."""
+    """Read the words of each line of a text file, without empty lines and comments."""
     with reading(path):
         lines = path.read_text(encoding="utf-8").splitlines()
     return [line.split() for line in lines if line.strip() and not line.startswith("#")]
@@ -92,13 +92,13 @@ def read_depth(path: Path, unit: float) -> Float[Tensor, "h w"]:
 
     Args:
         path: The file.
-        unit: The scene's unit of length for each step of the file.
+        unit: Factor from the values in the file to the scene's unit of length.
 
     Returns:
-        z; 0 where the file holds no positive finite number.
+        z in the scene's unit; 0 where the file has no positive finite number.
 
     Raises:
-        CorruptError: The file is missing or damaged, or no depth map.
+        CorruptError: The file is missing, damaged, or not a depth map.
     """
     decode = _DECODERS.get(path.suffix.lower(), _grey)
     with reading(path):
@@ -110,7 +110,7 @@ def read_depth(path: Path, unit: float) -> Float[Tensor, "h w"]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the height and width that an image file states."""
+    """Return the height and width of an image file without decoding it."""
     with reading(path), open_image(path) as image:
         return image.height, image.width
 
@@ -133,7 +133,7 @@ def _exr(path: Path) -> Array:
 def _colmap(path: Path) -> Array:
     """Decode `width&height&channels&` and little-endian floats, row by row.
 
-    pycolmap's reader accepts a truncated file as if it were whole.
+    pycolmap's reader accepts truncated files, so it is not used here.
     """
     *header, data = path.read_bytes().split(b"&", 3)
     width, height, channels = (int(number) for number in header)

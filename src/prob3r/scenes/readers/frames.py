@@ -25,10 +25,10 @@ class Frames(ABC):
 
     Attributes:
         root: The data set's folder.
-        framing: What frames the images.
-        names: Of the frames, each unique.
-        scenes: Of each frame.
-        has_depth: Whether the data set has depth; without, views have cameras alone.
+        framing: How the images are resized and cropped.
+        names: Names of the frames, each unique.
+        scenes: Scene of each frame.
+        has_depth: Whether the data set has depth. If not, views have cameras only.
     """
 
     layout: ClassVar[str]
@@ -50,12 +50,12 @@ class Frames(ABC):
         """Return the image file of a frame."""
 
     def depth_file(self, frame: int) -> Path:
-        """Return the depth file of a frame; raises Prob3rError where the data set has no depth."""
+        """Return the depth file of a frame; raise Prob3rError if the data set has no depth."""
         raise self._no_depth()
 
     @abstractmethod
     def camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it cannot be read."""
+        """Return the camera of a frame; raise CorruptError if it cannot be read."""
 
     def depth(self, frame: int) -> Float[Tensor, "h w"]:
         """Return z in the scene's unit of length, 0 where unknown.
@@ -66,7 +66,7 @@ class Frames(ABC):
         return read_depth(self.depth_file(frame), self.depth_unit)
 
     def checked_camera(self, frame: int) -> Camera:
-        """Return the camera of a frame; raises CorruptError where it makes no sense."""
+        """Return the camera of a frame; raise CorruptError if it is not valid."""
         try:
             camera = self.camera(frame)
             camera.check(self.names[frame])
@@ -80,7 +80,7 @@ class Frames(ABC):
         return camera
 
     def view(self, frame: int) -> View:
-        """Return a frame as the model expects it, with intrinsics and depth to match.
+        """Return a frame framed for the model, with its intrinsics and depth framed likewise.
 
         Raises:
             CorruptError: The frame cannot be used.
@@ -96,7 +96,7 @@ class Frames(ABC):
         return view
 
     def coarse(self, frame: int) -> CoarseView:
-        """Return a frame at low resolution, framed as `view` frames it; its colours are not read.
+        """Return a frame at low resolution, with the framing of `view`, without its colours.
 
         Raises:
             CorruptError: The frame cannot be used.
@@ -128,7 +128,7 @@ class Frames(ABC):
                     f"{other[1]}x{other[0]}; they must be of one shape.",
                     "bad depth" if what == "depth" else "bad camera",
                 )
-        if depth is not None and depth.shape != size:  # coarser sensors than the camera are common
+        if depth is not None and depth.shape != size:  # depth sensors often have fewer pixels
             depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
         return camera.intrinsics_at(size), camera.cam_to_world, depth
 

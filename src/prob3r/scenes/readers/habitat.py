@@ -21,7 +21,7 @@ VIEWS = 5  # of each scene; the first overlaps with all others by construction
 
 
 class _Frames(Sequence[str]):
-    """The names of all frames, or their scenes', of which there may be millions."""
+    """The names of all frames or of their scenes, made on demand: there may be millions."""
 
     def __init__(self, scenes: Sequence[str], numbered: bool):
         self.scenes = scenes
@@ -43,7 +43,7 @@ class Habitat(Reader, layout="habitat"):
     depth_range = (1e-2, 200.0)
 
     def listing(self, found: list[Path]) -> Listing:
-        """Read the scenes of all lists, which hold one another, each once."""
+        """Read the scenes of all lists. Lists overlap; each scene is read once."""
         optional("OpenEXR", "exr")
         scenes = list(dict.fromkeys(" ".join(line) for file in found for line in read_table(file)))
         first = np.repeat(np.arange(len(scenes)) * VIEWS, VIEWS - 1)

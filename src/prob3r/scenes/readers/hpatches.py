@@ -21,7 +21,7 @@ from prob3r.scenes.readers.files import image_size, read_table, reading
 from prob3r.scenes.readers.items import Items
 from prob3r.scenes.views import Pair, View
 
-IMAGES = range(2, 7)  # beside image 1
+IMAGES = range(2, 7)  # images other than image 1
 
 
 class HPatches(Items):
@@ -29,10 +29,10 @@ class HPatches(Items):
 
     Args:
         path: The folder of the sequences.
-        model: What frames the images.
+        model: The model that the images are framed for, or a `Framing`.
 
     Attributes:
-        pairs: The sequence's folder and the number of the other image, which is view 2.
+        pairs: The folder of the sequence and the number of view 2's image, for each pair.
 
     Raises:
         Prob3rError: There is no such sequence.
@@ -55,7 +55,7 @@ class HPatches(Items):
         return Pair(views[0], views[1], names, (folder.name,))
 
     def homography(self, index: int) -> Float[Tensor, "3 3"]:
-        """Return the map from image 1 to the other image of a pair, in pixels of the files."""
+        """Return the homography from image 1 to the other image, in pixels of the files."""
         folder, other = self.pairs[index]
         file = folder / f"H_1_{other}"
         with reading(file):
@@ -65,14 +65,14 @@ class HPatches(Items):
         return torch.from_numpy(matrix)
 
     def windows(self, index: int) -> tuple[Window, Window]:
-        """Return where the framed views lie in the photographs of a pair."""
+        """Return the windows of the framed views in the photographs of a pair."""
         folder, other = self.pairs[index]
         sizes = (image_size(folder / f"{number}.ppm") for number in (1, other))
         first, second = (self.framing.window(size) for size in sizes)
         return first, second
 
     def matches(self, index: int) -> PixelMatches:
-        """Return where view 2's pixels lie in view 1, both as they are framed."""
+        """Return the positions of view 2's pixels in view 1, in pixels of the framed views."""
         first, second = self.windows(index)
         grid = pixel_grid(*second.size, dtype=torch.float64)
         there = transfer(second.to_photograph(grid), self.homography(index).inverse())

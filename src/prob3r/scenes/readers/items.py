@@ -14,7 +14,7 @@ Seen = TypeVar("Seen", bound=Views, default=Pair)
 
 
 class Items(ABC, Generic[Seen]):
-    """Pairs that are read one by one, and may differ in size and in what is known of them.
+    """Pairs that are read one by one. They may differ in size and in their known ground truth.
 
     `Items[Views]` are scenes of any number of views.
     """
@@ -32,7 +32,7 @@ class Items(ABC, Generic[Seen]):
         """
 
     def __getitem__(self, index: int) -> Seen:
-        """Return one pair, as a batch of one; raises CorruptError where it cannot be used."""
+        """Return one pair, as a batch of one; raise CorruptError if it cannot be used."""
         return self.read(range(len(self))[index])
 
     def batch(self, indices: Sequence[int]) -> Seen:
@@ -40,7 +40,7 @@ class Items(ABC, Generic[Seen]):
 
         Raises:
             CorruptError: One of them cannot be used.
-            Prob3rError: They differ in size or in what is known of them.
+            Prob3rError: They differ in size or in their known ground truth.
         """
         pairs = [self[index] for index in indices]
         if len({kind(pair) for pair in pairs}) > 1:
@@ -52,7 +52,7 @@ class Items(ABC, Generic[Seen]):
 
 
 def kind(scene: Views) -> Hashable:
-    """Return what the scenes of one batch have in common: sizes, and which truths are known."""
+    """Return the image sizes and the kinds of known truth, which are equal within a batch."""
     return tuple(_kind(view) for view in scene.views)
 
 

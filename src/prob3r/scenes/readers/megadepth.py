@@ -22,7 +22,7 @@ class MegaDepth(Reader, layout="megadepth"):
 
     @classmethod
     def found(cls, path: Path) -> list[Path]:
-        """Return the metadata that hold no trajectories, as ScanNet++'s do."""
+        """Return the metadata files without trajectories; those of ScanNet++ have trajectories."""
         return [file for file in super().found(path) if "trajectories" not in array_names(file)]
 
     def listing(self, found: list[Path]) -> Listing:
@@ -30,7 +30,7 @@ class MegaDepth(Reader, layout="megadepth"):
         optional("OpenEXR", "exr")
         scenes, images, listed = read_arrays(found[0], "scenes", "images", "pairs")
         scene, first, second = (listed[name] for name in ("scene_id", "im1_id", "im2_id"))
-        # An image belongs to one scene, that of any pair that it is in.
+        # An image belongs to one scene: the scene of any pair that contains it.
         of = np.zeros(len(images), dtype=int)
         of[first], of[second] = scene, scene
         used, numbers = np.unique(np.stack([first, second], axis=1), return_inverse=True)

@@ -24,17 +24,17 @@ from prob3r.scenes.readers.frames import Frames
 
 FramePair = tuple[int, int]
 
-_VERSION = 1  # of the rule; a new one makes old caches void
-_KEY = 16  # bytes that stand for a pair
-_MOST_FRAMES = 2048  # kept in memory, about 65 kB each
+_VERSION = 1  # version of this rule; a new version invalidates old caches
+_KEY = 16  # bytes of the key of a pair
+_MOST_FRAMES = 2048  # largest number of frames in memory, about 65 kB each
 
 
 class Overlaps:
-    """The overlaps of a data set's pairs: the shares of view 2 that view 1 sees, once framed.
+    """The overlaps of pairs of frames: the share of framed view 2 that framed view 1 sees.
 
     Args:
         frames: The data set.
-        workers: Threads that read frames; 0 reads in this one.
+        workers: Threads that read frames; with 0, this thread reads.
     """
 
     def __init__(self, frames: Frames, workers: int = 0):
@@ -45,7 +45,7 @@ class Overlaps:
         self._new = False
 
     def of(self, pairs: Sequence[FramePair]) -> list[float | CorruptError]:
-        """Return the overlap of each pair, or what is wrong with one of its frames."""
+        """Return the overlap of each pair, or the error of a frame that cannot be used."""
         keys = {pair: self._key(pair) for pair in pairs}
         wanted = [pair for pair, key in keys.items() if key not in self._kept]
         self._read_frames(dict.fromkeys(frame for pair in wanted for frame in pair))
@@ -75,7 +75,7 @@ class Overlaps:
         return [faults[pair] if pair in faults else self._kept[keys[pair]] for pair in pairs]
 
     def save(self) -> None:
-        """Keep the overlaps in the user's cache. If there is no cache, the next run is slower."""
+        """Write the overlaps to the user's cache, if it can be written."""
         if not self._new:
             return
         with suppress(Prob3rError):
@@ -115,7 +115,7 @@ class Overlaps:
         return user_cache("overlaps") / f"{digest}.npz"
 
     def _load(self) -> dict[bytes, float]:
-        with suppress(Exception), np.load(self._file()) as kept:  # a damaged cache is none
+        with suppress(Exception), np.load(self._file()) as kept:  # a damaged cache is ignored
             keys = [key.tobytes() for key in kept["keys"].reshape(-1, _KEY)]
             return dict(zip(keys, kept["shares"].tolist(), strict=True))
         return {}

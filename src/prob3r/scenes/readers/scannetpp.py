@@ -24,11 +24,11 @@ class ScanNetPP(Reader, layout="scannetpp"):
 
     @classmethod
     def found(cls, path: Path) -> list[Path]:
-        """Return the metadata that hold trajectories, which MegaDepth's do not."""
+        """Return the metadata files with trajectories; those of MegaDepth have none."""
         return [file for file in super().found(path) if "trajectories" in array_names(file)]
 
     def listing(self, found: list[Path]) -> Listing:
-        """Read the arrays of all scenes, which are in memory from then on."""
+        """Read the arrays of all scenes and keep them in memory."""
         scenes, of, images, self.intrinsics, self.poses, pairs = read_arrays(
             found[0], "scenes", "sceneids", "images", "intrinsics", "trajectories", "pairs"
         )

@@ -1,4 +1,4 @@
-"""Scenes of several views from the frames of a data set: by covisibility, by a stride, by names."""
+"""Scenes of several views from a data set's frames: by covisibility, by a stride, or by names."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ FrameSet = tuple[int, ...]
 
 
 class FrameSets(Items[Views]):
-    """Scenes of several views: sets of a data set's frames.
+    """Scenes of several views, as sets of frames of a data set.
 
     Args:
         reader: The data set.
@@ -39,8 +39,8 @@ class FrameSets(Items[Views]):
 class _Grown(Sequence[FrameSet]):
     """One set for each pair of a data set: the pair, and frames that overlap with the set.
 
-    Pairs that can not be grown to so many views are left out. A set is a function of the seed and
-    the pair's number.
+    Pairs whose scene has too few overlapping frames are left out. A set depends only on the seed
+    and on the number of the pair.
     """
 
     def __init__(self, pairs: Sequence[Sequence[int]], views: int, seed: int):
@@ -66,33 +66,34 @@ class _Grown(Sequence[FrameSet]):
 
 
 def sets_by_covisibility(reader: Reader, views: int, seed: int = 0) -> FrameSets:
-    """Return sets whose every added view overlaps with one that is already in.
+    """Return sets in which every added view overlaps with an earlier view.
 
-    There is one for each pair of the data set: its two views, and further frames drawn from those
-    that make a pair with a frame of the set.
+    There is one set for each pair of the data set. It starts with the two views. Further frames are
+    drawn from the frames that form a pair with a frame of the set.
 
     Args:
         reader: The data set.
-        views: How many views a set has.
-        seed: Of the drawing.
+        views: Views of each set.
+        seed: Seed of the draws.
 
     Raises:
-        Prob3rError: There is no such set, or less than two views are asked for.
+        Prob3rError: There is no such set, or `views` is less than two.
     """
     _check(views)
     return _some(reader, _Grown(reader.pairs.tolist(), views, seed), f"{views} frames that overlap")
 
 
 def sets_by_stride(reader: Reader, views: int, stride: int = 1) -> FrameSets:
-    """Return sets of frames that are evenly spaced in a scene's recording, one for each start.
+    """Return sets of frames that are evenly spaced in a recording, one for each first frame.
 
     Args:
         reader: The data set.
-        views: How many views a set has.
-        stride: How many frames further each view is.
+        views: Views of each set.
+        stride: Frames from each view to the next one.
 
     Raises:
-        Prob3rError: No scene is long enough, or a number makes no sense.
+        Prob3rError: No scene is long enough, `views` is less than two, `stride` is less than one,
+            or the data set has no poses in a common frame.
     """
     _check(views)
     if stride < 1:
@@ -113,15 +114,15 @@ def sets_by_stride(reader: Reader, views: int, stride: int = 1) -> FrameSets:
 
 
 def sets_by_names(reader: Reader, lists: Iterable[Sequence[str]]) -> FrameSets:
-    """Return the sets of a list.
+    """Return sets by the names of their frames.
 
     Args:
         reader: The data set.
         lists: The names of each set's frames, as in `reader.names`, the reference first.
 
     Raises:
-        Prob3rError: A frame is not in the data set, or a set is not of one scene, or of less than
-            two views.
+        Prob3rError: A frame is not in the data set, or the frames of a set are of several scenes or
+            fewer than two.
     """
     numbers = {name: frame for frame, name in enumerate(reader.names)}
     sets = []
@@ -141,7 +142,7 @@ def sets_by_names(reader: Reader, lists: Iterable[Sequence[str]]) -> FrameSets:
 
 
 def _connected(overlapping: dict[int, set[int]]) -> dict[int, int]:
-    """Return how many frames can be reached from each frame over overlaps, itself counted."""
+    """Return the number of frames in each frame's connected component of overlaps."""
     sizes: dict[int, int] = {}
     for start in overlapping:
         if start in sizes:

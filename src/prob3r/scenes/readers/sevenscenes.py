@@ -25,10 +25,10 @@ from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import read_table, reading
 
 KINECT = (585.0, 585.0, 320.0, 240.0)  # fx, fy, cx, cy
-COLOUR = (525.0, 525.0, 320.0, 240.0)  # of the colour camera
+COLOUR = (525.0, 525.0, 320.0, 240.0)  # the same of the colour camera
 PROJECTED = ".depth.proj.png"
 SIZE = (480, 640)
-UNKNOWN = 65.535  # metres, the largest number that a file can hold
+UNKNOWN = 65.535  # metres; the largest value of a file, which means unknown
 
 
 class SevenScenes(Reader, layout="7scenes"):
@@ -40,7 +40,7 @@ class SevenScenes(Reader, layout="7scenes"):
 
     @classmethod
     def found(cls, path: Path) -> list[Path]:
-        """Return the folders of sequences: those a split file names, or those that are there."""
+        """Return the folders of sequences: those in a split file, else all that exist."""
         if path.match("*Split.txt"):
             numbers = [int(re.sub(r"\D", "", line[0])) for line in read_table(path)]
             return [path.parent / f"seq-{number:02d}" for number in numbers]

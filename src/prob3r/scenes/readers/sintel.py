@@ -18,8 +18,8 @@ from prob3r.scenes.readers.base import Listing, Reader
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.files import Array, reading
 
-TAG = 202021.25  # begins every file; read in the wrong byte order it is another number
-SKY = 1e4  # units; beyond, a pixel shows the background, which has no surface
+TAG = 202021.25  # first number of every file; detects a wrong byte order
+SKY = 1e4  # units; larger depths are background without a surface
 
 
 class Sintel(Reader, layout="sintel"):
@@ -44,7 +44,7 @@ class Sintel(Reader, layout="sintel"):
         return self.base / "depth" / f"{self.names[frame]}.dpt"
 
     def depth(self, frame: int) -> Float[Tensor, "h w"]:
-        """Return z in the film's unit, 0 where there is no surface."""
+        """Return z in the unit of the film, 0 where there is no surface."""
         file = self.depth_file(frame)
         with reading(file):
             data = file.read_bytes()

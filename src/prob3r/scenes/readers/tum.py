@@ -21,7 +21,7 @@ from prob3r.scenes.readers.conventions import Camera, pinhole, rigid
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import Array, read_table
 
-APART = 0.02  # seconds, up to which measurements belong together
+APART = 0.02  # seconds; largest difference of times that belong together
 
 # fx, fy, cx, cy of the colour cameras, at 640x480 pixels.
 KINECTS = {
@@ -41,7 +41,7 @@ class TUM(Reader, layout="tum"):
     depth_range = (0.3, 65535 / 5000)
 
     def listing(self, found: list[Path]) -> Listing:
-        """Read every recording, and put its three streams together."""
+        """Read all recordings, and match each image with a depth and a pose by time."""
         self.images: list[Path] = []
         self.depths: list[Path] = []
         self.poses: list[Array] = []
@@ -54,7 +54,7 @@ class TUM(Reader, layout="tum"):
                 raise Prob3rError(f"{folder} has no images, no depth or no poses in its lists.")
             depth, near = _nearest(times, depth_times)
             pose, also_near = _nearest(times, pose_times)
-            # Without a use for depth, an image counts even where none was measured near it.
+            # If depth is not used, images without depth near in time are kept as well.
             for i in np.flatnonzero(near & also_near if self.has_depth else also_near):
                 self.images.append(folder / images[i][0])
                 self.depths.append(folder / depths[depth[i]][0])
@@ -81,21 +81,21 @@ class TUM(Reader, layout="tum"):
 
 
 def _stream(file: Path) -> tuple[Array, list[list[str]]]:
-    """Return the times of a list, and what stands beside each."""
+    """Return the times of a list, and the other words of each line."""
     lines = read_table(file)
     try:
         times = np.array([float(line[0]) for line in lines])
         if short := [line for line in lines if len(line) < 2]:
-            raise ValueError(f"'{short[0][0]}' stands alone")
+            raise ValueError(f"a line has only '{short[0][0]}'")
         return times, [line[1:] for line in lines]
     except ValueError as error:
         raise Prob3rError(
-            f"{file} must have a time and what it is of in every line ({error})."
+            f"{file} must have a time and a file or a pose in every line ({error})."
         ) from error
 
 
 def _nearest(times: Array, others: Array) -> tuple[Array, Array]:
-    """Return which of the other times is nearest to each, and whether it is near enough."""
+    """Return the index of the nearest other time for each time, and whether it is near enough."""
     order = others.argsort()
     right = others[order].searchsorted(times).clip(1, max(1, len(others) - 1))
     sides = order[np.stack([right - 1, right]).clip(max=len(others) - 1)]
@@ -104,7 +104,7 @@ def _nearest(times: Array, others: Array) -> tuple[Array, Array]:
 
 
 def _rotation(xyzw: Array) -> Array:
-    """Return the rotation of a quaternion, real part last; not finite where that has no length."""
+    """Return the rotation of a quaternion, real part last; not finite if its norm is 0."""
     import roma  # only this reader and poses from matches need it
 
     unit = torch.from_numpy(xyzw) / torch.from_numpy(xyzw).norm()

@@ -1,4 +1,4 @@
-"""Films with depth and no cameras: each sequence is one scene of all its frames."""
+"""Videos with depth and without cameras: each sequence is one scene of all its frames."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ class Film(NamedTuple):
     """The files of one sequence, frame by frame.
 
     Attributes:
-        name: Of the sequence.
-        first: The place of the first frame in the recording, counted from 0.
+        name: Name of the sequence.
+        first: Number of the first frame in the recording, counted from 0.
         images: The image of each frame.
         depths: The depth of each frame.
     """
@@ -30,18 +30,26 @@ class Film(NamedTuple):
     def between(
         cls, name: str, images: Path, depths: Path, first: int = 0, end: int | None = None
     ) -> "Film":
-        """Return the PNG files of two folders in the order of their names, from place to place.
+        """Return the PNG files of two folders in the order of their names.
+
+        Args:
+            name: Name of the sequence.
+            images: Folder of the images.
+            depths: Folder of the depth files.
+            first: Number of the first file to use, from 0.
+            end: Number after the last file to use; by default all are used.
 
         Raises:
-            Prob3rError: There are less than two frames, or not as many images as depths.
+            Prob3rError: There are fewer than two frames, or the numbers of images and depth files
+                differ.
         """
         pictures, measured = (
             sorted(folder.glob("*.png"))[first:end] for folder in (images, depths)
         )
         if len(pictures) < 2 or len(pictures) != len(measured):
             raise Prob3rError(
-                f"{images} has {len(pictures)} frames and {depths} {len(measured)}, from place "
-                f"{first} on; there must be two or more, and as many of both."
+                f"{images} has {len(pictures)} frames and {depths} {len(measured)}, from number "
+                f"{first} on; there must be two or more, and equal numbers of both."
             )
         return cls(name, first, pictures, measured)
 
@@ -51,8 +59,8 @@ class Videos(Items[Views]):
 
     Args:
         films: The sequences.
-        unit: Of length, for each step of a depth file.
-        model: What frames the images.
+        unit: Factor from the values of a depth file to the unit of length.
+        model: The model that the images are framed for, or a `Framing`.
     """
 
     def __init__(self, films: Sequence[Film], unit: float, model: FramesImages | Framing):
@@ -62,7 +70,7 @@ class Videos(Items[Views]):
         return len(self.films)
 
     def read(self, index: int) -> Views:
-        """Read all frames of a sequence, as a batch of one named after it."""
+        """Read all frames of a sequence, as a batch of one with the name of the sequence."""
         film = self.films[index]
         views = [self._view(*files) for files in zip(film.images, film.depths, strict=True)]
         return views_of(views, (film.name,)).named(scenes=(film.name,))
