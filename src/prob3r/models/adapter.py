@@ -1,4 +1,4 @@
-"""The adapter: a multi-view model of other people, its sites found at its submodules."""
+"""The adapter: makes a `Model` of a third-party module, by a map from sites to submodules."""
 
 import difflib
 from collections import defaultdict
@@ -24,14 +24,14 @@ SiteMap = Mapping[str, str | HookPoint | AttentionHookPoint]
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What an adapter was told of its model.
+    """The description of an adapter's model.
 
     Attributes:
         architecture: Name of the module's class.
         image_size: Height and width that the model was made for, in pixels.
         patch: Side of a square patch, in pixels.
-        tokens: Where special tokens stand, by stack and view, as in `Stack.layouts`.
-        sites: The submodule of every site of two views.
+        tokens: Token layouts by stack and view, as in `Stack.layouts`.
+        sites: The submodule of every site, for two views.
     """
 
     architecture: str
@@ -41,38 +41,40 @@ class AdapterConfig:
     sites: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it."""
+        """Return the configuration as values that fit JSON."""
         return asdict(self) | {"image_size": list(self.image_size)}
 
 
 class Adapter(nn.Module):
-    """A `Model` out of any module, by a map from sites to submodules.
+    """A `Model` made of any module, by a map from sites to submodules.
 
-    Without a tap the module runs as it is. With one, forward hooks show the tap every site of the
-    map, and are gone when the run ends, however it ends. What a tap leaves alone goes on bit for
-    bit; attention that it changes is computed again from queries, keys and values.
+    Without a tap, the module runs unchanged. With a tap, forward hooks call the tap at every site
+    of the map. The hooks are removed when the run ends, also after an error. What the tap does not
+    change stays equal bit for bit. Attention that it changes is computed again from queries, keys
+    and values.
 
-    The map is tried when the adapter is made, over random images of two views, and of three where
-    the model takes more: see `prob3r.models.trial`.
+    The map is tested when the adapter is made, with random images of two views, and of three views
+    if the model takes three: see `prob3r.models.trial`.
 
     Args:
         module: The model; it is put in eval mode.
-        sites: Where each site is: a `HookPoint` for the residual stream after a sublayer, an
-            `AttentionHookPoint` for its attention, or the path of a submodule alone, whose output
-            is the stream or which is an `nn.MultiheadAttention`. A name with `*` in place of the
-            view, `dec*.0.mlp`, stands for every view. Or a function from the number of views to
-            such a map.
-        run: Calls the module with one batch of images a view and returns its `Prediction`.
+        sites: A map from the name of each site to its place: a `HookPoint` for the residual stream
+            after a sublayer, an `AttentionHookPoint` for its attention, or the path of a submodule
+            only, whose output is the stream, or which is an `nn.MultiheadAttention`. A name with
+            `*` in place of the view, such as `dec*.0.mlp`, stands for all views. Or a function from
+            the number of views to such a map.
+        run: Calls the module with one batch of images for each view and returns a `Prediction`.
         image_size: Height and width that the model was made for, in pixels.
         patch: Side of a square patch, in pixels.
-        tokens: Where special tokens stand among the patches, by stack: one layout for every view,
-            or a tuple with those of view 1, 2, …, the last of which holds for all further views.
-            Stacks that are not named have patches alone.
-        most_views: The most views that the model takes, or None if it takes any number. By default
-            2, if `sites` names each site, else None.
+        tokens: Token layouts by stack: one layout for all views, or a tuple with the layouts of
+            view 1, 2, …, the last of which is used for all further views. Stacks that are not named
+            have patches only.
+        most_views: Largest number of views that the model takes, or None if it takes any number. By
+            default 2 if `sites` is a map without `*`, else None.
 
     Raises:
-        Prob3rError: A site does not hold what its name says; the message names it.
+        Prob3rError: The tensor at a site is not what the name of the site says; the message names
+            the site.
     """
 
     def __init__(
@@ -126,10 +128,10 @@ class Adapter(nn.Module):
             return self.run(self.module, *images)
 
     def points(self, views: int) -> Mapping[str, AnyHookPoint]:
-        """Return where the sites of so many views are, by their names.
+        """Return the place of every site by name, for a number of views.
 
         Raises:
-            Prob3rError: The map cannot be right; the message names the site.
+            Prob3rError: The map has an error; the message names the site.
         """
         if views not in self._points:
             given = self.site_map(views) if callable(self.site_map) else self.site_map
@@ -152,7 +154,7 @@ class Adapter(nn.Module):
 
     @cached_property
     def stacks(self) -> Mapping[str, Stack]:
-        """The stacks of blocks by name, as the map has them."""
+        """The stacks of blocks by name, as they follow from the map."""
         names = [Site.parse(site) for site in self.sites()]
         stacks = {}
         for name in dict.fromkeys(site.stack for site in names):
@@ -175,7 +177,7 @@ class Adapter(nn.Module):
         return stacks
 
     def tokens(self, site: Site) -> int:
-        """Return how many tokens the stream of a site has at `image_size`."""
+        """Return the number of tokens in the stream of a site at `image_size`."""
         height, width = self.config.image_size
         layouts = self._layouts(site.stack)
         return height * width // self.config.patch**2 + len(

@@ -1,6 +1,6 @@
-"""Models whose trunk has frame attention and global attention in turn.
+"""Models whose trunk alternates between frame attention and global attention.
 
-VGGT, π³ and Depth Anything 3 are of this kind. Architecture: Wang et al., "VGGT: Visual Geometry
+VGGT, π³ and Depth Anything 3 are such models. Architecture: Wang et al., "VGGT: Visual Geometry
 Grounded Transformer", CVPR 2025. Parameter names are those of the official checkpoints.
 """
 
@@ -59,11 +59,11 @@ def alternate(
         frame_blocks: A `ViewsBlock` for each block, over each view's tokens.
         global_blocks: A `ViewsBlock` for each block, over the tokens of all views.
         streams: The input of every view.
-        own: Turns queries and keys of one view.
-        every: Turns queries and keys of all views, one after the other.
+        own: Rotary embedding of the tokens of one view.
+        every: Rotary embedding of the tokens of all views, one view after another.
         tap: Called at every site.
-        kept: Numbers of blocks.
-        stack: What the stack is called.
+        kept: Numbers of the blocks whose streams are returned.
+        stack: Name of the stack.
     """
     names = [f"{stack}{view + 1}" for view in range(len(streams))]
     layers: dict[int, Layer] = {}
@@ -86,17 +86,18 @@ def rope_of(
     *,
     apart: bool = True,
 ) -> RoPE2D:
-    """Return the rotary embedding of the tokens of so many views, one after the other.
+    """Return the rotary embedding of the tokens of all views, one view after another.
 
     Args:
-        grid: Rows and columns of the patches. Patches count from 1.
-        special: How many special tokens stand before the patches. They are at 0, so that they are
-            not turned.
-        head_width: Of the attention.
-        base: Of the embedding.
-        views: How many views there are. Nothing tells them apart.
-        device: Where the embedding is.
-        apart: Whether patches are at their rows and columns, or all of them at (1, 1).
+        grid: Rows and columns of the patches. Their positions count from 1.
+        special: Number of special tokens before the patches. Their position is 0, so they are not
+            rotated.
+        head_width: Width of a head.
+        base: Base of the embedding.
+        views: Number of views. All views have the same positions.
+        device: Device of the embedding.
+        apart: Whether the positions of patches are their rows and columns. If not, all of them are
+            at (1, 1).
     """
     patches = patch_positions(*grid, device) + 1
     patches = patches if apart else torch.ones_like(patches)
@@ -105,11 +106,11 @@ def rope_of(
 
 
 class AlternatingModel(MultiViewModel):
-    """What models with such a trunk share: how their heads read it, at its end or at any block.
+    """Base class of models with such a trunk: their heads read its end, or any block of it.
 
-    The trunk is the stack `dec`, and the heads that are stacks themselves come after it. `name` is
-    what messages call the model, and `early` says in one sentence what its heads read when they
-    are read at another block than the last one.
+    The trunk is the stack `dec`. Heads that are stacks themselves come after it. `name` is the name
+    of the model in messages. `early` is one sentence on what the heads read if they are applied to
+    an earlier block.
     """
 
     name: ClassVar[str]
@@ -117,7 +118,7 @@ class AlternatingModel(MultiViewModel):
 
     @property
     def head_blocks(self) -> tuple[int, ...]:
-        """The blocks of the trunk that the heads read, in order; the last one is the trunk's."""
+        """Numbers of the trunk's blocks that the heads read, in order; the last is its last one."""
         raise NotImplementedError
 
     def layers(
@@ -133,17 +134,17 @@ class AlternatingModel(MultiViewModel):
         raise NotImplementedError
 
     def read(self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap) -> Prediction:
-        """Return what the heads say.
+        """Return the prediction of the heads.
 
         Args:
-            layers: What to read in place of each block of `head_blocks`.
+            layers: The streams to read for each block of `head_blocks`.
             size: Height and width of the images, in pixels.
             tap: Called at every site of the heads.
         """
         raise NotImplementedError
 
     def cameras(self, layer: Layer, size: tuple[int, int], tap: Tap) -> Cameras:
-        """Return the cameras that the model reads off one block of the trunk, as in `read`."""
+        """Return the cameras that the model predicts from one block of the trunk, as in `read`."""
         raise NotImplementedError
 
     def lens_head(self) -> LensHead:
@@ -154,7 +155,7 @@ class AlternatingModel(MultiViewModel):
         )
 
     def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
-        """Return what the model says of a batch of scenes.
+        """Return the prediction for a batch of scenes.
 
         Args:
             images: One batch a view, the reference first, all of one size, colours in [-1, 1].
@@ -171,10 +172,10 @@ class AlternatingModel(MultiViewModel):
     def at_blocks(
         self, blocks: Iterable[int], *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None
     ) -> Iterator[Prediction]:
-        """Yield what the heads say when they are read at each of some blocks; see `early`.
+        """Yield the heads' predictions at each of some blocks of the trunk; see `early`.
 
-        The model runs once. At its last block the heads say what the model says. The tap sees the
-        sites of the trunk once, and those of the heads once for each block.
+        The model runs once. At the last block, the prediction is that of the model. The tap is
+        called at the sites of the trunk once, and at those of the heads for each block.
         """
         tap = Tap() if tap is None else tap
         size = common_size(images, self.config.patch, self.name)
@@ -205,19 +206,19 @@ class AlternatingModel(MultiViewModel):
 
 
 class Alternating(nn.Module):
-    """Frame and global attention in turn.
+    """A trunk that alternates between frame and global attention.
 
-    Every view has a camera token and register tokens before its patches. These have two sets of
-    starting values: the first is for view 1, the second for all other views. Nothing else tells
-    the views apart.
+    Every view has a camera token and register tokens before its patches. These tokens have two sets
+    of learned initial values: one for view 1, and one for all other views. Nothing else in the
+    input distinguishes the views.
 
     Args:
         embedding: Makes the patch tokens.
-        width: Of the stream.
-        depth: Number of frame blocks, and of global blocks.
-        heads: Of every attention.
+        width: Width of the stream.
+        depth: Number of frame blocks, which is also the number of global blocks.
+        heads: Heads of every attention.
         patch: Side of a patch, in pixels.
-        registers: How many register tokens a view has.
+        registers: Register tokens of each view.
         rope_base: Base of the rotary position embedding.
     """
 

@@ -1,4 +1,4 @@
-"""The architectures that prob3r knows: how each is made, and how its published files are read."""
+"""The registry of architectures: their classes, and the readers of their published files."""
 
 import re
 from collections.abc import Mapping
@@ -14,23 +14,24 @@ ARCHITECTURES: dict[str, type[MultiViewModel]] = {}
 
 
 class Published:
-    """How the files in which an architecture is published are read; this one knows none.
+    """Reads the published files of an architecture. This base class recognises no file.
 
-    Every method returns None for what is not of this architecture, and raises Prob3rError for what
-    is of it and cannot be used. Weights are mapped, so that their shapes cost nothing.
+    The methods return None for a file of another architecture. They raise Prob3rError for a file of
+    this architecture that cannot be used. Weights are memory-mapped, so reading their shapes is
+    cheap.
 
     Attributes:
-        names: The configurations of published models, by the names that they are published under,
-            on the hub `owner/name`, so that they can be described without any file.
+        names: The configurations of published models by their hub id, `owner/name`, so that models
+            can be described without a file.
     """
 
     names: ClassVar[Mapping[str, Any]] = {}
 
     def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
-        """Return the configuration and the weights that a `.pth` or `.pt` file holds.
+        """Return the configuration and the weights in a `.pth` or `.pt` file.
 
-        By default the file holds weights alone, by themselves or under `model`, and their shapes
-        tell the configuration.
+        By default the file has only weights, at the top level or under `model`, and the
+        configuration follows from their shapes.
         """
         weights = content.get("model", content) if isinstance(content, dict) else None
         if not are_tensors(weights):
@@ -39,7 +40,7 @@ class Published:
         return None if config is None else (config, weights)
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> Any | None:
-        """Return the configuration of weights that come without one."""
+        """Return the configuration that follows from weights without a configuration."""
         return None
 
     def of_hub(
@@ -48,23 +49,23 @@ class Published:
         """Return the configuration of a hub folder.
 
         Args:
-            values: What its `config.json` holds; its lists are tuples.
-            weights: What its `model.safetensors` holds, or None if they were not fetched.
-            origin: Begins the message of an error.
+            values: The content of its `config.json`, with tuples in place of lists.
+            weights: The content of its `model.safetensors`, or None if it was not downloaded.
+            origin: Name of the file, for error messages.
         """
         return None
 
     def renamed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return weights under our names, without those that are no part of the model."""
+        """Return the weights with prob3r's names, without those that the model does not use."""
         return dict(weights)
 
 
 class Shapes:
-    """Reads the sizes of a model off the shapes of its weights.
+    """Finds the sizes of a model from the shapes of its weights.
 
     Args:
-        weights: By name.
-        architecture: What the weights look like, for messages.
+        weights: The weights by name.
+        architecture: Name of the architecture, for error messages.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], architecture: str):
@@ -83,7 +84,7 @@ class Shapes:
         return self.weights[name].shape[axis]
 
     def count(self, prefix: str) -> int:
-        """Return how many numbers follow a prefix: how many blocks a list of modules has."""
+        """Return the number of modules in a list of modules, by the prefix of their names."""
         numbers = (re.match(rf"{re.escape(prefix)}\.(\d+)\.", name) for name in self.weights)
         return len({found[1] for found in numbers if found})
 
@@ -93,19 +94,19 @@ PUBLISHED: dict[str, Published] = {}
 
 
 def register(kind: type[MultiViewModel], published: Published | None = None) -> None:
-    """Make an architecture known, so that its models are saved, loaded, described and drawn.
+    """Register an architecture, so that its models can be saved, loaded, described and randomised.
 
     Args:
         kind: The class of its models. It has a name (`architecture`) and a class of configurations
             (`config_type`), which has `to_dict`, `from_dict` and the number of `blocks`.
-        published: Reads the files in which others publish its weights.
+        published: Reads the published files of its weights.
     """
     ARCHITECTURES[kind.architecture] = kind
     PUBLISHED[kind.architecture] = Published() if published is None else published
 
 
 def architecture_of(config: object) -> type[MultiViewModel]:
-    """Return the class of models that a configuration makes, the first registered of several.
+    """Return the model class of a configuration; the first registered one if there are several.
 
     Raises:
         Prob3rError: No architecture has configurations of this class.
@@ -119,10 +120,10 @@ def architecture_of(config: object) -> type[MultiViewModel]:
 
 
 def published_model(name: str) -> tuple[type[MultiViewModel], Any] | None:
-    """Return the class and the configuration of a published model, or None if none is so called.
+    """Return the class and the configuration of a published model, or None if the name is unknown.
 
     Args:
-        name: With the owner on the hub, or without: `facebook/VGGT-1B` or `VGGT-1B`.
+        name: With or without the owner on the hub: `facebook/VGGT-1B` or `VGGT-1B`.
     """
     for architecture, published in PUBLISHED.items():
         for known, config in published.names.items():

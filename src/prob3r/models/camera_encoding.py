@@ -1,8 +1,8 @@
-"""Cameras as nine numbers, the way VGGT and Depth Anything 3 state them; frames of poses.
+"""Cameras as nine numbers, as in VGGT and Depth Anything 3; frames of poses.
 
-An encoding holds a rigid motion and two fields of view: the translation, a quaternion with its real
-part last, then the vertical and the horizontal field of view in radians. Whether the motion is from
-the world to the camera or back, the architecture says.
+An encoding has a rigid motion and two fields of view: the translation, a quaternion with its real
+part last, then the vertical and the horizontal field of view in radians. The direction of the
+motion, from the world to the camera or back, depends on the architecture.
 """
 
 import torch
@@ -16,7 +16,7 @@ ENCODING = 9
 
 
 def motion_of(encoding: Float[Tensor, "b v 9"]) -> Float[Tensor, "b v 4 4"]:
-    """Return the rigid motions of encodings, whose quaternions may have any length."""
+    """Return the rigid motions of encodings. The quaternions may have any norm except 0."""
     import roma  # takes long, and `import prob3r` should not
 
     translation, quaternion, _ = encoding.split((3, 4, 2), -1)
@@ -31,10 +31,10 @@ def intrinsics_of(
     """Return the intrinsics of encodings.
 
     The principal point is at half the width and half the height, with pixel centres at integer
-    coordinates, as the official codes unproject depth.
+    coordinates, because the official code unprojects depth in this way.
 
     Args:
-        encoding: Of each view.
+        encoding: The encoding of each view.
         size: Height and width of the images, in pixels.
         least: The smallest tangent of half a field of view. With 0, a field of view of 0 gives an
             infinite focal length.
@@ -57,11 +57,11 @@ def encode(
 ) -> Float[Tensor, "b v 9"]:
     """Return the encodings of motions and intrinsics.
 
-    Quaternions have length 1 and a real part of 0 or more.
+    Quaternions have norm 1 and a real part of 0 or more.
 
     Args:
-        motion: Of each view.
-        intrinsics: Of each view, in pixels.
+        motion: The rigid motion of each view.
+        intrinsics: The intrinsics of each view, in pixels.
         size: Height and width of the images, in pixels.
     """
     import roma  # takes long, and `import prob3r` should not

@@ -1,4 +1,4 @@
-"""VGGT's camera head, and the cameras that its encodings stand for.
+"""VGGT's camera head, and conversion between its encodings and cameras.
 
 Architecture: Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025. Parameter names
 are those of the official checkpoints.
@@ -18,13 +18,13 @@ from prob3r.models.sites import Site, Tap
 
 
 def cameras_of(encoding: Float[Tensor, "b v 9"], size: tuple[int, int]) -> Cameras:
-    """Return the cameras that VGGT's encodings stand for.
+    """Return cameras from VGGT's encodings.
 
-    An encoding holds the motion from the world to the camera. A field of view of 0 gives an
+    An encoding has the motion from the world to the camera. A field of view of 0 gives an
     infinite focal length.
 
     Args:
-        encoding: Of each view.
+        encoding: The encoding of each view.
         size: Height and width of the images, in pixels.
     """
     return Cameras(inverses(motion_of(encoding)), intrinsics_of(encoding, size))
@@ -42,16 +42,16 @@ def encoding_of(cameras: Cameras, size: tuple[int, int]) -> Float[Tensor, "b v 9
 
 
 class CameraHead(nn.Module):
-    """Reads the cameras of all views off their camera tokens, and refines them a few times.
+    """Computes the cameras of all views from their camera tokens, in several iterations.
 
-    Every iteration starts from the same tokens, shifted and scaled by the cameras so far
-    (`modulation`), and runs the same blocks, in which the views see each other.
+    Every iteration starts from the same tokens, shifted and scaled depending on the current cameras
+    (`modulation`), and runs the same blocks, in which all views attend to each other.
 
     Args:
-        width: Of the tokens.
-        depth: Blocks in an iteration.
-        heads: Of every attention.
-        iterations: How often the cameras are refined.
+        width: Width of the tokens.
+        depth: Blocks of an iteration.
+        heads: Heads of every attention.
+        iterations: Number of iterations.
     """
 
     def __init__(self, width: int, depth: int, heads: int, iterations: int):
@@ -90,8 +90,8 @@ class CameraHead(nn.Module):
         """Return the encodings of all cameras after each iteration.
 
         Args:
-            views: How many views there are.
-            read: Gives the camera token of a view, from 0.
+            views: Number of views.
+            read: Returns the camera token of a view; views count from 0 here.
             tap: Called at every site.
         """
         names = [f"cam{view + 1}" for view in range(views)]

@@ -1,14 +1,14 @@
-"""Weights on disk: prob3r's own files, and the layouts in which architectures are published.
+"""Weights on disk: prob3r's own files, and the layouts of published weights.
 
 | layout | what it is |
 |---|---|
 | prob3r | a `.safetensors` file; its header holds architecture and configuration as JSON |
-| hub | a folder with `config.json` and `model.safetensors`, which may be in shards; or the latter |
-| official | a `.pth` or `.pt` file; what it holds, its architecture knows |
+| hub | a folder with `config.json` and `model.safetensors`, maybe in shards; or that file alone |
+| official | a `.pth` or `.pt` file; the reader of its architecture interprets it |
 
-Tensors are mapped from the file, not copied, and become the model's parameters as they are: a file
-must not be changed in place while its model lives, and `save` puts a new one in its stead. No file
-is ever executed: pickles go through torch's restricted unpickler, model strings are parsed.
+Tensors are memory-mapped from the file, not copied, and become the model's parameters. Do not
+change a file in place while its model is in use; `save` replaces the file. No code in a file ever
+runs: pickles are read by torch's restricted unpickler, and model strings are parsed.
 """
 
 import argparse
@@ -46,12 +46,12 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Checkpoint(NamedTuple):
-    """What a file says, before a model is built from it.
+    """The content of a file, before a model is built from it.
 
     Attributes:
-        path: Where it was read.
-        card: `architecture`, `config`, and whatever else was saved with the weights.
-        weights: Every tensor in the file under its name there, mapped rather than read.
+        path: Path of the file or folder.
+        card: `architecture`, `config`, and all other metadata that was saved with the weights.
+        weights: The tensors in the file by their names there, memory-mapped.
     """
 
     path: Path
@@ -62,10 +62,10 @@ class Checkpoint(NamedTuple):
         """Return the model, float32 and in eval mode.
 
         Raises:
-            Prob3rError: The weights are not those of the configuration, or not finite.
+            Prob3rError: The weights do not fit the configuration, or are not finite.
         """
         config = config_of(self.card, self.path)
-        # Every block has weights; a damaged depth must not keep us building blocks for hours.
+        # Every block has weights. With a damaged depth, building the blocks could take hours.
         if config.blocks > len(self.weights):
             raise Prob3rError(
                 f"{self.path} has {len(self.weights)} weights, too few for the {config.blocks} "
@@ -83,20 +83,20 @@ class Checkpoint(NamedTuple):
 
 
 def read(path: Path) -> MultiViewModel:
-    """Return the model that a file or folder of any known layout holds, float32 and in eval mode.
+    """Return the model in a file or folder of any known layout, float32 and in eval mode.
 
     Raises:
-        Prob3rError: It is not there, is damaged, or does not hold a model that fits its own
-            configuration; the message names the keys.
+        Prob3rError: It does not exist, is damaged, or its weights do not fit its configuration;
+            the message names the weights.
     """
     return open_checkpoint(path).build()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Return what a file or folder of any known layout says, without reading its weights.
+    """Return the checkpoint in a file or folder of any known layout, with memory-mapped weights.
 
     Raises:
-        Prob3rError: It is not there, is damaged, or is no checkpoint.
+        Prob3rError: It does not exist, is damaged, or is not a checkpoint.
     """
     if not path.exists():
         raise Prob3rError(f"There is no file or folder {path}.")
@@ -106,12 +106,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Return what a file or folder of any known layout says of its model.
+    """Return the card of a file or folder of any known layout: architecture, `config`, metadata.
 
-    Of a hub folder only `config.json` is read; the weights may be missing.
+    Only `config.json` of a hub folder is read; the weights may be missing.
 
     Raises:
-        Prob3rError: It is not there, is damaged, or is no checkpoint.
+        Prob3rError: It does not exist, is damaged, or is not a checkpoint.
     """
     listing = path / "config.json"
     return _listed(listing, None) if listing.is_file() else open_checkpoint(path).card
@@ -123,13 +123,13 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a model as one `.safetensors` file, which appears whole or not at all.
+    """Write a model as one `.safetensors` file; on failure, no partial file is left.
 
     Args:
-        model: What to write.
-        path: Where to; ends in `.safetensors`.
-        metadata: What else the header shall say of the model; must fit JSON.
-        dtype: Floating-point type on disk; reading gives float32 whatever it is.
+        model: The model.
+        path: The file; its name must end in `.safetensors`.
+        metadata: Further values for the header; they must fit JSON.
+        dtype: Floating-point type on disk. Reading always gives float32.
 
     Raises:
         Prob3rError: A weight is not finite, or too large for `dtype`, or the file can't be written.
@@ -143,7 +143,7 @@ def save(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header as one `.safetensors` file, whole or not at all.
+    """Write tensors and a JSON header as one `.safetensors` file; never leave a partial file.
 
     Raises:
         Prob3rError: The name does not end in `.safetensors`, or the file can't be written.
@@ -156,13 +156,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
             temporary.touch()
             mode = temporary.stat().st_mode
             save_file(contents, temporary, {_HEADER: json.dumps(header, sort_keys=True)})
-            temporary.chmod(mode)  # safetensors lets nobody else read what it writes
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
         except SafetensorError as error:
             raise Prob3rError(f"{path} cannot be written: {error}.") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Return the tensors of a `.safetensors` file, mapped, and its JSON header, None without one.
+    """Return the memory-mapped tensors of a `.safetensors` file, and its JSON header or None.
 
     Raises:
         Prob3rError: The file is missing, damaged, or not a `.safetensors` file.
@@ -184,10 +184,11 @@ def filled(
     """Return a module that a file's header describes, with the file's weights in float32.
 
     Args:
-        make: Makes the module. It is made without memory, so that a damaged width takes none.
-        tensors: The file's.
+        make: Makes the module. It is made without memory for its weights, so that a damaged width
+            in the header does no harm.
+        tensors: The tensors of the file.
         path: The file.
-        what: What it holds, for messages: `probe bank`.
+        what: What the file holds, for messages, such as `probe bank`.
 
     Raises:
         Prob3rError: The header describes no such module, or the weights do not fit it or are not
@@ -229,17 +230,17 @@ def _open_hub(folder: Path) -> Checkpoint:
     try:
         weights = read_tensors(file)[0] if file.name == WEIGHTS else _read_shards(file)
     except Prob3rError:
-        _listed(listing, None)  # an unknown configuration goes before damaged weights
+        _listed(listing, None)  # report an unknown configuration before damaged weights
         raise
     return Checkpoint(file, _listed(listing, weights), weights)
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    """Return the tensors of all shards that an index lists, mapped.
+    """Return the memory-mapped tensors of all shards that an index lists.
 
     Raises:
-        Prob3rError: The index is damaged, a shard is missing or damaged, or the shards do not hold
-            what the index says.
+        Prob3rError: The index is damaged, a shard is missing or damaged, or the shards do not have
+            the tensors that the index lists.
     """
     places = _json_object(index.read_text(encoding="utf-8", errors="replace"), index).get(
         "weight_map"
@@ -268,12 +269,12 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(name: object) -> bool:
-    """Return whether something is the name of a file in the same folder."""
+    """Return whether a value is the name of a file, without folders."""
     return isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
 
 
 def _listed(listing: Path, weights: Mapping[str, Tensor] | None) -> dict[str, Any]:
-    """Return what the `config.json` of a hub folder says."""
+    """Return the card from the `config.json` of a hub folder."""
     values = _json_object(listing.read_text(encoding="utf-8", errors="replace"), listing)
     keywords = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
@@ -287,7 +288,7 @@ def _listed(listing: Path, weights: Mapping[str, Tensor] | None) -> dict[str, An
 def _open_official(path: Path) -> Checkpoint:
     try:
         archive = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # of a damaged end
+    except zipfile.BadZipFile:  # the end of the file is damaged
         archive = False
     if not archive:
         size = path.stat().st_size
@@ -315,7 +316,7 @@ def _open_official(path: Path) -> Checkpoint:
 
 @contextmanager
 def _told_of(path: Path) -> Iterator[None]:
-    """Put a file's name before what is wrong with what it holds."""
+    """Put the name of a file before the message of every Prob3rError inside the block."""
     try:
         yield
     except Prob3rError as error:
@@ -331,10 +332,10 @@ def _known() -> str:
 
 
 def config_of(card: Mapping[str, Any], path: Path | str) -> Any:
-    """Return the configuration that a card holds.
+    """Return the configuration in a card.
 
     Raises:
-        Prob3rError: It has none, or one that no model can be built from; `path` begins the message.
+        Prob3rError: There is none, or no model can be built from it. The message names `path`.
     """
     found = card.get("architecture")
     if not (isinstance(found, str) and found in ARCHITECTURES):
@@ -367,7 +368,8 @@ def _check(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Ten
 
 
 def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    # One pass without a temporary: a sum carries NaN and infinity. It can overflow by itself, too.
+    # A sum is not finite if a value is not finite; it needs one pass and no temporary tensor. It
+    # can also overflow by itself.
     suspect = [name for name, tensor in weights.items() if not tensor.sum().isfinite()]
     broken = [name for name in suspect if not weights[name].isfinite().all()]
     if broken:

@@ -1,4 +1,4 @@
-"""What the configurations of the architectures share: checks, and the way to JSON and back."""
+"""Shared parts of the configurations of the architectures: checks, and conversion to JSON."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -14,8 +14,8 @@ def check_counts(config: Any, may_be_zero: Collection[str] = ()) -> None:
     """Raise Prob3rError if a whole number of a configuration is too small.
 
     Args:
-        config: A dataclass. Its tuples are checked number by number.
-        may_be_zero: Names of the fields that need not be at least 1.
+        config: A dataclass. Each number in its tuples is checked.
+        may_be_zero: Names of the fields that may be 0; all others must be at least 1.
     """
     for name, value in asdict(config).items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -42,7 +42,7 @@ def check_square(size: tuple[int, int], patch: int, condition: str = "") -> None
     Args:
         size: Height and width, in pixels.
         patch: Side of a patch, in pixels.
-        condition: When this has to hold, for the message.
+        condition: The condition under which this is required, for the message.
     """
     height, width = size
     if height != width or height % patch:
@@ -58,7 +58,7 @@ def check_dense_head(features: int, channels: Sequence[int], whose: str) -> None
     Args:
         features: Channels of the fused maps.
         channels: Channels of the maps before they are fused.
-        whose: Whose maps they are, for the message.
+        whose: Owner of the maps, for the message.
     """
     positions = f"for the positions of the {whose} maps"
     check_multiple("features", features, 8, f"8, {positions}")
@@ -67,22 +67,22 @@ def check_dense_head(features: int, channels: Sequence[int], whose: str) -> None
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON can hold it."""
+    """Return a configuration as values that fit JSON."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
 
 
 def from_json(kind: type[Config], values: dict[str, Any], architecture: str) -> Config:
-    """Return the configuration that `to_json` gave. Fields that are not there take their defaults.
+    """Return a configuration from the result of `to_json`. Missing fields take their defaults.
 
-    Files are written by anyone, so types are checked here.
+    Files are not trusted, so types are checked here.
 
     Args:
         kind: A dataclass whose fields are whole numbers, numbers, and tuples of whole numbers.
-        values: From JSON.
-        architecture: Whose configuration it is, for messages.
+        values: The values from JSON.
+        architecture: Name of the architecture, for messages.
 
     Raises:
-        Prob3rError: A value is unknown or of another type, or no such model can be built.
+        Prob3rError: A name is unknown, a value has the wrong type, or no such model can be built.
     """
     if unknown := sorted(values.keys() - {field.name for field in fields(kind)}):  # type: ignore[arg-type]
         raise Prob3rError(f"{', '.join(unknown)} is not known of a {architecture}.")

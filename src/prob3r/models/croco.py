@@ -1,8 +1,8 @@
-"""CroCo v2: a view with hidden patches is completed from a second view of the same scene.
+"""CroCo v2: completes a view with hidden patches from a second view of the same scene.
 
-DUSt3R and MASt3R start from its weights; it never saw a pointmap. Architecture: Weinzaepfel et
-al., "CroCo v2: Improved Cross-view Completion Pre-training for Stereo Matching and Optical Flow",
-ICCV 2023.
+DUSt3R and MASt3R start from its weights. It was not trained on pointmaps. Architecture: Weinzaepfel
+et al., "CroCo v2: Improved Cross-view Completion Pre-training for Stereo Matching and Optical
+Flow", ICCV 2023.
 """
 
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ class CroCoConfig(TwoViewConfig):
 class CroCo(TwoViewModel):
     """A shared encoder, one decoder, and a linear head that gives the colours of every patch.
 
-    `model(image1, image2)` completes both views with nothing hidden: decoder stream `dec1` is view
-    1, which looks at view 2, and `dec2` is view 2, which looks at view 1. Both run through the same
-    decoder blocks. In contrast to DUSt3R, cross-attention sees the other view as it entered the
-    decoder (`dec2.embed` for view 1), in all blocks. There are no pointmaps; the prediction has
-    `patches`.
+    `model(image1, image2)` predicts the patches of both views with nothing hidden. The decoder
+    stream `dec1` is view 1, which attends to view 2. `dec2` is view 2, which attends to view 1.
+    Both run through the same decoder blocks. In contrast to DUSt3R, cross-attention in all blocks
+    reads the other view's input of the decoder (`dec2.embed` for view 1). There are no pointmaps;
+    the prediction has `patches`.
     """
 
     architecture: ClassVar[str] = "croco"
@@ -64,7 +64,7 @@ class CroCo(TwoViewModel):
         self.apply(initialise)
 
     def forward(self, *images: Float[Tensor, "b 3 _h _w"], tap: Tap | None = None) -> Prediction:
-        """Return both views as the model completes them, each from the other, nothing hidden.
+        """Return the predicted patches of both views, each from the other, with nothing hidden.
 
         Args:
             images: Views 1 and 2, colours in [-1, 1].
@@ -99,11 +99,11 @@ class CroCo(TwoViewModel):
 
         Args:
             image1: The view with hidden patches, colours in [-1, 1].
-            image2: The other view, of which nothing is hidden.
-            mask: Which patches of view 1 are hidden, row by row; as many in every scene. None hides
-                nothing.
-            tap: Called at the sites of the encoder, at `dec1` and at `dec2.embed`. The encoder
-                sees the visible patches of view 1 alone.
+            image2: The other view, with nothing hidden.
+            mask: Whether each patch of view 1 is hidden, row by row. All scenes must have the same
+                number of hidden patches. None hides nothing.
+            tap: Called at the sites of the encoder, of `dec1`, and at `dec2.embed`. The encoder
+                sees only the visible patches of view 1.
 
         Raises:
             Prob3rError: An image's sides are not multiples of the patch size, or the mask does not
@@ -124,7 +124,7 @@ class CroCo(TwoViewModel):
         return self.read(x)
 
     def read(self, stream: Float[Tensor, "b n d"]) -> Float[Tensor, "b n c"]:
-        """Return the patches that the head reads off a decoder's last stream, in float32."""
+        """Return the patches that the head predicts from a decoder's last stream, in float32."""
         with torch.autocast(stream.device.type, enabled=False):
             patches: Tensor = self.prediction_head(self.dec_norm(stream.float()))
         return patches
@@ -147,8 +147,8 @@ class CroCo(TwoViewModel):
 
         Args:
             images: Colours in [-1, 1].
-            normalised: Whether each patch is brought to mean 0 and variance 1, as in the training
-                of CroCo v2.
+            normalised: Whether each patch is normalised to mean 0 and variance 1, as in the
+                training of CroCo v2.
         """
         rows, columns = self._grid(images)
         cells = imagenet_normalised(images).unflatten(3, (columns, -1)).unflatten(2, (rows, -1))

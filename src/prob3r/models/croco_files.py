@@ -1,4 +1,4 @@
-"""How official CroCo v2 files are read."""
+"""Readers of official CroCo v2 files."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _KEYWORDS = "croco_kwargs"
 
 
 class CroCoFiles(FamilyFiles):
-    """Reads what the authors of CroCo v2 publish.
+    """Reads the files that the authors of CroCo v2 publish.
 
     A `.pth` file holds the keyword arguments of the official constructor under `croco_kwargs`.
     """

@@ -22,18 +22,18 @@ MOST_IMAGES = 8
 HIDDEN = 32
 """Channels before the last convolution."""
 
-_POSITIONS = 0.1  # by which positions are scaled before they are added
+_POSITIONS = 0.1  # factor of positions when they are added
 
 
 class DenseHead(nn.Module):
-    """Gives every pixel of a view its numbers, read off four blocks of the trunk.
+    """Computes outputs for every pixel of a view from four blocks of the trunk.
 
     Args:
-        width: Of what is read of each block.
-        out: Numbers a pixel.
+        width: Width of the tokens that are read of each block.
+        out: Number of outputs for each pixel.
         features: Channels of the fused maps.
         channels: Channels of the four maps before they are fused, the finest first.
-        rectified: Of the residual units; see `Fusion`.
+        rectified: As in `Fusion`.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class DenseHead(nn.Module):
         """Add the modules that fuse four maps.
 
         Args:
-            names: What they are called, the finest first, with `{}` in place of the number.
+            names: Names of the modules, the finest first, with `{}` in place of the number.
             features: Channels of the maps.
-            rectified: Of the residual units; see `Fusion`.
+            rectified: As in `Fusion`.
         """
         for i in range(1, 5):
             self.scratch.add_module(names.format(i), Fusion(features, i == 4, rectified))
@@ -85,10 +85,10 @@ class DenseHead(nn.Module):
         grid: tuple[int, int],
         size: tuple[int, int],
     ) -> Float[Tensor, "b h w c"]:
-        """Return the raw numbers of every pixel.
+        """Return the raw outputs of every pixel.
 
         Args:
-            states: What is read of each of the four blocks, patches only.
+            states: The tokens of each of the four blocks, patches only.
             grid: Rows and columns of the patches.
             size: Height and width of the images, in pixels.
         """
@@ -114,11 +114,11 @@ class DenseHead(nn.Module):
     def fused(
         self, levels: Sequence[Float[Tensor, "b c _h _w"]], names: str
     ) -> Float[Tensor, "b c h w"]:
-        """Return the four maps as one of twice the finest one's size.
+        """Fuse the four maps into one with twice the size of the finest one.
 
         Args:
             levels: The maps, the finest first.
-            names: Of the modules that fuse them; see `add_fusions`.
+            names: Names of the modules that fuse them; see `add_fusions`.
         """
         path: Tensor | None = None
         for i in (3, 2, 1, 0):
@@ -140,14 +140,14 @@ class DenseHead(nn.Module):
 
 
 def positions(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "c h w"]:
-    """Return what is added to maps to tell their cells apart.
+    """Return the position embedding that is added to maps.
 
-    Cells stand on a grid that is centred at 0 and has the shape of the image, with the image's
-    half-diagonal as its unit. The first half of the channels depends on x, the second on y, each by
-    sines, then cosines.
+    The cells of a map form a grid with the shape of the image, centred at 0, with half the diagonal
+    of the image as the unit. The first half of the channels depends on x, the second half on y. In
+    each half, sines come first, then cosines.
 
     Args:
-        maps: For their channels and their height and width.
+        maps: The maps; only their shape is used.
         size: Height and width of the images, in pixels.
     """
     _, channels, rows, columns = maps.shape
@@ -172,12 +172,12 @@ def every_view(
     states: Sequence[Layer],
     tokens: slice,
 ) -> list[Float[Tensor, "b h w c"]]:
-    """Return what a head gives for every view. It is given a few views at a time.
+    """Return the output of a head for every view. The head runs over a few views at a time.
 
     Args:
-        head: Reads what is given of the four blocks, all scenes of one view first.
+        head: Takes the tokens of the four blocks, with all scenes of one view first.
         states: The four blocks.
-        tokens: Where the patches stand.
+        tokens: The slice of the patches in a stream.
     """
     views = len(states[0].frame)
     found: list[Tensor] = []

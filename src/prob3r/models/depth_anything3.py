@@ -41,15 +41,16 @@ class DepthAnything3Config:
     """The shape of a Depth Anything 3; the defaults are those of the small one.
 
     Attributes:
-        image_size: Height and width that the model was trained for, in pixels; it takes others.
+        image_size: Height and width that the model was trained for, in pixels; others work, too.
         patch: Side of a square patch, in pixels.
-        width, heads: Of all blocks.
-        enc_depth: Blocks in which every view is alone, an even number.
-        depth: Pairs of a frame and a global block after them.
+        width, heads: Width and heads of all blocks.
+        enc_depth: Blocks in which every view is processed alone, an even number.
+        depth: Pairs of a frame block and a global block after them.
         head_blocks: The four of these pairs that the head reads; the last one is the last pair.
         features: Channels of the fused maps in the head.
         channels: Channels of the four maps before they are fused.
-        cam_depth, cam_heads: Of the encoder of given cameras. With a depth of 0 there is none.
+        cam_depth, cam_heads: Blocks and heads of the encoder of given cameras. With 0 blocks, there
+            is no such encoder.
         rope_base: Base of the rotary position embedding.
     """
 
@@ -86,32 +87,32 @@ class DepthAnything3Config:
 
     @property
     def blocks(self) -> int:
-        """How many blocks with weights of their own there are."""
+        """Number of blocks with weights of their own."""
         return self.enc_depth + 2 * self.depth + self.cam_depth
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it."""
+        """Return the configuration as values that fit JSON."""
         return to_json(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DepthAnything3Config":
-        """Return the configuration that `to_dict` gave, or raise Prob3rError if it gave none."""
+        """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "Depth Anything 3")
 
 
 class DepthAnything3(AlternatingModel):
     """A DINOv2 whose later blocks alternate between frame and global attention, and its heads.
 
-    Its stacks are `enc` (the blocks in which every view is alone) and `dec` (the others, in pairs:
-    block i is blocks n + 2i and n + 2i + 1 of the official code, with n blocks before them). The
-    class token of `enc` is replaced at `dec.embed` by a camera token, which tells the reference
-    view from the others, or is made of given cameras.
+    Its stacks are `enc` (the blocks in which every view is processed alone) and `dec` (the other
+    blocks, in pairs: with n blocks in `enc`, block i is blocks n + 2i and n + 2i + 1 of the
+    official code). At `dec.embed`, a camera token replaces the class token of `enc`. It
+    distinguishes the reference view from the others, or it is computed from given cameras.
 
-    Of three views or more without given cameras the model chooses the reference itself; see
-    `choose`. The official code puts that view first; here views stay in the order in which they
-    were given, which changes nothing, as nothing else tells their places. Whatever the reference,
-    cameras and points are moved to camera 1's frame here, so that the pose of view 1 is the
-    identity. Points come from depth and cameras, with the depth's confidence.
+    With three or more views and no given cameras, the model chooses the reference itself; see
+    `choose`. The official code puts that view first. Here, views keep their order. This does not
+    change the result, because nothing else depends on the order. For any reference, cameras and
+    points are moved to camera 1's frame, so the pose of view 1 is the identity. Points are computed
+    from depth and cameras, and have the confidence of the depth.
     """
 
     architecture: ClassVar[str] = "depth-anything-3"
@@ -180,7 +181,8 @@ class DepthAnything3(AlternatingModel):
             images: One batch a view, all of one size, colours in [-1, 1].
             tap: Called at every site, to read or to edit.
             cameras: The cameras, if they are known. The model was trained with poses in camera 1's
-                frame whose median distance to it is 1. Its own cameras are predicted all the same.
+                frame with a median distance to camera 1 of 1. The model predicts cameras in any
+                case.
 
         Raises:
             Prob3rError: There is no view, views differ in size, an image's sides are not multiples
@@ -334,7 +336,7 @@ class DepthAnything3(AlternatingModel):
 class Backbone(DINOv2):
     """DINOv2 with a second half in which views meet, camera tokens, and the choice of a reference.
 
-    Its class token has no registers beside it, and its positions are resized by a scale.
+    It has no register tokens, and its positions are resized by a scale factor.
     """
 
     def __init__(self, config: DepthAnything3Config):
@@ -375,11 +377,11 @@ class Backbone(DINOv2):
 
 
 def choose(classes: Float[Tensor, "b v d"]) -> Int[Tensor, " b"]:
-    """Return the view of each scene whose class token is the most average, from 0.
+    """Return the view of each scene whose class token is closest to the average, from 0.
 
-    Three numbers of each view are brought to [0, 1] over the views of the scene: its mean cosine
-    with the other views, its token's length, and the variance of the token at length 1. The view
-    is chosen that is nearest to 0.5 in all three, by the sum of distances.
+    Three numbers of each view are scaled to [0, 1] over the views of the scene: the mean cosine
+    similarity of its class token with those of the other views, the norm of the token, and the
+    variance of the token at norm 1. The chosen view has the least sum of distances to 0.5.
 
     Args:
         classes: The class tokens of all views.

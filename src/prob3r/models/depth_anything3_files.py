@@ -1,4 +1,4 @@
-"""How official Depth Anything 3 files are read: weights alone, from which the sizes follow.
+"""Readers of official Depth Anything 3 files: weights only; the sizes follow from their shapes.
 
 A `.pth`, `.pt` or `.safetensors` file holds the state dict, whose keys may begin with `model.`. A
 hub folder adds a `config.json` that names the model.
@@ -28,12 +28,12 @@ _UNUSED = re.compile(
 
 
 class DepthAnything3Files(Published):
-    """Reads what the authors of Depth Anything 3 publish."""
+    """Reads the files that the authors of Depth Anything 3 publish."""
 
     names: ClassVar[Mapping[str, Any]] = {"depth-anything/DA3-SMALL": DepthAnything3Config()}
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> DepthAnything3Config | None:
-        """Return the configuration that the shapes of weights tell."""
+        """Return the configuration that follows from the shapes of weights."""
         plain = _without_prefix(weights)
         return _sizes(plain) if any(name.startswith(_BACKBONE) for name in plain) else None
 
@@ -71,9 +71,9 @@ def _without_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> DepthAnything3Config:
-    """Return the sizes that the shapes of official weights tell.
+    """Return the sizes that follow from the shapes of official weights.
 
-    What they do not tell is as in the official code: the heads of the backbone are 64 wide, the
+    All other sizes are those of the official code: the heads of the backbone are 64 wide, the
     camera encoder has 16 of them, and the head reads every quarter of the blocks in which views
     meet.
     """

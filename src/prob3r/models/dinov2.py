@@ -1,4 +1,4 @@
-"""DINOv2: the image encoder that VGGT, π³ and Depth Anything 3 stand on.
+"""DINOv2: the image encoder of VGGT, π³ and Depth Anything 3.
 
 Architecture: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision", TMLR
 2024; with register tokens, Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
@@ -48,14 +48,14 @@ class DINOv2(nn.Module):
     """A vision transformer with class and register tokens, layer scale and learned positions.
 
     Args:
-        width: Of the stream.
+        width: Width of the stream.
         depth: Number of blocks.
-        heads: Of every attention.
+        heads: Heads of every attention.
         patch: Side of a patch, in pixels.
         side: Side of the square images that the stored positions are for, in patches.
-        registers: How many register tokens there are.
-        offset: Added to the sides of the grid that positions are resized to, in patches. Without
-            it positions are resized to exactly that grid, with antialiasing.
+        registers: Number of register tokens.
+        offset: Added to the sides of the grid, in patches, when positions are resized. Without an
+            offset, positions are resized to exactly the grid, with antialiasing.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class DINOv2(nn.Module):
     ) -> list[Float[Tensor, "_ n d"]]:
         """Return the patch tokens of every view after the last norm.
 
-        The tap may know streams of another batch than the images are.
+        The streams that the tap knows may have another batch size than the images.
 
         Args:
             images: One batch a view, all of one size, normalised.
             tap: Called at every site.
-            names: What each view's stream is called, such as `enc2`.
+            names: Name of each view's stream, such as `enc2`.
         """
         last = [tap.known(f"{name}.{self.depth - 1}.mlp") for name in names]
         known = [stream for stream in last if stream is not None]

@@ -46,7 +46,7 @@ class DUSt3RConfig(TwoViewConfig):
 
 
 class DUSt3R(TwoViewModel):
-    """A shared encoder, twin decoders that look at each other, and a head for each view."""
+    """A shared encoder, two decoders that attend to each other, and a head for each view."""
 
     architecture: ClassVar[str] = "dust3r"
     config_type = DUSt3RConfig
@@ -85,7 +85,7 @@ class DUSt3R(TwoViewModel):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return each view's states: the encoder's output, then the stream after every block.
 
-        The last state went through the decoders' shared norm; the others are raw.
+        The last state is after the decoders' shared norm; the others are before it.
 
         Args:
             encoded1: View 1's patches.
@@ -121,7 +121,7 @@ class DUSt3R(TwoViewModel):
         grid1: tuple[int, int],
         grid2: tuple[int, int],
     ) -> Prediction:
-        """Return what the heads read off the decoders' states, in float32 whatever their dtype."""
+        """Return the outputs of the heads for the decoders' states, in float32 for any dtype."""
         with torch.autocast(states1[-1].device.type, enabled=False):
             points1, confidence1 = decode_points(self.downstream_head1(self._read(states1), grid1))
             points2, confidence2 = decode_points(self.downstream_head2(self._read(states2), grid2))

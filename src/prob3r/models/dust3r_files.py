@@ -1,4 +1,4 @@
-"""How official DUSt3R files are read."""
+"""Readers of official DUSt3R files."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from prob3r.models.official import FamilyFiles
 
 
 class DUSt3RFiles(FamilyFiles):
-    """Reads what the authors of DUSt3R publish."""
+    """Reads the files that the authors of DUSt3R publish."""
 
     names: ClassVar[Mapping[str, Any]] = {
         "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear": DUSt3RConfig((224, 224)),

@@ -1,8 +1,8 @@
-"""Models that a function of someone else makes: `package.module:factory`, or installed by name.
+"""Models made by third-party code: `package.module:factory`, or names of installed packages.
 
-An installed package offers a model by an entry point of the group `prob3r.architectures`, which
-names a function (or a class) that takes no arguments and returns a `Model`. To use such a name
-imports that package and runs its code, as `python -m` would.
+An installed package provides a model by an entry point of the group `prob3r.architectures`. It
+refers to a function (or a class) that takes no arguments and returns a `Model`. Using such a name
+imports the package and runs its code, as `python -m` does.
 """
 
 import importlib
@@ -23,12 +23,12 @@ _FACTORY = re.compile(r"(?P<module>\w+(?:\.\w+)*):(?P<name>\w+(?:\.\w+)*)")
 
 
 def is_factory(source: str) -> bool:
-    """Return whether a name is written like `package.module:factory`."""
+    """Return whether a name has the form `package.module:factory`."""
     return _FACTORY.fullmatch(source) is not None
 
 
 def installed() -> Mapping[str, str]:
-    """Return the models that installed packages offer: their names, and `package.module:factory`.
+    """Return the models of installed packages, as names with their `package.module:factory`.
 
     Nothing is imported.
     """
@@ -36,22 +36,22 @@ def installed() -> Mapping[str, str]:
 
 
 def make_installed(name: str) -> Model:
-    """Return a new model of a name among `installed`; raise Prob3rError if it cannot be made."""
+    """Return a new model by a name in `installed()`; raise Prob3rError if it cannot be made."""
     return make(_points()[name].value)
 
 
 def make(factory: str) -> Model:
-    """Return the model that a factory makes, in eval mode where it is a torch module.
+    """Return the model that a factory makes, in eval mode if it is a torch module.
 
-    The module is searched for in the working folder first, then among what is installed. Importing
-    it and calling the factory runs its code.
+    The module is looked for in the working folder first, then in the installed packages. Its code
+    runs when it is imported and when the factory is called.
 
     Args:
         factory: `package.module:factory`.
 
     Raises:
-        Prob3rError: The module or the factory is not there, one of them fails, or what the factory
-            returns is not a `Model`.
+        Prob3rError: The module or the factory does not exist, one of them fails, or the factory
+            returns something other than a `Model`.
     """
     found = _FACTORY.fullmatch(factory)
     if found is None:
@@ -110,6 +110,6 @@ def _call(factory: str, module: object, name: str) -> object:
 
 
 def _said(error: Exception) -> str:
-    """Return an exception of someone else's code in a few words on one line."""
+    """Return a short one-line description of an exception of third-party code."""
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

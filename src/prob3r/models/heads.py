@@ -15,8 +15,8 @@ def decode_points(
 ) -> tuple[Float[Tensor, "*b 3"], Float[Tensor, "*b"]]:
     """Return points and confidences from a head's raw output.
 
-    A point is the direction of its three numbers times `expm1` of their norm, a confidence is
-    `1 + exp` of the fourth (Wang et al., DUSt3R, CVPR 2024).
+    A point is the direction of the first three numbers times `expm1` of their norm. A confidence is
+    `1 + exp` of the fourth number (Wang et al., DUSt3R, CVPR 2024).
     """
     return expand_points(raw[..., :3]), 1 + raw[..., 3].exp()
 
@@ -37,9 +37,9 @@ class LinearHead(nn.Module):
     """One linear layer that gives each patch its own pixels.
 
     Args:
-        width: Of the last state.
+        width: Width of the last state.
         patch: Side of a patch, in pixels.
-        out: Numbers a pixel.
+        out: Number of outputs for each pixel.
     """
 
     def __init__(self, width: int, patch: int, out: int = 4):
@@ -50,7 +50,7 @@ class LinearHead(nn.Module):
     def forward(
         self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
     ) -> Float[Tensor, "b h w c"]:
-        """Return the raw output of every pixel, read off the last state."""
+        """Return the raw output of every pixel, computed from the last state."""
         raw = self.proj(states[-1]).transpose(1, 2).unflatten(2, grid)
         return F.pixel_shuffle(raw, self.patch).permute(0, 2, 3, 1)
 
@@ -58,8 +58,8 @@ class LinearHead(nn.Module):
 class DPTHead(nn.Module):
     """Dense prediction head over four states of the network (Ranftl et al., DPT, ICCV 2021).
 
-    The states are the encoder's output, two states inside the decoder and its last one; they are
-    brought to 1/4, 1/8, 1/16 and 1/32 of the image's size and fused from coarse to fine.
+    The states are the encoder's output, two states inside the decoder, and the decoder's last one.
+    They are resized to 1/4, 1/8, 1/16 and 1/32 of the image's size and fused from coarse to fine.
     """
 
     def __init__(self, widths: Sequence[int], features: int = 256):
@@ -69,13 +69,13 @@ class DPTHead(nn.Module):
     def forward(
         self, states: Sequence[Float[Tensor, "b n _"]], grid: tuple[int, int]
     ) -> Float[Tensor, "b h w 4"]:
-        """Return the raw output of every pixel, read off the four states of `dpt_states`."""
+        """Return the raw output of every pixel, computed from the four states of `dpt_states`."""
         maps = [state.transpose(1, 2).unflatten(2, grid) for state in states]
         return self.dpt(maps).permute(0, 2, 3, 1)
 
 
 class DescriptorHead(DPTHead):
-    """A DPT head, and beside it a perceptron that gives each patch the descriptors of its pixels.
+    """A DPT head, and a perceptron that predicts the descriptors of the pixels of each patch.
 
     The perceptron reads the encoder's output and the decoder's last state (Leroy et al.,
     "Grounding Image Matching in 3D with MASt3R", ECCV 2024).
@@ -93,7 +93,7 @@ class DescriptorHead(DPTHead):
         """Return a descriptor of unit length for every pixel, and the logarithm of its confidence.
 
         Args:
-            states: What `forward` reads.
+            states: As for `forward`.
             grid: Rows and columns of the patches.
         """
         raw = self.head_local_features(torch.cat((states[0], states[-1]), -1))
@@ -104,7 +104,7 @@ class DescriptorHead(DPTHead):
 
 
 def dpt_states(blocks: int) -> tuple[int, int, int, int]:
-    """Return which states a DPT head reads after so many blocks; state 0 is the input."""
+    """Return the states that a DPT head reads, given the number of blocks; state 0 is the input."""
     return 0, blocks // 2, blocks * 3 // 4, blocks
 
 
@@ -144,20 +144,19 @@ class _DPT(nn.Module):
         ]
         fused = self.scratch.get_submodule("refinenet4")(levels[3])
         for level in (2, 1, 0):
-            # An odd grid comes back from the coarse level one row or column too large.
+            # If a side of the grid is odd, the coarse level is one row or column too large.
             fused = fused[..., : levels[level].shape[-2], : levels[level].shape[-1]]
             fused = self.scratch.get_submodule(f"refinenet{level + 1}")(fused, levels[level])
         return self.head(fused)
 
 
 class Fusion(nn.Module):
-    """Adds a finer level to the coarse path, refines, and brings it to the next level's size.
+    """Adds a finer level to the coarse path, refines it, and resizes it to the next level's size.
 
     Args:
         features: Channels of all levels.
-        coarsest: Whether nothing comes before it, so that it has no finer level to add.
-        rectified: Whether the residual units add `relu(x)` to what they compute, as VGGT's do,
-            instead of `x`.
+        coarsest: Whether this is the first fusion, which has no level to add.
+        rectified: Whether the residual units add `relu(x)`, as VGGT's do, instead of `x`.
     """
 
     def __init__(self, features: int, coarsest: bool = False, rectified: bool = False):

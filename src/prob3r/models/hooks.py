@@ -1,4 +1,4 @@
-"""Hook points: where in a foreign module the sites are, and how forward hooks reach them."""
+"""Hook points: the places of sites in a third-party module, and the forward hooks for them."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ QueriesKeysValues = tuple[Tensor, Tensor, Tensor]
 
 
 def first(output: Any) -> Tensor:
-    """Return a submodule's output or, where that is a tuple, its first entry."""
+    """Return a submodule's output or, if that is a tuple, its first entry."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def put_first(output: Any, stream: Tensor) -> Any:
-    """Return a submodule's output with `first` of it replaced."""
+    """Return a submodule's output with the tensor that `first` returns replaced."""
     return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
 
@@ -37,19 +37,18 @@ of scene 1 first. `tokens`: along the tokens, `(b, v * n, d)`, all tokens of vie
 
 @dataclass(frozen=True)
 class HookPoint:
-    """Where the residual stream of a site is found.
+    """The place of a residual site in a module.
 
     Attributes:
-        path: The submodule whose output it is, such as `decoder.3`.
-        get: From the output to the stream, `(b, n, d)`.
-        put: From the output and a stream to the output with that stream in it.
-        onto: A submodule that takes the stream before the sublayer, most often the sublayer's norm.
-            The output is then what the sublayer adds, and `get` also reads the stream before from
-            that submodule's first argument.
-        call: Which call of the submodule in a run, counted from 0; None if there is one call.
-        packed: How the stream holds several views, if it does: one of `PACKINGS`. The site's name
-            says which of them is meant.
-        among: The views that it holds, in order; all views of the run by default.
+        path: Path of the submodule whose output has the stream, such as `decoder.3`.
+        get: Takes the output and returns the stream, `(b, n, d)`.
+        put: Takes the output and a stream, and returns the output with this stream in it.
+        onto: Path of a submodule whose first argument is the stream before the sublayer, most often
+            the sublayer's norm. If it is given, the output is what the sublayer adds to the stream.
+        call: Number of the submodule's call in a run, counted from 0; None if there is one call.
+        packed: One of `PACKINGS`, if the tensor has several views. The name of the site then
+            selects the view.
+        among: The views in the tensor, in order; all views of the run by default.
     """
 
     path: str
@@ -87,7 +86,7 @@ def unpack(tensor: Tensor, packed: str | None, views: int) -> list[Tensor]:
 
 
 def pack(parts: Sequence[Tensor], packed: str | None) -> Tensor:
-    """Return the tensor that `unpack` took apart."""
+    """Return the tensor with the parts of all views: the inverse of `unpack`."""
     if packed is None:
         return parts[0]
     if packed == "scene-major":
@@ -99,7 +98,7 @@ def split_multihead(module: nn.Module, inputs: Mapping[str, Any]) -> QueriesKeys
     """Return the queries, keys and values of an `nn.MultiheadAttention`.
 
     Raises:
-        Prob3rError: It is another module, or its heads see more or less than keys and values.
+        Prob3rError: It is another module, or it has a mask, `bias_k` or `add_zero_attn`.
     """
     if not isinstance(module, nn.MultiheadAttention):
         raise Prob3rError(
@@ -127,11 +126,11 @@ def split_multihead(module: nn.Module, inputs: Mapping[str, Any]) -> QueriesKeys
 
 
 def join_multihead(module: nn.Module, heads: Tensor, output: Any) -> Any:
-    """Return what an `nn.MultiheadAttention` would give, had its heads given `heads`.
+    """Return the output of an `nn.MultiheadAttention` whose heads have the outputs `heads`.
 
-    The weights that it may give besides stay as they were.
+    Attention weights in the output, if any, are not changed.
     """
-    assert isinstance(module, nn.MultiheadAttention)  # `split_multihead` has made sure
+    assert isinstance(module, nn.MultiheadAttention)  # checked by `split_multihead`
     joined = F.linear(
         heads.transpose(1, 2).flatten(2), module.out_proj.weight, module.out_proj.bias
     )
@@ -140,14 +139,15 @@ def join_multihead(module: nn.Module, heads: Tensor, output: Any) -> Any:
 
 @dataclass(frozen=True)
 class AttentionHookPoint:
-    """Where the attention of a site is computed.
+    """The place of an attention site in a module.
 
     Attributes:
-        path: The submodule that computes this attention and nothing else.
-        split: From the submodule and its arguments by name to the queries `(b, k, n, e)`, keys and
-            values `(b, k, m, e)`, after any rotary embedding; logits are divided by sqrt(e).
-        join: From the submodule, the outputs `(b, k, n, e)` of its heads, and its own output to
-            the output that it would have had with them.
+        path: Path of the submodule that computes this attention and nothing else.
+        split: Takes the submodule and its arguments by name. Returns the queries `(b, k, n, e)`,
+            keys and values `(b, k, m, e)`, after any rotary embedding. Logits are divided by
+            sqrt(e).
+        join: Takes the submodule, new outputs `(b, k, n, e)` of its heads, and its own output.
+            Returns the output that the submodule has with these heads.
         call: As for `HookPoint`.
         packed: As for `HookPoint`. With `tokens`, the attention is joint: the queries of every view
             see the keys of all views, and the sites are of the sublayer `global_attn`.
@@ -182,7 +182,7 @@ def _check_packing(point: AnyHookPoint) -> None:
 
 
 def members(point: AnyHookPoint, site: Site, views: int) -> tuple[int, ...]:
-    """Return the views that a site's tensor holds, in order.
+    """Return the views in a site's tensor, in order.
 
     Raises:
         Prob3rError: The site's own view is not among them.
@@ -206,14 +206,14 @@ def hooked(
     views: int,
     rejoin: bool = False,
 ) -> Iterator[None]:
-    """Show a tap the sites of every run within; afterwards no hook is left.
+    """Call a tap at the sites of every run inside the block; then remove all hooks.
 
     Args:
-        module: What runs.
-        points: Where its sites are.
-        tap: Reads and edits.
-        views: How many views it runs over.
-        rejoin: Whether attention is put together from its heads even where none was changed.
+        module: The module that runs.
+        points: The place of each site.
+        tap: The tap; it reads or edits.
+        views: Number of views of the run.
+        rejoin: Whether attention is computed again from its heads even if the tap changed nothing.
     """
     attention: dict[tuple[AttentionHookPoint, tuple[int, ...]], dict[int, str]] = {}
     for site, point in points.items():
@@ -224,7 +224,7 @@ def hooked(
             sites[among.index(parsed.view)] = site
     handles: list[RemovableHandle] = []
     try:
-        # Attention first: a stream is read after its heads were edited.
+        # Attention hooks come first, so that a stream is read after its heads are edited.
         for (point, among), sites in attention.items():
             attend = _Attend(tap, sites, point, len(among), rejoin)
             submodule = module.get_submodule(point.path)
@@ -244,7 +244,7 @@ def hooked(
 
 
 class _Calls:
-    """Counts the calls of a submodule, to find the one that is meant."""
+    """Counts the calls of a submodule, to find the right one."""
 
     def __init__(self, wanted: int | None):
         self.wanted, self.number = wanted, -1
@@ -255,7 +255,7 @@ class _Calls:
 
 
 class _Show:
-    """Shows a tap one residual site."""
+    """Calls a tap at one residual site."""
 
     def __init__(self, tap: Tap, site: str, point: HookPoint, among: tuple[int, ...]):
         self.tap, self.site, self.point = tap, site, point
@@ -278,7 +278,7 @@ class _Show:
             )
         added = self.point.get(output)
         stream = self._parts(added if self.before is None else self.before + added)[self.number]
-        # The module may go on in place; what the tap keeps must not change with it.
+        # The module may change the tensor in place later, so the tap gets a tensor of its own.
         shown = stream.clone()
         edited = self.tap(self.site, shown)
         if edited is shown:
@@ -297,9 +297,9 @@ class _Show:
 
 
 class _Attend:
-    """Shows a tap the attention of one submodule, which is one site for each view that it holds.
+    """Calls a tap at the attention of one submodule: one site for each view in its tensor.
 
-    What the tap left alone is the module's own output, bit for bit.
+    Without a change by the tap, the output stays the module's own, bit for bit.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What there is to know of a model before its weights are read."""
+"""Information about a model that needs no weights."""
 
 import re
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ _BYTES = 4  # weights are float32 once they are read
 
 @dataclass(frozen=True)
 class Info:
-    """What a model's file says of it, and what follows from its configuration.
+    """Information from a model's file, and what follows from its configuration.
 
     Attributes:
-        architecture: Its name.
-        config: Its shape.
-        stacks: Its stacks of blocks, in the order in which they run.
-        most_views: The most views that it takes, or None if it takes any number.
-        parameters: How many weights it has.
-        memory: Bytes that they take once they are read.
-        sites: Names of its residual sites, with two views.
-        attention_sites: Names of its attention sites, with two views.
-        licence: Of the weights, where the file or the folder states one.
-        card: Whatever else the file says.
+        architecture: Name of the architecture.
+        config: The configuration.
+        stacks: The stacks of blocks, in the order in which they run.
+        most_views: Largest number of views that it takes, or None if it takes any number.
+        parameters: Number of weights.
+        memory: Size of the weights in memory, as float32, in bytes.
+        sites: Names of its residual sites for two views.
+        attention_sites: Names of its attention sites for two views.
+        licence: Licence of the weights, if the file or the folder states one.
+        card: All other metadata in the file.
     """
 
     architecture: str
@@ -46,17 +46,17 @@ class Info:
 
 
 def info(source: str | Path) -> Info:
-    """Return what there is to know of a model, without reading its weights or fetching them.
+    """Return information about a model without reading or downloading its weights.
 
-    A model that code makes (`package.module:factory`) is made. Of a published model that cannot be
-    fetched, what follows from its configuration is known by its name.
+    A model that is made by code (`package.module:factory`) is made. For a published model whose
+    files cannot be downloaded, the configuration is found by its name.
 
     Args:
-        source: As for `load`; or the name of a published model, with the owner on the hub or
-            without.
+        source: As for `load`; or the name of a published model, with or without the owner on the
+            hub.
 
     Raises:
-        Prob3rError: As `load` does, but for the weights.
+        Prob3rError: As for `load`, except for errors of the weights.
     """
     model: Model | None = from_code(source)
     card: dict[str, Any] = {}

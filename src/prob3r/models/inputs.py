@@ -1,4 +1,4 @@
-"""Checks of the images that a model is given."""
+"""Checks of the input images of a model."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ def common_size(images: Sequence[Tensor], patch: int, architecture: str) -> tupl
     Args:
         images: One batch a view.
         patch: Side of a patch, in pixels.
-        architecture: Whose images they are, for messages.
+        architecture: Name of the architecture, for messages.
 
     Raises:
         Prob3rError: There is no image, views differ in size, or a side is not a multiple of the

@@ -1,6 +1,6 @@
-"""The layers that the architectures share: those of the CroCo family and those of DINOv2's kind.
+"""The layers that the architectures share: those of the CroCo family, and those of DINOv2.
 
-Parameter names are those of the official checkpoints, so that these load as they are.
+Parameter names are those of the official checkpoints, so that these load without renaming.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ class Tokens(NamedTuple):
 class RoPE2D:
     """Rotary position embedding over two axes (Su et al. 2021, as used in CroCo v2).
 
-    The first half of a head's channels turns with the row of the patch, the second half with its
-    column; within a half, channel j and channel j + e/4 form one plane that turns by
+    The first half of a head's e channels is rotated by the row of the patch, the second half by its
+    column. Within a half, channels j and j + e/4 form a plane, which is rotated by
     `position * base ** (-4 j / e)` radians.
     """
 
@@ -60,7 +60,7 @@ class RoPE2D:
         self.sin = angles.sin().unsqueeze(-4)
 
     def __call__(self, x: Float[Tensor, "b k n e"]) -> Float[Tensor, "b k n e"]:
-        """Return queries or keys turned by the positions of their patches."""
+        """Return queries or keys, rotated by the positions of their patches."""
         first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         turned = torch.stack((first * cos - second * sin, second * cos + first * sin), -2)
@@ -71,8 +71,8 @@ class SelfAttention(nn.Module):
     """Multi-head attention of a stream to itself.
 
     Args:
-        width: Of the stream.
-        heads: How many; they share the width evenly.
+        width: Width of the stream.
+        heads: Number of heads; they share the width evenly.
         qk_norm: Whether each head's queries and keys go through a LayerNorm.
     """
 
@@ -128,9 +128,9 @@ class Mlp(nn.Module):
     """A two-layer perceptron.
 
     Args:
-        width: Of what it reads.
+        width: Width of the input.
         hidden: Width between its layers; four times `width` by default.
-        out: Width of what it gives; `width` by default.
+        out: Width of the output; `width` by default.
     """
 
     def __init__(self, width: int, hidden: int | None = None, out: int | None = None):
@@ -218,17 +218,18 @@ class LayerScale(nn.Module):
 class ViewsBlock(nn.Module):
     """Self-attention and MLP, over each view's tokens or over those of all views.
 
-    DINOv2 and the trunks that alternate between frame and global attention are made of it. What a
-    sublayer adds is scaled channel by channel. All streams have one shape, so that they run as one
-    batch.
+    DINOv2 and the trunks with alternating frame and global attention consist of such blocks. The
+    output of a sublayer is scaled channel by channel before it is added. All streams have the same
+    shape, so they run as one batch.
 
     Args:
-        width: Of the streams.
-        heads: Of the attention.
-        joint: Whether all tokens see those of all views, or each view attends to itself.
-        eps: Of the LayerNorms.
+        width: Width of the streams.
+        heads: Number of attention heads.
+        joint: Whether all tokens attend to the tokens of all views. If not, each view attends to
+            itself.
+        eps: Epsilon of the LayerNorms.
         qk_norm: Whether each head's queries and keys go through a LayerNorm.
-        scale: What the layer scales start at; with None there are none.
+        scale: Initial value of the layer scales; None for no layer scales.
     """
 
     def __init__(
@@ -256,11 +257,11 @@ class ViewsBlock(nn.Module):
         """Return the streams `(b, n, d)` after the block.
 
         Args:
-            streams: One a view.
-            rope: Turns the queries and keys: of one view, or of all views, one after the other, if
-                the block is joint.
+            streams: One stream for each view.
+            rope: Rotary embedding of the tokens of one view; if the block is joint, of the tokens
+                of all views, one view after another.
             tap: Called at every site.
-            names: What the block is called in each view, such as `dec2.3`.
+            names: Name of the block in each view, such as `dec2.3`.
         """
         kind, mlp = ("global_attn", "global_mlp") if self.joint else ("self_attn", "mlp")
         attention = self._joint_attention if self.joint else self._own_attention
@@ -317,10 +318,10 @@ class ViewsBlock(nn.Module):
         return x + self.ls2(self.mlp(self.norm2(x)))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what lies between sites.
+        """Compile the computations between sites.
 
-        Nothing of it depends on the block or on the names of its sites, so that all blocks of one
-        shape share what is compiled.
+        They do not depend on the block or on the names of its sites, so all blocks of one shape
+        share the compiled code.
         """
         for name in ("_split", "_attended", "_refined"):
             setattr(self, name, torch.compile(getattr(self, name), *args, **kwargs))
@@ -329,13 +330,13 @@ class ViewsBlock(nn.Module):
 def sublayer(
     tap: Tap, sites: Sequence[str], compute: Callable[[list[int]], Sequence[Tensor]]
 ) -> list[Tensor]:
-    """Return the streams of all views after a sublayer, each as the tap leaves it.
+    """Return the streams of all views after a sublayer and after the tap.
 
     Args:
-        tap: Says which streams it knows, and is shown the others.
+        tap: Provides the streams that it knows, and is called for the others.
         sites: The residual site of each view.
-        compute: Gives the streams of chosen views, by their place in `sites`; it is not called
-            without any.
+        compute: Computes the streams of some views, given by their index in `sites`; it is not
+            called if the tap knows all streams.
     """
     streams = [tap.known(site) for site in sites]
     missing = [i for i, stream in enumerate(streams) if stream is None]
@@ -347,9 +348,9 @@ def sublayer(
 def attend_apart(
     tap: Tap, sites: Sequence[str], queries: Tensor, keys: Tensor, values: Tensor
 ) -> Tensor:
-    """Return the outputs of all heads of views that share a batch, each attending to itself.
+    """Return the outputs of all heads for views in one batch, each of which attends to itself.
 
-    A tap that reads or edits attention is shown the views one by one.
+    A tap that reads or edits attention is called for each view separately.
     """
     if not tap.attends_apart:
         return tap.attend(sites[0], queries, keys, values)

@@ -1,4 +1,4 @@
-"""MASt3R: a DUSt3R that also describes every pixel, for matching.
+"""MASt3R: a DUSt3R that also predicts a descriptor of every pixel, for matching.
 
 Architecture: Leroy et al., "Grounding Image Matching in 3D with MASt3R", ECCV 2024.
 """
@@ -23,8 +23,8 @@ class MASt3RConfig(DUSt3RConfig):
     Attributes:
         head: `catmlp+dpt`, the only one.
         descriptors: Channels of a descriptor.
-        least_confidence: 0 or 1, the least that the confidence of a descriptor can be: it is this
-            number plus an exponential.
+        least_confidence: Lower bound of the confidence of a descriptor, 0 or 1. The confidence is
+            this number plus an exponential.
     """
 
     NAME: ClassVar[str] = "MASt3R"
@@ -45,7 +45,7 @@ class MASt3RConfig(DUSt3RConfig):
 
 
 class MASt3R(DUSt3R):
-    """A shared encoder, twin decoders, and for each view a head of points and of descriptors."""
+    """A shared encoder, two decoders, and for each view a head for points and descriptors."""
 
     architecture: ClassVar[str] = "mast3r"
     config_type = MASt3RConfig
@@ -64,7 +64,7 @@ class MASt3R(DUSt3R):
         grid1: tuple[int, int],
         grid2: tuple[int, int],
     ) -> Prediction:
-        """Return the pointmaps and the descriptors, in float32 whatever the states' dtype."""
+        """Return the pointmaps and the descriptors, in float32 for any dtype of the states."""
         prediction = super().read(states1, states2, grid1, grid2)
         heads = self.downstream_head1, self.downstream_head2
         each = zip(heads, (states1, states2), (grid1, grid2), strict=True)

@@ -1,4 +1,4 @@
-"""How official MASt3R files are read."""
+"""Readers of official MASt3R files."""
 
 import math
 import re
@@ -14,7 +14,7 @@ _EXPONENTIALS = (("exp", 0, math.inf), ("exp", 1, math.inf))
 
 
 class MASt3RFiles(DUSt3RFiles):
-    """Reads what the authors of MASt3R publish."""
+    """Reads the files that the authors of MASt3R publish."""
 
     names: ClassVar[Mapping[str, Any]] = {
         "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": MASt3RConfig((512, 512)),

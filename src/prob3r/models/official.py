@@ -1,8 +1,8 @@
-"""How official files of the CroCo family say what model their weights belong to.
+"""Configurations in official files of the CroCo family.
 
-A checkpoint carries the call that builds its model as Python source, the model string; a hub folder
-carries the arguments of that call as JSON. The constructors of the family share the arguments that
-give its sizes.
+A checkpoint has the *model string*: Python source of the call that builds its model. A hub folder
+has the arguments of that call as JSON. The constructors of the family share the arguments for the
+sizes.
 """
 
 import ast
@@ -44,13 +44,13 @@ class FamilyFiles(Published):
     """Reads the published files of one architecture of the family.
 
     Attributes:
-        builder: The name of the official constructor.
-        config_type: Of the configurations.
-        accepted: Keywords beside the sizes, each with the values that are known, or None if any
-            value is read. Several known values come to the same here, as batches never mix portrait
-            and landscape and nothing is frozen.
-        required: Keywords whose official defaults are not computed here.
-        unused: The names of weights that are accepted and skipped.
+        builder: Name of the official constructor.
+        config_type: Class of the configurations.
+        accepted: Other keywords than the sizes, with their supported values, or None if any value
+            is supported. Several values can have the same meaning here, because batches never mix
+            portrait and landscape, and no weights are frozen.
+        required: Keywords whose official defaults are not supported here.
+        unused: Names of weights that are accepted and skipped.
     """
 
     builder: ClassVar[str]
@@ -66,17 +66,17 @@ class FamilyFiles(Published):
         """Return whether a hub folder of the family is of this architecture.
 
         Args:
-            keywords: What its `config.json` holds.
-            names: Of its weights; none if they were not fetched.
+            keywords: The content of its `config.json`.
+            names: Names of its weights; empty if they were not downloaded.
         """
         raise NotImplementedError
 
     def own(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a configuration that only this architecture has."""
+        """Return the fields of the configuration that only this architecture has."""
         raise NotImplementedError
 
     def of_pickle(self, content: Any) -> tuple[Any, dict[str, Tensor]] | None:
-        """Return what a file says that has a model string under `args.model`."""
+        """Return configuration and weights of a file with a model string in `args.model`."""
         arguments = content.get("args") if isinstance(content, dict) else None
         text = getattr(arguments, "model", None)
         weights = content.get("model") if isinstance(content, dict) else None
@@ -88,7 +88,7 @@ class FamilyFiles(Published):
     def of_weights(self, weights: Mapping[str, Tensor]) -> TwoViewConfig | None:
         """Return the configuration of the one published checkpoint that has these weights.
 
-        Weights do not tell the number of heads, nor the size of the images.
+        The number of heads and the size of the images do not follow from weights.
         """
         size = getattr(weights.get("decoder_embed.weight"), "shape", None)
         if size is None or not self.claims({}, weights):
@@ -123,7 +123,7 @@ class FamilyFiles(Published):
             ours = name
             for alias, spelling in _ALIASES.items():
                 ours = ours.replace(alias, spelling)
-            # With both spellings there, the official loader copies the list's last, so it stands.
+            # If both names exist, the official loader uses the last one in the list.
             if ours == name or ours not in weights:
                 renamed[ours] = tensor
         return renamed
@@ -132,8 +132,8 @@ class FamilyFiles(Published):
         """Return the configuration for the official constructor's keyword arguments.
 
         Raises:
-            Prob3rError: One of them is not known, or asks for what prob3r does not compute;
-                `origin` begins the message.
+            Prob3rError: An argument is unknown, or its value is not supported; the message begins
+                with `origin`.
         """
         known = {*_SIZES, *self.accepted, "img_size", "pos_embed"}
         if unknown := sorted(keywords.keys() - known):
@@ -168,13 +168,13 @@ _FILES: dict[str, FamilyFiles] = {}
 
 
 def parse_model_string(text: str) -> TwoViewConfig:
-    """Return the configuration that an official model string, which is Python source, asks for.
+    """Return the configuration in an official model string, which is Python source.
 
-    The string is parsed, never evaluated: one call with keyword arguments that are literals, `inf`,
-    or their negatives. What it leaves out takes the official defaults.
+    The string is parsed, never evaluated. It must be one call whose keyword arguments are literals,
+    `inf`, or their negatives. Missing arguments take the official defaults.
 
     Raises:
-        Prob3rError: It is anything else, or asks for what prob3r does not compute.
+        Prob3rError: The string has another form, or a value is not supported.
     """
     files, keywords = _call(text)
     return files.config(keywords, _STRING)

@@ -38,13 +38,16 @@ class Pi3Config:
     """The shape of a π³; the defaults are those of the published model.
 
     Attributes:
-        image_size: Height and width that the model was trained for, in pixels; it takes others.
+        image_size: Height and width that the model was trained for, in pixels; others work, too.
         patch: Side of a square patch, in pixels.
-        width, depth, heads: Of the trunk; `depth` counts pairs of a frame and a global block.
+        width, depth, heads: Width, depth and heads of the trunk; `depth` counts pairs of a frame
+            block and a global block.
         registers: Register tokens of each view in the trunk.
-        enc_depth, enc_heads, enc_registers: Of the DINOv2 encoder, which has the trunk's width.
-        head_width, head_depth, head_heads: Of the three decoders that read the trunk.
-        cam_width: Of what the camera's decoder gives.
+        enc_depth, enc_heads, enc_registers: Blocks, heads and register tokens of the DINOv2
+            encoder, which has the width of the trunk.
+        head_width, head_depth, head_heads: Width, blocks and heads of each of the three decoders
+            that read the trunk.
+        cam_width: Width of the output of the camera's decoder.
         rope_base: Base of the rotary position embedding.
     """
 
@@ -77,28 +80,28 @@ class Pi3Config:
 
     @property
     def blocks(self) -> int:
-        """How many blocks with weights of their own there are."""
+        """Number of blocks with weights of their own."""
         return self.enc_depth + 2 * self.depth + len(HEADS) * self.head_depth
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it."""
+        """Return the configuration as values that fit JSON."""
         return to_json(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Pi3Config":
-        """Return the configuration that `to_dict` gave, or raise Prob3rError if it gave none."""
+        """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "π³")
 
 
 class Pi3(AlternatingModel):
-    """An encoder, a trunk of frame and global attention, and a decoder each for three heads.
+    """An encoder, a trunk of frame and global attention, and three heads with a decoder each.
 
     Its stacks are `enc` (DINOv2), `dec` (the trunk), and `point`, `conf` and `cam` (the decoders,
     which see one view each). Block i of the trunk is blocks 2i (frame) and 2i + 1 (global) of the
     official code.
 
-    All views are alike to the model, which has a world frame of its own. Its cameras and points
-    are moved to camera 1's frame here, so that the pose of view 1 is the identity.
+    The model has no reference view; it predicts poses in a world frame of its own. Here, cameras
+    and points are moved to camera 1's frame, so the pose of view 1 is the identity.
     """
 
     architecture: ClassVar[str] = "pi3"
@@ -165,7 +168,7 @@ class Pi3(AlternatingModel):
     def read(self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap) -> Prediction:
         """Return cameras, pointmaps and confidences; see `AlternatingModel.read`.
 
-        A confidence is the sigmoid of the raw number, between 0 and 1, as the authors use it.
+        A confidence is the sigmoid of the raw output, between 0 and 1, as the authors use it.
         """
         (layer,) = layers.values()
         local = self.read_local_points(layer, size, tap)
@@ -210,7 +213,7 @@ class Pi3(AlternatingModel):
     def _decoded(
         self, decoder: ViewDecoder, name: str, layer: Layer, size: tuple[int, int], tap: Tap
     ) -> Float[Tensor, "_ n d"]:
-        """Return what a decoder gives for the patches of all views, as one batch."""
+        """Return the output of a decoder for the patches of all views, as one batch."""
         width = self.config.head_width // self.config.head_heads
         rope = self._rope(size, width, 1, layer.joint[0])
         streams = decoder(layer, rope, tap, name)
@@ -221,13 +224,13 @@ class Pi3(AlternatingModel):
     def _pixels(
         self, head: LinearHead, patches: Tensor, size: tuple[int, int], views: int
     ) -> Sequence[Float[Tensor, "b h w c"]]:
-        """Return what a head gives for the pixels of every view, in float32."""
+        """Return the output of a head for the pixels of every view, in float32."""
         with torch.autocast(patches.device.type, enabled=False):
             raw: Tensor = head([patches.float()], patch_grid(*size, self.config.patch))
         return raw.chunk(views)
 
     def _rope(self, size: tuple[int, int], head_width: int, views: int, like: Tensor) -> RoPE2D:
-        """Return the rotary embedding of the tokens of so many views."""
+        """Return the rotary embedding of the tokens of a number of views."""
         c = self.config
         grid = patch_grid(*size, c.patch)
         return rope_of(grid, c.registers, head_width, c.rope_base, views, like.device)

@@ -1,4 +1,4 @@
-"""How official π³ files are read: weights alone, from which the sizes follow.
+"""Readers of official π³ files: weights only; the sizes follow from their shapes.
 
 A `.pth`, `.pt` or `.safetensors` file holds the state dict. A hub folder adds a `config.json` that
 names the size and the position embedding.
@@ -25,12 +25,12 @@ _STATED = {"decoder_size": "large", "pos_type": "rope100"}
 
 
 class Pi3Files(Published):
-    """Reads what the authors of π³ publish."""
+    """Reads the files that the authors of π³ publish."""
 
     names: ClassVar[Mapping[str, Any]] = {"yyfz233/Pi3": Pi3Config()}
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> Pi3Config | None:
-        """Return the configuration that the shapes of weights tell."""
+        """Return the configuration that follows from the shapes of weights."""
         if not {"point_decoder.projects.weight", "register_token"} & weights.keys():
             return None
         return _sizes(weights)
@@ -65,9 +65,9 @@ class Pi3Files(Published):
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> Pi3Config:
-    """Return the sizes that the shapes of official weights tell.
+    """Return the sizes that follow from the shapes of official weights.
 
-    What they do not tell is as in the official code: the heads of DINOv2 and of the three decoders
+    All other sizes are those of the official code: the heads of DINOv2 and of the three decoders
     are 64 wide.
     """
     shapes = Shapes(weights, "π³")

@@ -1,4 +1,4 @@
-"""π³'s heads: decoders that see one view each, and the camera that is read off one of them.
+"""π³'s heads: decoders that see one view each, and the head that predicts the camera.
 
 Architecture: Wang et al., "π³: Permutation-Equivariant Visual Geometry Learning", 2025. Parameter
 names are those of the official checkpoints.
@@ -21,11 +21,11 @@ class ViewDecoder(nn.Module):
     """Blocks over the tokens of each view alone, between two linear layers.
 
     Args:
-        read: Width of what it reads.
-        width: Of its stream.
+        read: Width of the input.
+        width: Width of its stream.
         depth: Number of blocks.
-        heads: Of every attention.
-        out: Width of what it gives.
+        heads: Heads of every attention.
+        out: Width of the output.
     """
 
     def __init__(self, read: int, width: int, depth: int, heads: int, out: int):
@@ -49,9 +49,9 @@ class ViewDecoder(nn.Module):
 
         Args:
             layer: The block of the trunk that is read.
-            rope: Turns the queries and keys of one view.
+            rope: Rotary embedding of the tokens of one view.
             tap: Called at every site.
-            name: What the stack is called.
+            name: Name of the stack.
         """
         names = [f"{name}{view + 1}" for view in range(len(layer.frame))]
 
@@ -66,7 +66,7 @@ class ViewDecoder(nn.Module):
 
 
 class PoseHead(nn.Module):
-    """Reads the pose of a camera off the patches of its view."""
+    """Predicts the pose of a camera from the patches of its view."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A DUSt3R that carries an explicit pose: the positive control of studies that look for one."""
+"""A DUSt3R with an explicit pose: the positive control of studies that look for pose."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -17,10 +17,10 @@ from prob3r.models.protocol import Prediction, TokenLayout
 class PosedDUSt3R(DUSt3R):
     """A DUSt3R whose view 2 is placed by a pose that one token carries.
 
-    View 2's decoder has a *camera token* after its patches, which takes part in its attention like
-    a patch. The head of view 2 gives a local pointmap, in camera 2's frame; a linear layer reads
-    the pose of camera 2 in camera 1's frame off the camera token; the pointmap of view 2 is the
-    local one moved by that pose.
+    View 2's decoder has a *camera token* after its patches, which takes part in attention like a
+    patch. The head of view 2 predicts a local pointmap, in camera 2's frame. A linear layer
+    predicts the pose of camera 2 in camera 1's frame from the camera token. The pointmap of view 2
+    is the local pointmap moved by that pose.
     """
 
     architecture: ClassVar[str] = "posed-dust3r"
@@ -38,7 +38,7 @@ class PosedDUSt3R(DUSt3R):
     def from_twin(cls, twin: DUSt3R) -> "PosedDUSt3R":
         """Return a model with a DUSt3R's weights, to be trained further.
 
-        The head of view 2 starts as that of view 1, which gives local pointmaps already.
+        The head of view 2 starts as that of view 1, which already predicts local pointmaps.
         """
         model = cls(twin.config)
         model.load_state_dict(twin.state_dict(), strict=False)
@@ -86,7 +86,7 @@ class PosedDUSt3R(DUSt3R):
         grid1: tuple[int, int],
         grid2: tuple[int, int],
     ) -> tuple[Prediction, tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]]:
-        """Return what the heads read, view 2's pointmap in its own camera's frame, and the pose."""
+        """Return the outputs of the heads, view 2's pointmap in camera 2's frame, and the pose."""
         patches = [state[:, : grid2[0] * grid2[1]] for state in states2]
         with torch.autocast(states1[-1].device.type, enabled=False):
             return super().read(states1, patches, grid1, grid2), self.pose(states2)

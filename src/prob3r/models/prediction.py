@@ -10,7 +10,7 @@ from prob3r.errors import Prob3rError
 
 
 class Cameras(NamedTuple):
-    """The cameras of all views, as a model states them.
+    """The predicted cameras of all views.
 
     Attributes:
         cam_to_world: Poses in camera 1's frame, OpenCV axes, in the unit of the points.
@@ -22,7 +22,7 @@ class Cameras(NamedTuple):
 
 
 class NoPointmaps(tuple[Any, ...]):
-    """Stands where a model predicts no pointmaps; whatever reads one of them is told so."""
+    """Placeholder for the pointmaps of a model without any; access to it raises Prob3rError."""
 
     def __iter__(self) -> NoReturn:
         raise Prob3rError(
@@ -38,14 +38,15 @@ NO_POINTMAPS = NoPointmaps()
 
 
 class Prediction(NamedTuple):
-    """What a model says of a batch of scenes: tuples hold one tensor a view.
+    """The prediction of a model for a batch of scenes. Tuples have one tensor for each view.
 
-    Of a model without pointmaps, `points` and `confidence` are `NO_POINTMAPS`.
+    If a model predicts no pointmaps, `points` and `confidence` are `NO_POINTMAPS`. Other fields
+    that a model does not predict are None.
 
     Attributes:
         points: Pointmaps `(b, h, w, 3)` in camera 1's frame, up to scale.
         confidence: Confidences of the points, `(b, h, w)`.
-        cameras: Where the model predicts cameras.
+        cameras: Poses and intrinsics of all cameras.
         depth: Depth along the camera's z axis, `(b, h, w)`, in the unit of the points.
         depth_confidence: Confidences of the depth, `(b, h, w)`.
         local_points: Pointmaps `(b, h, w, 3)` in each view's own camera frame.
@@ -65,7 +66,7 @@ class Prediction(NamedTuple):
     patches: tuple[Tensor, ...] | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Prediction":
-        """Return a prediction whose every tensor went through `function`."""
+        """Return a prediction with `function` applied to every tensor."""
         mapped: dict[str, Any] = {}
         for name, part in self._asdict().items():
             if part is None or isinstance(part, NoPointmaps):

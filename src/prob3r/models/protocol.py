@@ -1,7 +1,7 @@
-"""What a multi-view model says of itself, and what it returns: the protocol of all models.
+"""The protocol of all models: how a multi-view model describes itself, and what it returns.
 
-This file knows no architecture. Traces, edits, sweeps, probes, studies and pages ask nothing more
-of a model than what stands here, in `prediction` and in `stacks`.
+This file knows no architecture. Traces, edits, sweeps, probes, studies and pages use only what is
+defined here, in `prediction` and in `stacks`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ AnyModel = TypeVar("AnyModel", bound="Model")
 
 @runtime_checkable
 class Shape(Protocol):
-    """What tracing needs to know of a model's configuration."""
+    """The part of a model's configuration that tracing needs."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -53,14 +53,14 @@ class Shape(Protocol):
         """Side of a square patch, in pixels."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it; it is part of the fingerprint."""
+        """Return the configuration as values that fit JSON; it is part of the fingerprint."""
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A model that turns views into pointmaps, and shows a tap its sites on the way.
+    """A model that predicts pointmaps from views, and calls a tap at each of its sites.
 
-    prob3r's own models are of this kind; `Adapter` makes others so.
+    prob3r's own models follow this protocol. `Adapter` makes third-party models follow it.
     """
 
     @property
@@ -73,10 +73,10 @@ class Model(Protocol):
 
     @property
     def most_views(self) -> int | None:
-        """The most views that the model takes, or None if it takes any number."""
+        """Largest number of views that the model takes, or None if it takes any number."""
 
     def __call__(self, *images: Tensor, tap: Tap | None = None) -> Prediction:
-        """Return what the model says of a batch of scenes.
+        """Return the prediction for a batch of scenes.
 
         Args:
             images: One batch `(b, 3, h, w)` a view, the reference first, colours in [-1, 1].
@@ -101,10 +101,10 @@ class Model(Protocol):
 
 @runtime_checkable
 class EncodesViews(Protocol):
-    """A model whose encoder sees one view at a time, so that its result can be kept.
+    """A model whose encoder sees one view at a time, so that its result can be cached.
 
     Attributes:
-        encoder_cache: Gives the result in place of `encoder_stream`, if it is set.
+        encoder_cache: If set, it is called in place of `encoder_stream`.
     """
 
     encoder_cache: Callable[[Tensor], Any] | None
@@ -118,7 +118,7 @@ class ReadsBlocks(Protocol):
     """A model whose heads can be read at any block of its trunk.
 
     Attributes:
-        early: Says in one sentence what the heads read at another block than the last one.
+        early: One sentence on what the heads read if they are applied to an earlier block.
     """
 
     early: ClassVar[str]
@@ -126,19 +126,19 @@ class ReadsBlocks(Protocol):
     def at_blocks(
         self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
     ) -> Iterator[Prediction]:
-        """Yield what the heads say when they are read at each of some blocks; the model runs once.
+        """Yield the heads' predictions at each of some blocks of the trunk; the model runs once.
 
-        The tap sees the sites of the trunk once, and those of the heads once for each block.
+        The tap is called at the sites of the trunk once, and at those of the heads for each block.
         """
 
     def cameras_at_blocks(
         self, blocks: Iterable[int], *images: Tensor, tap: Tap | None = None
     ) -> Iterator[Cameras]:
-        """Yield the cameras alone, without the cost of the other heads."""
+        """Yield only the cameras of `at_blocks`, without running the other heads."""
 
 
 class MultiViewModel(nn.Module):
-    """What prob3r's own models share: sites that follow from the stacks they declare."""
+    """Base class of prob3r's own models: their sites follow from the stacks that they declare."""
 
     architecture: ClassVar[str]
     config_type: ClassVar[type[Any]]
@@ -169,7 +169,7 @@ class MultiViewModel(nn.Module):
         return [str(site.probs) for site in sites if site.sublayer in ATTENTION]
 
     def lens_head(self) -> "LensHead":
-        """Return the linear head that a lens reads through.
+        """Return the linear head that a lens uses.
 
         Raises:
             Prob3rError: The model's heads are not linear.
@@ -182,9 +182,9 @@ class MultiViewModel(nn.Module):
     def reads(self, site: str, views: int = 2) -> list[str]:
         """Return the residual sites that a sublayer reads, its own stream's first.
 
-        A rerun with an edit computes only the sublayers that read, directly or not, what the edit
-        changed. By default cross-attention reads the other views' streams as they were at the
-        input of the block, and global attention reads all views' streams as they are.
+        A rerun with an edit computes only the sublayers that depend, directly or indirectly, on
+        what the edit changed. By default, cross-attention reads the other views' streams at the
+        input of the block, and global attention reads the current streams of all views.
         """
         place = Site.parse(site)
         if place.block is None:
@@ -226,13 +226,14 @@ class MultiViewModel(nn.Module):
 
 
 class LensHead(NamedTuple):
-    """What a lens needs: how a model reads pointmaps, patch by patch, off the end of one stack.
+    """A linear head for a lens: it decodes pointmaps, patch by patch, from the end of one stack.
 
     Attributes:
-        stack: The stack's name.
+        stack: Name of the stack.
         norm: The norm before the heads.
-        heads: One linear layer a view, from the width to `4 * patch**2`: point and confidence of
-            each pixel, channel by channel. The last one holds for all further views.
+        heads: One linear layer for each view, from the width to `4 * patch**2`: point and
+            confidence of each pixel, channel by channel. The last layer is used for all further
+            views.
     """
 
     stack: str
@@ -241,12 +242,12 @@ class LensHead(NamedTuple):
 
 
 def predicts_pointmaps(model: Model) -> bool:
-    """Return whether a model predicts pointmaps; one that does not say so does."""
+    """Return whether a model predicts pointmaps; a model without `predicts_pointmaps` does."""
     return getattr(model, "predicts_pointmaps", True)
 
 
 def needs_pointmaps(model: Model, what: str) -> None:
-    """Raise Prob3rError if a model predicts no pointmaps; `what` needs them, and is named."""
+    """Raise Prob3rError if a model predicts no pointmaps; `what` in the message needs them."""
     if not predicts_pointmaps(model):
         raise Prob3rError(
             f"{what} needs pointmaps, and a {type(model).__name__} predicts none; take a model "
@@ -269,7 +270,7 @@ def stack_of(model: Model, site: str | Site) -> Stack:
 
 
 def trunk(model: Model) -> Stack:
-    """Return the stack in which the views meet: the first one with attention between views.
+    """Return the trunk: the first stack with attention between views.
 
     Raises:
         Prob3rError: No stack of the model has such attention.
@@ -281,6 +282,6 @@ def trunk(model: Model) -> Stack:
 
 
 def layout_of(model: Model, site: str | Site) -> TokenLayout:
-    """Return where special tokens stand in the stream that a site belongs to."""
+    """Return the positions of special tokens in the stream that a site belongs to."""
     site = Site.parse(site) if isinstance(site, str) else site
     return stack_of(model, site).layout(site.view)

@@ -1,4 +1,4 @@
-"""Depth Anything 3's heads: depth and rays off one pyramid, and cameras off their tokens.
+"""Depth Anything 3's heads: depth and rays from one pyramid, and cameras from camera tokens.
 
 Architecture: Lin et al., "Depth Anything 3: Recovering the Visual Space from Any Views", 2025.
 Parameter names are those of the official checkpoints.
@@ -19,11 +19,11 @@ from prob3r.models.sites import Tap
 RAY = 7
 """Numbers of a ray: direction and origin, and the logarithm of its confidence minus 1."""
 
-_LEVEL = "3"  # of the official head's four levels, the only one whose rays are given
+_LEVEL = "3"  # the only one of the official head's four levels whose rays are used
 
 
 class RayHead(DenseHead):
-    """A dense head with a second path, which gives rays at 8 pixels a patch side.
+    """A dense head with a second path, which predicts 8 x 8 rays for each patch.
 
     Arguments are those of `DenseHead`.
     """
@@ -63,7 +63,7 @@ class RayHead(DenseHead):
 
 
 class CameraDecoder(nn.Module):
-    """Reads the encoding of a camera off its token."""
+    """Computes the encoding of a camera from its token."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -92,12 +92,12 @@ class CameraDecoder(nn.Module):
 
 
 class CameraEncoder(nn.Module):
-    """Makes camera tokens of encodings of cameras; all views of a scene see each other.
+    """Computes camera tokens from encodings of cameras; all views of a scene attend to each other.
 
     Args:
-        width: Of the tokens.
+        width: Width of the tokens.
         depth: Number of blocks.
-        heads: Of every attention.
+        heads: Heads of every attention.
     """
 
     def __init__(self, width: int, depth: int, heads: int):

@@ -1,4 +1,4 @@
-"""Models by name: shipped with prob3r, on disk or on the hub; and random ones to compare with."""
+"""Models by name: shipped with prob3r, on disk, on the hub, or made by code; random models."""
 
 import copy
 import hashlib
@@ -32,17 +32,16 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Model:
     """Return a model, float32 and in eval mode.
 
     Args:
-        source: The name of a shipped model; the path of a prob3r `.safetensors`, of official
-            weights (`.pth`, `.pt`, `.safetensors`), or of a hub folder; or a hub id, `owner/name`
-            or `owner/name@revision`, of a repository that is laid out like a hub folder; the name
-            that an installed package gave its model (see `prob3r.models.factories`); or
-            `package.module:factory`, whose code then runs. A path that exists goes before the
-            others.
-        device: Where the weights shall be.
+        source: The name of a shipped model. Or the path of a prob3r `.safetensors`, of official
+            weights (`.pth`, `.pt`, `.safetensors`), or of a hub folder. Or a hub id, `owner/name`
+            or `owner/name@revision`, of a repository with the layout of a hub folder. Or the name
+            of a model of an installed package (see `prob3r.models.factories`). Or
+            `package.module:factory`; its code then runs. A path that exists takes precedence.
+        device: Device of the weights.
 
     Raises:
-        Prob3rError: There is no such model, its file cannot be used or fetched, or there is no such
-            device.
+        Prob3rError: There is no such model, its file cannot be used or downloaded, its code fails,
+            or the device cannot be used.
     """
     try:
         torch.empty(0, device=device)
@@ -70,17 +69,16 @@ def from_code(source: str | Path) -> Model | None:
 
 
 def metadata(source: str | Path) -> dict[str, Any]:
-    """Return what a model's file says of it: `architecture`, `config`, and what was saved besides.
+    """Return the card of a model's file: `architecture`, `config`, and all other saved metadata.
 
-    The weights are not read, nor fetched from the hub. `source` and what is raised are as for
-    `load`.
+    The weights are neither read nor downloaded. The argument and the errors are those of `load`.
     """
     with path_of(source, weights=False) as path:
         return read_card(path)
 
 
 def shipped() -> list[str]:
-    """Return the names of the models that come with prob3r."""
+    """Return the names of the models that are shipped with prob3r."""
     return sorted(_shipped_files())
 
 
@@ -88,7 +86,7 @@ def shipped_file(model: str | Path, file: str) -> Path | None:
     """Return a file that is shipped with a model, such as its probes, or None if there is none.
 
     Args:
-        model: The name of a model; a path has none.
+        model: The name of a model; for a path, the result is None.
         file: The name of the file.
     """
     path = _WEIGHTS / model / file
@@ -126,15 +124,19 @@ def random(like: AnyModel, seed: int = 0) -> AnyModel: ...
 def random(like: Any, seed: int = 0) -> Any:
     """Return a model of the same shape with fresh random weights, on the CPU and in eval mode.
 
-    It shows what a probe, or an architecture, can do without anything learned. A model of other
-    people is copied, and its weights are drawn as its modules draw them when they are made; weights
-    that belong to no such module are drawn from a normal distribution of the same mean and spread.
+    It is a control: it shows what a probe or an architecture can do without training. A third-party
+    model is copied, and its weights are drawn by the initialisation of its modules. Weights of
+    modules without an initialisation are drawn from a normal distribution with their mean and
+    standard deviation.
 
     Args:
         like: A model, or the configuration of one of prob3r's architectures.
-        seed: Of the weights.
+        seed: Seed of the weights.
+
+    Raises:
+        Prob3rError: The model is not a torch module, or no architecture has such configurations.
     """
-    # Modules draw from the global generator only; it is put back as it was.
+    # Modules draw from the global generator only; its state is restored afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(like, MultiViewModel):
@@ -160,15 +162,15 @@ def random(like: Any, seed: int = 0) -> Any:
 
 
 def fingerprint(model: Model) -> str:
-    """Return 16 hexadecimal digits that tell this configuration with these weights from any other.
+    """Return a hash of a model's configuration and weights, as 16 hexadecimal digits.
 
-    It depends on the values alone, not on the device or on the file they came from.
+    It depends on the values only, not on the device or the file of the weights.
     """
     return digest(model.config.to_dict(), model.state_dict())
 
 
 def digest(described: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits of a description that fits JSON, and of tensors by name."""
+    """Return a hash of a description that fits JSON and of named tensors: 16 hexadecimal digits."""
     found = hashlib.blake2b(digest_size=8)
     found.update(json.dumps(described, sort_keys=True).encode())
     for name, tensor in sorted(weights.items()):
@@ -179,14 +181,15 @@ def digest(described: Mapping[str, Any], weights: Mapping[str, Any]) -> str:
 
 @contextmanager
 def path_of(source: str | Path, weights: bool = True) -> Iterator[Path]:
-    """Give the path of a source, which may be fetched.
+    """Return the path of a source; download it from the hub if needed.
 
     Args:
         source: As for `load`.
-        weights: Whether to fetch them; without, a folder from the hub says what the model is.
+        weights: Whether to download the weights. Without them, a folder from the hub has only the
+            description of the model.
 
     Raises:
-        Prob3rError: There is no such model, or it cannot be fetched.
+        Prob3rError: There is no such model, or it cannot be downloaded.
     """
     ours = _shipped_files()
     if isinstance(source, str) and source in ours:

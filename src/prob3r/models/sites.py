@@ -44,8 +44,8 @@ class Site:
         view: The view's number, from 1.
         block: The block's number, from 0, or None for the stack's input.
         sublayer: One of `SUBLAYERS`.
-        reading: What is read of an attention sublayer: `probs`, or another reading such as
-            `argmax` or `heads`. Empty for the residual stream after the sublayer.
+        reading: For an attention sublayer: `probs`, or a reduction such as `argmax` or `heads`.
+            Empty for the residual stream after the sublayer.
     """
 
     stack: str
@@ -61,22 +61,22 @@ class Site:
 
     @property
     def stream(self) -> str:
-        """The name of the stack of one view, such as `dec2`: all its sites share one stream."""
+        """Name of the stream, stack and view, such as `dec2`."""
         return f"{self.stack}{self.view}"
 
     @property
     def adds(self) -> bool:
-        """Whether its sublayer adds to the stream, rather than start or replace it."""
+        """Whether its sublayer adds to the stream. Otherwise it starts or replaces the stream."""
         return self.sublayer not in ("embed", "modulation")
 
     @property
     def residual(self) -> "Site":
-        """The residual stream after this sublayer."""
+        """The residual site after this sublayer."""
         return replace(self, reading="")
 
     @property
     def probs(self) -> "Site":
-        """The attention of this sublayer."""
+        """The attention site of this sublayer."""
         return self.read(PROBS)
 
     def read(self, reading: str) -> "Site":
@@ -91,7 +91,7 @@ class Site:
         """Return the views whose tokens are the keys of this sublayer's attention, in order.
 
         Args:
-            views: How many views the model runs over.
+            views: Number of views that the model runs over.
         """
         every = range(1, views + 1)
         if self.sublayer == "cross_attn":
@@ -120,42 +120,41 @@ def _parse(name: str) -> Site:
 
 
 class Tap:
-    """What a model calls at each of its sites; this one changes nothing.
+    """The object that a model calls at each of its sites. This class changes nothing.
 
-    Subclasses read or edit. A model hands every residual site to the tap itself, and the inputs of
-    every attention to `attend` or `attend_views`, so that attention which nobody asked for is never
-    built.
+    Subclasses read or edit. At a residual site, the model calls the tap itself. At an attention
+    site, it calls `attend` or `attend_views` with queries, keys and values, so that an attention
+    map is built only if it is needed.
 
     Attributes:
-        differentiates: Whether gradients go through what the tap returns. An adapter then puts
-            attention together from the heads even where the tap changed none.
+        differentiates: Whether gradients flow through what the tap returns. If so, an adapter
+            computes attention again from the heads even where the tap changed nothing.
     """
 
     differentiates: ClassVar[bool] = False
 
     def wants(self, site: str) -> bool:
-        """Return whether it has to see the sublayer of a residual site, or may be spared it."""
+        """Return whether the tap must be called for the sublayer of a residual site."""
         return True
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
-        """Return what the model goes on with at this residual site, `(b, n, d)`."""
+        """Return the stream `(b, n, d)` that the model continues with at this residual site."""
         return tensor
 
     @property
     def attends_apart(self) -> bool:
-        """Whether `attend` is shown every site by itself, even where views could share one call.
+        """Whether `attend` is called for every site alone, even where views could share a call.
 
-        A subclass that overrides `attend` without a look at the site's name may say no, which is
-        faster.
+        A subclass whose `attend` does not depend on the site may return False, which is faster.
         """
         return type(self).attend is not Tap.attend
 
     def known(self, site: str) -> Tensor | None:
-        """Return the stream after this sublayer if it need not be computed, else None."""
+        """Return the stream after this sublayer if it is already known, else None."""
         return None
 
     def residual(self, site: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the stream after a sublayer: computed and shown to the tap, unless it is known."""
+        """Return the stream after a sublayer: the known one, or the tap's result on a new one."""
         known = self.known(site)
         return self(site, compute()) if known is None else known
 
@@ -166,7 +165,7 @@ class Tap:
         keys: Float[Tensor, "b k m e"],
         values: Float[Tensor, "b k m e"],
     ) -> Float[Tensor, "b k n e"]:
-        """Return the output of every head at this attention site, queries and keys after RoPE."""
+        """Return the outputs of all heads at this attention site, given queries after RoPE."""
         return F.scaled_dot_product_attention(queries, keys, values)
 
     def attend_views(
@@ -190,22 +189,22 @@ class Tap:
 
 
 class TapAround(Tap):
-    """A tap around another one, which sees every attention as it would by itself.
+    """A tap that wraps another tap, which still gets every attention.
 
     Attributes:
-        tap: The other one.
+        tap: The wrapped tap.
     """
 
     tap: Tap
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return what the other tap makes of the attention; see `Tap.attend`."""
+        """Return the result of the wrapped tap's `attend`; see `Tap.attend`."""
         return self.tap.attend(site, queries, keys, values)
 
     def attend_views(
         self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
     ) -> list[Tensor]:
-        """Return what the other tap makes of joint attention; see `Tap.attend_views`."""
+        """Return the result of the wrapped tap's `attend_views`; see `Tap.attend_views`."""
         return self.tap.attend_views(sites, queries, keys, values)
 
 

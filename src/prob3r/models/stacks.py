@@ -8,11 +8,11 @@ from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS, Site
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """Where special tokens stand among the patches of one view.
+    """The order of special tokens and patches in the stream of one view.
 
     Attributes:
         before: Names of the special tokens before the patches, such as `camera`, in order.
-        after: Names of those after the patches.
+        after: Names of the special tokens after the patches.
     """
 
     before: tuple[str, ...] = ()
@@ -24,11 +24,11 @@ class TokenLayout:
         return self.before + self.after
 
     def patches(self, tokens: int) -> slice:
-        """Return where the patches are among so many tokens."""
+        """Return the slice of the patches in a stream with this number of tokens."""
         return slice(len(self.before), tokens - len(self.after))
 
     def index(self, name: str, tokens: int) -> int:
-        """Return the place of a special token among so many tokens.
+        """Return the index of a special token in a stream with this number of tokens.
 
         Raises:
             Prob3rError: There is no special token of this name.
@@ -43,16 +43,16 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of blocks that one residual stream a view runs through.
+    """A stack of blocks. Each view has one residual stream through it.
 
     Attributes:
-        name: What its sites begin with, such as `dec`.
-        width: Of the residual stream.
-        heads: Of every attention sublayer; they share the width evenly.
-        sublayers: Names of each block's sublayers, in the order in which they run.
-        layouts: Where special tokens are in view 1, 2, …; the last one holds for all further views.
+        name: The first part of its sites' names, such as `dec`.
+        width: Width of the residual stream.
+        heads: Heads of every attention sublayer; they share the width evenly.
+        sublayers: Names of the sublayers of each block, in the order in which they run.
+        layouts: Layouts of the tokens of view 1, 2, …; the last one is used for all further views.
         views: The views that run through it; all by default.
-        patches: Whether the patches run through it; without, its streams are special tokens alone.
+        patches: Whether the streams have patches. If not, they have special tokens only.
     """
 
     name: str
@@ -69,11 +69,11 @@ class Stack:
         return len(self.sublayers)
 
     def layout(self, view: int) -> TokenLayout:
-        """Return where the special tokens of a view are."""
+        """Return the token layout of a view."""
         return self.layouts[min(view, len(self.layouts)) - 1]
 
     def streams(self, views: int) -> list[int]:
-        """Return which of so many views run through this stack."""
+        """Return which of the first `views` views run through this stack."""
         every = range(1, views + 1)
         return [view for view in every if self.views is None or view in self.views]
 

@@ -1,4 +1,4 @@
-"""The trial of an adapter's map: it runs over random images, and each site is held to its name.
+"""The test of an adapter's map: it runs over random images and checks every site.
 
 Every site must fire once. It must have as many tokens and heads as the layout of its stack says.
 Attention that is put together again must be what the module computes. A stream that is put back
@@ -25,7 +25,7 @@ SCENES = 2
 
 @runtime_checkable
 class Mapped(Protocol):
-    """What a trial asks of an adapter; see `prob3r.models.adapter.Adapter`."""
+    """The part of an adapter that a trial uses; see `prob3r.models.adapter.Adapter`."""
 
     @property
     def module(self) -> nn.Module:
@@ -40,10 +40,10 @@ class Mapped(Protocol):
         """Calls the module with one batch of images a view."""
 
     def points(self, views: int) -> Mapping[str, AnyHookPoint]:
-        """Return where the sites of so many views are."""
+        """Return the place of every site, for a number of views."""
 
     def tokens(self, site: Site) -> int:
-        """Return how many tokens the stream of a site has."""
+        """Return the number of tokens in the stream of a site."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Return the weights."""
@@ -68,13 +68,14 @@ class Trial:
 
     @torch.no_grad()
     def check(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Hold every site to its name.
+        """Check every site against its name.
 
         Returns:
             The width of every residual site and the heads of every attention site.
 
         Raises:
-            Prob3rError: A site does not hold what its name says; the message names it.
+            Prob3rError: The tensor at a site is not what the name of the site says; the message
+                names the site.
         """
         plain = self.model(*self.images)
         self._check_prediction(plain)
@@ -97,7 +98,7 @@ class Trial:
         return read.widths, {site: k for site, (k, _) in read.heads.items()}
 
     def _check_edits(self, read: "_Reader") -> None:
-        """Hold what is left alone, put back and changed against the streams that were read."""
+        """Check that rejoined and replaced streams change nothing, and that changed ones stay."""
         rejoined, _ = self._run(Tap(), rejoin=True)
         for site, gap in _gaps(rejoined.streams, read.streams):
             raise Prob3rError(
@@ -119,7 +120,7 @@ class Trial:
             )
 
     def _check_images(self, read: "_Reader") -> None:
-        """Hold each site to its view and its scene: one image changes, in the last scene alone."""
+        """Check the view and the scene of each site: change one image, in the last scene only."""
         for view, image in enumerate(self.images, 1):
             changed = image.clone()
             changed[-1] = self._image().to(image)[-1]
@@ -143,7 +144,7 @@ class Trial:
     def _run(
         self, tap: Tap, rejoin: bool = False, images: Sequence[Tensor] = ()
     ) -> tuple["_Reader", Prediction]:
-        """Run with a tap, and read at every site what it left there."""
+        """Run with a tap, and read every site after the tap."""
         module, points = self.model.module, self.model.points(self.views)
         reader = _Reader(self.model, self.views)
         # Hooks fire in the order in which they came: the reader's after the tap's.
@@ -176,7 +177,7 @@ class Trial:
 
 
 class _Reader(Tap):
-    """Keeps the streams of a run, and holds shapes against what an adapter was told."""
+    """Records the streams of a run, and checks their shapes against the adapter's description."""
 
     def __init__(self, model: Mapped, views: int):
         self.model, self.views = model, views
@@ -221,14 +222,14 @@ class _Reader(Tap):
 
 
 class _Back(Tap):
-    """Puts every stream in its own place."""
+    """Replaces every stream by an equal one."""
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
 class _Nudge(Tap):
-    """Changes every stream and every head, and keeps what it made of the streams."""
+    """Changes every stream and every head, and records the changed streams."""
 
     def __init__(self, generator: torch.Generator):
         self.generator = generator
@@ -251,7 +252,7 @@ def _tensors(prediction: Prediction) -> tuple[Tensor, ...]:
 
 
 def _gaps(now: Mapping[str, Tensor], once: Mapping[str, Tensor]) -> Iterator[tuple[str, float]]:
-    """Yield the sites whose streams differ, in the order in which they fired, and by how much."""
+    """Yield the sites whose streams differ, in the order of firing, and the differences."""
     for site, stream in now.items():
         if (gap := _gap(stream, once[site])) > _tolerance(stream):
             yield site, gap
@@ -264,5 +265,5 @@ def _gap(one: Tensor, other: Tensor) -> float:
 
 
 def _tolerance(tensor: Tensor) -> float:
-    """Return how far two ways to compute one tensor may lie apart: 3e-4 in float32."""
+    """Return the largest allowed difference of two ways to compute one tensor: 3e-4 in float32."""
     return math.sqrt(torch.finfo(tensor.dtype).eps)

@@ -1,8 +1,7 @@
-"""What the CroCo family shares: one encoder for two views, and decoders with cross-attention.
+"""The base of the CroCo family: one encoder for two views, and decoders with cross-attention.
 
-CroCo v2 completes a masked view with it; DUSt3R and MASt3R, which start from its weights, put
-pointmap heads on it (Weinzaepfel et al., "CroCo v2", ICCV 2023). Parameter names are those of the
-official checkpoints.
+CroCo v2 (Weinzaepfel et al., ICCV 2023) completes a masked view. DUSt3R and MASt3R start from its
+weights and have pointmap heads. Parameter names are those of the official checkpoints.
 """
 
 from collections.abc import Callable
@@ -32,13 +31,13 @@ AnyConfig = TypeVar("AnyConfig", bound="TwoViewConfig")
 
 @dataclass(frozen=True)
 class TwoViewConfig:
-    """The sizes that the CroCo family shares; an architecture adds its own, and `rope_base`.
+    """The sizes that all models of the CroCo family have. Each architecture adds its own fields.
 
     Attributes:
-        image_size: Height and width that the model was trained for, in pixels; it takes others.
+        image_size: Height and width that the model was trained for, in pixels; others work, too.
         patch: Side of a square patch, in pixels.
-        enc_width, enc_depth, enc_heads: Of the shared encoder.
-        dec_width, dec_depth, dec_heads: Of each decoder.
+        enc_width, enc_depth, enc_heads: Width, blocks and heads of the shared encoder.
+        dec_width, dec_depth, dec_heads: Width, blocks and heads of each decoder.
     """
 
     NAME: ClassVar[str] = "CroCo"
@@ -72,18 +71,18 @@ class TwoViewConfig:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the encoder and a decoder have."""
+        """Number of blocks of the encoder and of one decoder together."""
         return self.enc_depth + self.dec_depth
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it."""
+        """Return the configuration as values that fit JSON."""
         return asdict(self) | {"image_size": list(self.image_size)}
 
     @classmethod
     def from_dict(cls: type[AnyConfig], values: dict[str, Any]) -> AnyConfig:
-        """Return the configuration that `to_dict` gave; raise Prob3rError if it gave no such thing.
+        """Return a configuration from the result of `to_dict`; raise Prob3rError if it is invalid.
 
-        Files are written by anyone, so types are checked here.
+        Files are not trusted, so types are checked here.
         """
         if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
             raise Prob3rError(f"{', '.join(unknown)} is not known of a {cls.NAME}.")
@@ -108,9 +107,10 @@ class TwoViewConfig:
 
 
 class TwoViewModel(MultiViewModel):
-    """A shared encoder and one or two stacks of decoder blocks, as one decoder stack of two views.
+    """A shared encoder, and one or two sequences of decoder blocks as one stack of two views.
 
-    An architecture builds its heads after this, and then draws its weights with `initialise`.
+    The constructor of an architecture calls this one, builds its heads, and then draws its weights
+    with `initialise`.
     """
 
     most_views = 2
@@ -156,10 +156,10 @@ class TwoViewModel(MultiViewModel):
     def encode_pair(
         self, images1: Tensor, images2: Tensor, tap: Tap | None = None
     ) -> tuple[Tokens, Tokens]:
-        """Return the encoder's output for both views, which run as one batch where sizes match.
+        """Return the encoder's output for both views, which run as one batch if sizes match.
 
-        With an encoder cache, a view that was seen before is not encoded again, unless the tap
-        wants to see inside the encoder.
+        With an encoder cache, a known view is not encoded again, unless the tap reads or edits
+        sites inside the encoder.
         """
         if self.encoder_cache and not self._watched(tap) and not torch.is_grad_enabled():
             seen = [self.encoder_cache(images) for images in (images1, images2)]
@@ -177,7 +177,7 @@ class TwoViewModel(MultiViewModel):
         return first, second
 
     def _watched(self, tap: Tap | None) -> bool:
-        """Return whether a tap wants to see inside the encoder: more than its last stream."""
+        """Return whether a tap must be called at sites of the encoder other than the last one."""
         if tap is None:
             return False
         last = (self.config.enc_depth - 1, "mlp")
@@ -243,12 +243,12 @@ class TwoViewModel(MultiViewModel):
 
 
 def renamed(tap: Tap | None, *streams: str) -> Tap | None:
-    """Return a tap that is shown the encoder's sites under the names of one or more streams."""
+    """Return a tap that gets the encoder's sites under the names of one or more streams."""
     return None if tap is None else _Renamed(tap, streams)
 
 
 class _Renamed(Tap):
-    """Shows a tap the encoder's sites under the names of the views that share the batch."""
+    """Calls a tap at the encoder's sites with the names of the views in the batch."""
 
     def __init__(self, tap: Tap, streams: tuple[str, ...]):
         self.tap = tap

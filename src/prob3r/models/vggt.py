@@ -38,16 +38,18 @@ class VGGTConfig:
     """The shape of a VGGT; the defaults are those of VGGT-1B.
 
     Attributes:
-        image_size: Height and width that the model was trained for, in pixels; it takes others.
+        image_size: Height and width that the model was trained for, in pixels; others work, too.
         patch: Side of a square patch, in pixels.
-        width, depth, heads: Of the trunk; `depth` counts pairs of a frame and a global block.
+        width, depth, heads: Width, depth and heads of the trunk; `depth` counts pairs of a frame
+            block and a global block.
         registers: Register tokens of each view in the trunk.
-        enc_depth, enc_heads, enc_registers: Of the DINOv2 encoder, which has the trunk's width.
-            With a depth of 0 there is none, and a convolution embeds the patches.
+        enc_depth, enc_heads, enc_registers: Blocks, heads and register tokens of the DINOv2
+            encoder, which has the width of the trunk. With 0 blocks, there is no encoder, and a
+            convolution embeds the patches.
         head_blocks: The four blocks of the trunk that the depth and point heads read.
         features: Channels of the fused maps in the depth and point heads.
         channels: Channels of the four maps before they are fused.
-        cam_depth, cam_heads, cam_iterations: Of the camera head.
+        cam_depth, cam_heads, cam_iterations: Blocks, heads and iterations of the camera head.
         rope_base: Base of the rotary position embedding.
     """
 
@@ -89,7 +91,7 @@ class VGGTConfig:
 
     @classmethod
     def small(cls, image_size: tuple[int, int] = (128, 128), patch: int = 8) -> "VGGTConfig":
-        """Return the shape of a VGGT of some 12 million weights, to be trained from scratch.
+        """Return the configuration of a VGGT of about 12 million weights, to train from scratch.
 
         A convolution embeds its patches; it has 8 frame and 8 global blocks.
         """
@@ -109,25 +111,25 @@ class VGGTConfig:
 
     @property
     def blocks(self) -> int:
-        """How many blocks with weights of their own there are."""
+        """Number of blocks with weights of their own."""
         return self.enc_depth + 2 * self.depth + self.cam_depth
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON can hold it."""
+        """Return the configuration as values that fit JSON."""
         return to_json(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "VGGTConfig":
-        """Return the configuration that `to_dict` gave, or raise Prob3rError if it gave none."""
+        """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "VGGT")
 
 
 class VGGT(AlternatingModel):
     """An encoder, a trunk of frame and global attention, and heads for cameras, depth and points.
 
-    Its stacks are `enc` (DINOv2, if there is one), `dec` (the trunk; a block is a frame block and
-    a global block), and `cam` (the camera head, one token a view; its iterations are one after the
-    other).
+    Its stacks are `enc` (DINOv2, if there is one), `dec` (the trunk; each block is a frame block
+    and a global block), and `cam` (the camera head, with one token a view and the blocks of all
+    iterations, one iteration after another).
     """
 
     architecture: ClassVar[str] = "vggt"
@@ -208,7 +210,7 @@ class VGGT(AlternatingModel):
     ) -> tuple[Prediction, list[Float[Tensor, "b v 9"]]]:
         """Return the prediction, and the encodings of all cameras after each iteration.
 
-        The arguments, and what is raised, are those of `forward`.
+        The arguments and the errors are those of `forward`.
         """
         tap = Tap() if tap is None else tap
         size = common_size(images, self.config.patch, self.name)
@@ -218,7 +220,7 @@ class VGGT(AlternatingModel):
         self, layers: Mapping[int, Layer], size: tuple[int, int], tap: Tap
     ) -> tuple[Prediction, list[Float[Tensor, "b v 9"]]]:
         last = layers[self.config.depth - 1]
-        # The heads run in float32 whatever the trunk's type.
+        # The heads run in float32 for any dtype of the trunk.
         with torch.autocast(last.joint[0].device.type, enabled=False):
             encodings = self.read_cameras(last, tap)
             states = [layers[block] for block in self.config.head_blocks]
@@ -244,14 +246,14 @@ class VGGT(AlternatingModel):
     def read_depth(
         self, states: Sequence[Layer], size: tuple[int, int]
     ) -> tuple[tuple[Float[Tensor, "b h w"], ...], tuple[Float[Tensor, "b h w"], ...]]:
-        """Return the depth of every view and its confidences, read off four blocks."""
+        """Return the depth of every view and its confidences, predicted from four blocks."""
         raw = self._dense(self.depth_head, states, size)
         return tuple(r[..., 0].exp() for r in raw), tuple(1 + r[..., 1].exp() for r in raw)
 
     def read_points(
         self, states: Sequence[Layer], size: tuple[int, int]
     ) -> tuple[tuple[Float[Tensor, "b h w 3"], ...], tuple[Float[Tensor, "b h w"], ...]]:
-        """Return the pointmap of every view and its confidences, read off four blocks."""
+        """Return the pointmap of every view and its confidences, predicted from four blocks."""
         raw = self._dense(self.point_head, states, size)
         points = (r[..., :3].sign() * r[..., :3].abs().expm1() for r in raw)
         return tuple(points), tuple(1 + r[..., 3].exp() for r in raw)
@@ -259,7 +261,7 @@ class VGGT(AlternatingModel):
     def _dense(
         self, head: Callable[..., Tensor], states: Sequence[Layer], size: tuple[int, int]
     ) -> list[Float[Tensor, "b h w c"]]:
-        """Return what a dense head gives for every view."""
+        """Return the output of a dense head for every view."""
         grid = patch_grid(*size, self.config.patch)
         patches = slice(1 + self.config.registers, None)
         return every_view(lambda read: head(read, grid, size), states, patches)

@@ -1,4 +1,4 @@
-"""How official VGGT files are read: weights alone, from which the sizes follow.
+"""Readers of official VGGT files: weights only; the sizes follow from their shapes.
 
 A `.pt` file holds the state dict, sometimes under `model`. A hub folder adds a `config.json` with
 three of the sizes.
@@ -28,7 +28,7 @@ _SWITCHES = ("enable_camera", "enable_point", "enable_depth", "enable_track")
 
 
 class VGGTFiles(Published):
-    """Reads what the authors of VGGT publish."""
+    """Reads the files that the authors of VGGT publish."""
 
     names: ClassVar[Mapping[str, Any]] = {
         "facebook/VGGT-1B": VGGTConfig(),
@@ -36,7 +36,7 @@ class VGGTFiles(Published):
     }
 
     def of_weights(self, weights: Mapping[str, Tensor]) -> VGGTConfig | None:
-        """Return the configuration that the shapes of weights tell."""
+        """Return the configuration that follows from the shapes of weights."""
         if not any(name.startswith("aggregator.") for name in weights):
             return None
         return _sizes(weights)
@@ -76,9 +76,9 @@ class VGGTFiles(Published):
 
 
 def _sizes(weights: Mapping[str, Tensor]) -> VGGTConfig:
-    """Return the sizes that the shapes of official weights tell.
+    """Return the sizes that follow from the shapes of official weights.
 
-    What they do not tell is as in the official code: the heads of DINOv2 are 64 wide, the camera
+    All other sizes are those of the official code: the heads of DINOv2 are 64 wide, the camera
     head has 16 heads and 4 iterations, and the dense heads read blocks 4, 11, 17 and 23.
     """
     shapes = Shapes(weights, "VGGT")

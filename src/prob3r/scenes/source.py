@@ -151,12 +151,11 @@ def open_pairs(
     """Open pairs by name, framed for a model.
 
     Args:
-        name: One of these:
-            - `rooms:train`, `rooms:validation` or `rooms:test`; `lookalikes` in place of `rooms`
-              for rooms with copies of one object. `@SIZE` at the end, as in `rooms:test@64`, asks
-              for square views of this side in pixels.
-            - `LAYOUT:PATH`, a data set with a layout of `prob3r.scenes.readers`.
-            - The path of a folder of pairs, or of a data set whose layout can be recognised.
+        name: `rooms:train`, `rooms:validation` or `rooms:test`; with `lookalikes` in place of
+            `rooms`, rooms with copies of one object. `@SIZE` at the end, as in `rooms:test@64`,
+            asks for square views of this side in pixels. Or `LAYOUT:PATH`, a data set with a layout
+            of `prob3r.scenes.readers`. Or the path of a folder of pairs, or of a data set whose
+            layout can be recognised.
         model: The model that the pairs are for, or a `Framing`.
         device: Device that renders rooms.
         strict: As for a `Reader`.
