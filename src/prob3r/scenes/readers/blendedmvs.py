@@ -1,4 +1,4 @@
-"""BlendedMVS as DUSt3R's preprocessing leaves it: rendered depth, pairs listed.
+"""BlendedMVS after DUSt3R's preprocessing: rendered depth, pairs listed.
 
 blendedmvs_pairs.npy        two halves of the scene's number, two images, score
 SCENE/00000000.jpg          SCENE is 24 hexadecimal digits

@@ -7,7 +7,7 @@
     depth/STEM.png                              16-bit thousandths of the model's unit, 0 if unknown
 
 COLMAP's pixel centres are at halves, and its poses are world_to_cam. Without depth maps, as in the
-scenes of Photo Tourism, pairs are those images of which each sees a tenth of the 3D points that
+scenes of Photo Tourism, two images are a pair if each sees at least a tenth of the 3D points that
 the other sees.
 """
 
@@ -30,7 +30,7 @@ MILLI = 1e-3
 class COLMAP(Reader, layout="colmap"):
     """Pairs of frames of one model that overlap; a folder of models is read as several scenes.
 
-    Where no model has depth maps, views have cameras alone.
+    If no model has depth maps, views have cameras only.
 
     Raises:
         Prob3rError: pycolmap is not installed, a model cannot be read, or its images are distorted.

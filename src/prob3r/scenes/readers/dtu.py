@@ -1,4 +1,4 @@
-"""DTU as MVSNet's and Spann3R's preparations leave it: objects, with depth and masks.
+"""DTU after MVSNet's or Spann3R's preparation: objects, with depth and masks.
 
 scan1/images/00000000.jpg
 scan1/depths/00000000.npy           millimetres, 0 where unknown

@@ -1,4 +1,4 @@
-"""ETH3D as pi3's preparation leaves it: photographs and depth undistorted, cameras in .npz files.
+"""ETH3D after pi3's preparation: photographs and depth undistorted, cameras in .npz files.
 
 SCENE/images/custom_undistorted/DSC_0001.JPG
 SCENE/ground_truth_depth/custom_undistorted/DSC_0001.JPG    raw little-endian float32, row by row,

@@ -1,4 +1,4 @@
-"""Habitat as DUSt3R's preprocessing leaves it: five rendered views a scene, scenes listed.
+"""Habitat after DUSt3R's preprocessing: five rendered views a scene, scenes listed.
 
 Habitat_COUNT_scenes_SPLIT.txt      a scene a line, such as hm3d/…/00000012
 SCENE_1.jpeg … SCENE_5.jpeg

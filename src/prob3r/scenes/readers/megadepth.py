@@ -1,4 +1,4 @@
-"""MegaDepth as DUSt3R's preprocessing leaves it: depth of multi-view stereo, pairs listed.
+"""MegaDepth after DUSt3R's preprocessing: depth of multi-view stereo, pairs listed.
 
 all_metadata.npz            scenes ("0015 0"), images, pairs (scene_id, im1_id, im2_id, score)
 0015/0/NAME.jpg             NAME is that of the original image, with its own ending

@@ -1,4 +1,4 @@
-"""MegaDepth-1500 as glue-factory's megadepth1500.zip has it: posed images and a list of pairs.
+"""MegaDepth-1500 in the layout of glue-factory's megadepth1500.zip: posed images, listed pairs.
 
 views.txt       image, R (9 numbers), t (3), COLMAP's camera: model, width, height, parameters;
                 world_to_cam

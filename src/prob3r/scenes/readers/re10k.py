@@ -1,4 +1,4 @@
-"""RealEstate10K as pi3's preparation leaves it: recordings with cameras and no depth.
+"""RealEstate10K after pi3's preparation: recordings with cameras and no depth.
 
 SEQUENCE/annotations.json       [{"filepath", "intrinsics": 3x3 in pixels, "extrinsics": 4x4}, …]
 SEQUENCE/images/0000.png        `filepath` is SEQUENCE/images/0000.png

@@ -1,4 +1,4 @@
-"""ScanNet++ as DUSt3R's preprocessing leaves it: rendered depth, pairs listed.
+"""ScanNet++ after DUSt3R's preprocessing: rendered depth, pairs listed.
 
 all_metadata.npz            scenes, sceneids, images, intrinsics, trajectories, pairs
 SCENE/images/NAME.jpg

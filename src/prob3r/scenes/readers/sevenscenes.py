@@ -7,9 +7,9 @@
     seq-01/frame-000000.pose.txt            cam_to_world, 4x4, OpenCV axes, metres
 
 The path is a scene's folder, a folder of scenes, one sequence, or one of the split files. Colour
-and depth are not registered to each other; as usual, both are taken to be of the depth camera,
-with the focal length that the data set's authors give. Where a preparation (SimpleRecon's,
-Spann3R's) moved depth into the colour camera, that depth counts, with that camera's focal length.
+and depth are not registered to each other. As usual, both are treated as images of the depth
+camera, with the focal length that the authors give. If a preparation (SimpleRecon's, Spann3R's)
+projected depth into the colour camera, that depth and that camera's focal length are used.
 """
 
 import re

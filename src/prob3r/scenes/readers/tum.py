@@ -6,8 +6,8 @@
     depth/….png                 16 bits, 5000 a metre, 0 where unknown, registered to the colours
 
 The three streams are not synchronous: each image takes the nearest depth and pose within 20 ms.
-Intrinsics are those that the data set's authors publish for each of its Kinects. The lenses'
-distortion, some pixels in the corners of Freiburg 1 and 2, is not undone.
+Intrinsics are those that the authors publish for each of the Kinects. Lens distortion is not
+corrected; it is some pixels in the corners of Freiburg 1 and 2.
 """
 
 from pathlib import Path
