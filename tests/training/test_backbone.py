@@ -14,6 +14,7 @@ from prob3r.scenes import Pair
 from prob3r.training import Progress, Recipe, Stage, train_backbone
 from prob3r.training.attention import DirectAttention
 from prob3r.training.backbone import _BackboneTask
+from prob3r.training.optim import Muon
 from prob3r.training.pairs import Pointmaps
 from prob3r.training.processes import Processes
 from prob3r.training.stream import Stream
@@ -68,7 +69,10 @@ def test_a_stopped_run_ends_where_an_unbroken_one_ends(tmp_path: Path, optimizer
     assert same(best(tmp_path / "stopped"), best(tmp_path / "unbroken"))
 
 
-def test_photographs_symmetric_steps_in_parts_and_bfloat16_go_together(tmp_path: Path) -> None:
+def test_photographs_symmetric_steps_in_parts_and_bfloat16_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.training.backbone.has_bfloat16", lambda device: True)
     (tmp_path / "photographs").mkdir()
     Image.new("RGB", (40, 30), (200, 90, 10)).save(tmp_path / "photographs" / "a.png")
     how = {"batch": 8, "parts": 2, "everyday": 0.5, "symmetric": True}
@@ -81,6 +85,17 @@ def test_photographs_symmetric_steps_in_parts_and_bfloat16_go_together(tmp_path:
     assert (
         "everyday_rotation_error" in metadata(tmp_path / "run" / "small.safetensors")["validation"]
     )
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_products_are_in_bfloat16_only_on_hardware_that_computes_in_it(
+    has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.training.backbone.has_bfloat16", lambda device: has)
+    task = _BackboneTask(replace(RECIPE, bf16=True, optimizer="muon"), Path(), Processes())
+    (muon,) = [each for each in task.optimizers if isinstance(each, Muon)]
+    assert (task.bf16, muon.dtype) == (has, torch.bfloat16 if has else torch.float32)
+    assert not _BackboneTask(RECIPE, Path(), Processes()).bf16
 
 
 def test_the_parts_of_a_batch_add_up_to_it() -> None:

@@ -123,7 +123,10 @@ def test_the_truth_has_no_loss() -> None:
     assert ManyViews(module, STAGE, 0, Tap()).loss(scenes, 0) == 0
 
 
-def test_a_stopped_run_of_many_views_ends_where_an_unbroken_one_ends(tmp_path: Path) -> None:
+def test_a_stopped_run_of_many_views_ends_where_an_unbroken_one_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prob3r.training.backbone.has_bfloat16", lambda device: True)
     recipe = replace(RECIPE, optimizer="muon", bf16=True)
     path = train_backbone(recipe, tmp_path / "unbroken")
     for _ in range(2):

@@ -13,6 +13,7 @@ from prob3r.io.files import make_folder
 from prob3r.models import DUSt3R, save
 from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
 from prob3r.models.sites import Tap
+from prob3r.runs.precision import has_bfloat16
 from prob3r.training.attention import DirectAttention, OthersFirst
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.many_views import ManyViews
@@ -55,7 +56,7 @@ def train_backbone(
         folder: Holds the run's state and log, and `NAME.safetensors`, the best weights so far by
             view 2's pointmap error on validation at the recipe's last image size; and, where the
             recipe keeps them, `kept/NAME-STAGE-PAIRS.safetensors`.
-        device: Where to train; on a GPU the products are in bfloat16.
+        device: Where to train; on a GPU the products are in bfloat16, if it computes in it.
         seconds: Stop, with the state saved, after this long.
         report: Called after every stretch of steps.
         photographs: A folder of photographs for the surfaces of everyday rooms.
@@ -86,7 +87,8 @@ class _BackboneTask(Task):
         device = processes.device
         self.recipe, self.device, self.processes = recipe, device, processes
         self.photographs, self.real = photographs, real
-        self.bf16 = recipe.bf16 or device.type == "cuda"
+        wanted = recipe.bf16 or device.type == "cuda"
+        self.bf16 = wanted and has_bfloat16(device)
         self.tap = DirectAttention() if self.bf16 and device.type == "cpu" else Tap()
         self.path = folder / f"{recipe.name}.safetensors"
         self.identity = f"{recipe.name}, seed {recipe.seed}, {recipe.model}"
@@ -116,7 +118,7 @@ class _BackboneTask(Task):
                     f"The recipe {recipe.name} has the objective {name}, which the architecture "
                     f"{recipe.architecture} cannot be trained for."
                 )
-        self.optimizers = optimizers(self.module, recipe)
+        self.optimizers = optimizers(self.module, recipe, self.bf16)
         blocks = [
             module
             for module in self.model.modules()

@@ -70,8 +70,14 @@ def orthogonalise(
     return (x if matrices.shape[1] <= matrices.shape[2] else x.mT).to(matrices)
 
 
-def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of a run; each group's learning rate is set before every step."""
+def optimizers(model: nn.Module, recipe: Recipe, bf16: bool = False) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a run; each group's learning rate is set before every step.
+
+    Args:
+        model: What is trained.
+        recipe: Names the optimizer and the weight decay.
+        bf16: Whether Muon's products are in bfloat16.
+    """
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     kinds = EncoderBlock | DecoderBlock | ViewsBlock
@@ -79,7 +85,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     hidden = [p for block in blocks for p in block.parameters() if p.ndim == 2]
     muon: list[torch.optim.Optimizer] = []
     if recipe.optimizer == "muon":
-        dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+        dtype = torch.bfloat16 if bf16 else torch.float32
         muon = [Muon(hidden, lr=0.0, weight_decay=recipe.weight_decay, dtype=dtype)]
         chosen = {id(p) for p in hidden}
         matrices = [p for p in matrices if id(p) not in chosen]
