@@ -28,12 +28,16 @@ from prob3r.errors import Prob3rError
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is one sentence and exit code 1."""
+    """Run the command line.
+
+    An error that the user can correct is printed as one sentence, and the exit code is 1. After
+    Ctrl-C the exit code is 130.
+    """
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors)]
     )
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not be valid UTF-8
     try:
         app()
     except Prob3rError as error:

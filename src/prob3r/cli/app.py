@@ -1,4 +1,4 @@
-"""What the commands share: the application, its consoles, options and progress."""
+"""What all commands share: the application, its consoles, options and progress bar."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -35,33 +35,40 @@ errors = Console(stderr=True)
 ModelName = Annotated[
     str,
     typer.Option(
-        help="A shipped or installed model's name, a path, a hub id, or package.module:factory, "
-        "whose code then runs."
+        help="The name of a shipped or installed model, a path, a hub id, or "
+        "package.module:factory; the code of a factory is executed."
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Where to write.")]
 Overlap = Annotated[
     tuple[float, float] | None,
-    typer.Option(help="Only pairs whose overlap lies between two shares.", metavar="LOW HIGH"),
+    typer.Option(
+        help="Use only pairs whose overlap lies between two shares, from 0 to 1.",
+        metavar="LOW HIGH",
+    ),
 ]
 Rotation = Annotated[
     tuple[float, float] | None,
-    typer.Option(help="Only pairs whose cameras differ by so many degrees.", metavar="LOW HIGH"),
+    typer.Option(
+        help="Use only pairs whose relative rotation lies between two angles, in degrees.",
+        metavar="LOW HIGH",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, …")]
+Device = Annotated[str, typer.Option(help="The device to compute on: cpu, cuda, cuda:1, …")]
 Size = Annotated[
     int | None,
     typer.Option(
-        help="The longer side of the photographs in pixels, or their only side where the model "
-        "takes squares; a multiple of the patch. By default the model's own; less is faster."
+        help="The longer side of the photographs in pixels, or the side of the square if the model "
+        "takes squares. It must be a multiple of the patch size. The default is the model's own "
+        "size; a smaller size is faster."
     ),
 ]
 PrecisionName = Annotated[
     str,
     typer.Option(
         "--precision",
-        help="Of the matrix products: auto, float32 or bfloat16. auto takes bfloat16 for fitting "
-        "and sweeping, on hardware that computes in it.",
+        help="Precision of the matrix products: auto, float32 or bfloat16. auto uses bfloat16 for "
+        "fitting and sweeping, if the hardware computes in it.",
     ),
 ]
 
@@ -70,7 +77,7 @@ PrecisionName = Annotated[
 def in_precision(
     asked: str, network: "Model", *others: "Model | None", heavy: bool = False
 ) -> Iterator[None]:
-    """Run models in the precision that was asked for; see `prob3r.runs.precision`."""
+    """Run models in the requested precision inside the context; see `prob3r.runs.precision`."""
     from prob3r.runs.precision import choose, running_in
 
     models = [network, *(other for other in others if other is not None)]
@@ -79,7 +86,7 @@ def in_precision(
 
 
 def framing_of(network: "Model", size: int | None) -> "Framing":
-    """Return how a model wants its photographs, at another size if one is given."""
+    """Return the framing of photographs for a model, at another size if one is given."""
     from dataclasses import replace
 
     from prob3r.scenes import Framing
@@ -89,7 +96,11 @@ def framing_of(network: "Model", size: int | None) -> "Framing":
 
 
 def pair_of(image1: Path, image2: Path | None, network: "Model", size: int | None = None) -> "Pair":
-    """Return two photographs, or the pair of a folder, on the device of the model."""
+    """Return two photographs, or the pair of a folder, on the device of the model.
+
+    Raises:
+        Prob3rError: One photograph is given alone, or a file cannot be read.
+    """
     from prob3r.scenes import Pair
 
     framing = framing_of(network, size)
@@ -104,7 +115,12 @@ def pair_of(image1: Path, image2: Path | None, network: "Model", size: int | Non
 
 
 def views_of(images: "list[Path]", network: "Model", size: int | None = None) -> "Views":
-    """Return photographs of one scene, or the pair of a folder, on the device of the model."""
+    """Return photographs of one scene, or the pair of a folder, on the device of the model.
+
+    Raises:
+        Prob3rError: One photograph is given alone, there are more than the model takes, or a file
+            cannot be read.
+    """
     from prob3r.report.explain import check_count
     from prob3r.scenes import Views
 
@@ -123,7 +139,10 @@ def chosen(
     overlap: tuple[float, float] | None = None,
     rotation: tuple[float, float] | None = None,
 ) -> "Subset":
-    """Return a sample of the pairs of a name, or of those within bounds, and show progress."""
+    """Return a sample of the pairs of a data set, and show a progress bar.
+
+    With bounds on the overlap (shares) or the rotation (degrees), only pairs within them are drawn.
+    """
     from prob3r.scenes.sampling import choose
     from prob3r.scenes.source import open_pairs
 
@@ -141,14 +160,17 @@ def chosen(
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
-    """Give a function that shows what is being done, and what share of it is."""
+    """Yield a function that shows the current work and the share of it that is done, 0 to 1."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    hidden = not errors.is_terminal  # there it would leave an empty line
+    hidden = not errors.is_terminal  # in a log file the bar would leave an empty line
     with Progress(*columns, console=errors, transient=True, disable=hidden) as bar:
         task = bar.add_task("Loading", total=1.0)
         yield lambda what, share: bar.update(task, description=what, completed=share)
 
 
 def wide(to: Console) -> Console:
-    """Return a console in which no number of a table is cut; a narrow terminal wraps the lines."""
+    """Return a console wide enough that no number of a table is cut.
+
+    A terminal that is narrower wraps the lines.
+    """
     return Console(file=to.file, width=max(to.width, TABLE_WIDTH))

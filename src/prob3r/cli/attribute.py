@@ -38,16 +38,20 @@ Box = tuple[int, int, int, int]
 def attribute(
     images: Annotated[
         list[Path],
-        typer.Argument(help="Views of one scene, the reference first; or a pair's folder."),
+        typer.Argument(help="Photographs of one scene, view 1 first; or the folder of a pair."),
     ],
     of: Annotated[str, typer.Option(help=f"What to explain: {', '.join(OF)}.")] = "rotation",
     view: Annotated[
-        int | None, typer.Option(help="Whose camera or points: 2; of depth 1; of truth all.")
+        int | None,
+        typer.Option(
+            help="The view whose camera or points are explained. The default is 2, for depth 1, "
+            "and for truth all views."
+        ),
     ] = None,
     region: Annotated[
         Box | None,
         typer.Option(
-            help="Of depth: a box in pixels as the model sees them.",
+            help="Only for depth: a box, in pixels of the image that the model sees.",
             metavar="LEFT TOP RIGHT BOTTOM",
         ),
     ] = None,
@@ -55,28 +59,35 @@ def attribute(
     baseline: Annotated[
         str,
         typer.Option(
-            help="What replaces a part: zero, or tokens for the mean over its view's tokens."
+            help="What replaces a part: zero, or tokens, which is the mean over the tokens of its "
+            "view."
         ),
     ] = "zero",
     means: Annotated[
-        Path | None, typer.Option(help="In place of a baseline: means from `prob3r means`.")
+        Path | None,
+        typer.Option(help="Replace a part by means from this file of `prob3r means`."),
     ] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="In place of a baseline: a photograph of another run, once a view."),
+        typer.Option(
+            help="Replace a part by that of a run on other photographs; give this option once for "
+            "each view."
+        ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, help="Over 1, integrated gradients, which take much longer.")
+        int,
+        typer.Option(min=1, help="Steps of integrated gradients; more than 1 takes much longer."),
     ] = 1,
     top: Annotated[int, typer.Option(min=1, help="How many parts to print.")] = 10,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also the effects of all parts.")
+        Path | None,
+        typer.Option("--json", help="Also write the effects of all parts to this file."),
     ] = None,
     size: Size = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Say which heads and sublayers decide a camera, a depth or an error, from one gradient."""
+    """Show which heads and sublayers decide a camera, a depth or an error, from one gradient."""
     from prob3r.models import load
     from prob3r.runs.attribution import attribute as attributed
 
@@ -93,7 +104,11 @@ def attribute(
 
 
 def _scalar(of: str, view: int | None, region: Box | None, views: "Views") -> "Scalar":
-    """Return what is explained; raise Prob3rError for what cannot be."""
+    """Return the quantity to explain.
+
+    Raises:
+        Prob3rError: There is no such quantity or view, or the region does not fit.
+    """
     from prob3r.measures import scalars
 
     if of not in OF:
@@ -101,7 +116,7 @@ def _scalar(of: str, view: int | None, region: Box | None, views: "Views") -> "S
     if region is not None and of != "depth":
         raise Prob3rError(f"A region is given, and {of} has none; give it with --of depth.")
     if view is not None:
-        views.view(view)  # is there such a view?
+        views.view(view)  # raises Prob3rError if there is no such view
     if of == "depth":
         return scalars.Depth(view or 1, None if region is None else _mask(region, views, view or 1))
     if of == "truth":
@@ -115,7 +130,7 @@ def _scalar(of: str, view: int | None, region: Box | None, views: "Views") -> "S
 
 
 def _mask(region: Box, views: "Views", view: int) -> "Tensor":
-    """Return the pixels of a box; raise Prob3rError if it is not within the view."""
+    """Return a mask (h, w) of the pixels in a box; raise Prob3rError if it leaves the view."""
     import torch
 
     height, width = views.view(view).size
@@ -123,7 +138,7 @@ def _mask(region: Box, views: "Views", view: int) -> "Tensor":
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise Prob3rError(
             f"The region is {left} {top} {right} {bottom}, and view {view} is {width} pixels wide "
-            f"and {height} high as the model sees it; give a box within."
+            f"and {height} high as the model sees it; give a box within the view."
         )
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = True
@@ -131,19 +146,27 @@ def _mask(region: Box, views: "Views", view: int) -> "Tensor":
 
 
 def _matches(views: "Views", view: int) -> "tuple[Tensor, Tensor]":
-    """Return the matches of view 1 and another, by the best matcher that is installed."""
+    """Return matches between view 1 and another view, by the best matcher that is installed.
+
+    Returns:
+        The pixels (x, y) in view 1 and in the other view, each (1, matches, 2).
+
+    Raises:
+        Prob3rError: No matcher is installed, or it finds no match.
+    """
     from prob3r.reliability.matchers import MATCHERS, best_matcher
 
     matcher = best_matcher()
     if matcher is None:
         raise Prob3rError(
-            "sampson needs matches, and no matcher is installed; pip install 'prob3r[matching]' "
-            "brings one."
+            "sampson needs matches, and no matcher is installed; install one with pip install "
+            "'prob3r[matching]'."
         )
     found = MATCHERS[matcher](views.view(1).image[0], views.view(view).image[0])
     if not len(found.pixels1):
         raise Prob3rError(
-            f"{matcher} finds no match of views 1 and {view}, which sampson needs; take rotation."
+            f"{matcher} finds no match between views 1 and {view}, and sampson needs matches; use "
+            "--of rotation."
         )
     return found.pixels1[None], found.pixels2[None]
 
@@ -155,12 +178,14 @@ def _baseline(
     against: list[Path] | None,
     size: int | None,
 ) -> "Baseline":
-    """Return what replaces a part."""
+    """Return the baseline that replaces a part; raise Prob3rError for an unknown or double one."""
     from prob3r.runs.attribution import AnotherRun, DataMean, TokenMean, Zero
     from prob3r.runs.edits import Means
 
     if means is not None and against:
-        raise Prob3rError("Both means and another run are given to replace a part; give one.")
+        raise Prob3rError(
+            "Both means and another run are given to replace a part; give only one of them."
+        )
     if means is not None:
         return DataMean(Means.load(means))
     if against:
@@ -171,7 +196,7 @@ def _baseline(
 
 
 def _print(found: "Attribution", scalar: "Scalar", count: int) -> None:
-    """Print the parts that matter most, with the sign and the unit of their effects."""
+    """Print the parts that matter most, with the signs and the unit of their effects."""
     parts = found.top(count)
     table = Table("part", "effect")
     table.columns[1].justify = "right"
@@ -182,8 +207,8 @@ def _print(found: "Attribution", scalar: "Scalar", count: int) -> None:
     console.print(Text(title, "bold"), soft_wrap=True)
     console.print(table)
     about = (
-        f"Effect: by how much it changes if the part is replaced by {found.baseline}, {how}. "
-        f"+: {scalar.more}. Without a change it is {float(found.value[0]):.3g}{scalar.unit}."
+        f"Effect: the change of this quantity if the part is replaced by {found.baseline}, {how}. "
+        f"+ means: {scalar.more}. Without a change it is {float(found.value[0]):.3g}{scalar.unit}."
     )
     console.print(Text(about), soft_wrap=True)
 
@@ -196,7 +221,7 @@ def _write(
     model: str,
     views: "Views",
 ) -> None:
-    """Write the effects of all parts."""
+    """Write the effects of all parts as JSON."""
     from prob3r.models.sites import Site
     from prob3r.studies.framework.results import frames_of, provenance, write_result
 

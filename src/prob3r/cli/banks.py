@@ -1,4 +1,4 @@
-"""The probes that commands read with: shipped, at a path, from the cache, or fitted at once."""
+"""The probes of the commands: shipped, at a path, from the cache, or fitted when needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,28 +21,31 @@ AUTO, NONE, LOGIT = "auto", "none", "logit"
 Probes = Annotated[
     str,
     typer.Option(
-        help="auto (the shipped MLP probes of a shipped model, else ridge), ridge or features "
-        "(fitted at once and kept), logit, none, a bank's path or hub id, or what is shipped: mlp, "
-        "linear, tuned."
+        help="The probes to use. auto: the shipped MLP probes of the model, or ridge if there are "
+        "none. ridge, features: fitted when needed, and kept. logit: the model's head. none: "
+        "no probes. mlp, linear, tuned: shipped probes of that kind. Or the path or hub id of a "
+        "bank."
     ),
 ]
 FitTo = Annotated[
     str | None,
     typer.Option(
-        help="What probes are fitted to: truth, or own for the model's own output; the truth where "
-        "it is known."
+        help="The target that probes are fitted to: truth, or own for the model's own output. The "
+        "default is the truth if the data has it."
     ),
 ]
 FitOn = Annotated[
     str | None,
-    typer.Option(help="What probes are fitted on: rooms:train, a data set, or photographs."),
+    typer.Option(
+        help="The data that probes are fitted on: rooms:train, a data set, or photographs."
+    ),
 ]
 
 
 def asked(
     fit_to: str | None, fit_on: str | None, precision: str = "auto", scenes: int | None = None
 ) -> "Asked":
-    """Return which banks are wanted; raise Prob3rError where --fit-to is nobody."""
+    """Return the settings of the banks to fit; raise Prob3rError if --fit-to is unknown."""
     from prob3r.probes import Asked
     from prob3r.probes.targets import WHOSE
 
@@ -56,20 +59,20 @@ def asked(
 def maybe_reader(
     network: "Model", model: str, probes: str, which: "Asked | None" = None
 ) -> "SiteReader | None":
-    """Return the probes that were asked for, fitted if need be; None for `none`."""
+    """Return the requested probes, fitted if necessary; None for `none`."""
     return None if probes == NONE else reader_of(network, model, probes, which)
 
 
 def reader_of(
     network: "Model", model: str, probes: str, which: "Asked | None" = None
 ) -> "SiteReader":
-    """Return the probes that were asked for, on the model's device, fitted if need be.
+    """Return the requested probes, on the model's device, fitted if necessary.
 
     Args:
         network: The model.
-        model: Its name.
-        probes: A kind, a path or a hub id.
-        which: What they are to be fitted to and on, if they are fitted.
+        model: The model's name.
+        probes: A kind of probes, a path or a hub id.
+        which: The target and the data of the fit, for probes that are fitted.
 
     Raises:
         Prob3rError: There are no such probes, or they cannot be fitted.
@@ -95,7 +98,7 @@ def reader_of(
     if probes in KINDS:
         raise Prob3rError(
             f"No '{probes}' probes are shipped for '{model}'; give the path of a bank, or ridge, "
-            "which is fitted at once."
+            "which is fitted when it is needed."
         )
     known = ", ".join(dict.fromkeys([AUTO, *FITTED, LOGIT, *KINDS]))
     raise Prob3rError(f"There are no '{probes}' probes; give {known}, a bank's path or a hub id.")
@@ -103,7 +106,7 @@ def reader_of(
 
 @contextmanager
 def shown() -> Iterator["Bar"]:
-    """Give what shows how far fitting is, and the time that is left."""
+    """Yield a bar that shows the progress of fitting, and the time that is left."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     hidden = not errors.is_terminal
     with Progress(*columns, console=errors, transient=True, disable=hidden) as progress:
@@ -111,18 +114,18 @@ def shown() -> Iterator["Bar"]:
 
 
 class Bar:
-    """Shows what is being fitted: a line about what it takes, then a bar."""
+    """Show the progress of a fit: first a line that announces it, then a bar."""
 
     def __init__(self, progress: Progress):
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def announce(self, line: str) -> None:
-        """Print what will be done, and what it takes."""
+        """Print the line that says what will be done, and how long it takes."""
         errors.print(Text(line), soft_wrap=True)
 
     def progress(self, what: str, share: float) -> None:
-        """Move the bar of what is being done."""
+        """Move the bar of a task to the share of it that is done, 0 to 1."""
         if what not in self._tasks:
             self._tasks[what] = self._progress.add_task(what, total=1.0)
         self._progress.update(self._tasks[what], completed=share)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @app.command()
 def compare(
-    files: Annotated[list[Path], typer.Argument(help="Results of --json, two or more.")],
+    files: Annotated[list[Path], typer.Argument(help="Two or more results that --json wrote.")],
 ) -> None:
-    """Lay results of one protocol side by side; those of different protocols are refused."""
+    """Show results of one protocol side by side; results of different protocols are an error."""
     from prob3r.studies.framework.results import compare as side_by_side
 
     if len(files) < 2:
@@ -28,7 +28,7 @@ def compare(
 
 
 def print_comparison(to: Console, found: "Comparison", names: list[str]) -> None:
-    """Print results side by side; the best value of a row is bold where it is known."""
+    """Print results side by side; the best value of a row is bold if it is known which is best."""
     printed = Table("", *names, title=found.title)
     for fact, cells in found.facts.items():
         printed.add_row(fact, *cells)

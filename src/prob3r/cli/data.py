@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prob3r.scenes.check import Survey
 
 LONGER_SIDE = 320  # pixels, of the views on the sheet
-SHOWN = 5  # faults of a kind
+SHOWN = 5  # faults of one kind that are printed
 
 data = typer.Typer(help="Data sets on disk.", no_args_is_help=True)
 app.add_typer(data, name="data")
@@ -23,23 +23,30 @@ app.add_typer(data, name="data")
 
 @data.callback()
 def _group() -> None:
-    """Keep `check` a command of its own, which a group of one would not."""
+    """Keep `check` a subcommand; Typer merges a group of one command into that command."""
 
 
 @data.command()
 def check(
     name: Annotated[
-        str, typer.Argument(help="LAYOUT:PATH, a folder of pairs, or a data set's path.")
+        str,
+        typer.Argument(help="The data set: LAYOUT:PATH, a folder of pairs, or a path."),
     ],
     out: Out = Path("check.png"),
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to read in full.")] = 128,
-    frames: Annotated[int, typer.Option(min=1, help="Of how many to look for the files.")] = 20_000,
+    frames: Annotated[
+        int, typer.Option(min=1, help="How many frames to check for missing files.")
+    ] = 20_000,
     rows: Annotated[int, typer.Option(min=1, help="How many pairs to draw.")] = 6,
-    near: Annotated[float | None, typer.Option(help="The nearest depth that makes sense.")] = None,
-    far: Annotated[float | None, typer.Option(help="The farthest depth that makes sense.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the pairs and frames chosen.")] = 0,
+    near: Annotated[
+        float | None, typer.Option(help="The smallest plausible depth, in the data's unit.")
+    ] = None,
+    far: Annotated[
+        float | None, typer.Option(help="The largest plausible depth, in the data's unit.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sample of pairs and frames.")] = 0,
 ) -> None:
-    """Look a data set over: what is there, what is wrong, and a sheet that shows conventions."""
+    """Check a data set: count it, list its faults, and draw a sheet that shows its conventions."""
     from prob3r.io.files import writing_to
     from prob3r.scenes import Framing
     from prob3r.scenes.check import draw_sheet, survey
@@ -59,17 +66,17 @@ def check(
     if not found.usable:
         raise Prob3rError(
             f"{name} cannot be used as it is: {found.faulty_frames} of {found.asked_frames} frames "
-            f"and {found.faulty_pairs} of {found.asked} pairs have faults, and a run stops at more "
-            "than 1%."
+            f"and {found.faulty_pairs} of {found.asked} pairs have faults, and a run stops if more "
+            "than 1% have faults."
         )
 
 
 def print_survey(to: Console, name: str, found: "Survey") -> None:
-    """Print what there is, what is wrong, and how the pairs overlap."""
+    """Print the counts of a data set, its faults, and a histogram of the overlap of its pairs."""
     table = Table("", "", title=name, show_header=False)
     if found.frames:
         table.add_row("scenes", str(found.scenes))
-        looked = f"{found.asked_frames} looked at, {found.faulty_frames} with faults"
+        looked = f"{found.asked_frames} checked, {found.faulty_frames} with faults"
         table.add_row("frames", f"{found.frames}, {looked}")
     read = f"{found.asked} read in full, {found.faulty_pairs} with faults"
     table.add_row("pairs", f"{found.pairs}, {read}")

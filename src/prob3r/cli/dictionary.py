@@ -1,4 +1,4 @@
-"""`prob3r dictionary`: sparse autoencoders of residual streams."""
+"""`prob3r dictionary`: sparse autoencoders of residual streams, trained and shown."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from prob3r.training.dictionary import DictionaryTraining
     from prob3r.training.loop import Progress
 
-dictionary = typer.Typer(
-    help="Take residual streams apart into sparse atoms.", no_args_is_help=True
-)
+dictionary = typer.Typer(help="Decompose residual streams into sparse atoms.", no_args_is_help=True)
 app.add_typer(dictionary, name="dictionary")
 
-RANDOM_SEED = 0  # of the weights of the control
+RANDOM_SEED = 0  # seed of the random weights of the control
 
 
 @dictionary.command()
@@ -41,29 +39,46 @@ def train(
         list[str] | None,
         typer.Option(
             help="A pattern of residual sites that share one dictionary, such as 'dec*.3.mlp'; may "
-            "be repeated. By default three places of the trunk, in all views."
+            "be repeated. The default is three sites of the trunk, each in all views."
         ),
     ] = None,
-    data: Annotated[str, typer.Option(help="rooms:train, or other scenes.")] = "rooms:train",
-    scenes: Annotated[int, typer.Option(min=1, help="How many of them, a sample.")] = 512,
-    views: Annotated[int, typer.Option(min=2, help="Of each scene.")] = 2,
+    data: Annotated[
+        str, typer.Option(help="The scenes to train on: rooms:train, or another data set.")
+    ] = "rooms:train",
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Number of scenes, a random sample of the data.")
+    ] = 512,
+    views: Annotated[int, typer.Option(min=2, help="Number of views of each scene.")] = 2,
     atoms: Annotated[
-        int | None, typer.Option(min=1, help="By default four for each channel of the stream.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of atoms; by default four for each channel of the stream."
+        ),
     ] = None,
-    active: Annotated[int, typer.Option(min=1, help="The most active atoms of a token.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="How many to see.")] = 1_000_000,
-    special: Annotated[bool, typer.Option("--special", help="Read special tokens too.")] = False,
+    active: Annotated[
+        int, typer.Option(min=1, help="The largest number of active atoms of a token.")
+    ] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Number of tokens to train on.")] = 1_000_000,
+    special: Annotated[
+        bool, typer.Option("--special", help="Train on special tokens too.")
+    ] = False,
     control: Annotated[
-        bool, typer.Option(help="Also train on the like of the model with random weights.")
+        bool,
+        typer.Option(help="Also train on the same architecture with random weights, as a control."),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of the sample, the weights and the order.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the sample, the initial weights and the order.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write into; by default the user's cache.")
     ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Record activations and train dictionaries on them; the same command goes on after a stop."""
+    """Record activations and train dictionaries on them.
+
+    After an interruption, run the same command again to continue.
+    """
     from prob3r.models import fingerprint, load, random
     from prob3r.probes.dictionary import folder_of, usual_sites
     from prob3r.training.dictionary import DictionaryTraining
@@ -89,7 +104,7 @@ def _train(
     folder: Path,
     random_seed: int | None,
 ) -> None:
-    """Record and train for one model, and print what came out."""
+    """Record activations of one model, train its dictionaries, and print how well they fit."""
     from prob3r.scenes.sampling import sample
     from prob3r.training.activations import record
     from prob3r.training.dictionary import train_dictionary
@@ -134,21 +149,24 @@ def gallery(
         str | None,
         typer.Option(
             "--dictionary",
-            help="The path of a dictionary, or the pattern of one in the cache; by default the "
-            "middle one of those in the cache.",
+            help="The path of a dictionary, or the pattern of the sites of one in the cache. The "
+            "default is the middle one of those in the cache.",
         ),
     ] = None,
     data: Annotated[
-        str, typer.Option(help="Where to look for patches: rooms:test, …")
+        str,
+        typer.Option(help="The scenes in which to look for patches: rooms:test, or a data set."),
     ] = "rooms:test",
-    scenes: Annotated[int, typer.Option(min=1, help="How many of them, a sample.")] = 96,
-    views: Annotated[int, typer.Option(min=2, help="Of each scene.")] = 2,
-    atoms: Annotated[int, typer.Option(min=1, help="How many to show.")] = 24,
+    scenes: Annotated[
+        int, typer.Option(min=1, help="Number of scenes, a random sample of the data.")
+    ] = 96,
+    views: Annotated[int, typer.Option(min=2, help="Number of views of each scene.")] = 2,
+    atoms: Annotated[int, typer.Option(min=1, help="Number of atoms to show.")] = 24,
     out: Out = Path("atoms.html"),
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Show atoms in one HTML page: their strongest patches, and the scene without them."""
+    """Show atoms in one HTML page: their strongest patches, and the output without each atom."""
     from prob3r.models import load
     from prob3r.report.gallery import write_gallery
     from prob3r.scenes.sampling import sample
@@ -164,7 +182,7 @@ def gallery(
 
 
 def _dictionary(network: "Model", model: str, source: str | None) -> "Dictionary":
-    """Return the dictionary that was asked for; raise Prob3rError if there is none."""
+    """Return the requested dictionary; raise Prob3rError if there is none."""
     from prob3r.models import fingerprint
     from prob3r.probes.dictionary import Dictionary, dictionaries_in, folder_of
 
@@ -183,7 +201,7 @@ def _dictionary(network: "Model", model: str, source: str | None) -> "Dictionary
 
 
 def _opened(data: str, network: "Model", views: int) -> "Scenes[Any]":
-    """Return scenes of so many views."""
+    """Return the scenes of a data set, each with a given number of views."""
     from prob3r.scenes.several import open_views
 
     return open_views(data, network, views, next(network.parameters()).device)

@@ -41,7 +41,7 @@ SHORT = {
     "translation_error": "translation",
     "shape_error": "shape",
 }
-"""The metrics that readers are compared by, side by side, and their names in the table's head."""
+"""The metrics by which several kinds of probes are compared, and their names in the table head."""
 
 
 @app.command()
@@ -49,18 +49,26 @@ def evaluate(
     model: ModelName = DEFAULT_MODEL,
     data: Annotated[
         str,
-        typer.Option(help="Rooms, a folder of pairs, LAYOUT:PATH; a protocol's is a data set."),
+        typer.Option(
+            help="The data: rooms:test, a folder of pairs, or LAYOUT:PATH. With --protocol: the "
+            "folder of its data set."
+        ),
     ] = ROOMS,
     protocol: Annotated[
         str | None, typer.Option(help="A public benchmark by name, such as re10k-poses.")
     ] = None,
     frames: Annotated[
-        Path | None, typer.Option(help="The protocol's published list; else it is rebuilt.")
+        Path | None,
+        typer.Option(
+            help="The published list of frames of the protocol; without it the list is rebuilt."
+        ),
     ] = None,
     pairs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="How many pairs, a sample of all: 512. Of a protocol, how many scenes: all."
+            min=1,
+            help="Number of pairs, a random sample; 512 by default. With --protocol: number of "
+            "scenes; all by default.",
         ),
     ] = None,
     overlap: Overlap = None,
@@ -68,17 +76,19 @@ def evaluate(
     probes: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also every site, by auto, ridge, …, as for explain. May be repeated; none reads "
-            "the output alone."
+            help="Also measure every site with these probes: auto, ridge, …, as for explain; may "
+            "be repeated. By default, or with none, only the output is measured."
         ),
     ] = None,
     fit_to: FitTo = None,
     fit_on: FitOn = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows of the table to this file.")
+    ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Measure a model on pairs, beside references, or on a public benchmark by its protocol."""
+    """Measure a model on pairs, together with references, or on a public benchmark."""
     from prob3r.models import load
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import about_pairs, write_rows
@@ -110,11 +120,7 @@ def evaluate(
 
 
 def _refuse(what: str, given: Mapping[str, object]) -> None:
-    """Refuse options that have no meaning here.
-
-    Raises:
-        Prob3rError: One of them is given.
-    """
+    """Raise Prob3rError if an option is given that has no meaning here."""
     for option, value in given.items():
         if value is not None:
             raise Prob3rError(f"{option} has no meaning for {what}; leave it out.")
@@ -155,7 +161,7 @@ def _protocol(
 
 
 def print_outcome(to: Console, outcome: "Outcome", title: str) -> None:
-    """Print what a model scores on a protocol, and what the numbers rest on."""
+    """Print the scores of a model on a protocol, and how they were measured."""
     about, printed = outcome.about, Table("metric", "value", "better", "scenes", title=title)
     for row in outcome.table.itertuples():
         cells = row.metric, f"{_cell(row)} {row.unit}", row.better, row.scenes
@@ -183,7 +189,7 @@ def print_outcome(to: Console, outcome: "Outcome", title: str) -> None:
 
 
 def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
-    """Print an evaluation: strata and metrics by source, and sites by metric if it has any."""
+    """Print an evaluation: strata and metrics by source, and sites by metric if there are sites."""
     from prob3r.measures.strata import EASY, HARD
     from prob3r.studies.evaluation import HEAD
 
@@ -204,7 +210,7 @@ def print_evaluation(to: Console, table: "pd.DataFrame", title: str) -> None:
     sources = list(dict.fromkeys(shown.source))
     short = len(sources) > 1
     metrics = SHORT if short else {m: m for m in shown.metric if m.endswith("_error")}
-    # Side by side, each metric is named once, over the first of its columns.
+    # With several sources, the name of a metric stands once, over the first of its columns.
     heads = [
         f"{name if source == sources[0] else ''}\n{source}" if short else name
         for name in metrics.values()

@@ -34,8 +34,8 @@ def explain(
     images: Annotated[
         list[Path],
         typer.Argument(
-            help="Views of one scene, the reference first; a folder of them, by name; or a pair's "
-            "folder."
+            help="Photographs of one scene, view 1 first; a folder of photographs, in the order of "
+            "their names; or the folder of a pair."
         ),
     ],
     model: ModelName = DEFAULT_MODEL,
@@ -43,17 +43,22 @@ def explain(
     fit_to: FitTo = None,
     fit_on: FitOn = None,
     out: Out = Path("prob3r.html"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
-    ply: Annotated[Path | None, typer.Option(help="Also the pointmaps.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the numbers to this file.")
+    ] = None,
+    ply: Annotated[
+        Path | None, typer.Option(help="Also write the pointmaps to this PLY file.")
+    ] = None,
     heads: Annotated[
-        bool, typer.Option("--heads", help="Also switch off every head in turn.")
+        bool, typer.Option("--heads", help="Also measure the effect of switching off each head.")
     ] = False,
     reliability: Annotated[
-        Path | None, typer.Option(help="A calibration, instead of the shipped one if any.")
+        Path | None,
+        typer.Option(help="A calibration of reliability; the default is the shipped one, if any."),
     ] = None,
     strangers: Annotated[
         Path | None,
-        typer.Option(help="A calibration of strangers, instead of the shipped one if any."),
+        typer.Option(help="A calibration of strangers; the default is the shipped one, if any."),
     ] = None,
     size: Size = None,
     device: Device = "cpu",
@@ -87,7 +92,7 @@ def demo(
     probes: Probes = AUTO,
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out"),
 ) -> None:
-    """Explain a bundled street, bundled books that are harder, and a room whose truth is known."""
+    """Explain three bundled pairs: a street, books (a harder pair), and a room with known truth."""
     from prob3r.io.files import make_folder
     from prob3r.models import load
     from prob3r.rooms import Rooms
@@ -105,7 +110,7 @@ def demo(
 
 
 def _photographs(images: list[Path]) -> list[Path]:
-    """Return the photographs; those in a folder unless its pair.json says what they are."""
+    """Return the photographs; for a folder without a pair.json, the photographs in it."""
     from prob3r.scenes.album import photographs_in
 
     if len(images) != 1 or not images[0].is_dir() or (images[0] / "pair.json").exists():
@@ -127,9 +132,9 @@ def _explain(
     strangers: Path | None = None,
     own_size: bool = True,
 ) -> None:
-    """Explain one scene and write what was asked for, the page last.
+    """Explain one scene and write the requested files, the page last.
 
-    Shipped calibrations hold at the model's own image size alone.
+    Shipped calibrations are valid only at the model's own image size.
     """
     from prob3r.reliability.calibration import Calibration
     from prob3r.reliability.matchers import best_matcher
@@ -149,8 +154,8 @@ def _explain(
     matcher = best_matcher()
     if matcher is None:
         console.print(
-            "There is no independent check: no matcher is installed, and pip install "
-            "'prob3r\\[matching]' brings one.",
+            "There is no independent check, because no matcher is installed; install one with pip "
+            "install 'prob3r\\[matching]'.",
             soft_wrap=True,
         )
     with progress() as report:

@@ -13,11 +13,12 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A shipped, published or installed model's name, a path, a hub id, or a factory."
+            help="The name of a shipped, published or installed model, a path, a hub id, or a "
+            "factory."
         ),
     ] = None,
 ) -> None:
-    """Say what a model is, without reading its weights; without a model, which there are."""
+    """Describe a model without reading its weights; without an argument, list all models."""
     from prob3r.models import info as describe
 
     if model is None:
@@ -54,7 +55,7 @@ def info(
 
 
 def _list() -> None:
-    """Print the names of models, and the architectures of files."""
+    """Print the names of all models, and the architectures that files can hold."""
     from prob3r.models import shipped
     from prob3r.models.architectures import ARCHITECTURES, published_names
     from prob3r.models.factories import installed

@@ -23,28 +23,35 @@ def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help="A shipped model's name, a checkpoint's path, or a published model's name."
+            help="The name of a shipped or published model, or the path of a checkpoint."
         ),
     ] = DEFAULT_MODEL,
     size: Annotated[
-        str | None, typer.Option(help="Pixels: 224, or 512x384 for width and height.")
+        str | None,
+        typer.Option(help="Image size in pixels: 224, or 512x384 for width and height."),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Scenes that run at once.")] = 1,
-    views: Annotated[int, typer.Option(help="Views of each scene.")] = 2,
+    batch: Annotated[int, typer.Option(help="Number of scenes in a batch.")] = 1,
+    views: Annotated[int, typer.Option(help="Number of views of each scene.")] = 2,
     record: Annotated[
-        list[str] | None, typer.Option(help="Sites to trace; all residual ones by default.")
+        list[str] | None,
+        typer.Option(help="Patterns of the sites to trace; by default all residual sites."),
     ] = None,
-    kind: Annotated[str, typer.Option(help="Of the probes: mlp or linear.")] = "mlp",
+    kind: Annotated[str, typer.Option(help="Kind of the probes: mlp or linear.")] = "mlp",
     sites: Annotated[
         str | None,
-        typer.Option(help="Attention sublayers to sweep; by default view 2's to other views."),
+        typer.Option(
+            help="Attention sublayers to sweep; by default view 2's attention to other views."
+        ),
     ] = None,
     memory: Annotated[
-        float, typer.Option(min=0, help="GiB that a sweep gives to variants that run at once.")
+        float,
+        typer.Option(min=0, help="Memory of a sweep for variants that run as one batch, in GiB."),
     ] = 1.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also the numbers.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the numbers to this file.")
+    ] = None,
 ) -> None:
-    """Say what memory and how many operations work on a model will take, without running it."""
+    """Estimate memory and operations of work on a model, without running it."""
     from prob3r.cost.plan import EVERY_SITE
     from prob3r.cost.plan import plan as planned
 
@@ -65,7 +72,7 @@ def plan(
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    """Return height and width; raise Prob3rError if the text gives none."""
+    """Return height and width in pixels; raise Prob3rError if the text is not a size."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
@@ -83,8 +90,8 @@ def _table(model: str, kind: str, found: "Plan") -> Table:
     columns = ("weights", "records", "gradients", "optimizer", "activations", "operations")
     table = Table("", "memory", *columns, title=f"{model}: {pairs} of {width}x{height} pixels")
     table.caption = (
-        "float32 on a CPU; Python, its libraries, the reading of pairs and, where these share "
-        "views, up to 1 GiB of encoded ones come on top"
+        "float32 on a CPU; not included: Python, its libraries, the reading of pairs, and, if "
+        "pairs share views, a cache of up to 1 GiB of encoded views"
     )
     table.add_row(f"trace {found.tracing.count} records", *_cells(found.tracing))
     on_pairs = " on pairs" if found.views > 2 else ""
@@ -94,7 +101,7 @@ def _table(model: str, kind: str, found: "Plan") -> Table:
     if swept is None:
         return table
     cells = _cells(swept)
-    cells[-1] += f"\n{swept.naive / swept.operations:.1f} times less than whole runs"
+    cells[-1] += f"\n{swept.naive / swept.operations:.1f} times fewer than whole runs"
     table.add_row(f"sweep {swept.count} heads, {swept.at_once} at once", *cells)
     return table
 

@@ -1,4 +1,4 @@
-"""`prob3r probes`: the banks that were fitted on this machine."""
+"""`prob3r probes`: fit banks in closed form, and manage those in the cache."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,18 +14,19 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     from prob3r.probes.cache import Kept
 
-probes = typer.Typer(help="Fit probes at once, and keep them.", no_args_is_help=True)
+probes = typer.Typer(help="Fit probes in closed form, and keep them.", no_args_is_help=True)
 app.add_typer(probes, name="probes")
 
 OneModel = Annotated[
-    str | None, typer.Option("--model", help="Only those of this model; of all by default.")
+    str | None,
+    typer.Option("--model", help="Only banks of this model; by default those of all models."),
 ]
-Name = Annotated[str, typer.Argument(help="A bank's name, as `prob3r probes list` prints it.")]
+Name = Annotated[str, typer.Argument(help="The name of a bank, as `prob3r probes list` prints it.")]
 
 
 @probes.command("list")
 def list_banks(model: OneModel = None) -> None:
-    """List the banks in the cache: what each reads, and what it was fitted to and on."""
+    """List the banks in the cache, with the model, target and data of each."""
     from prob3r.probes.cache import folder, kept
 
     found = kept(None if model is None else _fingerprint(model))
@@ -49,8 +50,8 @@ def list_banks(model: OneModel = None) -> None:
             f"{bank.path.stat().st_size / 2**20:.0f} MiB",
         )
     table.caption = (
-        f"in {folder()}; error: mean over all sites, on scenes that were held out; of pointmaps "
-        "the distance, in the unit of their mean distance to camera 1"
+        f"in {folder()}; error: mean over all sites, on held-out scenes; for pointmaps it is the "
+        "distance of points, in units of the mean distance of all points to camera 1"
     )
     wide(console).print(table)
 
@@ -60,33 +61,36 @@ def fit(
     model: ModelName = DEFAULT_MODEL,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="ridge, features, random or encoder; may be repeated."),
+        typer.Option(help="Kind of probes: ridge, features, random or encoder; may be repeated."),
     ] = None,
     target: Annotated[
         str,
         typer.Option(
-            help="What they say: pointmap, depth, normal, covisibility, match, instance, pose or "
-            "epipolar."
+            help="What the probes predict: pointmap, depth, normal, covisibility, match, instance, "
+            "pose or epipolar."
         ),
     ] = "pointmap",
     token: Annotated[
         str,
         typer.Option(
-            help="Of pose and epipolar: the special token to read, such as camera; by default the "
-            "mean of the patches."
+            help="For pose and epipolar: the special token to read, such as camera. The default is "
+            "the mean of the patches."
         ),
     ] = "",
     fit_to: FitTo = None,
     fit_on: FitOn = None,
     scenes: Annotated[
-        int | None, typer.Option(min=1, help="How many; by default what the width asks for.")
+        int | None,
+        typer.Option(
+            min=1, help="Number of scenes; the default depends on the width of the streams."
+        ),
     ] = None,
-    views: Annotated[int, typer.Option(min=2, help="Of each scene.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of the sample, and of random features.")] = 0,
+    views: Annotated[int, typer.Option(min=2, help="Number of views of each scene.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the sample, and of random features.")] = 0,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Fit banks in closed form and keep them, also where there are such banks already."""
+    """Fit banks in closed form and keep them; existing banks of the same kind are fitted again."""
     from dataclasses import replace
 
     from prob3r.models import load
@@ -114,9 +118,9 @@ def fit(
 def remove(
     names: Annotated[list[str] | None, typer.Argument(help="Names of banks.")] = None,
     model: OneModel = None,
-    every: Annotated[bool, typer.Option("--all", help="All banks.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Delete all banks.")] = False,
 ) -> None:
-    """Delete banks from the cache: some, those of a model, or all."""
+    """Delete banks from the cache: banks by name, all banks of a model, or all banks."""
     from prob3r.probes.cache import kept
 
     if sum((bool(names), model is not None, every)) != 1:
@@ -132,9 +136,12 @@ def remove(
 def push(
     name: Name,
     repository: Annotated[str, typer.Argument(help="owner/name on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="If it is new.")] = False,
+    private: Annotated[
+        bool,
+        typer.Option("--private", help="Make the repository private, if it is created now."),
+    ] = False,
 ) -> None:
-    """Put a bank from the cache on the hub."""
+    """Upload a bank from the cache to the hub."""
     url = _bank(name).load().push_to_hub(repository, private=private or None)
     console.print(Text(f"Uploaded {url}"), soft_wrap=True)
 
@@ -144,7 +151,7 @@ def pull(
     repository: Annotated[str, typer.Argument(help="owner/name, or owner/name@revision.")],
     model: ModelName,
 ) -> None:
-    """Fetch a fitted bank from the hub, and keep it for a model."""
+    """Download a fitted bank from the hub, and keep it in the cache for a model."""
     from prob3r.probes import RidgeBank, load_probes
     from prob3r.probes.cache import keep
 

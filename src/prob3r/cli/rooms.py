@@ -12,14 +12,18 @@ from prob3r.cli.app import Out, app, console
 @app.command()
 def rooms(
     out: Out = Path("rooms.png"),
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    start: Annotated[int, typer.Option(min=0, help="Number of the first pair.")] = 0,
-    count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 8,
+    split: Annotated[str, typer.Option(help="The split: train, validation or test.")] = "test",
+    start: Annotated[int, typer.Option(min=0, help="Index of the first pair.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 8,
     size: Annotated[int, typer.Option(min=8, help="Side of an image, in pixels.")] = 192,
-    lookalikes: Annotated[bool, typer.Option(help="Two or three instances of one object.")] = False,
-    photographs: Annotated[Path | None, typer.Option(help="A folder of textures.")] = None,
+    lookalikes: Annotated[
+        bool, typer.Option(help="Rooms with two or three instances of one object.")
+    ] = False,
+    photographs: Annotated[
+        Path | None, typer.Option(help="A folder of photographs to use as textures.")
+    ] = None,
 ) -> None:
-    """Draw a contact sheet of procedural pairs: both views, and both depths."""
+    """Draw a contact sheet of procedural pairs: images and depths of both views."""
     from prob3r.io.files import writing_to
     from prob3r.rooms import Rooms, contact_sheet
 

@@ -41,11 +41,15 @@ def study(
         str, typer.Argument(help="A study's name, a Python file that defines one, or all.")
     ] = "all",
     model: ModelName = DEFAULT_MODEL,
-    data: Annotated[str, typer.Option(help="rooms:test, or other pairs.")] = "rooms:test",
-    pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
+    data: Annotated[
+        str, typer.Option(help="The data to test on: rooms:test, or a data set.")
+    ] = "rooms:test",
+    pairs: Annotated[
+        int, typer.Option(min=2, help="Number of pairs or scenes, a random sample of the data.")
+    ] = 512,
     views: Annotated[
         int | None,
-        typer.Option(min=2, help="Views of a scene, for the studies of many views."),
+        typer.Option(min=2, help="Number of views of a scene, in studies of many views."),
     ] = None,
     overlap: Overlap = None,
     rotation: Rotation = None,
@@ -55,12 +59,17 @@ def study(
     out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("out/studies"),
     checkpoints: Annotated[
         Path | None,
-        typer.Option("--checkpoints", "--along", help="A folder of checkpoints of its training."),
+        typer.Option(
+            "--checkpoints", "--along", help="A folder of checkpoints of the model's training."
+        ),
     ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Put the claims to a model, with their controls; the same command goes on after a stop."""
+    """Test the claims on a model, with controls.
+
+    After an interruption, run the same command again to continue.
+    """
     from prob3r.scenes.several import open_views
     from prob3r.studies import STUDIES, conduct, leave_out, load_study, write_findings
     from prob3r.training.processes import launched
@@ -106,18 +115,19 @@ def study(
 @app.command()
 def findings(
     folders: Annotated[
-        list[Path], typer.Argument(help="Folders that studies were written into, one a model.")
+        list[Path],
+        typer.Argument(help="Folders that `prob3r study` wrote, one for each model."),
     ],
     page: Annotated[Path, typer.Option(help="The page to write.")] = Path("findings.md"),
 ) -> None:
-    """Write the page of saved studies again: all claims down, all models across."""
+    """Write the page of saved studies again, with claims in rows and models in columns."""
     from prob3r.studies import STUDIES, write_findings
 
     console.print(Text(f"Wrote {write_findings(folders, list(STUDIES), page)}"), soft_wrap=True)
 
 
 def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest") -> dict[str, str]:
-    """Return which studies cannot be run, and why."""
+    """Return the studies that cannot be run on this model, and the reason for each."""
     from prob3r.studies import LackingError
 
     found = {}
@@ -136,7 +146,7 @@ def _print_plan(
     pairs: int,
     lacking: Mapping[str, str],
 ) -> None:
-    """Print what will be run, on how many pairs, what is missing, and what it takes."""
+    """Print the studies that will run, their data, what is missing, and the time they take."""
     from prob3r.probes.provide import duration
     from prob3r.rooms import Rooms
     from prob3r.runs.trace import trace
@@ -157,22 +167,25 @@ def _print_plan(
     room = Rooms("test", tested.model.config.image_size, compile=False)[0]
     room = room.to(next(tested.model.parameters()).device)
     start = time.monotonic()
-    trace(tested.model, room).output  # noqa: B018 - it is timed
+    trace(tested.model, room).output  # noqa: B018 - the run is timed
     seconds = time.monotonic() - start
     models = [tested.model, *filter(None, [tested.untrained]), *tested.references.values()]
     tensors = [weight for model in models for weight in model.parameters()]
     tensors += [weight for bank in tested.banks.values() for weight in bank.parameters()]
     held = sum(tensor.nbytes for tensor in tensors) / 2**30
     table.caption = (
-        f"A run of one pair takes {seconds:.2g} s, and one of all pairs "
-        f"{duration(seconds * total)}; a study runs the model several times a pair, and says after "
-        f"its first batch how long it takes. Models and probes take {held:.1f} GiB."
+        f"One run of the model on one pair takes {seconds:.2g} s, and on all pairs "
+        f"{duration(seconds * total)}. A study runs the model several times on each pair; after "
+        f"its first batch it prints the time that is left. Models and probes take {held:.1f} GiB."
     )
     wide(console).print(table)
 
 
 def _timed(title: str, report: Callable[[str, float], None]) -> Callable[[int, int], None]:
-    """Return what shows how many pairs are done, and after the first batch prints the time left."""
+    """Return a function that shows how many pairs are done.
+
+    After the first batch it also prints the time that is left.
+    """
     from prob3r.probes.provide import duration
 
     start, said = time.monotonic(), False
@@ -181,7 +194,7 @@ def _timed(title: str, report: Callable[[str, float], None]) -> Callable[[int, i
         nonlocal said
         if not said and done < total:
             left = (time.monotonic() - start) * (total - done) / done
-            errors.print(f"{title}: about {duration(left)}.", soft_wrap=True)
+            errors.print(f"{title}: about {duration(left)} left.", soft_wrap=True)
         said = True
         report(title, done / total)
 
@@ -195,14 +208,14 @@ def _tested(
     checkpoints: Path | None,
     processes: "Processes",
 ) -> "ModelUnderTest":
-    """Return a model with its probes, and what studies hold it against."""
+    """Return a model with its probes, its controls and the models that studies compare it with."""
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
     from prob3r.studies import ModelUnderTest
 
     device = processes.device
     network = load(model, device)
-    if not processes.first:  # which fits what is missing, and keeps it
+    if not processes.first:  # the first process fits missing banks; the others then find them
         processes.wait()
     banks = _banks(network, model, probes, which)
     if processes.first:
@@ -221,7 +234,7 @@ def _tested(
 
 
 def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[str, "SiteReader"]:
-    """Return the probes to read with and the controls, shipped or fitted; none for `none`."""
+    """Return the probes and their controls by kind, shipped or fitted; empty for `none`."""
     from dataclasses import replace
 
     from prob3r.probes import RidgeBank, load_probes, provide, shipped_probes
@@ -236,7 +249,9 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
     if not isinstance(bank, RidgeBank) and shipped_probes(model, bank.kind):
         kinds = [kind for kind in CONTROLS if shipped_probes(model, kind)]
         return found | {kind: load_probes(model, kind).to(device) for kind in kinds}
-    if isinstance(bank, RidgeBank) and bank.fit is not None:  # fitted to the same, on the same
+    if (
+        isinstance(bank, RidgeBank) and bank.fit is not None
+    ):  # controls have the same target and data
         which = replace(which, whose=bank.fit.whose, data=bank.fit.data)
     controls = CONTROLS if len(groups(network)) > 1 else CONTROLS[:1]
     with shown() as show:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prob3r.models import Model
     from prob3r.scenes import Pair
 
-sweeps = typer.Typer(help="Cut parts out one at a time.", no_args_is_help=True)
+sweeps = typer.Typer(help="Switch parts off, one at a time.", no_args_is_help=True)
 app.add_typer(sweeps, name="sweep")
 
 SHOWN = {
@@ -44,16 +44,20 @@ SHOWN = {
     "pointmap_error2": "pointmap error of view 2",
 }
 
-Data = Annotated[str, typer.Option(help="rooms:test, rooms:train, or a folder of pairs.")]
-Count = Annotated[int, typer.Option(min=1, help="How many pairs of the data, a sample.")]
+Data = Annotated[str, typer.Option(help="The data: rooms:test, rooms:train, or a folder of pairs.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of pairs, a random sample of the data.")]
 
 
 @sweeps.command()
 def heads(
-    image1: Annotated[Path | None, typer.Argument(help="View 1, or a pair's folder.")] = None,
-    image2: Annotated[Path | None, typer.Argument(help="View 2.")] = None,
+    image1: Annotated[
+        Path | None, typer.Argument(help="Photograph of view 1, or the folder of a pair.")
+    ] = None,
+    image2: Annotated[Path | None, typer.Argument(help="Photograph of view 2.")] = None,
     model: ModelName = DEFAULT_MODEL,
-    data: Annotated[str | None, typer.Option(help="In place of photographs: rooms:test, …")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set instead of photographs: rooms:test, …")
+    ] = None,
     pairs: Count = 32,
     overlap: Overlap = None,
     rotation: Rotation = None,
@@ -62,14 +66,21 @@ def heads(
         typer.Option(help="Attention sublayers; by default view 2's attention to view 1."),
     ] = None,
     mode: Annotated[
-        list[str] | None, typer.Option(help="zero, mean or resample; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help="What replaces the output of a head: zero, mean or resample; may be repeated."
+        ),
     ] = None,
-    means: Annotated[Path | None, typer.Option(help="For mean: from `prob3r means`.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="The table's rows.")] = None,
+    means: Annotated[
+        Path | None, typer.Option(help="For mode mean: the file that `prob3r means` wrote.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows of the table to this file.")
+    ] = None,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Switch off every head, one at a time, and measure what it does to pose and shape."""
+    """Switch off every head, one at a time, and measure the effect on pose and shape."""
     from prob3r.models import load
     from prob3r.runs.edits import Means
     from prob3r.runs.sweep import summarise, sweep_heads
@@ -107,7 +118,7 @@ def heads(
 
 
 def _noting(batches: "Iterator[Pair]", names: list[str]) -> "Iterator[Pair]":
-    """Yield batches, and note their pairs' names."""
+    """Yield batches, and append the names of their pairs to a list."""
     for pair in batches:
         names += pair.names
         yield pair
@@ -123,7 +134,7 @@ def means(
     out: Out = Path("means.safetensors"),
     device: Device = "cpu",
 ) -> None:
-    """Take the mean output of every head over a data set, for `--mode mean`."""
+    """Compute the mean output of every head over a data set, for `--mode mean`."""
     from prob3r.models import load
     from prob3r.runs.edits import head_means
     from prob3r.scenes.source import batches
@@ -140,7 +151,7 @@ def means(
 
 
 def print_heat_map(to: Console, rows: "pd.DataFrame", title: str) -> None:
-    """Print one metric's effects as a grid of blocks and heads, red where the error grows."""
+    """Print the effects on one metric as a grid of blocks and heads; red means a larger error."""
     pairs = int(rows.pairs.max())
     what = "effect on this pair" if pairs == 1 else f"median over {pairs} pairs [95 % interval]"
     grid = Table("sublayer", *(f"head {k}" for k in sorted(set(rows["head"]))), title=title)
@@ -172,7 +183,7 @@ def _pairs(
     data: str | None,
     wanted: tuple[int, tuple[float, float] | None, tuple[float, float] | None],
 ) -> tuple["Iterator[Pair]", int, str]:
-    """Return batches of what was asked for, how many pairs they hold, and how they were chosen."""
+    """Return batches of the requested pairs, the number of pairs, and how they were chosen."""
     from prob3r.scenes.source import batches, describe
 
     if data is not None and image1 is None:

@@ -39,19 +39,24 @@ app.add_typer(training, name="train")
 @training.command()
 def backbone(
     recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe's name, or a TOML file.")
+        str, typer.Argument(help="The name of a shipped recipe, or a TOML file.")
     ] = "mini",
     out: Out = Path("out/backbone"),
-    minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many minutes; the same command continues the run."),
+    ] = None,
     photographs: Annotated[
-        Path | None, typer.Option(help="Photographs for the surfaces of everyday rooms.")
+        Path | None,
+        typer.Option(help="A folder of photographs, as textures of everyday rooms."),
     ] = None,
     real: Annotated[
-        Path | None, typer.Option(help="Folders of real pairs with poses, to validate on too.")
+        Path | None,
+        typer.Option(help="A folder with folders of real pairs with poses, for validation too."),
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a backbone; the same command goes on with a run that was stopped.
+    """Train a backbone. After an interruption, run the same command again to continue.
 
     Under `accelerate launch` several processes share each batch.
     """
@@ -76,32 +81,49 @@ def backbone(
 @training.command()
 def probes(
     model: ModelName = DEFAULT_MODEL,
-    kind: Annotated[str, typer.Option(help="mlp, tuned, random or encoder.")] = "mlp",
+    kind: Annotated[
+        str, typer.Option(help="Kind of probes: mlp, tuned, random or encoder.")
+    ] = "mlp",
     out: Out = Path("out/probes"),
-    data: Annotated[str, typer.Option(help="rooms:train, or pairs with the full truth.")] = ROOMS,
-    pairs: Annotated[int, typer.Option(min=1, help="How many pairs to see.")] = 32768,
+    data: Annotated[
+        str, typer.Option(help="The data: rooms:train, or pairs with true pointmaps and poses.")
+    ] = ROOMS,
+    pairs: Annotated[int, typer.Option(min=1, help="Number of pairs to train on.")] = 32768,
     overlap: Overlap = None,
     rotation: Rotation = None,
-    batch: Annotated[int, typer.Option(min=2, help="Pairs a step, of all processes.")] = 8,
-    accumulate: Annotated[int, typer.Option(min=1, help="Parts of a process's batch.")] = 1,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Products in bfloat16.")] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
-    minutes: Annotated[float | None, typer.Option(help="Stop, resumable, after this long.")] = None,
+    batch: Annotated[
+        int, typer.Option(min=2, help="Pairs of a step, summed over all processes.")
+    ] = 8,
+    accumulate: Annotated[
+        int,
+        typer.Option(min=1, help="Parts into which a process splits its share of a batch."),
+    ] = 1,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute matrix products in bfloat16.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes that read pairs in advance.")
+    ] = 0,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after this many minutes; the same command continues the run."),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Train a probe bank on a frozen backbone; the same command goes on after a stop.
+    """Train a probe bank on a frozen backbone.
 
-    Under `accelerate launch` several processes share each batch.
+    After an interruption, run the same command again to continue. Under `accelerate launch` several
+    processes share each batch.
     """
     from prob3r.models import load
     from prob3r.scenes.source import Pairs, open_pairs
     from prob3r.training.probes import bank_for, default_training, train_probes
     from prob3r.training.processes import launched
 
-    if kind == "linear":  # such banks are still read
+    if kind == "linear":  # existing banks of this kind can still be loaded
         raise Prob3rError(
-            "Linear probes are not trained any more; ridge probes are linear too and fitted at "
-            "once by `prob3r probes fit`, or give mlp, tuned, random or encoder."
+            "Linear probes are not trained any more; ridge probes are linear too: fit them with "
+            "`prob3r probes fit`, or give mlp, tuned, random or encoder."
         )
     processes = launched(device)
     network, bank = bank_for(load(model, processes.device), kind)
@@ -119,7 +141,7 @@ def probes(
         source = chosen(data, network, processes.device, pairs, *bounds)
     elif data != ROOMS:
         source = open_pairs(data, network, processes.device)
-    if source is not None:  # of few pairs, most are to learn from
+    if source is not None:  # keep at most 1/8 of few pairs for validation
         how = replace(how, validation_pairs=min(how.validation_pairs, -(-len(source) // 8)))
     with _progress() as report:
         best = train_probes(
@@ -136,19 +158,26 @@ def reliability(
     fit_to: FitTo = None,
     fit_on: FitOn = None,
     data: Annotated[
-        str, typer.Option(help="Pairs with truth; not those to test on.")
+        str, typer.Option(help="Pairs with truth; do not use pairs that you will test on.")
     ] = "rooms:validation",
-    pairs: Annotated[int, typer.Option(min=2, help="How many pairs, a sample of all.")] = 512,
+    pairs: Annotated[
+        int, typer.Option(min=2, help="Number of pairs, a random sample of the data.")
+    ] = 512,
     overlap: Overlap = None,
     rotation: Rotation = None,
     matcher: Annotated[
         str | None,
-        typer.Option(help="LightGlue or SIFT: also read an independent check by its matches."),
+        typer.Option(
+            help="LightGlue or SIFT: also use the independent check by matches of this matcher."
+        ),
     ] = None,
     out: Out = Path("out/reliability.json"),
     device: Device = "cpu",
 ) -> None:
-    """Calibrate how likely an outcome is wrong, by what shows inside; explain then says it."""
+    """Calibrate the probability that an output is wrong, from signals inside the model.
+
+    `prob3r explain` uses the calibration.
+    """
     from prob3r.io.files import make_folder
     from prob3r.measures.statistics import as_text
     from prob3r.models import load
@@ -186,14 +215,20 @@ def reliability(
 def strangers(
     model: ModelName = DEFAULT_MODEL,
     data: Annotated[
-        str, typer.Option(help="Scenes of several views; not those to test on.")
+        str,
+        typer.Option(help="Scenes of several views; do not use scenes that you will test on."),
     ] = "rooms:validation",
-    scenes: Annotated[int, typer.Option(min=10, help="How many scenes, a sample of all.")] = 256,
-    views: Annotated[int, typer.Option(min=3, help="Views of each scene.")] = 4,
+    scenes: Annotated[
+        int, typer.Option(min=10, help="Number of scenes, a random sample of the data.")
+    ] = 256,
+    views: Annotated[int, typer.Option(min=3, help="Number of views of each scene.")] = 4,
     out: Out = Path("out/strangers.json"),
     device: Device = "cpu",
 ) -> None:
-    """Calibrate how likely a view is of another scene; explain and view then name it."""
+    """Calibrate the probability that a view belongs to another scene.
+
+    `prob3r explain` and `prob3r view` use the calibration to name such views.
+    """
     from prob3r.io.files import make_folder
     from prob3r.measures.statistics import as_text
     from prob3r.models import load
@@ -229,7 +264,7 @@ def _seconds(minutes: float | None) -> float:
 
 @contextmanager
 def _progress() -> Iterator[Callable[["Stretch"], None]]:
-    """Give a function that shows where a training run stands."""
+    """Yield a function that shows the progress of a training run."""
     columns = (
         TextColumn("stage {task.fields[stage]}"),
         BarColumn(),
@@ -243,7 +278,7 @@ def _progress() -> Iterator[Callable[["Stretch"], None]]:
         def report(at: "Stretch") -> None:
             metrics = " ".join(f"{k} {v:.3g}" for k, v in list(at.metrics.items())[:5])
             speed = f"{at.pairs_per_second:.1f} pairs/s, loss {at.loss:.4f} {metrics}"
-            if not errors.is_terminal:  # where there is no bar, such as in a log file
+            if not errors.is_terminal:  # no bar is drawn, for example in a log file
                 line = f"stage {at.stage}, {at.pairs}/{at.of_pairs} pairs, {speed}"
                 errors.print(Text(line), soft_wrap=True)
             bar.update(

@@ -35,14 +35,17 @@ def view(
         list[Path] | None,
         typer.Argument(
             metavar="IMAGE...",
-            help="Two photographs of one scene or more, the reference first; or one folder with a "
+            help="Two or more photographs of one scene, view 1 first; or one folder with a "
             "pair.json.",
         ),
     ] = None,
     room: Annotated[
-        int | None, typer.Option(min=0, help="A room of the test split, with truth, instead.")
+        int | None,
+        typer.Option(
+            min=0, help="Show a room of the test split, with truth, instead of photographs."
+        ),
     ] = None,
-    views: Annotated[int, typer.Option(min=2, help="How many views of the room.")] = 2,
+    views: Annotated[int, typer.Option(min=2, help="Number of views of the room.")] = 2,
     model: ModelName = DEFAULT_MODEL,
     probes: Probes = AUTO,
     fit_to: FitTo = None,
@@ -50,26 +53,31 @@ def view(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL=PROBES", help="What else can be set beside it; may be repeated."
+            metavar="MODEL=PROBES",
+            help="Another model and its probes to compare with; may be repeated.",
         ),
     ] = None,
     strangers: Annotated[
         Path | None,
-        typer.Option(help="A calibration of strangers, instead of the shipped one if any."),
+        typer.Option(help="A calibration of strangers; the default is the shipped one, if any."),
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A further name that browsers may call the address by; may be repeated."),
+        typer.Option(
+            help="Another host name that browsers may use for this server; may be repeated."
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 takes any free port.")
+    ] = 8080,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Whether to open a browser.")
     ] = True,
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Take a model apart on two photographs or more, live in the browser."""
+    """Explore a model on two or more photographs, live in the browser."""
     try:
         from prob3r.viewer import Viewer
     except ModuleNotFoundError as error:
@@ -82,8 +90,8 @@ def view(
     from prob3r.viewer.server import check_free, is_local
 
     source, which = _source(images or [], room, views), asked(fit_to, fit_on, precision)
-    signal(SIGTERM, default_int_handler)  # it ends like Ctrl-C
-    check_free(host, port)  # before the model is read, which takes its time
+    signal(SIGTERM, default_int_handler)  # SIGTERM ends it like Ctrl-C
+    check_free(host, port)  # before the model is loaded, because loading takes long
     running = ExitStack()
 
     def read(name: str, kind: str, which: "Asked | None" = None) -> "ProbedModel":
@@ -117,7 +125,7 @@ def view(
 
 
 def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
-    """Return the scene that was asked for; the bundled street by default."""
+    """Return the requested scene; the bundled street by default."""
     from prob3r.scenes.folder import bundled
     from prob3r.viewer.sources import Folder, Photographs, Room
 
@@ -139,19 +147,19 @@ def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
 def _probed(
     model: str, probes: str, device: str, which: "Asked | None" = None, views: int = 2
 ) -> "ProbedModel":
-    """Return a model with probes; without any, with the lens of its linear head, if it has one."""
+    """Return a model with probes; for `none`, with the lens of its linear head if it has one."""
     from prob3r.models import load
     from prob3r.viewer import ProbedModel
     from prob3r.viewer.experiment import check_views
 
     network = load(model, device)
-    check_views(network, views)  # before probes are fitted, which takes its time
+    check_views(network, views)  # before probes are fitted, because fitting takes long
     if probes != NONE:
         bank = reader_of(network, model, probes, which)
         return ProbedModel(model, network, bank, bank.kind if probes == AUTO else probes)
     try:
         lens = reader_of(network, model, LOGIT)
-    except Prob3rError:  # the model's own heads are read, if they can be
+    except Prob3rError:  # then the model's own heads are used, if it has any that can be
         return ProbedModel(model, network, None, probes)
     return ProbedModel(model, network, lens, lens.kind)
 
@@ -170,7 +178,7 @@ def _with_strangers(probed: "ProbedModel", strangers: Path | None) -> "ProbedMod
 def _others(
     probed: "ProbedModel", asked: list[str], read: Callable[[str, str], "ProbedModel"]
 ) -> dict[str, Callable[[], "ProbedModel"]]:
-    """Return what can be set beside it: what is shipped, and what was asked for."""
+    """Return the models to compare with, by label: the shipped ones and those of --compare."""
     from functools import cache, partial
 
     from prob3r.models import shipped
