@@ -69,7 +69,7 @@ def test_a_focal_length_that_is_the_models_own_is_told() -> None:
 
 def test_without_a_calibration_the_check_stands_alone() -> None:
     *_, last = check_sentences([GOOD], calibrated=False)
-    assert "this check stands alone" in last.text
+    assert "this check is the only evidence" in last.text
     assert check_sentences([], calibrated=False) == []
 
 
@@ -111,4 +111,4 @@ def test_an_explanation_holds_the_check(checked: Explanation) -> None:
     assert checked.to_json()["check"] == [found.to_json()]
     said = " ".join(sentence.text for sentence in checked.trust)
     assert "An independent check (SIFT)" in said
-    assert "this check stands alone" in said
+    assert "this check is the only evidence" in said

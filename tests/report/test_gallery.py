@@ -123,7 +123,7 @@ def test_an_atom_is_chosen_and_switched_off(browser, page: Path, size) -> None:
     number = content(page)["atoms"][2]["number"]
     tab.locator(".atom").nth(2).click()
     assert tab.locator("#one h2").inner_text() == f"Atom {number}"
-    assert tab.locator("[data-role=badge]").inner_text() == "As the model says"
+    assert tab.locator("[data-role=badge]").inner_text() == "The output of the model"
     picture = "c => c.toDataURL()"
     tab.wait_for_timeout(300)
     before = tab.eval_on_selector("#one canvas", picture)

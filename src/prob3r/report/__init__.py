@@ -1,4 +1,4 @@
-"""The explanation of one pair: measured, put into words, and written as a page, JSON or PLY."""
+"""The explanation of one scene: numbers and sentences, written as a page, JSON or PLY."""
 
 from prob3r.report.explain import explain
 from prob3r.report.explanation import Explanation, write_json

@@ -1,4 +1,4 @@
-"""Sentences on the independent check, and on what it finds of the output."""
+"""Sentences on the independent check: how the output agrees with matches made without the model."""
 
 from collections.abc import Iterator, Sequence
 from statistics import median
@@ -7,16 +7,16 @@ from prob3r.reliability.check import Check
 from prob3r.report.many import MANY
 from prob3r.report.sentences import GOOD_ROTATION, ROUGH_ROTATION, Sentence, Tone
 
-# What counts as much or little. They choose words; the numbers stand beside them.
-MOST, FEW = 0.7, 0.3  # of the matches
+# Thresholds on the share of matches that agree. They choose the words; the numbers are also given.
+MOST, FEW = 0.7, 0.3  # shares of the matches
 
 
 def check_sentences(checks: Sequence[Check], calibrated: bool) -> list[Sentence]:
-    """Return what the independent check found; nothing if there was none.
+    """Return sentences on the independent check; an empty list if no check was made.
 
     Args:
-        checks: One a view but the first.
-        calibrated: Whether a calibration stands beside it.
+        checks: One check for each view except view 1.
+        calibrated: Whether a calibrated probability is reported as well.
     """
     if len(checks) < MANY - 1:
         found = [sentence for check in checks for sentence in _sentences(check)]
@@ -25,8 +25,8 @@ def check_sentences(checks: Sequence[Check], calibrated: bool) -> list[Sentence]
     if checks and not calibrated:
         found.append(
             Sentence(
-                "No calibration speaks of this output, so this check stands alone: it states no "
-                "probability."
+                "There is no calibration for this output, so this check is the only evidence; it "
+                "gives no probability."
             )
         )
     return found
@@ -64,7 +64,7 @@ def _sentences(check: Check) -> Iterator[Sentence]:
 
 
 def _of_many(checks: Sequence[Check]) -> Iterator[Sentence]:
-    """Say of a scene of many views what stands out."""
+    """Yield sentences on a scene of many views: sums over the views, and the worst view."""
     known = [check for check in checks if check.differs]
     matches, agreeing = (sum(getattr(c, name) for c in checks) for name in ("matches", "agreeing"))
     share = agreeing / matches if matches else 0.0

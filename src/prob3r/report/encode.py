@@ -1,4 +1,4 @@
-"""An explanation as the page's scripts read it: JSON, with arrays as little-endian base64."""
+"""An explanation in the form that the page's scripts read: JSON, arrays as little-endian base64."""
 
 import base64
 import io
@@ -22,19 +22,20 @@ from prob3r.measures.steps import SUBLAYER_WORDS, stack_words
 from prob3r.report.explanation import Explanation
 from prob3r.scenes import View
 
-# What bounds the page, whatever the model: points of one view's final pointmap, and of all sites
-# of all views together. With `measures.attention.KEPT` a page stays under 15 MB.
+# Limits on the size of the page, for any model: the points of one view's final pointmap, and the
+# points of all sites and views together. With `measures.attention.KEPT` a page stays under 15 MB.
 FINAL_POINTS = 40_000
 SITE_POINTS = 360_000
 NOWHERE = 65504.0
-"""Coordinate of points that are not finite, or not known: the largest of half precision."""
+"""Coordinate of points that are not finite or not known: the largest value of half precision."""
 
 
 def encode(explanation: Explanation) -> dict[str, Any]:
-    """Return what the page's scripts need, as JSON can hold it.
+    """Return what the page's scripts need, as values that JSON can hold.
 
-    Points are half floats, x y z of every `stride`-th pixel of every `stride`-th row. Of attention
-    there is one byte a key, `255 * sqrt(probability)`, beside the key's number in two.
+    Points are half floats: x, y, z of every `stride`-th pixel of every `stride`-th row, in camera
+    1's frame. Attention has one byte for each key, `255 * sqrt(probability)`, and two bytes for the
+    number of the key.
     """
     found, m = explanation.measured, explanation.measurements
     truth = found.reference.kind == TRUTH
@@ -80,7 +81,12 @@ def encode(explanation: Explanation) -> dict[str, Any]:
 
 
 def view_of(view: View, patch: int) -> dict[str, Any]:
-    """Return the image as the model sees it, as a JPEG so fine that it hides nothing."""
+    """Return the image as the model sees it, as a JPEG of high quality, with its patch grid.
+
+    Args:
+        view: One view, a batch of one.
+        patch: Side of a patch in pixels.
+    """
     pixels = ((view.image[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255)
     picture = io.BytesIO()
     Image.fromarray(pixels.to(torch.uint8).cpu().numpy()).save(
@@ -138,7 +144,11 @@ def _arrows(measured: Measured, view: int) -> dict[str, Any]:
 
 
 def home_of(points: Points) -> dict[str, Any]:
-    """Return what to look at first: the middle and the radius of most points and camera 1."""
+    """Return where the 3D view starts: the centre and radius of a box of most points and camera 1.
+
+    Args:
+        points: The pointmaps of all views, in camera 1's frame; the result has their unit.
+    """
     every = torch.cat([p.reshape(-1, 3) for p in points])
     every = every[every.isfinite().all(dim=-1)].sort(dim=0).values
     camera1 = torch.zeros(3).to(every)
@@ -166,7 +176,7 @@ def _attention(kept: Strongest) -> dict[str, Any]:
 
 
 def _influence(found: Influence) -> dict[str, Any]:
-    """The effects of all patches as signed bytes, 127 for the largest of any view."""
+    """Return the effects of all patches as signed bytes; 127 is the largest effect of any view."""
     most = max((float(effects.abs().max()) for effects in found.maps), default=0.0)
     levels = [effects / (most or 1.0) * 127 for effects in found.maps]
     return {
@@ -181,7 +191,7 @@ def _influence(found: Influence) -> dict[str, Any]:
 
 
 def _stride(points: int, most: int) -> int:
-    """The least stride in both directions that leaves no more than so many points, about."""
+    """Return the smallest stride, in rows and columns, that leaves about `most` points or fewer."""
     stride = 1
     while points > most * stride**2:
         stride += 1
@@ -199,7 +209,7 @@ def _masked(
 
 
 def half_floats(tensor: Float[Tensor, "*n"]) -> str:
-    """Return numbers as half floats in base64; those that are not finite become `NOWHERE`."""
+    """Return numbers as half floats in base64; NaN and infinite values become ±`NOWHERE`."""
     values = tensor.detach().float().nan_to_num(NOWHERE, NOWHERE, -NOWHERE)
     return base64_of(values.clamp(-NOWHERE, NOWHERE).cpu().numpy().astype("<f2"))
 

@@ -1,4 +1,4 @@
-"""Explain: run a model once over the views of a scene and say what happens to them on the way."""
+"""Explain: run a model once on the views of a scene and describe what happens inside it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -48,29 +48,30 @@ def explain(
     strangers: StrangerCalibration | None = None,
     progress: Progress = _silent,
 ) -> Explanation:
-    """Return what happens to a scene inside a model.
+    """Return the explanation of a model's run on one scene: numbers, sentences and arrays.
 
     Args:
         model: The model.
         views: The photographs of one scene, two or more.
-        bank: Probes of the model's trunk, or a lens; None explains the output and the attention
-            alone.
-        model_name: What to call the model.
-        edits: Changes to make on the way; what is explained is the edited run.
-        head_effects: Whether to switch off every head of the attention between views, one at a
-            time, in every view but the first.
-        calibration: Of the model and the bank, to say how likely a wrong outcome is. It is asked
-            about a pair only, and not about an edited run, of which it knows nothing.
-        matcher: Name of the matcher of an independent check, see `reliability.matchers`; without
-            one there is no check.
-        strangers: Of the model, to say of three views or more how likely each is of another scene.
-            It is not asked about an edited run.
-        progress: Called with what is done next, and the share of the work that is behind.
+        bank: Probes of the model's trunk, or a lens; with None, only the output and the attention
+            are explained.
+        model_name: The name of the model in the explanation.
+        edits: Edits of the run; the edited run is explained.
+        head_effects: Whether to measure the effect of switching off each head of the attention
+            between views, in every view except view 1.
+        calibration: A calibration of this model and bank, which gives the probability of a wrong
+            output. It is used for pairs only, and not for an edited run, because it was not
+            calibrated on edited runs.
+        matcher: Name of the matcher of an independent check, see `reliability.matchers`; with None
+            no check is made.
+        strangers: A calibration of this model, which gives the probability that a view belongs to
+            another scene. It is used for three or more views, and not for an edited run.
+        progress: Called with the name of the next step, and the share of the work that is done.
 
     Raises:
-        Prob3rError: There are several scenes, or more views than the model takes or memory holds,
-            or the bank or the calibration is not one for this model, or the matcher is not
-            installed.
+        Prob3rError: There are several scenes; the model predicts no pointmaps; there are more views
+            than the model takes or memory holds; the bank or a calibration is not for this model;
+            or the matcher is not installed.
     """
     check_views(model, views)
     setting = _setting(model, views, bank, model_name)
@@ -93,7 +94,7 @@ def explain(
         found = _with_effects(found, model, views, progress)
     checks: list[Check] = []
     if matcher is not None:
-        progress("Looking for matches", 0.96)
+        progress("Matching the photographs", 0.96)
         checks = check_output(views, found.points[-1], found.cameras, matcher)
     judged = None
     if calibration is not None and bank is not None and views.count == 2 and not edits:
@@ -104,7 +105,7 @@ def explain(
     if not edits:
 
         def asked(share: float) -> None:
-            progress("Asking what decides the cameras", 0.97 + 0.03 * share)
+            progress("Measuring what decides the cameras", 0.97 + 0.03 * share)
 
         decides = influences(model, views, asked)
     progress("Done", 1.0)
@@ -127,7 +128,7 @@ def explain(
 
 
 def _with_effects(found: Measured, model: Model, views: Views, progress: Progress) -> Measured:
-    """Return what was measured, with the effects of switching every head off."""
+    """Return the measurements, with the effects of switching off each head added."""
     measurements = found.measurements
 
     def report(share: float) -> None:
@@ -153,7 +154,7 @@ def check_count(model: Model, views: int) -> None:
 
 
 def _setting(model: Model, views: Views, bank: SiteReader | None, name: str) -> Setting:
-    """Return what is explained, and with what; raise Prob3rError if the bank is another model's."""
+    """Return the setting of an explanation; raise Prob3rError if the bank is of another model."""
     unnamed = "two views" if views.count == 2 else f"{views.count} views"
     return Setting(
         precision=running_precision(model),

@@ -1,4 +1,4 @@
-"""The explanation of one scene: its numbers, the words for them, and what there is to look at."""
+"""The explanation of one scene: its numbers, sentences about them, and arrays for pictures."""
 
 import json
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class Explanation:
     """What happened to the views of one scene inside a model.
 
     Attributes:
-        measured: All that was measured of the run.
-        happened: What the numbers say, in words.
-        trust: How far that goes, in words.
+        measured: All measurements of the run.
+        happened: Sentences that describe the run.
+        trust: Sentences on how far the output and the numbers can be trusted.
         views: The views.
-        reliability: The chance that view 2's rotation is wrong, if a calibration was at hand.
-        check: What an independent check says of every view but the first, if one was asked for.
-        strangers: How much every view but the first belongs to the scene; nothing for two views.
-        influence: What in the photographs decides where the cameras stand. Nothing of an edited
-            run, and nothing of a camera that is not found.
+        reliability: The probability that view 2's rotation is wrong; None without a calibration.
+        check: The independent check of every view except view 1; empty if no check was made.
+        strangers: How well every view except view 1 belongs to the scene; empty for two views.
+        influence: Which patches decide where the cameras stand. Empty for an edited run; a camera
+            that is not found is left out.
     """
 
     measured: Measured
@@ -43,20 +43,20 @@ class Explanation:
 
     @property
     def measurements(self) -> Measurements:
-        """All numbers."""
+        """All numbers of the explanation."""
         return self.measured.measurements
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers and the words, as JSON can hold them.
+        """Return the numbers and the sentences, as values that JSON can hold.
 
         Keys:
             setting: What was explained, and with what (`measurements.Setting`).
             final: The output of views 1 and 2 as a reconstruction (`reconstruction.Final`).
             finals: Of three or more views only: the same for each view from view 2 on.
-            relations: Of three or more views only: who attends to whom, and whose geometry fits
-                whose (`views.ViewRelations`).
-            camera_path: Of models with a camera head only: how far it is, at every block, from
-                where it should be in the end (`camera_path.CameraCurves`).
+            relations: Of three or more views only: which view attends to which, and how well the
+                geometry of views agrees (`views.ViewRelations`).
+            camera_path: Of models with a camera head only: the errors of the cameras that the head
+                predicts at every block (`camera_path.CameraCurves`).
             against: By view and metric, what errors are measured against: `truth`, `truth, pose
                 by PnP` or `final state`.
             sites: One row for each site and view, the output last: `site`, `view`, `block`,
@@ -66,19 +66,19 @@ class Explanation:
             heads: One row for each head of the attention between views (`attention.Head`); a null
                 `head` is the mean of its block's. Rows name their `view` if there are more than
                 two views.
-            reliability: The chance that view 2's rotation is wrong and what that is worth
-                (`reliability.judgement.Judgement`); null without a calibration.
-            check: What matches that are found without the model say of every view but the first
-                (`reliability.check.Check`); an empty list if no check was made.
-            strangers: Of three or more views only: how much each view but the first belongs to the
-                scene, and with a calibration how likely it is of another one
+            reliability: The probability that view 2's rotation is wrong, and how well it was
+                calibrated (`reliability.judgement.Judgement`); null without a calibration.
+            check: How every view except view 1 agrees with matches that were found without the
+                model (`reliability.check.Check`); an empty list if no check was made.
+            strangers: Of three or more views only: how well each view except view 1 belongs to the
+                scene, and, with a calibration, the probability that it is of another scene
                 (`reliability.strangers.Belonging`).
             influence: For each camera but the first, one row for its `rotation` and one for its
                 `translation` (`measures.influence.Influence`): `camera`, `of`, `unit`, `value`,
                 `shares` by view, and `maps`: by view, the effect of each patch.
             happened, trust: Sentences, each a `text` and a `tone`: `plain`, `good` or `warning`.
 
-        Null stands for what there is no number for.
+        Null stands for a number that cannot be measured.
         """
         judged = self.reliability
         several = {"strangers": [view.to_json() for view in self.strangers]}
@@ -93,7 +93,7 @@ class Explanation:
 
 
 def write_json(explanation: Explanation, path: Path) -> None:
-    """Write an explanation's numbers and words; the keys are those of `Explanation.to_json`.
+    """Write the numbers and sentences as JSON; the keys are those of `Explanation.to_json`.
 
     Raises:
         Prob3rError: The file cannot be written.

@@ -1,8 +1,9 @@
-"""The gallery: atoms of a dictionary as one HTML page that needs nothing else.
+"""The gallery: the atoms of a dictionary in one self-contained HTML page.
 
-Each atom comes with the patches at which it is active the most, in all photographs of their scenes,
-and with the pointmaps of its strongest scene: as they are, with the atom switched off, and with it
-multiplied. These are computed beforehand, since a page runs no model.
+For each atom the page shows the patches where its activation is largest, in all photographs of
+their scenes. It also shows the pointmaps of the scene with the largest activation in three states:
+unchanged, with the atom switched off, and with the atom multiplied. The pointmaps are computed in
+advance, because a page cannot run a model.
 """
 
 import json
@@ -37,12 +38,12 @@ SCRIPTS = ("data.js", "linear.js", "shaders.js", "viewer.js", "scene.js", "galle
 """In the order in which they need each other."""
 
 UP = 4.0
-"""By what an atom is multiplied when it is turned up."""
+"""The factor of the activation in the state in which an atom is multiplied."""
 
-EXAMPLES = 6  # scenes of an atom
-POINTS = 2500  # of one view in one state
+EXAMPLES = 6  # scenes shown for an atom
+POINTS = 2500  # points of one view in one state
 BATCH = 16
-TOLD = 0.2  # the least score that is worth a word
+TOLD = 0.2  # the smallest score that is mentioned
 
 WORDS = {
     "floor": "floor",
@@ -59,13 +60,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What a dictionary says of some scenes.
+    """The activations of a dictionary's atoms on some scenes.
 
     Attributes:
         scenes: The scenes, each a batch of one.
         codes: For each scene and view the activations `(n, m)`, in half precision.
         scores: The mean score of every atom on every test, NaN where it is not known.
-        controls: The same against the controls.
+        controls: The mean score of every atom against the controls.
     """
 
     scenes: list[Views]
@@ -101,14 +102,14 @@ def write_gallery(
         model: The model.
         dictionary: A dictionary of the model.
         scenes: Where to look for the strongest patches.
-        path: Where to write.
-        model_name: What to call the model.
-        data: What to call the scenes.
-        atoms: How many atoms to show.
-        report: Called with what is done next, and the share of the work that is behind.
+        path: The file to write.
+        model_name: The name of the model on the page.
+        data: The name of the scenes on the page.
+        atoms: Number of atoms to show.
+        report: Called with the name of the next step, and the share of the work that is done.
 
     Raises:
-        Prob3rError: The dictionary is another model's, the model predicts no pointmaps, there are
+        Prob3rError: The dictionary is of another model, the model predicts no pointmaps, there are
             no scenes, or the file cannot be written.
     """
     needs_pointmaps(model, "A gallery")
@@ -162,7 +163,7 @@ def look(
     scenes: Scenes[Views],
     report: Callable[[float], None] = lambda share: None,
 ) -> Seen:
-    """Return the activations of all atoms over some scenes, and their scores where truth is known.
+    """Return the activations of all atoms on some scenes, and their scores if the truth is known.
 
     Raises:
         Prob3rError: There are no scenes.
@@ -198,7 +199,7 @@ def look(
 
 
 def choose(found: Seen, count: int) -> list[int]:
-    """Return the atoms to show: the best on each test, then those of the most energy."""
+    """Return the numbers of the atoms to show: the best on each test, then those of most energy."""
     energy = found.energy
     gains = (found.scores.abs() - found.controls.abs().nan_to_num(0)).nan_to_num(0)
     best = [int(row.argmax()) for row in gains if row.max() > 0]
@@ -209,7 +210,7 @@ def choose(found: Seen, count: int) -> list[int]:
 
 @torch.no_grad()
 def _atom(model: Model, dictionary: Dictionary, found: Seen, atom: int) -> dict[str, Any]:
-    """Return one atom as the page's script reads it."""
+    """Return one atom in the form that the page's script reads."""
     order = found.strongest[:, atom].argsort(descending=True).tolist()
     scenes = [i for i in order[:EXAMPLES] if found.strongest[i, atom] > 0]
     largest = float(found.strongest[:, atom].max())
@@ -262,7 +263,7 @@ def _atom(model: Model, dictionary: Dictionary, found: Seen, atom: int) -> dict[
 
 
 def _told(found: Seen, atom: int) -> list[dict[str, Any]]:
-    """Return the tests on which an atom scores the most, each once, with the score and control."""
+    """Return the tests with the largest scores of an atom, at most four, with score and control."""
     rows: list[tuple[float, dict[str, Any]]] = []
     for name in TESTS:
         value, control = (t[TESTS.index(name), atom] for t in (found.scores, found.controls))

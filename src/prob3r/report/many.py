@@ -1,7 +1,7 @@
-"""Plain sentences about a scene of many views: ranges over the views, and the views that stand out.
+"""Sentences about a scene of many views: ranges over the views, and the views that stand out.
 
-A scene of two or three views gets sentences for each view (`sentences`). With more views that would
-be a wall of text.
+A scene of two or three views has sentences for each view (`sentences`). With more views that text
+would be too long.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -36,17 +36,17 @@ from prob3r.report.sentences import (
 )
 
 MANY = 4
-"""Views from which on a scene is told as a whole."""
+"""Number of views from which on the sentences describe the scene as a whole."""
 
 
 def what_happened_to_many(m: Measurements) -> list[Sentence]:
-    """Return what the numbers say about the way from the photographs to the output."""
+    """Return sentences on what happens between the photographs and the output."""
     parts = (_cameras, _pose, _roles, _matching)
     return [sentence for part in parts for sentence in part(m)]
 
 
 def trust_in_many(m: Measurements) -> list[Sentence]:
-    """Return how far the numbers can be trusted."""
+    """Return sentences on how far the numbers can be trusted."""
     parts = (_reference, _fit, _warnings, _probes)
     found = [sentence for part in parts for sentence in part(m)]
     if not any(sentence.tone == "warning" for sentence in found):
@@ -173,7 +173,7 @@ def _fit(m: Measurements) -> Iterator[Sentence]:
 
 _WARNINGS: tuple[tuple[str, Callable[[Final], bool]], ...] = (
     (
-        "The image of {views} is all but the same as that of view 1: there is nothing to "
+        "The image of {views} is almost the same as that of view 1: there is nothing to "
         "triangulate.",
         lambda final: final.image_difference < SAME_IMAGE,
     ),
@@ -202,7 +202,7 @@ _WARNINGS: tuple[tuple[str, Callable[[Final], bool]], ...] = (
         lambda final: final.unsure[1] > MUCH_UNSURE,
     ),
 )
-"""What to say of views, and of which."""
+"""Each warning, and the condition on a view for it."""
 
 
 def _warnings(m: Measurements) -> Iterator[Sentence]:

@@ -1,4 +1,4 @@
-"""The page: an explanation as one HTML file that needs nothing else."""
+"""The page: an explanation as one self-contained HTML file."""
 
 import json
 import re
@@ -93,14 +93,14 @@ def _words(explanation: Explanation) -> dict[str, str]:
     within = trained if stack == "decoder" else f"the {stack}"
     moving = (
         f"All views but the first as the probes read them after every sublayer of {within}, moving "
-        "into place. Their cameras stand where those points put them; the pale points are the end "
-        "of all of it."
+        "into place. Their cameras stand where those points put them; the pale points are the "
+        "final state."
         if several
         else f"View 2 as the probes read it after every sublayer of {within}, moving into place. "
-        "Camera 2 stands where those points put it; the pale points are what it all ends in."
+        "Camera 2 stands where those points put it; the pale points are the final state."
     )
-    read = "after every layer a small probe reads off where the model thinks each pixel lies in "
-    read += "space. This page shows that way"
+    read = "after every layer a small probe reads the 3D point of each pixel from the model. This "
+    read += "page shows how these points move"
     if len(m.steps) < 2:
         read = "no probes read the layers between. This page shows the output and the attention"
     return {
@@ -124,7 +124,7 @@ def _words(explanation: Explanation) -> dict[str, str]:
 
 
 def _influence(explanation: Explanation) -> str:
-    """Return the section of what decides the cameras, or nothing if no camera could be asked."""
+    """Return the section on what decides the cameras; empty if there is no such measurement."""
     if not explanation.influence:
         return ""
     several = explanation.measurements.views > 2
@@ -136,7 +136,7 @@ def _influence(explanation: Explanation) -> str:
 
 
 def _probes(explanation: Explanation) -> str:
-    """Return the kind of the probes, and what they were fitted to and on."""
+    """Return the kind of the probes, with the target and the data of their fit."""
     setting = explanation.measurements.setting
     kind = {"mlp": "MLP"}.get(setting.probes, setting.probes)
     return f"{kind}, {setting.fitted}" if setting.fitted else kind
@@ -160,14 +160,15 @@ _COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
 _FITS = (
     "<div><dt>Sees too, fits the others</dt><dd>A patch's point is put into the other view's "
     "camera. That view sees it too if its own pointmap has the same depth there (within "
-    "{tolerance} %). If the point is nearer, the other view should have seen it: a conflict. Fits "
-    "the others: the share of the former in both, over all other views and in both directions."
+    "{tolerance} %). If the point is nearer, the other view should have seen it: this is a "
+    "conflict. Fits the others: the share of points that are seen too among points that are seen "
+    "too or in conflict, over all other views and in both directions."
     "</dd></div>\n    "
 )
 
 
 def _camera_path(m: Measurements) -> str:
-    """Return the section of the camera head, or nothing for a model that has none."""
+    """Return the section on the camera head; empty for a model without one."""
     if m.camera_path is None:
         return ""
     end = "the true cameras" if m.camera_path.against == TRUTH else "its answer at the last block"
@@ -175,7 +176,7 @@ def _camera_path(m: Measurements) -> str:
 
 
 def _views(explanation: Explanation) -> str:
-    """Return the table of views: what the output says of each, and its errors."""
+    """Return the table of views: the output of each view, and its errors."""
     m = explanation.measurements
     head = "".join(f'<th scope="col">{title}</th>' for title in ("View", *_COLUMNS))
     rows = "".join(
@@ -187,15 +188,18 @@ def _views(explanation: Explanation) -> str:
     where = "the last site" if m.setting.reference == FINAL else "the output"
     return (
         '<section aria-labelledby="h-views"><h2 id="h-views">The views</h2><p class="hint">'
-        "What the output says of every view, beside view 1, and its errors "
-        f"at {where} against the {m.setting.reference}, each as of a pair with view 1.</p>"
+        "The output of every view, and its errors "
+        f"at {where} against the {m.setting.reference}, each as in a pair with view 1.</p>"
         f'<div class="card views"><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></div></section>\n"
     )
 
 
 def _last(m: Measurements, view: int, metric: str) -> float:
-    """Return an error of a view at its end; against the final state that is the last site."""
+    """Return the last error of a view; against the final state this is the error at the last site.
+
+    The output itself has no error against the final state, because it is the final state.
+    """
     if view == 1:
         return nan
     if m.against[view][metric] == FINAL:
@@ -221,12 +225,12 @@ def _number(value: float, digits: int, unit: str = "") -> str:
 
 
 def asset(name: str) -> str:
-    """Return the text of a file of the page's."""
+    """Return the text of a file in `report/assets`."""
     return (resources.files("prob3r.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def inline(text: str) -> str:
-    """Return JSON that cannot end the script element it stands in."""
+    """Return JSON with `<` escaped, so that it cannot close the script element around it."""
     return text.replace("<", "\\u003c")
 
 

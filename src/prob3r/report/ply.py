@@ -1,4 +1,4 @@
-"""PLY: all views' final pointmaps as one coloured point cloud that other programs open."""
+"""PLY: the final pointmaps of all views as one coloured point cloud for other programs."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ _TYPES = {"<f4": "float", "|u1": "uchar"}
 def write_ply(explanation: Explanation, path: Path) -> None:
     """Write the output's pointmaps of all views as a binary PLY file.
 
-    Each vertex has a position in camera 1's frame (x right, y down, z forward) in the
-    unit of the views' joint mean distance, a colour, the model's confidence, and the view it comes
-    from. Points that are not finite are left out.
+    Each vertex has a position in camera 1's frame (x right, y down, z forward), a colour, the
+    model's confidence, and the number of its view. The mean distance of the points of all views to
+    camera 1 is 1. Points that are not finite are left out.
 
     Raises:
         Prob3rError: The file cannot be written.

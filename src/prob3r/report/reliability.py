@@ -1,4 +1,4 @@
-"""Sentences on the chance that a pair's outcome is wrong, and on what such a chance is worth."""
+"""Sentences on the probability that the output of a pair is wrong, and on its calibration."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,19 @@ from prob3r.reliability.judgement import Judgement, Reading
 from prob3r.reliability.signals import CHECK, EVERY_SIGNAL
 from prob3r.report.sentences import Sentence, Tone
 
-# What counts as much or little. They choose words; the numbers stand beside them.
-LIKELY, UNLIKELY = 0.5, 0.1
-TELLING = 0.2  # log odds that a signal has to add, or to take
-NAMED = 3  # signals on either side
+# Thresholds that choose the words; the sentences also give the numbers.
+LIKELY, UNLIKELY = 0.5, 0.1  # probabilities of a wrong output
+TELLING = 0.2  # smallest change of the log odds by a signal that is named
+NAMED = 3  # most signals that are named in each direction
 
 ROOM = "rooms/"  # how the names of rendered pairs begin
 
 
 def reliability(judgement: Judgement | None, pair: str) -> list[Sentence]:
-    """Return what a calibration says of a pair; nothing without one.
+    """Return sentences on the reliability of a pair; an empty list without a calibration.
 
     Args:
-        judgement: The chance that the pair's rotation is wrong, if a calibration was at hand.
+        judgement: The probability that the pair's rotation is wrong; None without a calibration.
         pair: The pair's name.
     """
     if judgement is None:
@@ -95,7 +95,7 @@ def _held_out(judgement: Judgement, pair: str) -> Iterator[Sentence]:
 
 
 def _words(reading: Reading) -> str:
-    """Return a signal with its value and the usual one."""
+    """Return a signal in words, with its value and its usual value."""
     signal = EVERY_SIGNAL[reading.signal]
     return f"{signal.words} ({signal.write(reading.value)}, usually {signal.write(reading.usual)})"
 

@@ -1,4 +1,4 @@
-"""Plain sentences about the views of one scene, each computed from its numbers."""
+"""Sentences about the views of one scene, each computed from its numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from prob3r.measures.reference import FINAL
 from prob3r.measures.steps import SUBLAYER_WORDS, Step
 from prob3r.models.sites import BETWEEN_VIEWS
 
-# What counts as much or little. They choose words; the numbers stand beside them.
-SETTLED_DEGREES = 2.0  # a difference that never counts
-HARDLY = 0.8  # an error that keeps this share of its first value hardly moved
-LATE = 0.75  # of the depth
+# Thresholds that choose the words; the sentences also give the numbers.
+SETTLED_DEGREES = 2.0  # smaller differences of a rotation do not count
+HARDLY = 0.8  # an error that ends above this share of its first value hardly improves
+LATE = 0.75  # share of the sites
 GOOD_ROTATION, ROUGH_ROTATION = 5.0, 15.0  # degrees
-SAME_IMAGE = 0.01  # of the range of colours
-NO_BASELINE = 0.02  # of the mean depth
-NO_CAMERA = 0.2  # of view 2's pixels
-LITTLE_OVERLAP = 0.15  # of view 2's patches
-FEW_INLIERS = 0.5  # of view 2's pixels
-FEW_CYCLES = 0.3  # of view 2's patches
-MUCH_UNSURE = 0.5  # of a view's pixels
-WIDE_PROBE_GAP = 0.15  # of the mean distance to camera 1
+SAME_IMAGE = 0.01  # share of the range of colours
+NO_BASELINE = 0.02  # share of the mean depth
+NO_CAMERA = 0.2  # share of the view's pixels
+LITTLE_OVERLAP = 0.15  # share of the view's patches
+FEW_INLIERS = 0.5  # share of the view's pixels
+FEW_CYCLES = 0.3  # share of the view's patches
+MUCH_UNSURE = 0.5  # share of a view's pixels
+WIDE_PROBE_GAP = 0.15  # share of the mean distance to camera 1
 NARROWEST_VIEW, WIDEST_VIEW = 20.0, 110.0  # degrees
 
 Tone = Literal["plain", "good", "warning"]
@@ -42,16 +42,16 @@ class Sentence:
 
 
 def what_happened(m: Measurements) -> list[Sentence]:
-    """Return what the numbers say about the way from the photographs to the output."""
+    """Return sentences on what happens between the photographs and the output, view by view."""
     parts = (_cameras, _pose, _shape, _roles, _matching, _switched_off)
     return [sentence for view in m.finals for part in parts for sentence in part(m, view)]
 
 
 def trust(m: Measurements) -> list[Sentence]:
-    """Return how far the numbers can be trusted."""
+    """Return sentences on how far the numbers can be trusted."""
     parts = (_reference, _input, _confidence, _consistency, _probes)
     found = [sentence for view in m.finals for part in parts for sentence in part(m, view)]
-    found = list(dict.fromkeys(found))  # what is said of view 1 is said once
+    found = list(dict.fromkeys(found))  # a sentence about view 1 appears only once
     if not any(sentence.tone == "warning" for sentence in found):
         found.append(
             Sentence(
@@ -62,11 +62,11 @@ def trust(m: Measurements) -> list[Sentence]:
 
 
 def settled(curve: list[float], least: float) -> int | None:
-    """Return the first step from which a curve is settled, or None if it does not end anywhere.
+    """Return the first step from which on a curve is settled; None if its last value is not finite.
 
     Args:
-        curve: One value a step; the last is where it ends.
-        least: A difference from the last value that never counts.
+        curve: One value for each step; the last is its final value.
+        least: Smaller differences from the last value do not count.
     """
     if not curve or not isfinite(curve[-1]):
         return None
@@ -141,9 +141,10 @@ def _shape(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def ending(m: Measurements, view: int, metric: str) -> tuple[int, str, str]:
-    """Return where to read a curve's end, with words for its reference and for that place.
+    """Return the step of a curve's end, with words for its reference and for that step.
 
-    Against the final state that is the last site: the output is at zero by construction.
+    Against the final state the end is the last site, because the output has no error against
+    itself.
     """
     if m.against[view][metric] == FINAL:
         return len(m.steps) - 2, "the final state", "at the last site"
@@ -209,7 +210,7 @@ def _switched_off(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def best_head(heads: list[Head]) -> Head | None:
-    """Return the row of the table that agrees most with the final geometry, if any has a number."""
+    """Return the head that agrees most with the final geometry; None if no agreement is known."""
     known = [head for head in heads if isfinite(head.agreement)]
     return max(known, key=lambda head: head.agreement, default=None)
 
@@ -229,7 +230,7 @@ def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
     )
     if isnan(rotation):
         yield Sentence(
-            f"The final pose{_of(m, view)} can't be held against the truth: none was found.",
+            f"The final pose{_of(m, view)} can't be compared with the truth: none was found.",
             "warning",
         )
         return
@@ -241,14 +242,14 @@ def _reference(m: Measurements, view: int) -> Iterator[Sentence]:
     elif rotation <= ROUGH_ROTATION:
         yield Sentence(f"{text}: a rough pose.")
     else:
-        yield Sentence(f"{text}: a wrong pose, so read this as the story of a failure.", "warning")
+        yield Sentence(f"{text}: a wrong pose, so these numbers describe a failure.", "warning")
 
 
 def _input(m: Measurements, view: int) -> Iterator[Sentence]:
     final = m.finals[view]
     if final.image_difference < SAME_IMAGE:
         yield Sentence(
-            f"The images of views 1 and {view} are all but the same "
+            f"The images of views 1 and {view} are almost the same "
             f"({in_percent(final.image_difference, 1)} apart in colour): there is nothing to "
             "triangulate, and all depth is a guess from one view.",
             "warning",
@@ -274,12 +275,12 @@ def _confidence(m: Measurements, view: int) -> Iterator[Sentence]:
     text = f"The model's median confidence is {one:.1f} in view 1 and {two:.1f} in view {view}"
     if unsure > MUCH_UNSURE:
         yield Sentence(
-            f"{text}, where 1 is the least it can say; {in_percent(unsure)} of the pixels of a "
+            f"{text}, where 1 is the lowest value; {in_percent(unsure)} of the pixels of a "
             f"view are below {LOW_CONFIDENCE:g}.",
             "warning",
         )
     else:
-        yield Sentence(f"{text}, where 1 is the least it can say.")
+        yield Sentence(f"{text}, where 1 is the lowest value.")
 
 
 def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
@@ -331,28 +332,28 @@ def _probes(m: Measurements, view: int) -> Iterator[Sentence]:
 
 
 def scene_words(m: Measurements) -> str:
-    """Return what to call what went in: a pair, or a scene of more views."""
+    """Return the word for the input: `pair`, or `scene` for more than two views."""
     return "pair" if m.views == 2 else "scene"
 
 
 def _of(m: Measurements, view: int) -> str:
-    """Return which view is meant, where there is more than one that could be."""
+    """Return ` of view N`; empty for a pair, where only view 2 can be meant."""
     return "" if m.views == 2 else f" of view {view}"
 
 
 def attention_words(m: Measurements) -> str:
-    """Return what the attention between the views is called."""
+    """Return the name of the model's attention between views, such as `cross-attention`."""
     kinds = [step.sublayer for step in m.steps if step.sublayer in BETWEEN_VIEWS]
     return SUBLAYER_WORDS[kinds[0]] if kinds else "attention between views"
 
 
 def in_degrees(value: float) -> str:
-    """Return an angle in words."""
+    """Return an angle in degrees as text."""
     return f"{value:.1f}°" if abs(value) < 10 else f"{value:.0f}°"
 
 
 def signed_degrees(value: float) -> str:
-    """Return a difference of angles in words."""
+    """Return a difference of angles in degrees as text, with its sign."""
     return f"{value:+.1f}°".replace("-", "−")
 
 
@@ -361,5 +362,5 @@ def _signed(value: float) -> str:
 
 
 def in_percent(share: float, digits: int = 0) -> str:
-    """Return a share in words."""
+    """Return a share as text in percent."""
     return f"{100 * share:.{digits}f} %"

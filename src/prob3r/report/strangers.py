@@ -1,4 +1,4 @@
-"""Sentences on the view that does not belong to its scene, and on how sure that is."""
+"""Sentences on the view that most likely belongs to another scene, and on its probability."""
 
 from collections.abc import Iterator, Sequence
 from math import isfinite
@@ -7,17 +7,17 @@ from prob3r.reliability.strangers import Belonging, StrangerCalibration
 from prob3r.report.reliability import LIKELY, ROOM, UNLIKELY
 from prob3r.report.sentences import Sentence, Tone, in_percent
 
-DOUBTFUL = 0.25  # a probability from which a view is said to be a possible stranger
+DOUBTFUL = 0.25  # probability from which on a view is called a possible stranger
 
 
 def stranger_sentences(
     found: Sequence[Belonging], calibration: StrangerCalibration | None, name: str
 ) -> list[Sentence]:
-    """Return which view is the likeliest stranger, and how sure that is; nothing for two views.
+    """Return sentences on the likeliest stranger; an empty list for two views.
 
     Args:
-        found: How much each view but the first belongs.
-        calibration: What the probabilities come from; None where there are none.
+        found: How well each view except view 1 belongs to the scene.
+        calibration: The calibration of the probabilities; None if there are no probabilities.
         name: The scene's name.
     """
     if not found:
@@ -28,7 +28,7 @@ def stranger_sentences(
 
 
 def likeliest(found: Sequence[Belonging]) -> Belonging:
-    """Return the likeliest stranger: by probability, or else by the attention that it gets."""
+    """Return the likeliest stranger: the highest probability, or else the least attention."""
     return max(found, key=lambda b: -b.attention if b.probability is None else b.probability)
 
 

@@ -51,7 +51,7 @@ class Attention {
     part(root, "heatmaps").append(...this.maps.map((map) => map.button));
     root.querySelector(".heat i").style.background = gradient(HEAT_RAMP);
     const kept = Math.min(...this.kept.flat().map((k) => k.share));
-    part(root, "kept").textContent = kept > 0.999 ? "" : `Of every patch and head the ${this.first.top} strongest keys are kept here, ${percent(kept)} of the attention.`;
+    part(root, "kept").textContent = kept > 0.999 ? "" : `This page keeps the ${this.first.top} strongest keys of every patch and head, which hold ${percent(kept)} of the attention.`;
     this.select.addEventListener("change", () => choice.set({ head: this.select.value === "" ? null : Number(this.select.value) }));
     this.target = part(root, "other");
     part(root, "other-row").hidden = VIEWS.length === 2;

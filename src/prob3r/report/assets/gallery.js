@@ -68,7 +68,7 @@ class One {
     part(this.root, "share").textContent = `Active at ${atom.shares.map((share, v) => `${percent(share, 1)} of the patches of view ${v + 1}`).join(" and ")}. In 3D: the scene in which it is the strongest.`;
     part(this.root, "told").replaceChildren(...atom.told.map((row) =>
       element("li", {}, `${row.word} ${signed(row.score, 2)} `, element("small", { textContent: `${row.where} (control ${row.control === null ? "–" : signed(row.control, 2)})` }))));
-    if (!atom.told.length) part(this.root, "told").append(element("li", { textContent: "No test tells of it." }));
+    if (!atom.told.length) part(this.root, "told").append(element("li", { textContent: "No test has a score above the threshold." }));
     part(this.root, "examples").replaceChildren(...atom.examples.map((example, i) => {
       const photographs = DATA.scenes[example.scene].map((view, v) =>
         lit(view, heats(example)[v], `View ${v + 1} of scene ${example.scene}; bright where the atom is active`));
@@ -111,7 +111,7 @@ class One {
     const state = Number(this.root.querySelector("input[name=state]:checked").value);
     const mode = this.root.querySelector("input[name=colour]:checked").value;
     const far = VIEWS.map((view) => `view ${view + 1} by ${percent(this.atom.moved[state][view], 1)}`).join(", ");
-    part(this.root, "badge").textContent = state === 1 ? "As the model says" : `${state ? `Atom × ${DATA.up}` : "Atom off"}, which moves ${far}`;
+    part(this.root, "badge").textContent = state === 1 ? "The output of the model" : `${state ? `Atom × ${DATA.up}` : "Atom off"}, which moves ${far}`;
     if (!this.viewer) return;
     this.clouds.forEach((cloud, view) => {
       cloud.visible = this.root.querySelector(`input[data-view="${view}"]`).checked;
@@ -145,7 +145,7 @@ class One {
     const best = atom.told[0];
     const card = element("button", { type: "button", className: "atom", "aria-pressed": "false" },
       crops(atom), element("b", { textContent: `atom ${atom.number}` }),
-      element("span", { textContent: best ? saying(best) : "no test tells of it" }));
+      element("span", { textContent: best ? saying(best) : "no score above the threshold" }));
     card.addEventListener("click", () => {
       choose(atom);
       document.getElementById("one").scrollIntoView();

@@ -104,7 +104,7 @@ class Influences {
     const most = VIEWS.reduce((a, b) => (this.found.shares[b] > this.found.shares[a] ? b : a));
     part(this.root, "status").textContent = `View ${most + 1} holds ${percent(this.found.shares[most])} of the strength of all patches.`;
     part(this.root, "says").textContent = this.found.of === "rotation"
-      ? `Degrees by which camera ${this.found.camera} turns about its own axis, the one that takes camera 1's orientation to its own.`
-      : `How far camera ${this.found.camera} moves along the way from camera 1, in percent of the mean distance of all points.`;
+      ? `Degrees by which camera ${this.found.camera} turns about the axis of its rotation relative to camera 1.`
+      : `How far camera ${this.found.camera} moves along the direction from camera 1, in percent of the mean distance of all points.`;
   }
 }

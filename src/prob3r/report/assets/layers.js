@@ -13,12 +13,12 @@ const stepName = ({ block, kind }) => (block === null ? `${kind === "embed" ? DA
 /** What the arrows of a step are, and how long. */
 function arrowsInWords(step) {
   const lengths = DATA.arrows.map((arrows) => arrows.lengths[step]);
-  if (lengths.every((length) => length === null)) return `No arrows: the ${stepName(DATA.steps[step])} is not the work of a sublayer.`;
+  if (lengths.every((length) => length === null)) return `No arrows: the ${stepName(DATA.steps[step])} is not the output of a sublayer.`;
   const since = stepName(DATA.steps[step - 1]);
   return DATA.arrows.flatMap(({ alignments }, i) => {
     if (lengths[i] === null) return [];
     const alignment = alignments[step];
-    const towards = alignment === null ? "" : `, alignment with the way to the truth ${signed(alignment, 2)}`;
+    const towards = alignment === null ? "" : `, alignment with the direction to the truth ${signed(alignment, 2)}`;
     return [`Arrows: how view ${i + 2}'s patches moved since ${since}; mean length ${lengths[i].toFixed(3)} of the ${VIEWS.length === 2 ? "pair" : "scene"}'s unit${towards}.`];
   }).join(" ");
 }

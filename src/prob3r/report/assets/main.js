@@ -1,4 +1,4 @@
-/* Everything put in its place. */
+/* Build all parts of the page. */
 
 /** The patch to begin with: the middle one of a view, or the one nearest to it that has a match. */
 function middlePatch(index) {

@@ -192,5 +192,5 @@ function colours(view, stride) {
 
 /** Say in a canvas's place that there is no 3D here. */
 function without3D(canvas) {
-  canvas.replaceWith(element("p", { className: "notice", textContent: "This browser shows no 3D (WebGL 2); all else on this page works." }));
+  canvas.replaceWith(element("p", { className: "notice", textContent: "This browser cannot show 3D (it has no WebGL 2). Everything else on this page works." }));
 }
