@@ -106,11 +106,11 @@ def test_a_clicked_patch_shows_where_it_looks(tab) -> None:
     until(tab, lambda: [(p.view, p.patch) for p in session.pins] == [(2, 2 * 6 + 3)])
     tab.wait_for_selector("img[alt^='What is attended']")
     assert tab.get_by_alt_text("Photograph of view 1").get_attribute("src") != before
-    grid = tab.get_by_alt_text("What is attended to")
+    grid = tab.get_by_alt_text("Attention on view")
     box = grid.bounding_box()
     grid.click(position={"x": box["width"] * 0.9, "y": box["height"] * 0.1})
     until(tab, lambda: (session.block, session.head) == (0, 1))
-    tab.get_by_role("button", name="Let go").click()
+    tab.get_by_role("button", name="Remove all pins").click()
     until(tab, lambda: session.pins == [])
 
 
@@ -200,7 +200,7 @@ def test_two_browsers_do_not_disturb_each_other_nor_does_a_crash(
     logging.getLogger("prob3r.viewer.visit").disabled = True
     other.get_by_role("tab", name="Files").click()
     other.get_by_role("button", name=re.compile("viser")).click()
-    other.wait_for_selector("text=Something went wrong")
+    other.wait_for_selector("text=An error occurred")
     logging.getLogger("prob3r.viewer.visit").disabled = False
     drag(other, 0.5)
     other.wait_for_selector("text=Block 1's cross-attention")

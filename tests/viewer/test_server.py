@@ -67,7 +67,7 @@ def test_a_failing_action_is_a_message_and_an_entry_in_the_log(session, caplog) 
         assert caplog.records == []
         visit.guarded(fails)(event)
     assert said(client)[0] == "Say which head."
-    assert "Something went wrong" in said(client)[1]
+    assert "An error occurred" in said(client)[1]
     assert "secret" not in said(client)[1]
     assert "a secret detail" in caplog.text
     visit.guarded(fails)(SimpleNamespace(client=None))

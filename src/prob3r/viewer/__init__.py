@@ -1,4 +1,4 @@
-"""The live viewer: one scene inside a model, in a browser, to be taken apart by hand."""
+"""The live viewer: explore a model on one scene in the browser, and switch its parts off."""
 
 from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.server import Viewer

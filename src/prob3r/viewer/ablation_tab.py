@@ -1,4 +1,4 @@
-"""The tab of ablations: parts to switch off, only those that the model has."""
+"""The tab of ablations: it offers the parts that the model has, to switch them off."""
 
 from collections.abc import Callable
 from html import escape
@@ -29,13 +29,13 @@ EVERY_TOKEN = "all special tokens"
 
 
 class AblationTab(Tab):
-    """Parts to switch off."""
+    """The tab in which parts of the model are switched off."""
 
     def build(self) -> None:
         """Add the controls."""
         gui, model = self.gui, self.session.probed.model
         self._own = own = trunk(model)
-        # A stack whose blocks have no weights of their own or no attention has nothing to offer.
+        # A stack without its own weights or without attention has no part to switch off.
         self.stack = gui.add_dropdown("Stack", tuple(model.stacks), initial_value=own.name)
         self.stack.visible = len(model.stacks) > 1
         self.kind = gui.add_dropdown("What", tuple(kinds_of(own, self._count)))
@@ -68,7 +68,7 @@ class AblationTab(Tab):
         choose(self.block, str(self.session.block))
 
     def refresh(self) -> None:
-        """Show what is switched off, what it did, and the Python for it."""
+        """Show what is switched off, its effect, and the Python code for it."""
         if len(self.view.options) != self._count + 1:
             self._offer_views()
         self.listed.content = tables.ablations(self.session)
@@ -91,7 +91,7 @@ class AblationTab(Tab):
         choose(self.seen, "view 1")
 
     def _offer_stack(self) -> None:
-        """Offer what the chosen stack has."""
+        """Offer the blocks and kinds of ablation of the chosen stack."""
         stack = self._stack
         self.kind.options = tuple(kinds_of(stack, self._count))
         self.block.options = (EVERY_BLOCK, *(str(block) for block in range(stack.blocks)))
@@ -100,12 +100,12 @@ class AblationTab(Tab):
         self._offer_kind()
 
     def _offer_kind(self) -> None:
-        """Offer what the chosen kind of ablation needs."""
+        """Offer the options of the chosen kind of ablation."""
         kind = self.kind.value
         if kind not in MODES:
             raise Prob3rError(f"'{kind}' cannot be switched off.")
         self.mode.options = tuple(MODES[kind])
-        choose(self.mode, self.mode.options[0])  # a mode of the same name would stay
+        choose(self.mode, self.mode.options[0])  # otherwise a mode of the same name stays selected
         sublayers = sublayers_of(self._stack, kind)
         self.sublayer.options = tuple(SUBLAYER_WORDS.get(s, s) for s in sublayers) or ("",)
         self.head.visible = kind == HEAD
@@ -146,7 +146,7 @@ class AblationTab(Tab):
 
 
 def choose(dropdown: Any, value: str) -> None:
-    """Choose an option of a dropdown, if it has it."""
+    """Choose an option of a dropdown if the dropdown has this option."""
     if value in dropdown.options:
         dropdown.value = value
 

@@ -1,4 +1,4 @@
-"""Ablations: what a person can switch off, in words, as edits, and as Python."""
+"""Ablations: the parts that can be switched off, in words, as edits, and as Python code."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,27 +29,27 @@ MODES: Mapping[str, Mapping[str, str]] = {
     HEAD: {
         "zero": "its output becomes 0",
         "mean": "its output becomes its mean over the tokens of this scene",
-        "uniform": "it attends to all tokens alike",
+        "uniform": "it attends to all tokens equally",
     },
     BETWEEN: {
-        "mask": "nothing passes, the rest of the attention sums to one again",
-        "zero": "nothing passes, the rest of the attention stays as it is",
+        "mask": "nothing passes, and the rest of the attention is renormalized to sum to 1",
+        "zero": "nothing passes, and the rest of the attention stays unchanged",
     },
     TOKEN: {
-        "mask": "nothing attends to it, the rest sums to one again",
-        "zero": "nothing attends to it, the rest stays as it is",
+        "mask": "nothing attends to it, and the rest is renormalized to sum to 1",
+        "zero": "nothing attends to it, and the rest stays unchanged",
     },
     SINKS: {
-        "mask": "nothing attends to them, the rest sums to one again",
-        "zero": "nothing attends to them, the rest stays as it is",
+        "mask": "nothing attends to them, and the rest is renormalized to sum to 1",
+        "zero": "nothing attends to them, and the rest stays unchanged",
     },
     SUBLAYER: {"skip": "it adds nothing"},
     BLOCK: {"skip": "its sublayers add nothing"},
 }
-"""What can be switched off, the ways to do it, and what each of them means."""
+"""The kinds of parts that can be switched off, the modes of each, and the meaning of each mode."""
 
 EVERY = 0
-"""The view, or the view attended to, of an ablation that concerns all views."""
+"""Number that stands for all views, as the view that attends or the view attended to."""
 ALL_BLOCKS = -1
 ATTENDING = (HEAD, SINKS, BETWEEN, TOKEN)
 """The kinds that concern attention."""
@@ -57,18 +57,22 @@ ATTENDING = (HEAD, SINKS, BETWEEN, TOKEN)
 
 @dataclass(frozen=True)
 class Ablation:
-    """One thing that is switched off.
+    """One part that is switched off.
 
     Attributes:
         kind: A key of `MODES`.
         mode: A key of that kind's modes.
         block: Number of the block, or `ALL_BLOCKS`.
-        view: Number of the view, or `EVERY`. Of attention, it is the view that attends.
-        sublayer: Name of the sublayer; of a block it means nothing.
-        head: Number of the head; of anything but a head it means nothing.
-        seen: Of attention between two views: the view attended to.
-        token: Of a special token: its name, or a pattern such as `register*`.
+        view: Number of the view, or `EVERY`. For attention, it is the view that attends.
+        sublayer: Name of the sublayer; not used for a block.
+        head: Number of the head; used only for a head.
+        seen: The view attended to, or `EVERY`; used only for attention between two views.
+        token: Name of the special token, or a pattern such as `register*`; used only for a token.
         stack: Name of the stack; None is the trunk.
+
+    Raises:
+        Prob3rError: The kind has no such mode, the sublayer has no attention, or the two views are
+            the same.
     """
 
     kind: str
@@ -114,7 +118,7 @@ class Ablation:
         return f"{what} ({self.mode})"
 
     def sites(self, model: Model, views: int) -> list[tuple[int, str]]:
-        """Return the views and the sublayers that it concerns; a sublayer may be a pattern.
+        """Return view numbers and sites that the ablation changes; a site may be a pattern.
 
         Raises:
             Prob3rError: The model has no such stack.
@@ -137,7 +141,7 @@ class Ablation:
         ]
 
     def edits(self, model: Model, views: Views) -> list[Edit]:
-        """Return the edits that make it.
+        """Return the edits that carry out the ablation.
 
         Raises:
             Prob3rError: There are no sinks, or the model has no such stack.
@@ -148,7 +152,7 @@ class Ablation:
         return [self._edit(number, site, model, views) for number, site in places]
 
     def python(self, model: Model, views: int) -> list[str]:
-        """Return the same edits as Python, where `model` and `views` stand for what they say."""
+        """Return the same edits as Python expressions, which use the variables `model`, `views`."""
         return [self._python(number, site) for number, site in self.sites(model, views)]
 
     def _without_sinks(self, sites: Sequence[str], model: Model, views: Views) -> list[Edit]:
@@ -214,7 +218,7 @@ def sinks(site):
 
 
 def kinds_of(stack: Stack, views: int) -> list[str]:
-    """Return what can be switched off in a stack: only what it has."""
+    """Return the kinds of ablation that a stack allows."""
     every = sublayers_of(stack)
     attends = any(sublayer in ATTENTION for sublayer in every)
     between = views > 1 and any(sublayer in BETWEEN_VIEWS for sublayer in every)
@@ -230,7 +234,7 @@ def kinds_of(stack: Stack, views: int) -> list[str]:
 
 
 def sublayers_of(stack: Stack, kind: str = SUBLAYER) -> list[str]:
-    """Return the sublayers of a stack that a kind of ablation can concern, attention first."""
+    """Return the sublayers of a stack to which a kind of ablation applies, attention first."""
     every = dict.fromkeys(s for sublayers in stack.sublayers for s in sublayers)
     fitting = {HEAD: ATTENTION, SINKS: ATTENTION, TOKEN: ATTENTION, BETWEEN: BETWEEN_VIEWS}
     ordered = sorted(every, key=lambda s: (s not in BETWEEN_VIEWS, s not in ATTENTION))
@@ -246,14 +250,14 @@ def tokens_of(stack: Stack, views: int) -> list[str]:
 def python(
     ablations: Sequence[Ablation], model: Model, views: int, called: str, source: str
 ) -> str:
-    """Return a program that does what the viewer does with these ablations.
+    """Return a Python program that does the same as the viewer with these ablations.
 
     Args:
-        ablations: What is switched off.
+        ablations: The parts that are switched off.
         model: The model.
-        views: How many views there are.
+        views: Number of views.
         called: The model's name.
-        source: The statements that read the views, where `model` stands for the model.
+        source: Statements that read the views; they use the variable `model`.
     """
     edits = [line for ablation in ablations for line in ablation.python(model, views)]
     used = [

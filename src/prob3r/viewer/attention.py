@@ -1,4 +1,4 @@
-"""Attention of chosen tokens: where they attend to, as heat on the other views and as rays."""
+"""Attention of chosen tokens, shown as heat maps on the other views and as rays in 3D."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from prob3r.scenes import Views
 
 MOST_PINS = 6
 RAYS = 12
-"""The most attended patches of all other views that get a ray."""
+"""Number of rays of a token: to the most attended patches of all other views."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Pin:
 
     Attributes:
         view: Number of its view.
-        patch: Its number, row by row; of a special token it means nothing.
+        patch: Number of the patch, row by row; not used for a special token.
         token: Name of the special token; empty for a patch.
     """
 
@@ -35,7 +35,7 @@ class Pin:
     token: str = ""
 
     def words(self, columns: int) -> str:
-        """Return where it is, such as `view 2, row 5, column 3`."""
+        """Return its place in words, such as `view 2, row 5, column 3`."""
         if self.token:
             return f"view {self.view}, {self.token}"
         row, column = divmod(self.patch, columns)
@@ -44,7 +44,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class PatchAttention:
-    """What one token attends to, in every block and head; the mean of a block's heads is last.
+    """The attention of one token in every block and head; the mean of a block's heads is last.
 
     Attributes:
         patches: By view, the attention on its patches.
@@ -54,12 +54,12 @@ class PatchAttention:
 
     @property
     def elsewhere(self) -> Float[np.ndarray, "blocks k"]:
-        """The share that falls on special tokens."""
+        """The share of the attention on special tokens."""
         on_patches: np.ndarray = sum(rows.sum(-1) for rows in self.patches.values())
         return np.clip(1 - on_patches, 0, 1)
 
     def shares(self, block: int, head: int | None) -> dict[int, float]:
-        """Return the share on the patches of every view, for one head or the mean of all."""
+        """Return the share on the patches of every view, for one head; None is the mean of all."""
         chosen = -1 if head is None else head
         return {view: float(rows[block, chosen].sum()) for view, rows in self.patches.items()}
 
@@ -67,15 +67,15 @@ class PatchAttention:
 def attention_of(
     model: Model, views: Views, pin: Pin, edits: Iterable[Edit] = ()
 ) -> PatchAttention:
-    """Return what one token attends to in the trunk's attention between views.
+    """Return the attention of one token in the trunk's attention between views.
 
-    The model runs once, and only the rows of this token are kept.
+    The model runs once, and only the attention rows of this token are kept.
 
     Args:
         model: The model.
         views: One scene.
         pin: The token.
-        edits: Changes to the run.
+        edits: Edits of the run.
     """
     setting = Setting.of(model, views)
     stack = trunk(model)
@@ -98,7 +98,7 @@ def attention_of(
 
 
 class _Rows(Editor):
-    """Keeps one row of every head's attention map at some sites, after the edits."""
+    """Keep one row of every head's attention map at some sites, after the edits."""
 
     def __init__(self, edits: Iterable[Edit], setting: Setting, places: Sequence[Site], query: int):
         super().__init__(edits, setting)
@@ -108,18 +108,18 @@ class _Rows(Editor):
         self._span = slice(query, query + 1)
 
     def wants(self, site: str) -> bool:
-        """Return whether anything of a sublayer is kept or changed."""
+        """Return whether this site is recorded or edited."""
         return site in self._read or super().wants(site)
 
     def attend(self, site: str, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Return the heads' outputs after the changes at this site."""
+        """Return the outputs of the heads at this site, after the edits."""
         self._keep(site, queries, keys)
         return super().attend(site, queries, keys, values)
 
     def attend_views(
         self, sites: Sequence[str], queries: Sequence[Tensor], keys: Tensor, values: Tensor
     ) -> list[Tensor]:
-        """Return the heads' outputs of joint attention after the changes at these sites."""
+        """Return the outputs of the heads of joint attention at these sites, after the edits."""
         for site, own in zip(sites, queries, strict=True):
             self._keep(site, own, keys)
         return super().attend_views(sites, queries, keys, values)
@@ -134,7 +134,7 @@ class Rays(NamedTuple):
 
     Attributes:
         views: Their views.
-        keys: Their numbers in their views, by falling weight.
+        keys: Their numbers in their views, by decreasing weight.
         weights: The attention on them, as a share of the largest.
     """
 
@@ -154,11 +154,11 @@ def rays(rows: dict[int, Float[np.ndarray, " _m"]], most: int = RAYS) -> Rays:
 
 
 def heat(row: Float[np.ndarray, " m"], largest: float | None = None) -> Float[np.ndarray, " m"]:
-    """Return a row of attention from 0 to 1, weak ones lifted by a square root to be seen.
+    """Return a row of attention as levels from 0 to 1: the square root, so that weak ones show.
 
     Args:
         row: The attention.
-        largest: What becomes 1; by default the largest of the row.
+        largest: The attention of level 1; by default the largest of the row.
     """
     top = float(row.max()) if largest is None else largest
     result: np.ndarray = np.sqrt(np.clip(row, 0, None) / max(top, 1e-12))

@@ -1,4 +1,4 @@
-"""What is drawn of a pane: its points and their colours, its cameras, and what a click hits."""
+"""The drawing of a pane: its points and their colours, its cameras, and the target of a click."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from prob3r.viewer.display import NO_CAMERAS, NOTHING, THE_TRUTH, Display
 from prob3r.viewer.session import Pane
 
 CLICK = 0.015
-"""How far beside a point a click may go, as a share of its distance."""
+"""The largest distance of a click's ray from a point, as a share of the point's distance."""
 
 
 class Scale(NamedTuple):
-    """What the ends of a ramp stand for, the least and the largest value, and the words for it."""
+    """A colour ramp, its smallest and largest value, and the words for its meaning."""
 
     stops: colours.Stops
     low: float
@@ -31,10 +31,10 @@ class Drawing:
     """A pane with its display, ready to be drawn at any position.
 
     Attributes:
-        pane: What is drawn.
-        display: How.
+        pane: The pane to draw.
+        display: How it is drawn.
         masks: Which pixels of each view are drawn.
-        scale: Of colours that stand for numbers; None for others.
+        scale: The scale of colours that show numbers; None for other colours.
     """
 
     pane: Pane
@@ -57,11 +57,11 @@ class Drawing:
         return cls(pane, display, masks, _scale(pane, display))
 
     def points(self, position: float) -> tuple[Float[np.ndarray, "n 3"], ...]:
-        """Return the points that are drawn of all views."""
+        """Return the drawn points of all views, in camera 1's frame."""
         return tuple(p[m] for p, m in zip(self.maps(position), self.masks, strict=True))
 
     def maps(self, position: float) -> tuple[Float[np.ndarray, "_h _w 3"], ...]:
-        """Return all pointmaps, of which some may stay in their final state."""
+        """Return all pointmaps; those of views that do not move stay in their final state."""
         moving, run = self.pane.run.at(position), self.pane.run
         return tuple(
             points if self.display.moves(view) else run.points[view - 1][-1]
@@ -69,7 +69,7 @@ class Drawing:
         )
 
     def poses(self, position: float) -> Float[np.ndarray, "v 4 4"]:
-        """Return the cameras' poses; a camera stays with its view."""
+        """Return the poses of the cameras; the camera of a view that does not move stays too."""
         run, by_head = self.pane.run, self.display.by_head
         poses = run.cameras(position, by_head).copy()
         for view in range(1, len(poses) + 1):
@@ -83,11 +83,11 @@ class Drawing:
         return self.display.colour in (colours.ERROR, colours.DISPLACEMENT)
 
     def paint(self, position: float) -> tuple[UInt8[np.ndarray, "n 3"], ...]:
-        """Return the colours of the points that are drawn of all views."""
+        """Return the colours of the drawn points of all views."""
         return tuple(self._paint(v, position)[m] for v, m in enumerate(self.masks))
 
     def ghost(self) -> Float[np.ndarray, "n 3"] | None:
-        """Return the points of what stands in grey beside them, if anything does."""
+        """Return the grey points that are shown for comparison; None if there are none."""
         if self.display.ghost == NOTHING:
             return None
         maps: Sequence[np.ndarray] | None = self.pane.experiment.truth
@@ -120,7 +120,7 @@ class Drawing:
 def _counterpart(
     pane: Pane, display: Display, position: float
 ) -> Sequence[Float[np.ndarray, "h w 3"]]:
-    """Return where the points would be without error, or before they were displaced."""
+    """Return the points to compare with: the truth, or the points without the displacement."""
     if display.colour == colours.ERROR and pane.experiment.truth is not None:
         return pane.experiment.truth
     if pane.before is not None:
@@ -131,7 +131,7 @@ def _counterpart(
 def _effects(pane: Pane, display: Display) -> tuple[Scale, Sequence[Float[np.ndarray, "h w"]]]:
     """Return the effects of all patches on a camera in the clean run, and their scale.
 
-    Of a model that is only compared, and whose camera cannot be asked about, they are not numbers.
+    All effects are NaN if the camera is not found, which can happen for a compared model.
     """
     camera, of = display.decided, colours.DECIDES[display.colour]
     try:
@@ -142,8 +142,8 @@ def _effects(pane: Pane, display: Display) -> tuple[Scale, Sequence[Float[np.nda
     most = max(float(np.nanmax(np.abs(effects))) for effects in maps) or 1.0
     unit = found.unit.strip().replace("°", "degrees")
     words = (
-        f"effect of each patch on the {of} of camera {camera}, {unit}: what taking the patch away "
-        f"does, to first order; +: {found.more}"
+        f"effect on the {of} of camera {camera} of removing each patch, {unit}, to first order; "
+        f"+ means: {found.more}"
     )
     return Scale(colours.SIGNED, -most, most, words), maps
 
@@ -152,14 +152,14 @@ def _scale(pane: Pane, display: Display) -> Scale | None:
     """Return one scale for the whole timeline, so that colours can be compared along it."""
     if display.colour == colours.CONFIDENCE:
         every = np.concatenate([c.ravel() for c in pane.run.confidence])
-        low = min(1.0, float(np.nanmin(every)))  # some models say a share, from 0 to 1
+        low = min(1.0, float(np.nanmin(every)))  # some models predict a share, from 0 to 1
         return Scale(colours.LEVELS, low, max(colours.highest(every), low + 0.01), "confidence")
     if display.colour in colours.DECIDES:
         return _effects(pane, display)[0]
     if display.colour not in (colours.ERROR, colours.DISPLACEMENT):
         return None
     error = display.colour == colours.ERROR
-    # Points begin far from where they end, but a ablation shows where they end.
+    # Points start far from their final places; an ablation is judged by its final displacement.
     step = 0 if error or pane.before is None else len(pane.run.steps) - 1
     others = _counterpart(pane, display, float(step))
     values = [
@@ -188,7 +188,7 @@ class Camera(NamedTuple):
 
 
 def cameras(drawing: Drawing, position: float) -> dict[int, Camera]:
-    """Return the cameras of a pane that are drawn, by view."""
+    """Return the drawn cameras of a pane, by view."""
     if drawing.display.cameras == NO_CAMERAS:
         return {}
     experiment, poses = drawing.pane.experiment, drawing.poses(position)
@@ -203,7 +203,7 @@ def cameras(drawing: Drawing, position: float) -> dict[int, Camera]:
 
 
 def path_lines(drawing: Drawing) -> dict[int, Float[np.ndarray, "n 2 3"]]:
-    """Return the way of every camera's centre along the timeline, in segments, by view."""
+    """Return the path of every camera's centre along the timeline, as line segments, by view."""
     centres = drawing.pane.run.path(drawing.display.by_head)[:, :, :3, 3]
     return {
         view: np.stack([centres[:-1, view - 1], centres[1:, view - 1]], axis=1)
@@ -213,14 +213,14 @@ def path_lines(drawing: Drawing) -> dict[int, Float[np.ndarray, "n 2 3"]]:
 
 
 class Box(NamedTuple):
-    """Where to display: the box of most points and of camera 1."""
+    """The region to look at: a box around most points and camera 1, in camera 1's frame."""
 
     low: Float[np.ndarray, "3"]
     high: Float[np.ndarray, "3"]
 
     @classmethod
     def of(cls, panes: Sequence[Pane]) -> "Box":
-        """Return a box that most final points and all final cameras of all panes are in."""
+        """Return a box around most final points and all final cameras of all panes."""
         finals = [points[-1].reshape(-1, 3) for pane in panes for points in pane.run.points]
         every = np.concatenate([p[np.isfinite(p).all(-1)] for p in finals])
         if not len(every):
@@ -234,23 +234,23 @@ class Box(NamedTuple):
 
     @property
     def centre(self) -> Float[np.ndarray, "3"]:
-        """Its middle."""
+        """The centre of the box."""
         middle: np.ndarray = (self.low + self.high) / 2
         return middle
 
     @property
     def radius(self) -> float:
-        """Half its diagonal."""
+        """Half the diagonal of the box; 1 if that is 0."""
         return float(np.linalg.norm(self.high - self.low)) / 2 or 1.0
 
     @property
     def width(self) -> float:
-        """How far apart two panes stand."""
+        """The distance between two panes."""
         return 1.4 * max(float(self.high[0] - self.low[0]), 0.8 * self.radius)
 
 
 class Hit(NamedTuple):
-    """What a click hits: a pixel of a view, in the full image, and how far away it is."""
+    """The target of a click: a pixel of a view, in the full image, and its distance."""
 
     view: int
     row: int
@@ -269,10 +269,10 @@ def pick(
 
     Args:
         drawing: What is drawn.
-        position: Where on the timeline.
-        origin: Where the ray starts, in the pane's frame.
-        direction: Where it goes; of unit length.
-        depth: How far before its camera a photograph stands.
+        position: The position on the timeline.
+        origin: Start of the ray, in the pane's frame.
+        direction: Direction of the ray, of unit length.
+        depth: Distance of a photograph from its camera.
     """
     hits = []
     stride = drawing.pane.experiment.stride

@@ -1,4 +1,4 @@
-"""Colours of points: by what they show, and the ramps that numbers are painted with."""
+"""Colours of points: what the colours can show, and the ramps for numbers."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -6,7 +6,7 @@ from jaxtyping import Float, UInt8
 PHOTOGRAPH, VIEW, CONFIDENCE = "photograph", "view", "confidence"
 ERROR, DISPLACEMENT = "distance to the truth", "displacement"
 DECIDES = {"what decides a rotation": "rotation", "what decides a distance": "translation"}
-"""What of a camera the patches decide (`measures.influence`), by the name of the colour."""
+"""The quantity of a camera that patches decide (`measures.influence`), by the colour's name."""
 
 Colours = UInt8[np.ndarray, "*n 3"]
 Stops = tuple[tuple[int, int, int], ...]
@@ -21,21 +21,21 @@ VIEW_COLOURS = (
     (93, 64, 55),
     (77, 107, 31),
 )
-"""Of the first views, as on the explain page; further views have the same, lighter or darker."""
+"""Colours of the first views, as on the explain page; later views use lighter or darker ones."""
 GHOST = (168, 172, 180)
 PINS = ((214, 39, 72), (18, 140, 90), (122, 62, 190), (196, 130, 0), (0, 130, 170), (90, 90, 90))
 
 LEVELS: Stops = ((59, 28, 90), (63, 79, 143), (42, 138, 140), (98, 185, 92), (242, 217, 78))
-"""From little to much of what is good: confidence."""
+"""From low to high confidence."""
 HEAT: Stops = ((45, 11, 79), (125, 29, 109), (207, 68, 70), (249, 157, 35), (251, 243, 160))
-"""From little to much of attention, error or displacement."""
+"""From low to high attention, error or displacement."""
 
 SIGNED: Stops = ((6, 106, 97), (31, 161, 147), (206, 209, 213), (208, 69, 143), (141, 16, 89))
-"""From much of one sign to much of the other, with grey for nothing: effects."""
+"""From large negative to large positive effects, with grey for zero."""
 
 
 def ramp(levels: Float[np.ndarray, "*n"], stops: Stops = HEAT) -> UInt8[np.ndarray, "*n 3"]:
-    """Return colours of levels from 0 to 1; what is not a number becomes grey."""
+    """Return colours of levels from 0 to 1; NaN becomes grey."""
     places = np.linspace(0, 1, len(stops))
     table = np.array(stops, float)
     channels = [np.interp(levels, places, table[:, c]) for c in range(3)]
@@ -45,7 +45,7 @@ def ramp(levels: Float[np.ndarray, "*n"], stops: Stops = HEAT) -> UInt8[np.ndarr
 
 
 def highest(values: Float[np.ndarray, "*n"]) -> float:
-    """Return a number that few values exceed, as the end of a ramp; never 0."""
+    """Return the 95th percentile of finite values, as the end of a ramp; always above 0."""
     known = values[np.isfinite(values)]
     return max(float(np.percentile(known, 95)), 1e-6) if known.size else 1.0
 

@@ -18,7 +18,7 @@ COLOURS = (
 NO_CAMERAS, OF_POINTS, OF_HEAD = "none", "as the pointmaps state them", "as the camera head says"
 CAMERAS = (OF_POINTS, OF_HEAD, NO_CAMERAS)
 ALL = 0
-"""All views move along the timeline."""
+"""Value of `Display.moving` with which all views follow the timeline."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,18 @@ class Display:
 
     Attributes:
         colour: One of `COLOURS`.
-        size: Of a point, as a share of the space between neighbours at the mean distance.
-        hidden: The share of the points that is hidden, the least sure ones, in percent.
+        size: Size of a point, as a share of the space between neighbours at the mean distance.
+        hidden: The share of points that is hidden, those of lowest confidence, in percent.
         views: Which views are shown; None for all.
-        moving: Which view follows the timeline, the others in their final state; `ALL` for all.
-        ghost: One of `GHOSTS`: what is shown in grey beside the points.
+        moving: The view that follows the timeline, with the others in their final state; `ALL` if
+            all views follow it.
+        ghost: One of `GHOSTS`: the grey points for comparison.
         cameras: One of `CAMERAS`.
-        paths: Whether the way of every camera along the timeline is shown as a line.
-        decided: The view whose camera is meant by colours that say what decides a camera.
+        paths: Whether the path of every camera along the timeline is shown as a line.
+        decided: The view whose camera is used by the colours for what decides a camera.
+
+    Raises:
+        Prob3rError: A value is not one of its choices, or a size is out of range.
     """
 
     colour: str = colours.PHOTOGRAPH
@@ -52,7 +56,7 @@ class Display:
             if getattr(self, name) not in choices:
                 raise Prob3rError(f"{name} must be one of {', '.join(choices)}.")
         if not 0.1 <= self.size <= 5 or not 0 <= self.hidden <= 95:
-            raise Prob3rError("The size goes from 0.1 to 5, and what is hidden from 0 to 95.")
+            raise Prob3rError("The size must be from 0.1 to 5, and the hidden share from 0 to 95.")
 
     def shows(self, view: int) -> bool:
         """Return whether a view is shown."""
@@ -64,10 +68,10 @@ class Display:
 
     @property
     def by_head(self) -> bool:
-        """Whether cameras are shown as the camera head says."""
+        """Whether the shown cameras are those of the camera head."""
         return self.cameras == OF_HEAD
 
     @property
     def needs_truth(self) -> bool:
-        """Whether it shows something of the truth."""
+        """Whether the display uses the truth."""
         return self.colour == colours.ERROR or self.ghost == THE_TRUTH

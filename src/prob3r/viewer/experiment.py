@@ -36,9 +36,9 @@ from prob3r.viewer.readings import Reading, reader_of
 from prob3r.viewer.run import HEAD_ROTATION, PairSteps, Run, measure, thinned
 
 SHOWN_PIXELS = 50_000
-"""Points of one view that are drawn at most; of more, every second or third row and column."""
+"""Most points that are drawn of one view; with more, only every second or third row and column."""
 ALL_PIXELS = 400_000
-"""Points of all views together that are drawn at most."""
+"""Most points that are drawn of all views together."""
 MOST_VIEWS = 20
 
 
@@ -47,11 +47,11 @@ class ProbedModel:
     """A model with the probes that read it.
 
     Attributes:
-        name: What to call the model: a shipped name, or a path.
+        name: Name of the model: a shipped name, or a path.
         model: The model.
-        bank: Probes of its trunk, or a lens; None where there are none.
-        probes: What to call the probes: a kind, or a path.
-        strangers: A calibration of the model that says how likely a view is of another scene.
+        bank: Probes of the model's trunk, or a lens; None without probes.
+        probes: Name of the probes: a kind, or a path.
+        strangers: A calibration of the probability that a view belongs to another scene.
 
     Raises:
         Prob3rError: The probes or the calibration are of another model.
@@ -72,7 +72,7 @@ class ProbedModel:
 
     @property
     def words(self) -> str:
-        """What to call it, such as `mini, MLP probes`."""
+        """The label of the model and its probes, such as `mini, MLP probes`."""
         if self.bank is None:
             return f"{self.name}, no probes"
         return f"{self.name}, {'MLP' if self.bank.kind == 'mlp' else self.bank.kind} probes"
@@ -81,7 +81,7 @@ class ProbedModel:
 class Experiment:
     """A model with its probes on one scene.
 
-    It is shared by all who look at it, and reruns one at a time.
+    All sessions share it; it runs the model for one of them at a time.
 
     Args:
         probed: A model with its probes.
@@ -89,13 +89,13 @@ class Experiment:
 
     Attributes:
         steps: The sites of the trunk in their order, then the output.
-        reading: How the points are read off the sites, in one sentence.
-        reference: What every run is measured against: the truth, or the clean run's final state.
+        reading: How the points are read from the sites, in one sentence.
+        reference: The reference of all errors: the truth, or the final state of the clean run.
         clean: The run without edits.
-        focal: Of all views, in pixels along x and y, as they are drawn.
-        grids: Rows and columns of all views' patches.
-        stride: Every how many pixels a point is drawn.
-        images: All photographs as the model sees them, at every pixel.
+        focal: Focal lengths of all views, in pixels along x and y, used for drawing.
+        grids: Rows and columns of patches of all views.
+        stride: A point is drawn for every `stride`-th pixel of every `stride`-th row.
+        images: All photographs as the model sees them, at full resolution.
 
     Raises:
         Prob3rError: There are several scenes, or more views than the model takes, the viewer shows
@@ -134,7 +134,7 @@ class Experiment:
         self.clean = self._result(clean, None, ())
 
     def check(self, matcher: str) -> list[Sentence]:
-        """Return what an independent check says of the clean run's output; see `reliability.check`.
+        """Return sentences on an independent check of the clean run; see `reliability.check`.
 
         Raises:
             Prob3rError: The matcher is not installed.
@@ -146,14 +146,14 @@ class Experiment:
         return self._checked[matcher]
 
     def influence(self, camera: int, of: str) -> tuple[Influence, list[Float[np.ndarray, "_h _w"]]]:
-        """Return what in the clean run decides a camera, and its effects where points are drawn.
+        """Return which patches decide a camera in the clean run, and the effect at drawn pixels.
 
         Args:
-            camera: The view whose camera it is.
-            of: See `measures.influence.influence`.
+            camera: The view of the camera.
+            of: `rotation` or `translation`; see `measures.influence.influence`.
 
         Raises:
-            Prob3rError: The camera cannot be asked about.
+            Prob3rError: The effect on this camera cannot be measured.
         """
         if (camera, of) not in self._influences:
             with self._lock:
@@ -173,7 +173,7 @@ class Experiment:
 
     @property
     def has_camera_head(self) -> bool:
-        """Whether the model's own camera head says where the cameras are."""
+        """Whether the model has a camera head that can be read at every block."""
         return self.clean.head_poses is not None
 
     @property

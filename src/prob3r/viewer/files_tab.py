@@ -1,4 +1,4 @@
-"""The tabs for other probes and models, for photographs, and for what is saved."""
+"""The tabs for comparison with other models and probes, and for photographs and downloads."""
 
 from collections.abc import Callable
 from html import escape
@@ -19,11 +19,11 @@ ALONE = "nothing"
 
 
 class CompareTab(Tab):
-    """Another model or other probes beside this one."""
+    """Comparison with another model or with other probes."""
 
     def build(self) -> None:
         """Add the controls."""
-        self.note("The same scene, and the same ablations, in another model or by other probes.")
+        self.note("The same scene and the same ablations, in another model or with other probes.")
         choices = (ALONE, *self.session.others)
         self.other = self.gui.add_dropdown("Beside", choices)
         self.numbers = self.gui.add_html("")
@@ -35,7 +35,7 @@ class CompareTab(Tab):
         self._checked_scene: Experiment | None = None
 
     def refresh(self) -> None:
-        """Show what is compared."""
+        """Update the controls and the numbers of the comparison."""
         set_value(self.other, self.session.against or ALONE)
         self.numbers.content = tables.numbers(self.session)
         if self._checked_scene is not self.session.experiment:
@@ -59,16 +59,14 @@ class CompareTab(Tab):
 
 
 class FilesTab(Tab):
-    """Photographs in, and what can be saved."""
+    """Upload of photographs, and downloads."""
 
     def build(self) -> None:
         """Add the controls."""
         gui = self.gui
         limit(gui)
         self.uploads = Uploads(self.visit.folder)
-        self.note(
-            f"Photographs of one scene, the reference first, each of at most {LIMIT // 2**20} MB."
-        )
+        self.note(f"Photographs of one scene, view 1 first, each of at most {LIMIT // 2**20} MB.")
         add = gui.add_upload_button("Add a photograph", mime_type="image/*")
         add.on_upload(self.visit.guarded(lambda _: self._add(add.value)))
         self.status = gui.add_html("")
@@ -77,7 +75,7 @@ class FilesTab(Tab):
         self.look.on_click(self.visit.guarded(lambda _: self._open()))
         self.clear.on_click(self.visit.guarded(lambda _: self._clear()))
         gui.add_divider()
-        self.note("Save what is shown, ablations and all.")
+        self.note("Save the present state, with its ablations.")
         for label, name, make in (
             ("Picture (PNG)", "prob3r.png", lambda: saving.png(self.visit.client)),
             ("Points (PLY)", "prob3r.ply", lambda: saving.ply(self.session)),
@@ -89,8 +87,8 @@ class FilesTab(Tab):
             )
 
     def open(self, source: Source) -> None:
-        """Look at another scene."""
-        with self.visit.busy("Looking at the new photographs"):
+        """Open another scene."""
+        with self.visit.busy("Running the model on the new photographs"):
             self.session.open(source)
         self.visit.change(home=True)
 

@@ -1,10 +1,10 @@
-"""The check of every request: the viewer answers under its own addresses, and to its own page.
+"""The check of every request: the viewer answers only under its own addresses and to its own page.
 
-A web page of another site can open a websocket to any address that the browser reaches, and a
-name of that site can be made to lead to this machine. The browser then tells the truth in two
-headers: `Host` is the address that the page asked for, `Origin` is where the page came from. The
-viewer refuses a request whose `Host` is not its own, and one whose `Origin` is not that same
-address.
+A web page of another site can open a websocket to any address that the browser can reach, and the
+owner of that site can let its name resolve to this machine (DNS rebinding). The browser still sends
+two correct headers: `Host` is the address that the page asked for, and `Origin` is the address that
+the page came from. The viewer refuses a request if `Host` is not one of its own addresses, or if
+`Origin` is not the same address.
 """
 
 import ipaddress
@@ -32,14 +32,14 @@ _patching = threading.Lock()
 
 
 class Gate:
-    """Which requests the viewer answers.
+    """The rule for which requests the viewer answers.
 
-    The port is not compared: a tunnel may lead from another port to the viewer's, and the browser
-    names that one in both headers.
+    The port is not compared, because a tunnel may lead from another port to the port of the viewer,
+    and then the browser sends the other port in both headers.
 
     Args:
         host: The address that the viewer listens on.
-        names: Further names that browsers may call it by.
+        names: Other host names that browsers may use for it.
     """
 
     def __init__(self, host: str, names: Sequence[str] = ()):
@@ -56,12 +56,12 @@ class Gate:
     def refusal(
         self, hosts: Sequence[str], origins: Sequence[str] = (), websocket: bool = False
     ) -> str | None:
-        """Return why a request is refused, in a sentence, or None for one that is answered.
+        """Return the reason to refuse a request, in one sentence; None if it is answered.
 
         Args:
-            hosts: Its `Host` headers, of which there should be one.
+            hosts: Its `Host` headers; exactly one is allowed.
             origins: Its `Origin` headers.
-            websocket: Whether it asks for a websocket; one needs an `Origin`.
+            websocket: Whether it asks for a websocket, which needs an `Origin`.
         """
         if len(hosts) != 1 or not self._own(hosts[0].lower()):
             return (
@@ -79,7 +79,7 @@ class Gate:
 
     @property
     def words(self) -> str:
-        """The addresses that it answers under."""
+        """The addresses under which the viewer answers, in words."""
         named = sorted(self.names | (self._addresses if not self._everywhere else set()))
         if self._everywhere:
             named = ["every numeric address of this machine", *sorted(self.names - {self.host})]
@@ -96,7 +96,7 @@ class Gate:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        # No site can make a numeric address lead to where it does not lead by itself.
+        # DNS rebinding is not possible with a numeric address.
         if self._everywhere or (self._local and address.is_loopback):
             return True
         return str(address) in self._addresses
@@ -104,13 +104,13 @@ class Gate:
 
 @contextmanager
 def gated(gate: Gate) -> Iterator[None]:
-    """Have the websocket server that viser starts inside this block ask a gate first.
+    """Make the websocket server that viser starts inside this block check each request by a gate.
 
-    viser (1.1) offers no way to see a request before it is answered. websockets does: `serve`
-    takes a `process_request`. This block puts one before viser's own.
+    viser (1.1) has no hook for a request before it is answered. websockets has one: `serve` takes a
+    `process_request`. This context manager puts the check before viser's own function.
 
     Raises:
-        Prob3rError: viser started no server in the way that is expected; it must not be used.
+        Prob3rError: viser did not start its server through this function, so it is not guarded.
     """
     plain = server.serve
     started = []
@@ -145,7 +145,7 @@ Answer = Callable[[server.ServerConnection, Request], Response | None]
 
 
 def _addresses(host: str) -> set[str]:
-    """Return the numeric addresses of a host; an empty one stands for all."""
+    """Return the numeric addresses of a host; an empty host stands for all addresses."""
     try:
         found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -154,5 +154,5 @@ def _addresses(host: str) -> set[str]:
 
 
 def _words(values: Sequence[str]) -> str:
-    """Return what a header said, cut short."""
+    """Return the values of a header as text, each cut to a maximum length."""
     return " and ".join(repr(value[:_MOST]) for value in values) or "no address"

@@ -1,4 +1,4 @@
-"""The panel of one visit: the timeline, which always shows, and a tab for each thing to do."""
+"""The panel of one visit: the timeline, which is always visible, and the tabs."""
 
 from typing import Any
 
@@ -47,14 +47,14 @@ class Panel:
         self.refresh()
 
     def refresh(self) -> None:
-        """Bring everything up to date."""
+        """Update the timeline and all tabs."""
         self.heading.content = tables.heading(self.session)
         self.refresh_place()
         for tab in self.tabs:
             tab.refresh()
 
     def refresh_place(self) -> None:
-        """Bring up to date what depends on the place on the timeline."""
+        """Update what depends on the position on the timeline."""
         self.where.content = tables.where(self.session)
         self.play.label = "Pause" if self.visit.playing else "Play"
         if self.visit.playing or not self.session.timeline.moving:
@@ -72,10 +72,10 @@ class Panel:
             end,
             visible=len(steps) > 1,
             marks=tuple(marks(steps)),
-            hint="Where in the model: in, the blocks of the decoder, out.",
+            hint="The site in the model: in is the input, numbers are blocks, out is the output.",
         )
         self.where = gui.add_html("")
-        self.play = gui.add_button("Play", hint="Walk through all sites, again and again.")
+        self.play = gui.add_button("Play", hint="Play all sites in a loop.")
 
         def move(_: Any) -> None:
             self.visit.playing = False

@@ -1,7 +1,7 @@
-"""Photographs and attention as pictures in the panel that answer to clicks.
+"""Photographs and attention as pictures in the panel that can be clicked.
 
-viser's own images can't be clicked, so a picture is HTML whose click writes what was chosen, such
-as `view 2, row 5, column 3`, into the text field that follows it, as if a person had typed it.
+viser's own images cannot be clicked. So a picture is HTML, and a click on it writes the choice,
+such as `view 2, row 5, column 3`, into the text field that follows it, as if a person had typed it.
 """
 
 import base64
@@ -22,9 +22,9 @@ from prob3r.viewer.attention import Pin, heat
 from prob3r.viewer.session import Session
 
 PICTURE = 320
-"""Width of a photograph in the panel where there are two, in its own pixels."""
+"""Width in pixels of a photograph in the panel if there are two."""
 CELL = 44
-"""Width of one head's picture."""
+"""Width in pixels of one head's picture."""
 
 WRITE = (
     "const f=[...document.querySelectorAll('input')].find(e=>e.type==='text'&&"
@@ -52,7 +52,7 @@ _PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEA
 TELLS_WHETHER_SHOWN = f'<img alt="" src="{_PIXEL}" onload="{escape(_TELL)}">'
 """An image that writes `shown` or `hidden` into the text field that follows, which it hides.
 
-A server does not hear which of the panel's tabs is open.
+viser does not tell the server which tab of the panel is open.
 """
 _PATCH = re.compile(r"\s*view\s*(\d{1,2})\D+?(\d{1,4})\D+?(\d{1,4})\s*", re.ASCII)
 _TOKEN = re.compile(r"\s*view\s*(\d{1,2})\s*,\s*(?!row|column)([a-z_]+\d*)\s*", re.ASCII)
@@ -60,11 +60,12 @@ _HEAD = re.compile(r"\s*block\s*(\d{1,3})\D+?(?:(\d{1,3})|mean)\s*", re.ASCII)
 
 
 class Choice(NamedTuple):
-    """What a text field asks for: a patch or a special token of a view, or a block and a head.
+    """The choice in a text field: a patch or a special token of a view, or a block and a head.
 
     Attributes:
         kind: `patch`, `token` or `head`.
-        values: View, row and column; or the view; or block and head, None for the mean.
+        values: For a patch its view, row and column; for a token its view; for a head its block and
+            number, where None is the mean of the heads.
         token: Name of the special token.
     """
 
@@ -74,7 +75,7 @@ class Choice(NamedTuple):
 
 
 def chosen(text: str) -> Choice | None:
-    """Return what a text field asks for; None while it makes no sense, as when it is typed."""
+    """Return the choice in a text field; None if it is not complete, as while it is being typed."""
     if found := _PATCH.fullmatch(text):
         return Choice("patch", tuple(int(part) for part in found.groups()))
     if found := _TOKEN.fullmatch(text):
@@ -86,7 +87,7 @@ def chosen(text: str) -> Choice | None:
 
 
 def photographs(session: Session) -> str:
-    """Return all photographs as HTML, with pins, and heat where the latest pin attends to."""
+    """Return all photographs as HTML, with pins, and a heat map of the latest pin's attention."""
     views = session.experiment.views.count
     columns = 2 if views in (2, 4) else 3 if views < 10 else 4
     attended = session.watched(session.pins[-1]) if session.pins else {}
@@ -100,7 +101,7 @@ def photographs(session: Session) -> str:
 
 
 def heads(session: Session) -> str:
-    """Return one small picture for every block and head: what the latest pin attends to."""
+    """Return a small heat map of the latest pin's attention for every block and head, as HTML."""
     if not session.pins:
         return ""
     pin, other = session.pins[-1], session.toward
@@ -127,7 +128,7 @@ def heads(session: Session) -> str:
         f"c=Math.min({count - 1},Math.floor((event.clientX-b.left)/b.width*{count})),"
         f"t='block '+r+', head '+(c?c-1:'mean');{WRITE}"
     )
-    label = f"What is attended to in view {other}, in {blocks} blocks, by the mean and each head"
+    label = f"Attention on view {other}, in {blocks} blocks, of the mean of the heads and each head"
     flex = "display:flex;justify-content:space-around"
     return (
         '<div style="padding:0 10px 6px;font-size:11px;display:grid;'
@@ -176,7 +177,7 @@ def _photograph(
 
 
 def tokens(session: Session) -> str:
-    """Return one button for every special token: click it to see what it attends to."""
+    """Return a button for every special token, as HTML; a click shows its attention."""
     stack, views = trunk(session.probed.model), session.experiment.views.count
     names = tokens_of(stack, views)
     if not names:
@@ -202,7 +203,7 @@ def tokens(session: Session) -> str:
 
 
 def elsewhere(session: Session) -> str:
-    """Return where the rest of the latest pin's attention goes, in words."""
+    """Return the shares of the latest pin's attention that no picture shows, as HTML."""
     if not session.pins:
         return ""
     pin = session.pins[-1]
@@ -233,7 +234,7 @@ def _heat(level: Float[np.ndarray, "r c"], size: tuple[int, int]) -> Image.Image
 
 
 def _data(picture: Image.Image, kind: str) -> str:
-    """Return a picture as an address that holds it."""
+    """Return a picture as a data URL."""
     content = io.BytesIO()
     picture.save(content, kind, quality=88)
     encoded = base64.b64encode(content.getvalue()).decode()

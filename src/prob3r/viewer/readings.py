@@ -1,4 +1,4 @@
-"""How the viewer reads pointmaps off a run: by probes, by the model's own heads, or at the end."""
+"""How the viewer reads pointmaps from a run: by probes, by the model's heads, or at the output."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -17,12 +17,12 @@ from prob3r.scenes import Views
 
 
 class Reading(NamedTuple):
-    """What was read off one run.
+    """The pointmaps that were read from one run.
 
     Attributes:
         start: The first step that differs from the clean run; 0 for the clean run itself.
-        points: All views' pointmaps at every step from `start` on, without the output.
-        output: What the model says.
+        points: Pointmaps of all views at every step from `start` on, without the output.
+        output: The model's prediction.
     """
 
     start: int
@@ -32,10 +32,10 @@ class Reading(NamedTuple):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads pointmaps off the runs of one model over one scene.
+    """Read pointmaps from the runs of one model on one scene.
 
     Attributes:
-        steps: Where they are read; the output comes after them.
+        steps: The sites that are read; the output comes after them.
         words: How they are read, in one sentence.
     """
 
@@ -47,7 +47,7 @@ class Reader(Protocol):
 
 
 def reader_of(model: Model, views: Views, bank: SiteReader | None) -> Reader:
-    """Return the probes' reader, or without probes that of the model's own heads."""
+    """Return a reader by probes; without probes, one by the model's heads, or of the output."""
     if bank is not None:
         return ProbeReader(model, views, bank)
     return (
@@ -56,9 +56,9 @@ def reader_of(model: Model, views: Views, bank: SiteReader | None) -> Reader:
 
 
 class ProbeReader:
-    """Reads every step by the probe of its site. A rerun starts at the first changed sublayer."""
+    """Read every step by the probe of its site. A rerun starts at the first changed sublayer."""
 
-    words = "Probes read the points off every site, patch by patch."
+    words = "Probes read the points from every site, patch by patch."
 
     def __init__(self, model: Model, views: Views, bank: SiteReader):
         self.bank = bank
@@ -89,13 +89,13 @@ class ProbeReader:
 
 
 class HeadReader:
-    """Reads the end of every block by the model's own heads, for a model without probes."""
+    """Read the end of every block by the model's own heads, for a model without probes."""
 
     def __init__(self, model: Model, views: Views):
         self.model, self.views = model, views
         stack = trunk(model)
         last = [sublayers[-1] for sublayers in stack.sublayers]
-        # After the last block the heads say what the output says.
+        # After the last block the heads give the output itself.
         self.steps = [Step(block, last[block], stack.name) for block in range(stack.blocks - 1)]
         self.words = (
             f"There are no probes: the model's own heads read every block. {what_is_read(model)}"
@@ -108,9 +108,9 @@ class HeadReader:
 
 
 class OutputReader:
-    """Reads the output alone, for a model whose sites nothing can read."""
+    """Read only the output, for a model without probes whose heads cannot read earlier sites."""
 
-    words = "There are no probes, and no head reads this model early: this is its output alone."
+    words = "There are no probes, and no head can read earlier sites: only the output is shown."
 
     def __init__(self, model: Model, views: Views):
         self.model, self.views = model, views

@@ -1,4 +1,4 @@
-"""The tab of views as HTML: who attends to whom, the table of views, and what they say."""
+"""The tab of views as HTML: attention between views, and the table of views with its summary."""
 
 from collections.abc import Sequence
 from html import escape
@@ -127,7 +127,7 @@ def _verdict(session: Session, wrong: int | None) -> str:
     if wrong is not None:
         return f"View {wrong} disagrees with the rest: it fits them by {_percent(fit[wrong - 1])}."
     if not known:
-        return "No two views share anything, by the model's own pointmaps."
+        return "By the model's own pointmaps, no two views see the same surface."
     if count == 2:
         return f"The two views fit each other by {_percent(min(known.values()))}."
     least = min(known, key=lambda view: known[view])
@@ -137,14 +137,14 @@ def _verdict(session: Session, wrong: int | None) -> str:
 def _stranger(
     session: Session, found: Sequence[Belonging], calibration: StrangerCalibration | None
 ) -> str:
-    """Return which view is the likeliest of another scene; nothing for two views."""
+    """Return sentences on the likeliest stranger, as HTML; empty for two views."""
     name = next(iter(session.experiment.views.names), "")
     said = stranger_sentences(found, calibration, name)
     return "".join(f"<br>{escape(sentence.text)}" for sentence in said)
 
 
 def needs_matrix(session: Session) -> bool:
-    """Return whether the matrix says anything: two views that only see each other need none."""
+    """Return whether the matrix is useful: two views that attend only to each other need none."""
     stack = trunk(session.probed.model)
     joint = any(s == "global_attn" for sublayers in stack.sublayers for s in sublayers)
     return joint or session.experiment.views.count > 2

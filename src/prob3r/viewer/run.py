@@ -25,9 +25,9 @@ from prob3r.measures.reference import Points, Reference
 from prob3r.measures.steps import Step
 
 MEASURED_PIXELS = 1200
-"""Pixels of a view that curves are measured on, evenly spread: a rerun must answer at once."""
+"""Number of pixels of a view for curves, evenly spread; few, so that a rerun is fast."""
 
-FEWEST_POINTS = 3  # that determine a pose and a scale
+FEWEST_POINTS = 3  # fewer points do not determine a pose and a scale
 
 ROTATION, HEAD_ROTATION = "rotation_error", "head_rotation_error"
 METRICS: Mapping[str, tuple[str, str]] = {
@@ -37,13 +37,13 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "shape_error": ("Shape of view {view} (after Sim(3))", ""),
     "pointmap_error": ("Points of view {view}", ""),
 }
-"""What is measured, each with words and a unit; lengths are in the unit of the pair with view 1."""
+"""The metrics, each with its words and unit; lengths are in the unit of the pair with view 1."""
 CURVES = (ROTATION, "translation_error", HEAD_ROTATION, "shape_error")
 """Which of them are drawn beside the timeline."""
 
 
 def title(metric: str, view: int | str) -> str:
-    """Return what a metric is called, for a view or for `the views`."""
+    """Return the title of a metric, for a view or for `the views`."""
     words = METRICS[metric][0]
     if isinstance(view, int):
         return words.format(view=view)
@@ -52,17 +52,17 @@ def title(metric: str, view: int | str) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run leaves behind to look at, at every step and in the views' joint unit.
+    """The data of one run that the viewer shows, at every step; lengths are in the joint unit.
 
     Attributes:
         steps: The trunk's sites in their order, then the output.
-        points: All views' pointmaps at every step, in camera 1's frame.
-        confidence: All views' confidence in the output.
-        poses: Of all cameras at every step, as the pointmaps state them relative to the reference.
-        head_poses: Of all cameras at every step, as the model's own camera head reads them after
-            the last block that is done; None for a model without such a head.
+        points: Pointmaps of all views at every step, in camera 1's frame.
+        confidence: Confidence of all views in the output.
+        poses: Poses of all cameras at every step, from the pointmaps relative to the reference.
+        head_poses: Poses of all cameras at every step, from the model's own camera head at the last
+            finished block; None for a model without such a head.
         curves: By view, from view 2 on: its errors at every step, by the names of `METRICS`.
-        final: All views' pointmaps in the output, at every pixel.
+        final: Pointmaps of all views in the output, at every pixel.
     """
 
     steps: Sequence[Step]
@@ -74,7 +74,7 @@ class Run:
     final: Points
 
     def at(self, position: float) -> tuple[Float[np.ndarray, "_h _w 3"], ...]:
-        """Return all views' pointmaps at a position between steps, moved along straight lines."""
+        """Return the pointmaps of all views at a position, interpolated linearly between steps."""
         first, share = self.between(position)
         if share == 0:
             return tuple(points[first] for points in self.points)
@@ -83,13 +83,15 @@ class Run:
         )
 
     def cameras(self, position: float, by_head: bool = False) -> Float[np.ndarray, "v 4 4"]:
-        """Return all cameras' poses at a position between steps, each turned about one axis.
+        """Return the poses of all cameras at a position, interpolated between steps.
+
+        Each rotation is interpolated about one axis.
 
         Args:
-            position: Where on the timeline.
-            by_head: Whether as the camera head reads them.
+            position: The position on the timeline, in steps.
+            by_head: Whether to use the poses of the camera head.
         """
-        import roma  # here, so that all that never turns a camera runs without roma
+        import roma  # imported here, because most runs do not need roma
 
         path = self.path(by_head)
         first, share = self.between(position)
@@ -102,11 +104,11 @@ class Run:
         return poses.numpy()
 
     def path(self, by_head: bool = False) -> Float[np.ndarray, "s v 4 4"]:
-        """Return all cameras' poses at every step."""
+        """Return the poses of all cameras at every step; with `by_head`, those of the head."""
         return self.head_poses if by_head and self.head_poses is not None else self.poses
 
     def between(self, position: float) -> tuple[int, float]:
-        """Return the step before a position, and the share of the way to the next one."""
+        """Return the step before a position, and the fraction of the step to the next one."""
         last = len(self.steps) - 1
         first = min(max(int(position), 0), last)
         return first, 0.0 if first == last else position - first
@@ -124,8 +126,8 @@ def measure(
 ) -> tuple[dict[str, Float[Tensor, " s"]], Float[Tensor, "s 4 4"]]:
     """Return a view's errors, and its pose in the unit of the steps, at many steps at once.
 
-    The numbers are those of `Reference.errors`; the fit that they rest on is made for all steps
-    together, which is many times faster, and gives the pose as well.
+    The errors are those of `Reference.errors`. The similarity is fitted for all steps together,
+    which is many times faster, and it gives the pose as well.
     """
     count, pair = len(steps.second), (0, view - 1)
     valid = [
@@ -155,7 +157,7 @@ def measure(
 
 
 def thinned(reference: Reference) -> tuple[Reference, slice]:
-    """Return a reference on few enough pixels to measure at once, and which rows and columns."""
+    """Return a reference on fewer pixels, so that measuring is fast, and the slice of both axes."""
     pixels = max(p.shape[1] * p.shape[2] for p in reference.points)
     stride = ceil((pixels / MEASURED_PIXELS) ** 0.5)
     pick = slice(stride // 2, None, stride)

@@ -1,6 +1,6 @@
-"""What can be taken away from a session: the explain page, a point cloud, a picture, a recording.
+"""Downloads of a session: the explain page, a point cloud, a picture, a recording.
 
-Everything is made in memory or in a temporary folder, and goes to the browser as a download.
+Each file is made in memory or in a temporary folder, and sent to the browser as a download.
 """
 
 import copy
@@ -22,14 +22,15 @@ from prob3r.viewer.session import Session
 from prob3r.viewer.timeline import TimelinePosition
 
 FRAME_SECONDS = 0.12
-"""Between two frames of a recording, of which there are `FRAMES` from one site to the next."""
+"""Seconds between two frames of a recording."""
 FRAMES = 3
+"""Frames from one site to the next."""
 
-_RECORDING = threading.Lock()  # a recording holds a scene of its own: one at a time is enough
+_RECORDING = threading.Lock()  # one recording at a time, because each one holds its own scene
 
 
 def explanation(session: Session) -> Explanation:
-    """Return the explanation of the present state, ablations and all."""
+    """Return the explanation of the present state, with its ablations."""
     name = session.probed.name
     if session.ablations:
         name += f" without {'; '.join(ablation.words for ablation in session.ablations)}"
@@ -55,10 +56,10 @@ def ply(session: Session) -> bytes:
 
 
 def png(client: viser.ClientHandle, seconds: float = 20.0) -> bytes:
-    """Return what a browser shows of the scene, on white.
+    """Return a PNG picture of the scene as the browser shows it, on white.
 
     Raises:
-        TimeoutError: The browser gives no picture in time.
+        TimeoutError: The browser returns no picture within `seconds`.
     """
     camera = client.camera
     height, width = camera.image_height, camera.image_width
@@ -71,8 +72,8 @@ def recording(session: Session) -> bytes:
     shown = copy.copy(session)
     last = session.timeline.last
     shown.timeline = TimelinePosition(last)
-    # A client's own scene can't be recorded; a server's can, so the recording gets one for itself,
-    # on a port that the system chooses and that nobody else can reach.
+    # viser records the scene of a server, not that of a client. So the recording has its own
+    # server, on a port that the system chooses and that only this machine can reach.
     with _RECORDING:
         server = viser.ViserServer("127.0.0.1", 0, verbose=False)
         try:

@@ -13,21 +13,21 @@ from prob3r.viewer.clouds import Box, Camera, Drawing, Hit, cameras, path_lines,
 from prob3r.viewer.session import Session
 
 UP = (0.0, -1.0, 0.0)
-"""Where up is in camera 1's frame."""
+"""The up direction in camera 1's frame."""
 FRUSTUM = 0.16
-"""How far before its camera a photograph stands, as a share of the radius of a scene of two."""
+"""Distance of a photograph from its camera, as a share of the radius of a scene of two views."""
 POINT = 1.2
 """Width of a point, as a share of the space between neighbours at the mean distance."""
 PAPER = 235
-"""Grey of the faintest rays."""
+"""Grey value of the faintest rays."""
 
 
 class SceneRenderer:
-    """Draws one session into one scene.
+    """Draw one session into one viser scene.
 
     Args:
-        scene: Of a client, or of a server that records.
-        session: What is drawn.
+        scene: The scene of a client, or of a server that records.
+        session: The session to draw.
     """
 
     def __init__(self, scene: viser.SceneApi, session: Session):
@@ -43,7 +43,7 @@ class SceneRenderer:
         self.box = Box(-np.ones(3), np.ones(3))
 
     def draw(self) -> None:
-        """Draw everything anew, at the session's place on the timeline."""
+        """Draw everything again, at the session's position on the timeline."""
         panes, display = self.session.panes, self.session.display
         for frame in self.frames:
             frame.remove()
@@ -57,7 +57,7 @@ class SceneRenderer:
         self.draw_pins()
 
     def move(self) -> None:
-        """Move what is drawn to the session's place on the timeline."""
+        """Move everything that is drawn to the session's position on the timeline."""
         position = self.session.timeline.position
         every = zip(self.drawings, self.clouds, self.frustums, strict=True)
         for drawing, clouds, frustums in every:
@@ -75,11 +75,11 @@ class SceneRenderer:
         self._move_pins()
 
     def offset(self, pane: int) -> Float[np.ndarray, "3"]:
-        """Return where a pane stands; camera 1 of the first is the origin."""
+        """Return the position of a pane; the origin is camera 1 of the first pane."""
         return np.array([pane * self.box.width, 0.0, 0.0])
 
     def pick(self, origin: Sequence[float], direction: Sequence[float]) -> Pin | None:
-        """Return the patch that a click hits, if it hits one."""
+        """Return the patch that a click hits; None if it hits no patch."""
         hits: list[tuple[Hit, Drawing]] = []
         unit = np.array(direction) / np.linalg.norm(direction)
         for i, drawing in enumerate(self.drawings):
@@ -99,11 +99,11 @@ class SceneRenderer:
 
     @property
     def depth(self) -> float:
-        """How far before its camera a photograph stands."""
+        """Distance of a photograph from its camera."""
         return FRUSTUM * self.box.radius * (2 / self.session.experiment.views.count) ** 0.3
 
     def draw_pins(self) -> None:
-        """Draw the chosen patches of the present state, and where they display."""
+        """Draw the chosen patches of the present state, and rays to the patches they attend to."""
         for _, line, ball in self.pins:
             line.remove()
             ball.remove()
@@ -132,10 +132,10 @@ class SceneRenderer:
     def _rays(
         self, pin: Pin, colour: tuple[int, int, int]
     ) -> tuple[Float[np.ndarray, "r 2 3"], UInt8[np.ndarray, "r 2 3"]]:
-        """Return the ray from a patch's camera to it, and from other cameras to where it attends.
+        """Return rays from the pin's camera to the pin, and from other cameras to attended patches.
 
-        A special token has no place in the scene; its camera stands for it. Rays of patches that
-        get less attention are fainter.
+        A special token has no position in the scene; its camera stands for it. Rays to patches with
+        less attention are fainter.
         """
         drawing, position = self.drawings[self.session.present], self.session.timeline.position
         maps, centres = drawing.maps(position), drawing.poses(position)[:, :3, 3]
@@ -154,7 +154,7 @@ class SceneRenderer:
     def _middles(
         self, maps: Sequence[Float[np.ndarray, "h w 3"]], view: int
     ) -> Float[np.ndarray, "n 3"]:
-        """Return the point in the middle of every patch."""
+        """Return the point at the centre of every patch."""
         experiment = self.session.experiment
         patch = experiment.probed.model.config.patch
         rows, columns = (
@@ -230,6 +230,6 @@ class SceneRenderer:
 
 
 def _quaternion(pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4"]:
-    """Return a pose's rotation as viser writes it."""
+    """Return the rotation of a pose as a quaternion (w, x, y, z), as viser needs it."""
     wxyz: np.ndarray = tf.SO3.from_matrix(pose[:3, :3].astype(float)).wxyz
     return wxyz

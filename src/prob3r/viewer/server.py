@@ -1,4 +1,4 @@
-"""The server of the viewer: it binds, gives every browser a session of its own, and ends."""
+"""The server of the viewer: it binds a port and gives every browser its own session."""
 
 import ipaddress
 import logging
@@ -28,10 +28,10 @@ class Viewer:
     Args:
         probed: The model with its probes.
         source: The scene that every browser sees first.
-        others: What can be compared with, by name; each is read when it is first asked for.
-        host: The address to bind to; of another than the own machine, others can come in.
-        port: The port, or 0 for any that is free.
-        names: Further names that browsers may call the address by; see `Gate`.
+        others: Models to compare with, by label; each is loaded when it is first chosen.
+        host: The address to bind to. If it is not a loopback address, other machines can connect.
+        port: The port, or 0 for any free port.
+        names: Other host names that browsers may use for this server; see `Gate`.
 
     Raises:
         Prob3rError: The scene cannot be read, or the address cannot be bound to.
@@ -52,12 +52,12 @@ class Viewer:
         self.probed, self.source, self.others = probed, source, dict(others or {})
         self.experiment = Experiment(probed, source.views(probed.model))
         self.visits: dict[int, Visit] = {}
-        # viser reports every stop on the console; ours is the only voice there.
+        # viser reports every stop on the console; only this package writes there.
         rich.get_console().quiet = True
         try:
             with gated(gate):
                 self._server = viser.ViserServer(host, port, verbose=False)
-        except Prob3rError:  # it runs, but without the gate
+        except Prob3rError:  # the server already runs, but without the gate
             self._server.stop()
             raise
         self._server.scene.set_up_direction(UP)
@@ -66,7 +66,7 @@ class Viewer:
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds it."""
+        """The URL of the viewer for a browser on this machine."""
         host = self._server.get_host()
         name = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
         bracketed = f"[{name}]" if ":" in name else name
@@ -103,7 +103,7 @@ class Viewer:
 
 
 def check_free(host: str, port: int) -> None:
-    """Raise Prob3rError unless a port can be bound to; viser would quietly take the next one."""
+    """Raise Prob3rError if a port cannot be bound; viser would silently use the next one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -116,7 +116,7 @@ def check_free(host: str, port: int) -> None:
 
 
 def is_local(host: str) -> bool:
-    """Return whether an address is reached from this machine alone."""
+    """Return whether only this machine can reach an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""A session: what one person looks at, without any server. Every wish is checked here."""
+"""A session: the state of one person's viewer, without a server. All input is checked here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,9 +28,9 @@ class Pane:
     """One reconstruction in the scene.
 
     Attributes:
-        title: What it is.
-        run: What is shown.
-        experiment: Where the run is from.
+        title: The label of the pane.
+        run: The run that is shown.
+        experiment: The experiment of the run.
         before: The run that displacement is measured from; None for the run's own final state.
     """
 
@@ -41,24 +41,24 @@ class Pane:
 
 
 class Session:
-    """What one person looks at: a scene, ablations, a comparison, pins, a place on the timeline.
+    """The state of one viewer: scene, ablations, comparison, pins, position on the timeline.
 
-    A wish that cannot be granted raises Prob3rError and changes nothing.
+    A method whose request is not possible raises Prob3rError and changes nothing.
 
     Args:
         probed: The model with its probes.
         source: The scene.
-        others: What it can be compared with, by name; each is read when it is first asked for.
-        experiment: The model on the scene, if somebody has it already.
+        others: Models to compare with, by label; each is loaded when it is first chosen.
+        experiment: The model on the scene, if it exists already.
 
     Attributes:
         experiment: The model on the scene.
         run: The run with the present ablations.
-        ablations: What is switched off, the latest last.
+        ablations: The parts that are switched off, the latest last.
         display: How the points are shown.
-        timeline: The place on the timeline.
-        pins: The chosen patches, the latest last.
-        block, head: Whose attention is shown; None is the mean of a block's heads.
+        timeline: The position on the timeline.
+        pins: The chosen tokens, the latest last.
+        block, head: The head whose attention is shown; None is the mean of the block's heads.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        """Start over with the present experiment, at the end of the timeline."""
+        """Reset the state for the present experiment, at the end of the timeline."""
         self.run = self.experiment.clean
         self.ablations: list[Ablation] = []
         self._edits: list[list[Edit]] = []
@@ -91,7 +91,7 @@ class Session:
         self.timeline = TimelinePosition(last, float(last), last)
 
     def open(self, source: Source) -> None:
-        """Look at another scene, with nothing switched off and nothing compared.
+        """Open another scene, without ablations and without a comparison.
 
         Raises:
             Prob3rError: The scene cannot be read.
@@ -106,7 +106,14 @@ class Session:
         self._begin()
 
     def show(self, **changes: Any) -> None:
-        """Change how the points are shown; see `Display`."""
+        """Change how the points are shown.
+
+        Args:
+            changes: New values of the attributes of `Display`.
+
+        Raises:
+            Prob3rError: A value is not possible, or needs a truth or a camera head that is missing.
+        """
         display = replace(self.display, **changes)
         if display.needs_truth and not self.experiment.has_truth:
             raise Prob3rError("The truth of this scene is not known; choose something else.")
@@ -120,13 +127,17 @@ class Session:
         self.display = display
 
     def move(self, step: int) -> None:
-        """Send the timeline to a step."""
+        """Move the timeline to a step; raise Prob3rError if there is no such step."""
         if not 0 <= step < len(self.experiment.steps):
-            raise Prob3rError(f"There is no site {step}; they go to {self.timeline.last}.")
+            raise Prob3rError(f"There is no site {step}; the last site is {self.timeline.last}.")
         self.timeline.send(step)
 
     def ablate(self, ablation: Ablation) -> None:
-        """Switch something off, beside what is off already."""
+        """Add an ablation to those that are active, and run the model again.
+
+        Raises:
+            Prob3rError: The ablation is active already, there are too many, or it is not possible.
+        """
         if ablation in self.ablations:
             raise Prob3rError(f"{ablation.words} is switched off already.")
         if len(self.ablations) == MOST_ABLATIONS:
@@ -135,17 +146,21 @@ class Session:
         self._rerun([*self.ablations, ablation], [*self._edits, edits])
 
     def undo(self) -> None:
-        """Take the latest ablation back; without any, nothing happens."""
+        """Undo the latest ablation; without an ablation, do nothing."""
         if self.ablations:
             self._rerun(self.ablations[:-1], self._edits[:-1])
 
     def restore(self) -> None:
-        """Undo all."""
+        """Undo all ablations."""
         if self.ablations:
             self._rerun([], [])
 
     def compare(self, name: str | None) -> None:
-        """Show another model or other probes beside this one, or nothing; see `others`."""
+        """Show another model or other probes for comparison; None ends the comparison.
+
+        Raises:
+            Prob3rError: There is no such model in `others`, or it cannot be used on this scene.
+        """
         if name is None:
             self.against = self._other = None
             return
@@ -157,7 +172,11 @@ class Session:
         self.against = name
 
     def pin(self, view: int, patch: int = 0, token: str = "") -> None:
-        """Choose a patch or a special token, and let go of the oldest where there are too many."""
+        """Pin a patch or a special token; if there are too many pins, the oldest is removed.
+
+        Raises:
+            Prob3rError: There is no such view, patch or token.
+        """
         self._check_view(view)
         rows, columns = self.experiment.grids[view - 1]
         if not 0 <= patch < rows * columns:
@@ -169,11 +188,15 @@ class Session:
         self.pins = [*(p for p in self.pins if p != pin), pin][-MOST_PINS:]
 
     def unpin(self) -> None:
-        """Let go of all chosen patches."""
+        """Remove all pins."""
         self.pins = []
 
     def watch(self, block: int, head: int | None) -> None:
-        """Choose the head whose attention is shown; None is the mean of the block's heads."""
+        """Choose the head whose attention is shown; None is the mean of the block's heads.
+
+        Raises:
+            Prob3rError: There is no such block or head.
+        """
         stack = trunk(self.probed.model)
         if not 0 <= block < stack.blocks or not (head is None or 0 <= head < stack.heads):
             raise Prob3rError(
@@ -182,13 +205,13 @@ class Session:
         self.block, self.head = block, head
 
     def attention(self, pin: Pin) -> PatchAttention:
-        """Return what a token attends to in the present run."""
+        """Return the attention of a token in the present run."""
         if pin not in self._attention:
             self._attention[pin] = self.experiment.attention(pin, self.edits)
         return self._attention[pin]
 
     def watched(self, pin: Pin) -> dict[int, Float[np.ndarray, " _m"]]:
-        """Return what a token attends to by the head that is shown, for every other view."""
+        """Return the attention of a token on every other view, by the head that is shown."""
         head = -1 if self.head is None else self.head
         return {
             view: rows[self.block, head]
@@ -198,9 +221,9 @@ class Session:
 
     @property
     def toward(self) -> int:
-        """The view for which all heads of the latest pin are shown; the most attended by default.
+        """The view for which all heads of the latest pin are shown; by default the most attended.
 
-        Without a pin it means nothing, and is view 1.
+        Without a pin it is view 1.
         """
         if not self.pins:
             return 1
@@ -230,7 +253,7 @@ class Session:
 
     @property
     def panes(self) -> list[Pane]:
-        """What stands in the scene; the present state is `present`."""
+        """The panes in the scene; `present` is the index of the present state."""
         before = self.experiment.clean if self.ablations else None
         title = "after ablation" if self.ablations else self.probed.words
         pane = Pane(title, self.run, self.experiment, before)
@@ -242,25 +265,25 @@ class Session:
 
     @property
     def present(self) -> int:
-        """Which of the panes is the present state."""
+        """The index of the pane that shows the present state."""
         return 1 if self.ablations and self._other is None else 0
 
     @property
     def reference(self) -> str:
-        """What errors are measured against, in words."""
+        """The reference of the errors, in words."""
         return THE_TRUTH if self.experiment.has_truth else FINAL_STATE
 
     @property
     def python(self) -> str:
-        """A program that does what was done here."""
+        """A Python program that does the same as this session."""
         model, views = self.probed.model, self.experiment.views.count
         return python(self.ablations, model, views, self.probed.name, self.source.python)
 
     def numbers(self) -> list[tuple[str, str, list[float]]]:
-        """Return the errors of every pane's output: what it is, its unit, a value for each pane.
+        """Return the errors of every pane's output: title, unit, and a value for each pane.
 
-        Of more than two views, a value is the median over views 2, 3, …. Against the final state,
-        that of the clean run, a clean run has none by construction.
+        With more than two views, a value is the median over views 2, 3, …. Without the truth,
+        errors are against the final state of the clean run, so those of the clean run are 0.
         """
         several = self.experiment.views.count > 2
         return [
@@ -287,7 +310,7 @@ class Session:
         self._attention, self._relations = {}, None
 
     def _beside(self, name: str, other: Experiment, ablations: list[Ablation]) -> Pane:
-        """Return a comparison with the same ablations."""
+        """Return the pane of a compared model, with the same ablations."""
         model, views = other.probed.model, other.views
         edits = [edit for ablation in ablations for edit in ablation.edits(model, views)]
         return Pane(name, other.run(edits), other, other.clean if ablations else None)

@@ -1,4 +1,4 @@
-"""Where a scene comes from: read anew for every model, since each has a framing of its own."""
+"""Where a scene comes from; it is read again for every model, because models frame differently."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ class Source(Protocol):
 
     @property
     def python(self) -> str:
-        """The statements that read them as `views`, where `model` stands for the model."""
+        """Python statements that read the views as `views`; they use the variable `model`."""
 
     def views(self, model: Model) -> Views:
-        """Return the views as this model expects them; raise Prob3rError if they cannot be used."""
+        """Return the views, framed for this model; raise Prob3rError if they cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Photographs:
     """Image files.
 
     Attributes:
-        files: The files, the reference first.
-        names: What to call them, where that is not their path.
+        files: The files, view 1 first.
+        names: Their names, if these are not their paths.
     """
 
     files: tuple[Path, ...]
@@ -34,7 +34,7 @@ class Photographs:
 
     @property
     def python(self) -> str:
-        """The statements that read them."""
+        """Python statements that read the photographs."""
         names = ", ".join(repr(name) for name in self.names or map(str, self.files))
         return f"views = prob3r.Views.from_images([{names}], model)"
 
@@ -54,7 +54,7 @@ class Folder:
 
     @property
     def python(self) -> str:
-        """The statements that read it."""
+        """Python statements that read the folder."""
         return f"views = prob3r.Views.from_folder({str(self.path)!r}, model)"
 
     def views(self, model: Model) -> Views:
@@ -67,8 +67,8 @@ class Room:
     """A procedural room of the test split, whose truth is known.
 
     Attributes:
-        number: Which one.
-        count: How many views to take.
+        number: Number of the room.
+        count: Number of views.
     """
 
     number: int
@@ -76,14 +76,14 @@ class Room:
 
     @property
     def python(self) -> str:
-        """The statements that read it."""
+        """Python statements that make the room."""
         more = f", views={self.count}" if self.count != 2 else ""
         room = f'Rooms("test", model.config.image_size, compile=False{more})[{self.number}]'
         return f"from prob3r.rooms import Rooms\n\nviews = {room}"
 
     def views(self, model: Model) -> Views:
-        """Return the room as this model sees it."""
-        from prob3r.rooms import Rooms  # here, since it brings a renderer that few need
+        """Return the room, rendered at the image size of this model."""
+        from prob3r.rooms import Rooms  # imported here, because it loads the renderer
 
         size = model.config.image_size
         if self.count == 2:

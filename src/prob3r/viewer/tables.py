@@ -1,4 +1,4 @@
-"""What the panel says in words and numbers, as HTML."""
+"""Texts and tables of the panel, as HTML."""
 
 from collections.abc import Sequence
 from html import escape
@@ -10,18 +10,18 @@ from prob3r.viewer.session import Session
 from prob3r.viewer.timeline import curves, number
 
 LINES = ("#1f6fb5", "#d1495b")
-"""Of the present state, and of what it is compared with."""
+"""Colours of the present state, and of the state that it is compared with."""
 _PAD = "padding:0 10px 6px;font-size:12px;line-height:1.4"
 _NARROW = (
     "<style>@media (max-width: 576px) {"
     '[style*="width: 20em"] { width: 100vw !important; max-height: 52% !important }'
     "}</style>"
 )
-"""On a telephone viser's panel leaves a third of the width unused and hides most of the scene."""
+"""A style for telephones, where viser's panel is too narrow and hides most of the scene."""
 
 
 def heading(session: Session) -> str:
-    """Return what is looked at, and what errors are measured against."""
+    """Return the names of the scene and the model, and the reference of the errors."""
     experiment = session.experiment
     views, against = experiment.views, "the truth"
     name = views.names[0] if views.names else f"{views.count} views"
@@ -35,7 +35,7 @@ def heading(session: Session) -> str:
 
 
 def where(session: Session) -> str:
-    """Return the current site in words, and the curves with it marked."""
+    """Return the current site in words, and the curves with this site marked."""
     timeline, panes = session.timeline, session.panes
     step = session.experiment.steps[round(timeline.position)]
     present = panes[session.present]
@@ -59,7 +59,7 @@ def where(session: Session) -> str:
 
 
 def ablations(session: Session) -> str:
-    """Return what is switched off, or how to begin."""
+    """Return the list of active ablations, or a note that there are none."""
     if not session.ablations:
         return f'<div style="{_PAD};opacity:0.7">Nothing is switched off.</div>'
     items = "".join(f"<li>{escape(ablation.words)}</li>" for ablation in session.ablations)
@@ -68,7 +68,7 @@ def ablations(session: Session) -> str:
 
 
 def sentences(said: Sequence[Sentence]) -> str:
-    """Return sentences, those that warn in bold."""
+    """Return sentences as paragraphs; warnings are bold."""
     lines = (
         f"<p><b>{escape(s.text)}</b></p>" if s.tone == "warning" else f"<p>{escape(s.text)}</p>"
         for s in said
@@ -97,7 +97,7 @@ def numbers(session: Session) -> str:
 
 
 def legend(session: Session, drawing: Drawing) -> str:
-    """Return what the colours stand for."""
+    """Return the legend of the colours; empty if they do not show numbers."""
     scale = drawing.scale
     if scale is not None:
         bar = f'<div style="height:8px;background:{colours.gradient(scale.stops)}"></div>'
@@ -110,10 +110,10 @@ def legend(session: Session, drawing: Drawing) -> str:
 
 
 def chips(session: Session, write: str) -> str:
-    """Return one button a view that shows or hides it, in its colour.
+    """Return a button for each view, in its colour, which shows or hides the view.
 
     Args:
-        session: What is looked at.
+        session: The session.
         write: JavaScript that writes `t` into the text field that follows.
     """
     count, display = session.experiment.views.count, session.display

@@ -1,4 +1,4 @@
-"""The tabs of the panel: each builds its controls, and says what they ask of the session."""
+"""The tabs of the panel: each builds its controls and connects them to the session."""
 
 from abc import ABC, abstractmethod
 from html import escape
@@ -33,14 +33,14 @@ class Tab(ABC):
         """Add the controls."""
 
     def refresh(self) -> None:  # noqa: B027 - a tab may show nothing that changes
-        """Bring the controls up to date with the session."""
+        """Update the controls from the session."""
 
     def note(self, text: str) -> None:
         """Add a line of explanation."""
         self.gui.add_html(f'<div style="{NOTE}">{escape(text)}</div>')
 
     def view_names(self) -> tuple[str, ...]:
-        """Return what to call every view."""
+        """Return the names of all views, such as `view 1`."""
         return tuple(f"view {v}" for v in range(1, self.session.experiment.views.count + 1))
 
 
@@ -59,17 +59,17 @@ class DisplayTab(Tab):
             "Views shown", "all", hint="Click a view above, or type: all, or 1, 3, 4."
         )
         self.decided = gui.add_dropdown(
-            "Whose camera", self._decided(), hint="The camera that the colours are about."
+            "Whose camera", self._decided(), hint="The camera whose effects the colours show."
         )
         self.size = gui.add_slider("Point size", 0.2, 3.0, 0.1, display.size)
         self.hidden = gui.add_slider(
-            "Hide, %", 0, 90, 5, display.hidden, hint="Points that the model is least sure of."
+            "Hide, %", 0, 90, 5, display.hidden, hint="Hide the points of lowest confidence."
         )
         self.cameras = gui.add_dropdown(
             "Cameras", self._known(CAMERAS), initial_value=display.cameras
         )
         self.paths = gui.add_checkbox(
-            "Camera paths", display.paths, hint="The way of every camera along the timeline."
+            "Camera paths", display.paths, hint="Show the path of every camera along the timeline."
         )
         self.moving = gui.add_dropdown(
             "Timeline", self._moving(), hint="Which views follow the timeline."
@@ -78,7 +78,7 @@ class DisplayTab(Tab):
             "Ghost",
             self._known(GHOSTS),
             initial_value=display.ghost,
-            hint="In grey beside the points.",
+            hint="Grey points for comparison.",
         )
         for name in ("colour", "size", "hidden", "cameras", "paths", "ghost"):
             self._follow(name)
@@ -87,7 +87,7 @@ class DisplayTab(Tab):
         self.visit.on_update(self.decided, self._choose_decided)
 
     def refresh(self) -> None:
-        """Offer what there is truth for, and say what colours mean."""
+        """Offer only the choices that the scene and the model allow, and show the legend."""
         display = self.session.display
         for handle, choices in (
             (self.colour, COLOURS),
@@ -110,7 +110,7 @@ class DisplayTab(Tab):
         self.legend.content = tables.legend(self.session, drawing)
 
     def _known(self, choices: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the choices without those that need a truth or a camera head that is not there."""
+        """Return the choices without those that need a missing truth or a missing camera head."""
         experiment = self.session.experiment
         missing: tuple[str, ...] = () if experiment.has_truth else (colours.ERROR, THE_TRUTH)
         missing += () if experiment.has_camera_head else (OF_HEAD,)
@@ -153,7 +153,7 @@ class DisplayTab(Tab):
 
 
 class AttentionTab(Tab):
-    """Where chosen patches display."""
+    """What the chosen patches attend to."""
 
     def build(self) -> None:
         """Add the controls."""
@@ -177,9 +177,9 @@ class AttentionTab(Tab):
         self.toward = self.gui.add_dropdown(
             "Heads shown for",
             (MOST_ATTENDED, *self.view_names()),
-            hint="The view in which the small pictures show what every head attends to.",
+            hint="The view on which the small pictures show the attention of every head.",
         )
-        self.unpin = self.gui.add_button("Let go of all patches", color="gray")
+        self.unpin = self.gui.add_button("Remove all pins", color="gray")
         for handle, action in (
             (self.choice, self._choose),
             (self.block, self._watch),
@@ -260,7 +260,7 @@ class AttentionTab(Tab):
 
 
 class ViewsTab(Tab):
-    """Who attends to whom, and which view disagrees with the rest."""
+    """Attention between views, and the view that disagrees with the others."""
 
     def build(self) -> None:
         """Add the controls."""
@@ -275,9 +275,9 @@ class ViewsTab(Tab):
         self.visit.on_update(self.choice, self._choose)
 
     def refresh(self) -> None:
-        """Show the table of the views, and who attends to whom.
+        """Show the table of the views, and the attention between views.
 
-        A run's attention is measured for it, so nothing is done until the tab is opened.
+        This measures the attention of the run, so it is done only while the tab is open.
         """
         if not self.shown:
             return

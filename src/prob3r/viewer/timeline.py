@@ -1,4 +1,4 @@
-"""The timeline: a place between sites that glides to where it is sent, and curves beside it."""
+"""The timeline: a position between sites that moves smoothly to its target, and the curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from prob3r.measures.steps import Step
 from prob3r.viewer.run import CURVES, METRICS, title
 
 GLIDE_SECONDS = 0.35
-"""How long the points take to a neighbouring site, or to any other."""
+"""Seconds of a move to another site."""
 STAY_SECONDS = 0.9
-"""How long playing takes from one site to the next."""
+"""Seconds from one site to the next while playing."""
 
 WIDTH, HEIGHT, TOP, GAP = 320, 36, 17, 6
-"""Of one curve's drawing, in its own units: the plot, the line of text above it, what is below."""
+"""Sizes of a curve's drawing, in SVG units: width and height of the plot, text above, gap below."""
 
 
 @dataclass
 class TimelinePosition:
-    """A place on the timeline on its way to another.
+    """A position on the timeline that moves to a target.
 
     Attributes:
         last: The number of the last step.
-        position: Where it is; whole numbers are steps.
-        target: Where it is going.
-        speed: Steps a second.
+        position: The current position; whole numbers are steps.
+        target: The step that it moves to.
+        speed: Speed in steps per second.
     """
 
     last: int
@@ -37,12 +37,12 @@ class TimelinePosition:
     speed: float = 0.0
 
     def send(self, target: int) -> None:
-        """Go to a step from wherever it is."""
+        """Start to move from the current position to a step."""
         self.target = min(max(target, 0), self.last)
         self.speed = max(1.0, abs(self.target - self.position)) / GLIDE_SECONDS
 
     def advance(self, seconds: float) -> float:
-        """Go on for so long and return the position."""
+        """Move for some seconds and return the position."""
         way = self.target - self.position
         stride = self.speed * seconds
         arrived = abs(way) <= stride
@@ -51,7 +51,7 @@ class TimelinePosition:
 
     @property
     def moving(self) -> bool:
-        """Whether it is still on its way."""
+        """Whether the position has not reached its target."""
         return self.position != self.target
 
 
@@ -75,11 +75,11 @@ def curves(
 
     Args:
         steps: The steps of the first line.
-        position: The current place among them.
+        position: The current position among the steps.
         lines: For each run or view its name, the colour of its line, and its curves.
-        reference: What the errors are measured against, in words.
-        of: The view that the lines are of, so that the number of the first is written out; or
-            `the views`, one a line, so that their median is.
+        reference: The reference of the errors, in words.
+        of: The number of the view that all lines show, and the value of the first line is written;
+            or `the views` if each line is one view, and their median is written.
     """
     drawn = "".join(
         _curve(metric, of, steps, position, known, reference)
@@ -90,7 +90,7 @@ def curves(
 
 
 def number(value: float, unit: str) -> str:
-    """Return a value of a curve as it is written."""
+    """Return a value of a curve as text."""
     if not np.isfinite(value):
         return "none"
     return f"{value:.1f}{unit}" if unit else f"{value:.3f}"
@@ -149,7 +149,7 @@ def _across(position: int | float, count: int) -> float:
 
 
 def _path(values: Float[np.ndarray, " s"], top: float, colour: str, width: float) -> str:
-    """A line through the values, broken where there is none."""
+    """Return an SVG line through the values, with gaps at values that are not finite."""
     parts, pen = [], "M"
     for i, value in enumerate(values):
         if not np.isfinite(value):

@@ -1,4 +1,4 @@
-"""Photographs from a browser: bounded in size, and never under a name that the browser chose."""
+"""Photographs from a browser: limited in size, and stored under names that the server chooses."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from prob3r.viewer.experiment import MOST_VIEWS
 from prob3r.viewer.sources import Photographs
 
 LIMIT = 40 * 2**20
-"""Bytes of one photograph."""
+"""Most bytes of one photograph."""
 NAME_LENGTH = 60
 
 
@@ -18,7 +18,7 @@ class Uploads:
     """The photographs that a browser sends, one after the other, until they are opened.
 
     Args:
-        folder: Where they are kept.
+        folder: The folder in which they are stored.
     """
 
     def __init__(self, folder: Path):
@@ -27,10 +27,10 @@ class Uploads:
         self._batch = 0
 
     def add(self, file: viser.UploadedFile) -> None:
-        """Keep a photograph as the next view.
+        """Store a photograph as the next view.
 
         Raises:
-            Prob3rError: It is empty or too large, or there are enough.
+            Prob3rError: It is empty or too large, or there are as many as the viewer shows.
         """
         if not 0 < len(file.content) <= LIMIT:
             raise Prob3rError(
@@ -41,12 +41,12 @@ class Uploads:
             raise Prob3rError(f"There are {MOST_VIEWS} photographs; open them, or start over.")
         view = len(self.names) + 1
         self._path(view).write_bytes(file.content)
-        # A name is for reading only, and says no more of the browser's folders than it must.
+        # The name is only shown; it holds no part of the browser's folders.
         name = Path(file.name.replace("\\", "/")).name[:NAME_LENGTH]
         self.names.append(name or f"view {view}")
 
     def take(self) -> Photographs:
-        """Return all photographs, and begin anew.
+        """Return all photographs, and start a new set.
 
         Raises:
             Prob3rError: There are fewer than two.
@@ -69,10 +69,11 @@ class Uploads:
 
 
 def limit(gui: viser.GuiApi, most: int = LIMIT) -> None:
-    """Drop an upload that announces more than so many bytes, and all that send twice as many.
+    """Drop uploads that are too large.
 
-    viser keeps what a browser sends until an upload is whole, however large it says it is, and
-    has no setting for that. These handlers run after its own and forget an upload in time.
+    An upload is dropped if it announces more than `most` bytes, and all uploads are dropped if
+    together they send twice as many. viser stores what a browser sends until an upload is complete,
+    whatever its size, and has no setting for a limit. These handlers run after those of viser.
     """
     states = gui._current_file_upload_states
 

@@ -1,4 +1,4 @@
-"""A visit: one browser, its session, its scene and its panel. Visits share nothing they change."""
+"""A visit: one browser, its session, its scene and its panel. No visit changes another one."""
 
 import logging
 import threading
@@ -21,15 +21,15 @@ logger = logging.getLogger(__name__)
 
 FRAME_SECONDS = 1 / 25
 HOME = np.array([-0.30, -0.34, -0.89])
-"""From the middle of the scene to where it is first looked at from."""
+"""Direction from the centre of the scene to the first viewpoint, in camera 1's frame."""
 NARROW = 576
-"""Width in pixels below which viser's panel stands under the scene and not beside it."""
+"""Width in pixels below which viser puts the panel under the scene instead of beside it."""
 CLOSE = 1.05
-"""How far away that is, as a share of where all of the scene's sphere would be seen."""
+"""Distance of that viewpoint, as a share of the distance at which the whole scene is visible."""
 
 
 def set_value(handle: Any, value: object) -> None:
-    """Give a control a value; as viser declares it, a type checker takes it for read-only."""
+    """Set the value of a control; viser declares it so that type checkers see it as read-only."""
     handle.value = value
 
 
@@ -38,13 +38,13 @@ class Visit:
 
     Args:
         client: The browser.
-        session: What it looks at.
+        session: Its session.
 
     Attributes:
-        renderer: Its scene.
-        playing: Whether the timeline goes on by itself.
-        on_move: Called when the timeline has moved, to bring the panel up to date.
-        on_change: Called when anything else has changed.
+        renderer: The renderer of its scene.
+        playing: Whether the timeline plays.
+        on_move: Called after the timeline has moved, to update the panel.
+        on_change: Called after any other change.
     """
 
     def __init__(self, client: viser.ClientHandle, session: Session):
@@ -61,11 +61,11 @@ class Visit:
 
     @property
     def folder(self) -> Path:
-        """Where uploads of this visit are kept, until it ends."""
+        """The folder of this visit's uploads; it is deleted when the visit ends."""
         return Path(self._folder.name)
 
     def guarded(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Return a callback that runs one at a time, and whose failure is a message, no more."""
+        """Return a callback that runs one at a time; an error in it is shown as a message."""
 
         def callback(event: Any) -> None:
             if event.client is None or self._closed.is_set():
@@ -75,28 +75,29 @@ class Visit:
                     action(event)
             except Prob3rError as error:
                 self.say(str(error))
-            except Exception:  # whatever it was, the other visits must not notice
+            except Exception:  # no error may affect the other visits
                 logger.exception("An action of the viewer failed")
                 self.say(
-                    "Something went wrong; the viewer's log has the details. Go on, or reload."
+                    "An error occurred; the viewer's log has the details. Continue, or reload."
                 )
 
         return callback
 
     def on_update(self, handle: Any, action: Callable[[Any], None]) -> None:
-        """Do something when somebody changes a control, with its latest value in place.
+        """Run an action when a person changes a control, with the latest value of the control.
 
-        While the action waits for its turn, the panel may be refreshed and the control set back to
-        what the session says; the choice must outlast that. Of several changes the last one counts.
+        While the action waits for its turn, a refresh of the panel may reset the control to the
+        value of the session. So the chosen value is kept here and set again. Of several changes
+        only the last one counts.
         """
-        chosen: list[object] = []  # the latest value that nothing was done about yet
+        chosen: list[object] = []  # the latest value that is not handled yet
 
         async def note(event: Any) -> None:  # viser runs it as soon as the message has arrived
             if event.client is not None:
                 chosen[:] = [handle.value]
 
         def act(event: Any) -> None:
-            if chosen:  # otherwise an earlier turn has done it
+            if chosen:  # otherwise an earlier call has handled it
                 set_value(handle, chosen.pop())
                 action(event)
 
@@ -108,7 +109,7 @@ class Visit:
         self.client.add_notification("prob3r", text, auto_close_seconds=8.0, color="orange")
 
     def animate(self) -> None:
-        """Let the points move to where the timeline was sent."""
+        """Start the motion of the points to the target of the timeline."""
         self._wake.set()
 
     def begin(self) -> None:
@@ -117,20 +118,20 @@ class Visit:
         self.look_home()
 
     def redraw(self) -> None:
-        """Draw the scene anew, and bring the panel up to date."""
+        """Draw the scene again, and update the panel."""
         with self.client.atomic():
             self.renderer.draw()
         self.on_change()
 
     def change(self, *, home: bool) -> None:
-        """Show a changed session, looked at from the beginning if what stands there changed."""
+        """Show a changed session; with `home`, reset the viewpoint too."""
         self.redraw()
         if home:
             self.look_home()
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
-        """Show that something takes its time."""
+        """Show a notification while a long action runs."""
         notice = self.client.add_notification(what, "", loading=True, with_close_button=False)
         try:
             yield
@@ -138,7 +139,7 @@ class Visit:
             notice.remove()
 
     def look_home(self) -> None:
-        """Look at all of the scene from behind camera 1, a little from above and from the side."""
+        """Set the viewpoint: behind camera 1, a little above and to the side, so that all shows."""
         box, camera = self.renderer.box, self.client.camera
         beside = self.renderer.offset(len(self.renderer.drawings) - 1)
         aspect = camera.image_width / max(camera.image_height, 1)
@@ -159,7 +160,7 @@ class Visit:
         self._folder.cleanup()
 
     def step(self, seconds: float) -> None:
-        """Move along the timeline for so long, and show it."""
+        """Advance the timeline by some seconds, and show it."""
         with self._lock, self.client.atomic():
             self.session.timeline.advance(seconds)
             self.renderer.move()
