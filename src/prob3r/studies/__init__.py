@@ -1,6 +1,6 @@
-"""Studies: measurements over many pairs, each with its controls and a verdict.
+"""Studies: measurements on many pairs or scenes, each with its controls and a verdict.
 
-A study is a class with a `name` in any file of this folder: it is found without being listed.
+A study is a subclass of `Study` with a `name`, in any file of this folder. It is found by itself.
 """
 
 from collections.abc import Mapping

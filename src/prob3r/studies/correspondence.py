@@ -1,13 +1,13 @@
 """C4, correspondence: does cross-attention match patches, and does geometry rest on it?
 
 View 2's attention to view 1 (cross-attention, or the global attention of other models) is read as
-matching (PCK@1; what a *correspondence head* is, and its control with view 1 shuffled, is defined
-in `prob3r.measures.heads`). So are the nearest neighbours of features (by cosine) and of the
-probes' points (in 3D) at every site.
+matching, by PCK@1. A *correspondence head*, and its control with view 1 shuffled, are defined in
+`prob3r.measures.heads`. The nearest neighbours of features (by cosine) and of the probes' points
+(in 3D) are read as matching in the same way, at every site.
 
-To see whether geometry rests on the matches, one block's attention to view 1 (of all heads, at the
-co-visible patches) is replaced by the true matches (`oracle`) or by the matches of other patches
-(`scrambled`), and the model runs on.
+To test whether geometry rests on the matches, the attention to view 1 of one block (of all heads,
+at the co-visible patches) is replaced by the true matches (`oracle`) or by the matches of other
+patches (`scrambled`), and the model continues from there.
 
 Rules, for medians over pairs with 95 % bootstrap intervals:
 
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 
 class Correspondence(Study):
-    """C4: matches of heads, features and probes, block by block, and what hangs on them."""
+    """C4: matches of heads, features and probes, block by block, and what depends on them."""
 
     name = "correspondence"
     title = "Geometry rests on correspondences"
@@ -70,7 +70,7 @@ class Correspondence(Study):
     attention = BETWEEN
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
-        """Return matches of every head, nearest neighbours of every site, and interventions."""
+        """Return the matches of every head and site, and the effects of replaced matches."""
         model, bank = tested.model, tested.bank()
         patch, sites = model.config.patch, match_sites(model)
         matches = pair.patch_matches(patch)
@@ -93,7 +93,7 @@ class Correspondence(Study):
         return [_aligned(table), _together(table), _rests(table)]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return match accuracy by block and site, and what replaced matches do."""
+        """Return match accuracy by block and site, and the effect of replaced matches."""
         with figure(1, 3, PAGE, 2.4) as (drawn, axes):
             _draw_heads(axes[0], table)
             _draw_neighbours(axes[1], table)
@@ -104,7 +104,7 @@ class Correspondence(Study):
 def _neighbours(
     run: Trace, points: dict[str, Tensor], pair: Pair, matches: PatchMatches, patch: int
 ) -> pd.DataFrame:
-    """Return how nearest neighbours of features, and of points in 3D, match at every site."""
+    """Return the PCK@1 of nearest neighbours of features, and of points in 3D, at every site."""
     grid1 = patch_grid(*pair.view1.size, patch)
     parts = []
     for first, second in twins(points):
@@ -120,7 +120,7 @@ def _neighbours(
 
 
 def _interventions(tested: ModelUnderTest, pair: Pair, matches: PatchMatches) -> pd.DataFrame:
-    """Return what true and scrambled matches in one block's cross-attention do to view 2."""
+    """Return the effect on view 2 of true and scrambled matches in each block's attention."""
     rows, columns = patch_grid(*pair.view1.size, tested.model.config.patch)
     keys = rows * columns
     generator = torch.Generator().manual_seed(0)

@@ -1,15 +1,15 @@
-"""Evaluation: every error of a model, and of what reads its sites, beside telling references.
+"""Evaluation: all errors of a model, and of probes of its sites, together with references.
 
 References are measured on the same pairs: `mean_pose` puts view 2's true shape at the mean pose of
-the training rooms, `identity_pose` puts camera 2 where camera 1 is, which points nowhere and is
-wrong by 180 degrees of translation; `shuffled` shows the model another view 1 (see
+the training rooms; `identity_pose` puts camera 2 where camera 1 is, so its translation has no
+direction and counts as wrong by 180 degrees; `shuffled` shows the model another view 1 (see
 `prob3r.measures.controls`); `random` is the same architecture with random weights.
 
-The source of a row says who spoke: `model` is the model's own output and, at its sites, the MLP
-probes; any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
-`encoder`), and the probes of the random control are `random` as its output is. `descriptors` are
-the reciprocal matches of a model that describes pixels: the share of them that is right, and the
-pose that they alone give. Of a model without pointmaps only the readers are measured.
+The column `source` names what was measured. `model` is the model's own output and, at its sites,
+the MLP probes. Any other reader is a source of its own, by its kind (`linear`, `tuned`, `logit`,
+`encoder`). The output and the probes of the random control are both `random`. `descriptors` are the
+reciprocal matches of a model with descriptors: the share of them that is right, and the pose that
+follows from them alone. For a model without pointmaps only the readers are measured.
 """
 
 from collections import Counter, defaultdict
@@ -76,12 +76,12 @@ NEED_DEPTH = {
     "shape_error": ("shape_error", 2),
     "auc": (f"auc@{AUC_DEGREES[0]}", 2),
 }
-"""What is not measured of pairs without depth, by metric and view."""
+"""The metrics that need depth, by their words: metric and view."""
 
 MEAN_POSE_PAIRS = 2048
 
 MATCH_STEP = 8
-"""Pixels between the places in view 2 that descriptors are matched from."""
+"""Spacing in pixels of the places in view 2 from which descriptors are matched."""
 
 _VIEWLESS = {"pointmap_error1": "pointmap_error", "pointmap_error2": "pointmap_error"}
 
@@ -127,15 +127,15 @@ def evaluate(
     """Return every metric (docs/definitions.md) of a model on pairs, with 95 % bootstrap intervals.
 
     Args:
-        model: What is measured.
-        pairs: With the truth. Of pairs with cameras but without the depth of both views, the pose
-            is found by PnP from the predicted pointmaps, and errors that need depth are absent.
-        count: How many pairs to use: a sample of them, see `prob3r.scenes.sampling.sample`.
-        readers: Probe banks and lenses whose sites are measured beside the model's output, each
-            of another kind.
-        batch: Pairs at a time.
-        seed: Of the sample, of the random reference and of the bootstrap.
-        report: Called with the number of pairs done and the number to do.
+        model: The model to measure.
+        pairs: Pairs with the truth. For pairs with cameras but without the depth of both views, the
+            pose is found by PnP from the predicted pointmaps, and errors that need depth are
+            absent.
+        count: Number of pairs: a sample, see `prob3r.scenes.sampling.sample`.
+        readers: Probe banks and lenses whose sites are measured too, each of a different kind.
+        batch: Pairs in a batch.
+        seed: Seed of the sample, of the random reference and of the bootstrap.
+        report: Called with the number of pairs done and the number of all pairs.
 
     Returns:
         A row for each source (`model`, `mean_pose`, `identity_pose`, `shuffled`, `random`, and
@@ -176,7 +176,7 @@ _Sources = Mapping[str, tuple[Model, SiteReader]]
 
 
 def _sources(model: Model, readers: Sequence[SiteReader]) -> _Sources:
-    """Return each reader and the model that it reads, by the source that its rows will have."""
+    """Return each reader and the model that it reads, by the source of its rows."""
     names = ["model" if reader.kind == "mlp" else reader.kind for reader in readers]
     for name, reader in zip(names, readers, strict=True):
         if names.count(name) > 1:
@@ -203,7 +203,7 @@ def _measure(
     own = [reader for backbone, reader in sources.values() if backbone is model]
     recorded = trace(model, pair, [site for reader in own for site in reader.sites])
     assert recorded.output is not None
-    # The overlap is known of pairs with the full truth alone.
+    # The overlap is known only for pairs with the full truth.
     rows = dict(zip(("easy", "hard"), strata(pair), strict=True)) if pair.has_truth else {}
     control = shuffled(pair)
     measured.controls.update(control.counts)
@@ -225,14 +225,14 @@ def _measure(
         for site1, site2 in twins(reader.sites):
             points = reader.decode(run[site1]).points, reader.decode(run[site2]).points
             measured.add(source, site2, errors(points, pair), rows)
-    # Last, so that the intervals of all others are drawn as they were without it.
+    # This comes last, so that it does not change the random numbers of the other intervals.
     measured.add("identity_pose", HEAD, _identity_errors(pair), rows)
     if recorded.output.descriptors is not None:
         measured.add("descriptors", HEAD, _match_errors(recorded.output.descriptors, pair), rows)
 
 
 def _without_depth(table: pd.DataFrame, pairs: int) -> str:
-    """Return in words what is not known of pairs without the depth of both views."""
+    """Return in words what is not measured for pairs without the depth of both views."""
     known = set(zip(table.metric, table.view, strict=True))
     absent = [words for words, measured in NEED_DEPTH.items() if measured not in known]
     lacking = f"; {', '.join(absent)} need it and are absent" if absent else ""
@@ -245,7 +245,7 @@ def _errors(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
 
 
 def _with_areas(errors: PoseAndShape) -> dict[str, Tensor]:
-    """Return errors by name, and beside them what the areas under the recall curve are taken of."""
+    """Return errors by name, and the errors from which the areas under recall curves follow."""
     worst = pose_error(errors.rotation_error, errors.translation_error)
     return errors._asdict() | {f"auc@{degrees}": worst for degrees in AUC_DEGREES}
 
@@ -253,16 +253,17 @@ def _with_areas(errors: PoseAndShape) -> dict[str, Tensor]:
 def _identity_errors(pair: Pair) -> dict[str, Tensor]:
     """Return every metric of view 2's true shape with camera 2 where camera 1 is."""
     errors = pair.errors_of((pair.view1.points, pair.view2.points))
-    # The fitted translation is zero but for rounding, and its direction means nothing.
+    # The fitted translation is zero up to rounding, so its direction has no meaning.
     heading = errors.translation_error
     heading = heading.where(heading.isnan(), 180.0)
     return _with_areas(errors._replace(translation_error=heading))
 
 
 def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
-    """Return what can be known without the depth of view 2, or of both views.
+    """Return the errors that do not need the depth of view 2, or of both views.
 
-    The pose is found by PnP from the predicted pointmaps. View 1's pointmap error takes its depth.
+    The pose is found by PnP from the predicted pointmaps. View 1's pointmap error needs the depth
+    of view 1.
     """
     true = pair.view2_to_view1
     found = torch.stack([_pose(points, pair, row) for row in range(len(pair))])
@@ -279,10 +280,10 @@ def _errors_by_pnp(points: tuple[Tensor, ...], pair: Pair) -> dict[str, Tensor]:
 def _pose_errors(
     found: Float[Tensor, "b 4 4"], true: Float[Tensor, "b 4 4"], depth: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the errors of poses, NaN where none was found, which is wrong by 180 degrees."""
+    """Return the errors of poses; a pose of NaN was not found and is wrong by 180 degrees."""
     return {
         "rotation_error": rotation_error(found[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0),
-        # Zero, which points nowhere, is wrong by 180 degrees too; a short baseline stays NaN.
+        # A zero translation has no direction: 180 degrees too. A short baseline stays NaN.
         "translation_error": translation_error(
             found[:, :3, 3].nan_to_num(0.0), true[:, :3, 3], depth
         ),
@@ -290,7 +291,7 @@ def _pose_errors(
 
 
 def _match_errors(descriptors: Sequence[Tensor], pair: Pair) -> dict[str, Tensor]:
-    """Return how many reciprocal matches are right, and the errors of the pose that they give."""
+    """Return the share of reciprocal matches that are right, and the errors of their pose."""
     poses, shares = [], []
     for row in range(len(pair)):
         single = pair[row].to("cpu")
@@ -309,7 +310,7 @@ def _match_errors(descriptors: Sequence[Tensor], pair: Pair) -> dict[str, Tensor
 
 
 def _pose(points: tuple[Tensor, ...], pair: Pair, row: int) -> Float[Tensor, "4 4"]:
-    """Return camera 2's pose by PnP from predicted pointmaps; NaN where there is none."""
+    """Return camera 2's pose by PnP from predicted pointmaps; NaN if none is found."""
     views = pair[row].view1, pair[row].view2
     matrices = intrinsics_from_pointmap(
         points[0][row : row + 1], [view.size for view in views], [v.intrinsics for v in views]
@@ -359,13 +360,13 @@ def _table(measured: _Measured, generator: torch.Generator) -> pd.DataFrame:
 
 
 def about_pairs(model: Model, name: str, data: str, table: pd.DataFrame) -> dict[str, Any]:
-    """Return what the result file of an evaluation says of itself; see `provenance`.
+    """Return the provenance of an evaluation, for its result file; see `provenance`.
 
     Args:
-        model: That was measured.
-        name: What it is called.
-        data: Name of the pairs.
-        table: Of `evaluate`.
+        model: The measured model.
+        name: The model's name.
+        data: The name of the pairs.
+        table: The table of `evaluate`.
     """
     protocol = {
         "name": "pairs",
@@ -377,12 +378,12 @@ def about_pairs(model: Model, name: str, data: str, table: pd.DataFrame) -> dict
 
 
 def write_rows(table: pd.DataFrame, path: Path, about: Mapping[str, Any] | None = None) -> None:
-    """Write a table as JSON, whole or not at all: its attributes by name, and a list of its `rows`.
+    """Write a table as JSON, completely or not at all: its attributes, and a list of its `rows`.
 
     Args:
-        table: What is written; of its attributes, those that are words.
+        table: The table; only attributes that are strings are written.
         path: The file.
-        about: What else the file says, before them.
+        about: Other content of the file, written first.
 
     Raises:
         Prob3rError: The file cannot be written.

@@ -1,19 +1,19 @@
-"""C4, fixed correspondences: can matches that are extracted first and then kept do the same?
+"""C4, fixed correspondences: do matches that are extracted first and never changed do as well?
 
 The classical pipeline (`classical.py`: SIFT, mutual matches by the ratio test, essential matrix by
-LO-RANSAC, triangulation) is put to the pairs that the model sees. Both are asked for the pose of
-camera 2 with known intrinsics and nothing else of the truth: `classical` from its matches, `model`
-from its pointmap of view 2 by PnP, in LO-RANSAC as well. `shuffled` is the model with another
-view 1 (see `prob3r.measures.controls`), which tells nothing, and `aligned` the model's pose as
-other studies measure it, by alignment with the true shape. Rooms of few pixels are unfair to
-keypoints. They are rendered again with four times the pixels along each side, for `classical, 4x`
-alone. The model has seen rooms in its training, and SIFT nothing. Where LightGlue is installed, its
-matches go through the same pipeline, at both sizes, as a stronger rival: the rules below are put to
-SIFT and to LightGlue apart.
+LO-RANSAC, triangulation) runs on the same pairs as the model. Both estimate the pose of camera 2
+with known intrinsics and no other truth: `classical` from its matches, `model` from its pointmap of
+view 2 by PnP, also in LO-RANSAC. `shuffled` is the model with another view 1 (see
+`prob3r.measures.controls`), which gives no information. `aligned` is the model's pose as other
+studies measure it, by alignment with the true shape. Rooms of few pixels are unfair to keypoints.
+So they are rendered again with four times the pixels along each side, only for `classical, 4x`. The
+model was trained on rooms; SIFT was not trained. If LightGlue is installed, its matches go through
+the same pipeline, at both sizes, as a stronger rival. The rules below are then applied to SIFT and
+to LightGlue separately.
 
-A pose is *found* with at least 15 inliers (12 by PnP). One that is not found counts as wrong by 180
-degrees, and the points that would be triangulated with it as infinitely far. A match is *right*
-within 1/32 of view 1's longer side of the true position. The *point error* is the median distance
+A pose is *found* with at least 15 inliers (12 by PnP). A pose that is not found counts as wrong by
+180 degrees, and its triangulated points as infinitely far. A match is *right* if it is within 1/32
+of view 1's longer side of the true position. The *point error* is the median distance
 of points (the triangulated inliers, or the model's pointmaps at all pixels of both views) to their
 true places, after scaling by the median ratio of distances to camera 1, in the pair's unit: the
 mean distance of its points to camera 1.
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
 
 WITHIN = 15  # degrees of rotation error of a pose that is right
 OVERLAPS = (0.3, 0.5)
-PNP_PIXELS = 2500  # enough for the pose, at a fraction of the time that all take
+PNP_PIXELS = 2500  # enough for the pose, and much faster than all pixels
 
 _POSE = ("rotation_error", "translation_error")
 CLASSICAL, LARGER = "classical", f"classical, {ENLARGED}x"
@@ -99,7 +99,7 @@ STYLES = {
     LEARNED: (COLOURS["hard"], "--", "LightGlue"),
     SHUFFLED: (COLOURS["control"], ":", "model, view 1 shuffled"),
 }
-ROOM = (-0.04, 1.04)  # for shares, with all of a marker at either end
+ROOM = (-0.04, 1.04)  # axis limits for shares, so that markers at 0 and 1 are fully visible
 LABELS = {
     "overlap": "overlap (share of view 2 seen by view 1)",
     "texture": "texture (luma gradient, of 255 per pixel)",
@@ -107,7 +107,7 @@ LABELS = {
 
 
 class FixedCorrespondences(Study):
-    """C4: the classical pipeline on the same pairs, and where each of the two fails."""
+    """C4: the classical pipeline on the same pairs, and where the pipeline and the model fail."""
 
     name = "fixed-correspondences"
     title = "Where fixed correspondences fail"
@@ -123,7 +123,7 @@ class FixedCorrespondences(Study):
         self.larger = larger_rooms(pairs)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
-        """Return the pose, the points and the matches of the model and of the pipeline."""
+        """Return the errors of pose, points and matches, of the model and of the pipeline."""
         first, second = pair.view1.image, pair.view2.image
         points = tested.model(first, second).points
         aligned = pair.errors_of(points)
@@ -215,9 +215,9 @@ def _of_matches(singles: Iterable[Pair], pair: Pair, match: Matcher) -> dict[str
     """Return the errors of the classical pipeline.
 
     Args:
-        singles: What the pipeline sees of each pair.
-        pair: All of them as a batch, whose cameras and unit are the same.
-        match: What finds the matches.
+        singles: Each pair as the pipeline sees it.
+        pair: The same pairs as a batch, with the same cameras and unit.
+        match: The matcher.
     """
     found, rows = [], []
     for single, unit in zip(singles, norm_factor(pair.points, pair.valid).cpu(), strict=True):
@@ -238,7 +238,7 @@ def _of_matches(singles: Iterable[Pair], pair: Pair, match: Matcher) -> dict[str
 def _pose_errors(
     found: Sequence[Float[Tensor, "4 4"] | None], pair: Pair
 ) -> dict[str, Float[Tensor, " b"]]:
-    """Return the errors of poses of camera 2 in camera 1's frame; 180 degrees where there is none.
+    """Return the errors of poses of camera 2 in camera 1's frame; 180 degrees if none is found.
 
     A short baseline has no translation error whether or not a pose is found.
     """
@@ -247,7 +247,7 @@ def _pose_errors(
     poses = torch.stack([nowhere if pose is None else pose.to(true) for pose in found])
     depth = mean_depth([view.points for view in pair.views], pair.valid)
     turned = rotation_error(poses[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0)
-    # Zero points nowhere, which is wrong by 180 degrees.
+    # A zero translation has no direction and is wrong by 180 degrees.
     heading = poses[:, :3, 3].nan_to_num(0.0)
     return {
         "rotation_error": turned,
@@ -261,13 +261,13 @@ def _mean(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
 
 
 def _values(table: pd.DataFrame, metric: str = "rotation_error") -> dict[str, Tensor]:
-    """Return a metric of each source, one value a pair."""
+    """Return a metric of each source, one value for each pair."""
     sources, values = wide(table[table.metric == metric], "source")
     return dict(zip(sources, values.unbind(1), strict=True))
 
 
 def _right(errors: Tensor, degrees: float | Tensor = WITHIN) -> Tensor:
-    """Return 1 for a right pose, 0 for a wrong one, NaN where none was asked for."""
+    """Return 1 for a right pose, 0 for a wrong one, NaN if the error is not known."""
     return (errors < degrees).double().where(~errors.isnan(), torch.nan)
 
 
@@ -344,7 +344,7 @@ def _more_accurate(table: pd.DataFrame, whose: str) -> Finding:
 
 
 def _worst(table: pd.DataFrame) -> dict[str, Tensor]:
-    """Return the larger of both angles, of each source and pair."""
+    """Return the larger of the rotation and translation error, of each source and pair."""
     turned, heading = _values(table), _values(table, "translation_error")
     return {source: pose_error(turned[source], heading[source]) for source in turned}
 

@@ -1,15 +1,15 @@
 """N1, frame attention: do the early blocks need attention between the views?
 
 In some blocks, every view is restricted to itself: in their attention between views, the keys of
-the other views are masked (`Knockout`, mode `mask`). Global attention becomes attention within a
-view, with the weights of global attention. Cross-attention, as in DUSt3R and MASt3R, has no key of
-the own view. It is then without keys and adds nothing.
+the other views are masked (`Knockout`, mode `mask`). Global attention then becomes attention within
+a view, with the weights of global attention. Cross-attention, as in DUSt3R and MASt3R, has no key
+of the own view. Then it has no keys at all and adds nothing.
 
-The first so many blocks are restricted, for growing numbers of blocks. The controls restrict as
-many blocks: the last ones, and random ones (`DRAWS` random orders of the blocks, the same for all
-scenes; a scene's loss is the mean over the orders). Losses of the cameras and of the points are
-those of `prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those
-that its points tell.
+The first n blocks are restricted, for several n. The controls restrict as many blocks: the last
+ones, and random ones (`DRAWS` random orders of the blocks, the same for all scenes; a scene's loss
+is the mean over the orders). Losses of the cameras and of the points are those of
+`prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those that follow
+from its points.
 
 The rule looks at one number of blocks, `EARLY` of the depth (rounded, at least 1), which is 9 of
 24, as AVGGT (arXiv 2512.02541) reported of VGGT. With 95 % bootstrap intervals over scenes, for the
@@ -57,9 +57,9 @@ from prob3r.studies.framework.verdict import Finding, decide
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EARLY = 3 / 8  # of the depth: 9 of VGGT's 24 blocks
+EARLY = 3 / 8  # share of the depth: 9 of VGGT's 24 blocks
 DRAWS = 3  # random orders of the blocks
-SIZES = 12  # numbers of blocks that are tried at most, roughly
+SIZES = 12  # roughly the most numbers of blocks that are tried
 
 FIRST, LAST, RANDOM = CHOICES = ("first", "last", "random")
 """Which blocks are restricted."""
@@ -68,7 +68,7 @@ _COLOURS = {FIRST: COLOURS["hard"], LAST: COLOURS["easy"], RANDOM: COLOURS["cont
 
 
 class Restricted(NamedTuple):
-    """Which blocks are restricted to the own view; `draw` tells random orders apart."""
+    """The blocks that are restricted to the own view; `draw` is the number of a random order."""
 
     choice: str
     blocks: int
@@ -88,7 +88,7 @@ class FrameAttention(Study[Views]):
     attention = BETWEEN
 
     def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
-        """Return what restricting so many blocks does to every error."""
+        """Return the effect of every restriction on every error, by `effects_of`."""
         return effects_of(tested.model, scenes, restrictions(tested.model))
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -128,12 +128,12 @@ def meeting(stack: Stack) -> dict[int, list[str]]:
 
 
 def early(depth: int) -> int:
-    """Return how many blocks of so many the rule calls early."""
+    """Return the number of early blocks by the rule, for a model of `depth` blocks."""
     return max(1, round(EARLY * depth))
 
 
 def restrictions(model: Model) -> dict[Restricted, list[Edit]]:
-    """Return the edits of every restriction; that of all blocks comes once a choice."""
+    """Return the edits of every restriction; each choice also includes all blocks."""
     patterns = meeting(trunk(model))
     blocks = list(patterns)
     depth = len(blocks)

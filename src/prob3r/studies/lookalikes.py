@@ -2,16 +2,17 @@
 
 Every scene holds two or three copies of one object, alike in shape and texture and apart in space.
 For patches of view 2 on one copy, with that copy and another in view 1: what share of the
-attention on copies falls on the right one? This *preference* is held against `chance`, the right
-copy's share of the copies' patches. Attention that goes by looks alone has the preference of
-chance; attention that knows the 3D point has 1. The nearest features (by cosine) at every site are
-asked the same.
+attention on copies falls on the right one? This *preference* is compared with `chance`, the right
+copy's share of the copies' patches. Attention that depends only on appearance has the preference of
+chance; attention that depends on the 3D point has 1. The same is measured for the nearest features
+(by cosine) at every site.
 
 Rule, for the median over pairs with 95 % bootstrap intervals, for the mean of a block's heads:
 
 - *Matches go from semantic to geometric*: supported if the preference of the last block is above
   chance and above that of the first block, both intervals excluding zero; not supported if the
-  last is not above chance, or is below the first so; else mixed.
+  last is not above chance, or if it is below the first with an interval that excludes zero; else
+  mixed.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,11 +42,11 @@ _MEAN = {"mean": Reduction(lambda probs: probs.mean(1, keepdim=True), by_view=Tr
 
 
 class Copies(NamedTuple):
-    """Which patches of view 1 show the object that a patch of view 2 shows, and which a copy.
+    """Which patches of view 1 show the same object as a patch of view 2, and which show a copy.
 
     Attributes:
-        right: The same object.
-        wrong: Another copy of it.
+        right: Whether the patch of view 1 shows the same object.
+        wrong: Whether it shows another copy of the object.
     """
 
     right: Bool[Tensor, "b n m"]
@@ -67,9 +68,9 @@ class Copies(NamedTuple):
         return cls(right & both, wrong & both)
 
     def preference(self, mass: Float[Tensor, "b n m"]) -> Float[Tensor, " b"]:
-        """Return the share of the mass on copies that is on the right one, mean over patches.
+        """Return the share of the mass on copies that is on the right one, averaged over patches.
 
-        NaN for a pair without such patches.
+        The share is NaN for a pair without such patches.
         """
         right, wrong = ((mass * mask).sum(-1) for mask in self)
         asked = self.right.any(-1)

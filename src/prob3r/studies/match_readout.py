@@ -102,7 +102,7 @@ class MatchReadout(Study):
 
 
 def feature_sites(model: Model) -> list[Site]:
-    """Return view 2's residual sites at the input and at the end of blocks, up to the trunk's."""
+    """Return view 2's residual sites at the input and the end of blocks of encoder and trunk."""
     last, found = trunk(model).name, list[Site]()
     for name, stack in model.stacks.items():
         if stack.patches and stack.streams(2) == [1, 2]:
@@ -117,9 +117,9 @@ def _rows(tested: ModelUnderTest, shown: Pair, asked: Pair, source: str) -> pd.D
 
     Args:
         tested: The model, and its probes if there are any.
-        shown: What the model sees.
-        asked: Whose matches are right.
-        source: What to call the run.
+        shown: The pair that the model sees.
+        asked: The pair whose true matches count.
+        source: The name of the run in the table.
     """
     patch = tested.model.config.patch
     rows, columns = patch_grid(*asked.view1.size, patch)
@@ -140,7 +140,7 @@ def _rows(tested: ModelUnderTest, shown: Pair, asked: Pair, source: str) -> pd.D
 
 
 def _readings(tested: ModelUnderTest, pair: Pair) -> Iterator[tuple[str, Site, Int[Tensor, "b n"]]]:
-    """Give each way of reading and each place the patch of view 1 of every patch of view 2."""
+    """Yield a way of reading, a place, and the matched patch of view 1 of every patch of view 2."""
     model, bank = tested.model, _bank(tested)
     sites, places = feature_sites(model), trunk(model).between(2)
     wanted = [str(site.of(view)) for site in sites for view in (1, 2)]
@@ -168,7 +168,7 @@ class Best(NamedTuple):
 
 
 def best_place(table: pd.DataFrame, way: str) -> Best | None:
-    """Return the place with the least median end-point error; None if nothing was read so."""
+    """Return the place with the least median end-point error; None if the way has no rows."""
     chosen = (table.source == MODEL) & (table.way == way) & (table.metric == PIXELS)
     if not chosen.any():
         return None

@@ -2,9 +2,9 @@
 
 In a window of blocks, the attention between views is ablated in every view. A window is a sixth of
 the blocks that have such attention, at least one block, and every window is tried. In the mode
-`zero` the sublayer adds nothing (`Skip`); in `mean` every head gives its mean over a sample of the
-scenes; in `resample` it gives what it gave in another scene of the batch. A control does the same,
-in the mode `zero`, to the attention within the views (self-attention).
+`zero` the sublayer adds nothing (`Skip`); in `mean` the output of every head is replaced by its
+mean over a sample of the scenes; in `resample` by its output in another scene of the batch. A
+control does the same, in the mode `zero`, to the attention within the views (self-attention).
 
 A window is of the first, the middle or the last third of the depth by its centre. Losses are those
 of `prob3r.studies.cuts.losses`. The cameras are those that the model states, or else those that its
@@ -24,8 +24,8 @@ Rules, with 95 % bootstrap intervals over scenes:
   is the loss of pose (the rotation error) less the loss of shape (the shape error), mean over the
   windows of the last third. The control is the same over the windows of the first third. In one
   mode it is supported if the effect is above zero and above the control, both intervals excluding
-  zero; not supported if the effect is below zero, or below the control, so; else mixed. Over the
-  modes as N2.
+  zero; not supported if the effect is below zero or below the control, with an interval that
+  excludes zero; else mixed. Over the modes the rule is that of N2.
 """
 
 from collections.abc import Sequence
@@ -84,10 +84,10 @@ class Window(NamedTuple):
 
     Attributes:
         kind: The attention that is ablated: `between` the views, or `within` each of them.
-        mode: How.
-        start: Place of its first block among those with attention between views.
-        size: How many blocks it has.
-        depth: How many such blocks the model has.
+        mode: The mode of the ablation.
+        start: Index of its first block among the blocks with attention between views.
+        size: Number of blocks in the window.
+        depth: Number of blocks with attention between views in the model.
     """
 
     kind: str
@@ -125,13 +125,13 @@ class MiddleBlocks(Study[Views]):
             )
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
-        """Take the means of all heads' outputs over a sample of the scenes."""
+        """Compute the means of all heads' outputs over a sample of the scenes."""
         device = next(tested.model.parameters()).device
         few = sampled_batches(pairs, MEAN_SCENES, self.batch, device)
         self.means = head_means(tested.model, few)
 
     def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
-        """Return what ablating every window does to every error."""
+        """Return the effect of ablating every window on every error, by `effects_of`."""
         assert self.means is not None  # `prepare` comes first
         return effects_of(tested.model, scenes, windows(tested.model, scenes, self.means))
 
@@ -197,7 +197,7 @@ def windows(model: Model, scenes: Views, means: Means) -> dict[Window, Sequence[
 def by_window(
     table: pd.DataFrame, metric: str, kind: str, mode: str
 ) -> tuple[list[Window], Float[Tensor, "n s"]]:
-    """Return the windows in their order, and every scene's loss by each."""
+    """Return the windows in order, and the loss of every scene by each window."""
     rows = table[(table.metric == metric) & (table.kind == kind) & (table["mode"] == mode)]
     starts, losses = wide(with_losses(rows).sort_values("start"), "start")
     size, depth = (int(table[column].iloc[0]) for column in ("size", "depth"))
@@ -215,7 +215,7 @@ def _draw(
 
 
 def _peak(places: list[Window], losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " n"]:
-    """Return every scene's loss by the costliest window of the middle, less by that of the rest.
+    """Return every scene's loss by the costliest middle window, less that by the costliest other.
 
     The windows are the costliest ones of the other half of the scenes.
     """

@@ -1,16 +1,17 @@
 """C1, refinement: is geometry refined over the decoder's blocks, and what comes first?
 
-At every residual site of the decoders the probes' pointmaps are measured like the model's output,
-and so are those of the controls: probes of a backbone with random weights, and of the encoder's
-output alone. What it means that a curve of medians settles (it stays at most 1.1 times its last
-value), gets half way, falls around a block, or is under a tolerance is defined in
-`prob3r.measures.curves`. The site before block 0 counts as -1.
+At every residual site of the decoders the probes' pointmaps are measured like the model's output.
+The controls are measured in the same way: probes of a backbone with random weights, and probes of
+the encoder's output alone. `prob3r.measures.curves` defines when a curve of medians settles (it
+stays at most 1.1 times its last value), is half way, falls around a block, or is under a tolerance.
+The site before block 0 counts as block -1.
 
 Rules, for the median over pairs with 95 % bootstrap intervals:
 
 - *Geometry is refined iteratively*: supported if the pointmap error of view 2 falls over at least
   half of the blocks, each fall having an interval below zero, and the last site is below every
-  control with disjoint intervals; not supported if it falls so over one block at most; else mixed.
+  control with disjoint intervals; not supported if it falls with such an interval over one block at
+  most; else mixed.
 - *On easy pairs rotation is right first*: supported if rotation settles before translation and
   before scale, both differences of blocks having an interval above zero; not supported if either
   has one below zero; else mixed.
@@ -18,12 +19,12 @@ Rules, for the median over pairs with 95 % bootstrap intervals:
   which rotation settles, hard less easy, has an interval above zero; not supported if it has one
   at or below zero; else mixed.
 
-An error that shrinks to the end settles in the last block by definition. Two more rules were
-written down on 28 November 2026, for weights that came later. They are reported beside the second
-rule above and decide as it does:
+An error that falls until the end settles in the last block by definition. So two more rules were
+written on 28 November 2026, before the weights existed to which they are applied. They are reported
+together with the second rule above and decide in the same way:
 
-- *(centre of the fall)*: not where an error settles, but the mean block weighted by each block's
-  share of the whole fall.
+- *(centre of the fall)*: instead of the block where an error settles, the mean block, weighted by
+  each block's share of the whole fall.
 - *(fixed tolerances)*: the first block after which the error is under its tolerance: rotation 15
   degrees, translation 20 degrees, scale 10 %; one past the last block if it never is.
 """
@@ -64,18 +65,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rule = Callable[[str, Tensor, Tensor], Tensor]
-"""Gives a block for curves of a metric, given each site's block."""
+"""A function of a metric, its curves and the block of each site, which returns a block."""
 
 
 class Order(NamedTuple):
-    """One way to tell which error is right first.
+    """One rule for which error is right first.
 
     Attributes:
-        rule: Gives the block.
-        by: What the finding adds to its statement.
-        event: What is waited for, in words.
-        when: Words before the block.
-        places: Decimals of a block.
+        rule: The function that returns the block.
+        by: Words that are added to the statement of the finding.
+        event: The event at that block, in words.
+        when: Words before the number of the block.
+        places: Decimals of the number of a block.
     """
 
     rule: Rule
@@ -86,7 +87,7 @@ class Order(NamedTuple):
 
 
 class Refinement(Study):
-    """C1: how each error goes down over the decoder's sites."""
+    """C1: how each error falls over the decoder's sites."""
 
     name = "refinement"
     title = "Geometry is refined over the blocks"
@@ -137,14 +138,14 @@ class Refinement(Study):
 def curves(
     table: pd.DataFrame, metric: str, of: str = "all", source: str = "model", view: int = 2
 ) -> tuple[list[str], Float[Tensor, "n s"]]:
-    """Return the sites in their order, and a metric at each of them, one row a pair."""
+    """Return the sites in order, and a metric at each site, one row for each pair."""
     rows = stratum(table, of)
     rows = rows[(rows.metric == metric) & (rows.source == source) & (rows.view == view)]
     return wide(rows, "site")
 
 
 def _of_medians(table: pd.DataFrame, metric: str, of: str, rule: Rule) -> tuple[Tensor, Tensor]:
-    """Return the block that a rule gives for a stratum's median curve, and its resampled twins."""
+    """Return the block of a rule for a stratum's median curve, and for resampled median curves."""
     sites, values = curves(table, metric, of)
     blocks = blocks_of(sites)
     whole, drawn = rule(metric, median(values.T), blocks), rule(metric, resampled(values), blocks)

@@ -67,7 +67,7 @@ _COLOURS = {REGISTERS: COLOURS["hard"], PATCHES: COLOURS["control"]}
 
 
 class Registers(Study[Views]):
-    """N8: register tokens replaced in every mode, beside as many patches."""
+    """N8: register tokens replaced in every mode, compared with as many random patches."""
 
     name = "registers"
     title = "Register tokens replaced in every mode"
@@ -90,11 +90,11 @@ class Registers(Study[Views]):
             )
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
-        """Take the means of all tokens over a sample of the scenes."""
+        """Compute the means of all tokens over a sample of the scenes."""
         self.means = means_of(tested.model, pairs, self.batch)
 
     def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
-        """Return what every replacement does to every error."""
+        """Return the effect of every replacement on every error, by `effects_of`."""
         assert self.means is not None  # `prepare` comes first
         return effects_of(tested.model, scenes, replacements(tested.model, scenes, self.means))
 
@@ -125,7 +125,7 @@ def replacements(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, li
 
 
 def by_mode(table: pd.DataFrame, metric: str, tokens: str) -> dict[str, Float[Tensor, " n"]]:
-    """Return every scene's loss by each mode of replacing some tokens."""
+    """Return the loss of every scene by each mode in which some tokens are replaced."""
     rows = with_losses(table[(table.metric == metric) & (table.tokens == tokens)])
     modes, losses = wide(rows, "mode")
     return dict(zip(modes, losses.unbind(1), strict=True))

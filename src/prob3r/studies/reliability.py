@@ -1,17 +1,18 @@
 """Reliability, past the paper: can the inside tell that the outcome is wrong?
 
-An outcome is wrong if the rotation error of view 2's pose is above 15 degrees. Whether it is, is
-predicted from what one run shows without any truth (`signals.py`): the model's own *confidence* in
-both views; what else its *output* shows, that is, whether one camera explains view 2 and how much
-the views overlap; and its *inside*: how far late probes are from the output, how much view 2 still
-turns late, whether late cross-attention finds its way back, fits the output, and how spread it is.
+An outcome is wrong if the rotation error of view 2's pose is above 15 degrees. This is predicted
+from signals of one run, without any truth (`signals.py`). There are three groups: the model's own
+*confidence* in both views; the rest of its *output*, that is, whether one camera explains view 2
+and how much the views overlap; and its *inside*: how far late probes are from the output, how much
+view 2 still turns in late blocks, and whether late cross-attention is cycle-consistent, agrees with
+the output, and is spread out.
 
-Signals are combined by a logistic regression with a ridge, in which no signal may count against its
-meaning (`prediction.py`), cross-fitted over five stretches of the pairs: each pair is judged by a
-fit that never saw it. So is confidence alone, both
-views together. `output` combines confidence and the rest of the output, `inside` the inside alone,
-`all` everything. The AUROC is how often a wrong outcome is given more doubt than a right one; 0.5
-is chance. Intervals resample the pairs, and keep the fits.
+Signals are combined by a logistic regression with a ridge, in which the sign of each weight is
+fixed by the meaning of the signal (`prediction.py`). It is cross-fitted over five stretches of the
+pairs: each pair is judged by a fit that never saw it. Confidence alone, in both views together, is
+treated in the same way. `output` combines confidence and the rest of the output, `inside` uses only
+the inside, and `all` combines all signals. The AUROC is how often a wrong outcome is given more
+doubt than a right one; 0.5 is chance. Intervals resample the pairs and keep the fits.
 
 Rules, with 95 % bootstrap intervals over pairs:
 
@@ -20,11 +21,12 @@ Rules, with 95 % bootstrap intervals over pairs:
   else mixed.
 - *The inside tells more than the whole output does*: the same for all signals less `output`.
 
-Where LightGlue is installed, an independent check stands beside the signals: matches found before
-any geometry is known, with cameras read off the output. Its signals are the angle between the
-rotation of the matches and that of the output (15 degrees where there is no pose to compare), and
-the number of matches that agree on a pose. Rooms of few pixels are rendered with four times the
-pixels along each side for the matches. `check` combines both signals. Two more rules are put then:
+If LightGlue is installed, an independent check is added to the signals: matches that are found in
+the photographs alone, with intrinsics estimated from the output. Its signals are the angle between
+the rotation of the matches and that of the output (15 degrees where there is no pose to compare),
+and the number of matches that agree on a pose. Rooms of few pixels are rendered with four times the
+pixels along each side for the matches. `check` combines both signals. Then there are two more
+rules:
 
 - *The independent check predicts failure better than the model's own confidence*: as above, for the
   AUROC of the check less that of confidence.
@@ -96,14 +98,14 @@ CHECK_WORDS = {
     "confidence and check": "confidence and check",
     WITH_CHECK: "all and the check",
 }
-"""What figures call the combinations."""
+"""Names of the combinations in figures."""
 
 COMBINED = {
     "all": "all signals combined",
     CHECK: "the independent check",
     WITH_CHECK: "all signals and the check",
 }
-"""What a finding calls the combination that it is about."""
+"""Names of the combinations in findings."""
 
 EVERY_GROUP = {**GROUPS, **CHECK_GROUPS}
 
@@ -111,7 +113,7 @@ STRATA = {"all": "all pairs", "easy": "easy pairs", "hard": "hard pairs"}
 
 
 class Reliability(Study):
-    """Past the paper: failures told from one run, against the model's own confidence."""
+    """Past the paper: failures predicted from one run, compared with the model's confidence."""
 
     name = "reliability"
     title = "Whether the inside knows that the outcome is wrong"
@@ -141,7 +143,7 @@ class Reliability(Study):
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers to both questions, and to two more where there is a check."""
+        """Return the findings of both rules, and of two more rules if there is a check."""
         outcomes = Outcomes.of(table)
         findings = [
             _better(
@@ -170,7 +172,7 @@ class Reliability(Study):
         return findings
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return how well each signal ranks, and whether the combination can be believed."""
+        """Return figures of the AUROC of each signal, and of the calibration of the combination."""
         outcomes = Outcomes.of(table)
         if not measurable(outcomes.failed):
             return {}
@@ -183,15 +185,15 @@ class Reliability(Study):
 
 
 class Outcomes(NamedTuple):
-    """Pairs whose outcome is known, and the doubts about it.
+    """Pairs whose outcome is known, with their signals and predictions.
 
     Attributes:
-        pairs: Their numbers.
-        rows: The columns of `signals.features`; those of the check last, if there are any.
+        pairs: The numbers of the pairs.
+        rows: The columns of `signals.features`; those of the check come last, if there are any.
         errors: Rotation errors in degrees.
         failed: Whether the outcome is wrong.
-        stated: Cross-fitted probabilities that it is, by group of signals; empty where nothing is
-            measurable.
+        stated: Cross-fitted probabilities of a wrong outcome, by group of signals; empty if nothing
+            is measurable.
     """
 
     pairs: list[int]
@@ -212,7 +214,7 @@ class Outcomes(NamedTuple):
 
     @property
     def words(self) -> dict[str, str]:
-        """What each combination is called."""
+        """The names of the combinations in figures."""
         return WORDS | CHECK_WORDS if self.checked else WORDS
 
     @classmethod
@@ -295,10 +297,10 @@ def _draw_aurocs(axis: "Axes", table: pd.DataFrame, outcomes: Outcomes) -> None:
 
 
 def _draw_risk(axis: "Axes", outcomes: Outcomes) -> None:
-    """Draw what remains wrong among the pairs that are trusted most."""
+    """Draw the share of wrong outcomes among the pairs that are trusted most."""
     failed, n = outcomes.failed, len(outcomes.failed)
     coverage = torch.arange(1, n + 1) / n
-    shown = coverage >= 0.05  # the first few pairs say little
+    shown = coverage >= 0.05  # a share of only a few pairs is not reliable
     drawn = redrawn(n)
     for group, colour, style in (
         ("confidence", COLOURS["hard"], "--"),
@@ -321,7 +323,7 @@ def _draw_risk(axis: "Axes", outcomes: Outcomes) -> None:
 
 
 def _draw_calibration(axis: "Axes", outcomes: Outcomes) -> None:
-    """Draw how often outcomes were wrong that were given some probability of it."""
+    """Draw the share of wrong outcomes against the stated probability (a reliability diagram)."""
     stated, failed = outcomes.stated["all"], outcomes.failed
     bins = calibration_bins(stated, failed)
     used = [k for k, found in enumerate(bins) if found.pairs]

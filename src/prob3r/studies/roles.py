@@ -1,14 +1,15 @@
 """C2, roles: what does each kind of sublayer do to view 2's geometry?
 
 The kinds are self-attention, cross-attention (or the global attention of other models, which takes
-its place in all that follows) and the MLPs.
+its place everywhere below) and the MLPs.
 
 The effect of a sublayer on an error is the error of the probe's pointmap after it less that before
-it, pair by pair, added up over the blocks for each kind. Its displacement field is how far it
-moves the mean point of every patch, split into patches that view 1 sees too (co-visible) and
-others: its size, its alignment (the cosine with the direction to the true position), and the
-share of its energy that the best rigid motion explains. The control is the same model with the
-view 1 of another pair. One pair's fields are drawn as arrows: the first hard one.
+it, pair by pair, summed over the blocks for each kind. The displacement field of a sublayer is how
+far it moves the mean point of every patch. It is measured separately on patches that view 1 sees
+too (co-visible) and on the others: its size, its alignment (the cosine with the direction to the
+true position), and the share of its energy that the best rigid motion explains. The control is the
+same model with the view 1 of another pair. The fields of one pair, the first hard one, are drawn as
+arrows.
 
 Rules, for the median over pairs with 95 % bootstrap intervals:
 
@@ -24,7 +25,7 @@ Rules, for the median over pairs with 95 % bootstrap intervals:
   other side; else mixed.
 - *Self-attention lowers the pointmap error the most*: supported if its effect on the pointmap
   error is below that of both other kinds, intervals excluding zero; not supported if it is above
-  that of one of them so; else mixed.
+  that of one of them, with an interval that excludes zero; else mixed.
 """
 
 from collections.abc import Collection
@@ -59,18 +60,18 @@ FIELD_LABELS = {
     "alignment": "cosine with way to truth",
     "approach": "change of distance to truth",
 }
-EXAMPLE_AMONG = 16  # pairs, of which the first hard one is shown as arrows
+EXAMPLE_AMONG = 16  # the first hard pair among so many is shown as arrows
 ABOVE = [0, 2]  # the axes that are seen from above: x to the right, z upwards
 MARGIN = 0.04  # of the pair's unit, around what is drawn
 
 
 class Example(NamedTuple):
-    """One pair's displacement fields, to be shown as arrows; a batch of one, on the CPU.
+    """The displacement fields of one pair, for arrows; a batch of one, on the CPU.
 
     Attributes:
-        words: Which pair it is.
-        fields: Of every sublayer of view 2, by site.
-        seen: Patches that view 1 sees too.
+        words: The name of the pair, and whether it is hard.
+        fields: The field of every sublayer of view 2, by site.
+        seen: Whether view 1 sees each patch too.
     """
 
     words: str
@@ -89,7 +90,7 @@ class Roles(Study):
     example: Example | None = None
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
-        """Find the pair to show as arrows: the first hard one of a few, or else the first."""
+        """Choose the pair to show as arrows: the first hard one of a few pairs, or the first."""
         few = next(batches(sample(pairs, EXAMPLE_AMONG), EXAMPLE_AMONG, EXAMPLE_AMONG))
         _, hard = strata(few)
         pair = few[int(hard.int().argmax())].to(next(tested.model.parameters()).device)
@@ -103,7 +104,7 @@ class Roles(Study):
         )
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
-        """Return the effects and the fields of view 2's sublayers, and of the control."""
+        """Return the effects and fields of view 2's sublayers, and the fields of the control."""
         patch = tested.model.config.patch
         points = decode_sites(tested.model, tested.bank(), pair)
         parts = [_effects(site_errors(points, pair)), _fields(points, pair, patch, "model")]
@@ -162,7 +163,7 @@ def _effects(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def _fields(points: dict[str, Tensor], pair: Pair, patch: int, source: str) -> pd.DataFrame:
-    """Return what the displacement field of every sublayer of view 2 is like."""
+    """Return the measures of the displacement field of every sublayer of view 2."""
     seen = pair.patch_matches(patch).visible
     parts = []
     for site, field in fields(points, pair, patch).items():

@@ -1,18 +1,19 @@
 """N5, strangers: does a view that does not belong to its scene show inside?
 
 Half of the scenes get a stranger: one view, never the first, is replaced by a view of another scene
-(`prob3r.scenes.strangers`). Block by block, three scores of every view but the first say how little
-it belongs: the doubt by `attention` between views, by `mean features` and by `best patches`, as
-`prob3r.measures.belonging` defines them. None needs any truth. AUROC is how often a stranger gets
-more doubt than a view that belongs, over the views of all scenes; intervals are over scenes. *Last*
-is the last block with attention between views, and for features its end.
+(`prob3r.scenes.strangers`). In every block, three scores of each view except view 1 measure how
+doubtful it is that the view belongs: the doubt by `attention` between views, by `mean features` and
+by `best patches`, as defined in `prob3r.measures.belonging`. No score needs the truth. AUROC is how
+often a stranger gets more doubt than a view that belongs, over the views of all scenes; intervals
+are over scenes. *Last* is the last block with attention between views, and for features the end of
+that block.
 
 Controls: the same scores in a model of the same shape with random weights; the features at the
 input of the trunk, where no view has seen another; and strangers that look alike, each the view of
 all other scenes of the batch that is nearest in its colours to the one that it replaces.
 
-RobustVGGT (arXiv 2512.04012) reports of VGGT that strangers and views that belong are told apart
-best in the last global block, and rejects views by attention and feature similarity there.
+RobustVGGT (arXiv 2512.04012) reports that in VGGT the last global block separates strangers best
+from views that belong. It rejects views by attention and feature similarity in that block.
 
 Rules, by 95 % bootstrap intervals over scenes:
 

@@ -1,31 +1,31 @@
 """N4, camera token: does it carry the pose that the model states, and do the points need it?
 
-The model must have a special token `camera` in its trunk and must state cameras. The camera tokens
-of all views that have one are cut, in the trunk:
+The model must have a special token `camera` in its trunk and must predict (state) cameras. The
+camera tokens of all views that have one are cut, in the trunk:
 
 - `mask`: isolated. No token attends to them, and they attend to none, in any block.
 - `zero`, `mean`, `resample`: replaced at every residual site of the trunk (`TokenAblation`) by
   zero, by their mean over a sample of the scenes, or by those of another scene of the batch.
-- `swap`: put in from another scene in one block alone, block by block. The blocks after it compute
-  with them. This has no rule. The figure shows from which block on the stated pose is that of the
-  other scene.
+- `swap`: replaced by those of another scene in one block only, for each block in turn. The later
+  blocks compute with them. No rule uses this mode. The figure shows from which block on the stated
+  pose is that of the other scene.
 
 The controls are cut in the same way: the first register token, if there is one (`register`); as
 many random patches (`count`); and random patches of the same attention mass (`mass`); see
 `prob3r.studies.cuts.tokens`. Losses are those of `prob3r.studies.cuts.losses`. A cut *stands out*
 if it costs more than each of the controls, all intervals of the differences above zero.
 
-Rules, with 95 % bootstrap intervals over scenes, over the modes `mask`, `zero`, `mean` and
-`resample`: the verdict of all of them if they agree; else mixed.
+Rules, with 95 % bootstrap intervals over scenes. Each is applied in the modes `mask`, `zero`,
+`mean` and `resample`; the verdict is that of all modes if they agree; else mixed.
 
 - *The camera token carries the pose that the model states*: in one mode it is supported if the cut
-  stands out in AUC@30 of the stated cameras, by a loss that is not hardly one; not supported if its
-  loss is hardly one (the upper end is under 2 points of AUC@30), or if it costs less than a
-  control, the interval below zero; else mixed.
+  stands out in AUC@30 of the stated cameras and its loss is not negligible; not supported if its
+  loss is negligible (the upper end is under 2 points of AUC@30), or if it costs less than a
+  control, with an interval below zero; else mixed.
 - *The points do not need it*: in one mode it is supported if the upper end of the loss (pointmap
   error) is under 5 %, or if the cut does not stand out in it; not supported if it stands out and
-  the lower end is over 5 %; else mixed. It is mixed at most if the first is not supported: a cut
-  that does nothing to the cameras cannot tell.
+  the lower end is over 5 %; else mixed. If the first claim is not supported, this verdict is always
+  mixed, because a cut that does not change the cameras cannot show it.
 """
 
 import math
@@ -79,7 +79,7 @@ from prob3r.studies.framework.verdict import Finding, decide
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SWAPS = 12  # blocks in which tokens are swapped at most
+SWAPS = 12  # most blocks in which tokens are swapped, one block at a time
 
 _CANNOT_TELL = "the same cuts do not break the stated cameras, so that the method cannot tell"
 
@@ -113,11 +113,11 @@ class CameraToken(Study[Views]):
             )
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
-        """Take the means of all tokens over a sample of the scenes."""
+        """Compute the means of all tokens over a sample of the scenes."""
         self.means = means_of(tested.model, pairs, self.batch)
 
     def measure(self, tested: ModelUnderTest, scenes: Views) -> pd.DataFrame:
-        """Return what every cut does to every error."""
+        """Return the effect of every cut on every error, by `effects_of`."""
         assert self.means is not None  # `prepare` comes first
         return effects_of(tested.model, scenes, cuts(tested.model, scenes, self.means), _errors)
 
@@ -127,13 +127,13 @@ class CameraToken(Study[Views]):
         return [carries, _points(table, carries.verdict == "supported")]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return the cuts beside their controls, and the swaps block by block."""
+        """Return figures of the cuts with their controls, and of the swaps block by block."""
         drawn = {"cuts": draw_cuts(table)}
         return drawn | ({"swaps": draw_swaps(table)} if (table["mode"] == SWAP).any() else {})
 
 
 def cuts(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, list[Edit]]:
-    """Return the edits of every cut of a batch of scenes."""
+    """Return the edits of every cut, for a batch of scenes."""
     run = run_of(model, scenes)
     sources = Sources(means, donated_by(scenes, run))
     stack = trunk(model)
@@ -153,14 +153,17 @@ def cuts(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, list[Edit]
 
 
 def _states_cameras(model: Model, views: int) -> bool:
-    """Return whether a model states cameras; it runs over empty photographs."""
+    """Return whether a model predicts cameras, by a run on images of zeros."""
     image = torch.zeros(1, 3, *model.config.image_size, device=next(model.parameters()).device)
     with torch.no_grad():
         return model(*[image] * views).cameras is not None
 
 
 def _errors(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:
-    """Return the errors of a run, and how far its cameras are from those of runs without edits."""
+    """Return the errors of a run, and the angles between its cameras and those without edits.
+
+    The angles are in degrees, to the cameras of the same scene and of the donor scene.
+    """
     errors = scene_errors(output, views)
     assert output.cameras is not None  # `check` asks for them
     assert clean.cameras is not None

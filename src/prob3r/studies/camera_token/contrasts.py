@@ -1,4 +1,4 @@
-"""How the cuts of the camera token are read: each beside its controls."""
+"""Comparison of the cuts of the camera token with their controls."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ MODES = (MASK, ZERO, MEAN, RESAMPLE)
 
 
 def by_tokens(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
-    """Return every scene's loss by the cut of each kind of token, in one mode."""
+    """Return the loss of every scene by the cut of each kind of token, in one mode."""
     rows = with_losses(table[(table.metric == metric) & (table["mode"] == mode)])
     if rows.empty:
         return {}
@@ -24,7 +24,7 @@ def by_tokens(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Te
 
 
 class Standing:
-    """How a cut of the camera token stands beside its controls, in one mode."""
+    """The loss by a cut of the camera token in one mode, and its excess over each control."""
 
     def __init__(self, table: pd.DataFrame, metric: str, mode: str):
         losses = by_tokens(table, metric, mode)
@@ -34,12 +34,12 @@ class Standing:
 
     @property
     def out(self) -> bool:
-        """Whether it costs more than each control."""
+        """Whether the cut costs more than each control, by intervals above zero."""
         return all(gap.low > 0 for gap in self.over.values())
 
     @property
     def less(self) -> bool:
-        """Whether it costs less than a control."""
+        """Whether the cut costs less than some control, by an interval below zero."""
         return any(gap.high < 0 for gap in self.over.values())
 
     def __str__(self) -> str:
@@ -48,11 +48,11 @@ class Standing:
 
 
 def standings(table: pd.DataFrame, metric: str) -> dict[str, Standing]:
-    """Return how the cut stands in every mode that a table has."""
+    """Return the comparison with the controls in every mode of a table."""
     modes = [mode for mode in MODES if (table["mode"] == mode).any()]
     return {mode: Standing(table, metric, mode) for mode in modes}
 
 
 def as_words(found: Mapping[str, Standing]) -> str:
-    """Return what a finding says of them."""
+    """Return the comparisons as text, for a finding."""
     return "; ".join(f"{mode} {standing}" for mode, standing in found.items())

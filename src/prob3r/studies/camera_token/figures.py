@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TO_DONOR, TO_OWN = "rotation to the other scene", "rotation to its own"
-"""Between the cameras that a run states and those of the runs without edits, in degrees."""
+"""Angles between the cameras that a run states and those of runs without edits, in degrees."""
 
 
 _COLOURS = {
@@ -42,14 +42,14 @@ _NAMES = {
 
 
 def draw_cuts(table: pd.DataFrame) -> "Figure":
-    """Return the cuts of the camera token beside their controls, a panel a metric."""
+    """Return the cuts of the camera token with their controls, one panel for each metric."""
     colours = {_NAMES[name]: colour for name, colour in _COLOURS.items()}
     losses = {metric: _bars(table, metric) for metric in loss_metrics(table)}
     return draw_losses(losses, colours, "how the tokens are cut")
 
 
 def draw_swaps(table: pd.DataFrame) -> "Figure":
-    """Return where a swapped token takes the stated pose along, and what the points lose."""
+    """Return how a swap in each block moves the stated pose, and what the points lose."""
     labels = {
         TO_DONOR: "stated rotation to that of\nthe other scene (degrees)",
         TO_OWN: "stated rotation to that\nwithout the swap (degrees)",
@@ -82,7 +82,7 @@ def draw_swaps(table: pd.DataFrame) -> "Figure":
 
 
 def _bars(table: pd.DataFrame, metric: str) -> dict[str, dict[str, Interval]]:
-    """Return the losses of a metric by mode, and by the tokens' name in figures."""
+    """Return the losses of a metric by mode, and by the name of the tokens in figures."""
     found = {mode: by_tokens(table, metric, mode) for mode in MODES}
     return {
         mode: {_NAMES[name]: loss_interval(losses, metric) for name, losses in of.items()}

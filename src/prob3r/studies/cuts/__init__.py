@@ -1,1 +1,1 @@
-"""What studies of cuts share: variants of edits, what they cost, and the tokens that are cut."""
+"""Shared code of studies of cuts: effects of variants, losses, and the tokens that are cut."""

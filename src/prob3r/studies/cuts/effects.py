@@ -1,7 +1,7 @@
-"""Effects of named variants: what edits do to the cameras and to the points of a scene.
+"""Effects of named variants: how edits change the cameras and the points of a scene.
 
-A variant is a `NamedTuple` of what tells it from the others, such as a mode and a number of heads.
-Its fields become the columns of the table.
+A variant is a `NamedTuple` whose fields identify it, such as a mode and a number of heads. The
+fields become the columns of the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ def effects_of(
         model: The model.
         views: Scenes with the full truth.
         variants: Edits by variant. All variants are of one type of `NamedTuple`.
-        metrics: What to measure in place of these errors.
+        metrics: A function that measures other errors instead.
 
     Returns:
         A row for each variant, scene and error: the fields of the variant, `pair`, `metric`,
@@ -42,7 +42,7 @@ def effects_of(
         A scene that no edit of a variant changes has no row of that variant.
 
     Raises:
-        Prob3rError: There is no variant, or an edit does not fit.
+        Prob3rError: There is no variant, or an edit does not fit the model or the scenes.
     """
     setting = Setting.of(model, views)
     changed = {
@@ -56,7 +56,7 @@ def effects_of(
 
 
 def camera_metric(table: pd.DataFrame, of: str = "rotation_error") -> str:
-    """Return which metric says how right the cameras are: of those stated, or else by pointmaps."""
+    """Return the metric of the stated cameras, or, without them, that of cameras by the points."""
     stated = f"{STATED} {of}"
     return stated if (table.metric == stated).any() else f"{POINTS} {of}"
 
@@ -67,7 +67,7 @@ def effect(table: pd.DataFrame, metric: str, **fields: object) -> Float[Tensor, 
     Args:
         table: From `effects_of`.
         metric: The error.
-        fields: The fields that tell the variant.
+        fields: Values of the fields that identify the variant.
     """
     chosen = table[table.metric == metric]
     for name, value in fields.items():

@@ -1,9 +1,9 @@
-"""What studies of cuts say: how much a cut costs, of the cameras and of the points.
+"""Losses of cuts: how much worse the cameras and the points become.
 
-A loss is above zero where a cut makes things worse. The loss of an AUC is what is lost of it, from
-0 to 1, and is summed up by the mean over scenes, as the AUC of a data set is. The loss of an error
-is the natural logarithm of its ratio to the error without the cut (0.05 is a rise of 5 %), and is
-summed up by the median over scenes.
+A loss is above zero if a cut makes the result worse. The loss of an AUC is its decrease, from 0 to
+1; over scenes its mean is taken, as for the AUC of a data set. The loss of an error is the natural
+logarithm of its ratio to the error without the cut (0.05 is a rise of 5 %); over scenes its median
+is taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,15 +35,15 @@ LOSS_LABELS = {
     POINTMAP: "pointmap error:\nlog of its ratio",
     SHAPE: "shape error:\nlog of its ratio",
 }
-"""What the axes of figures are called; a loss is that of a run with a cut over one without."""
+"""Labels of axes; a loss compares a run with a cut to the run without it."""
 
 LOSS_WORDS = {metric: label.replace(":\n", ", ") for metric, label in LOSS_LABELS.items()}
 """The same in one line, as the unit of a finding."""
 
 CAMERAS_HARDLY, POINTS_HARDLY = 0.02, 0.05
-"""What counts as hardly a loss: 2 points of AUC@30, and a rise of an error by about 5 %."""
+"""Smaller losses count as negligible: 2 points of AUC@30, and a rise of an error by about 5 %."""
 
-_LEAST = 1e-6  # in the unit of an error: smaller errors count as this
+_LEAST = 1e-6  # in the unit of the error; smaller errors are set to this value
 
 
 def with_losses(table: pd.DataFrame) -> pd.DataFrame:
@@ -54,7 +54,7 @@ def with_losses(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def camera_auc(table: pd.DataFrame) -> str:
-    """Return the AUC of the cameras that a model states, or else of those its points tell."""
+    """Return the metric for the AUC of the stated cameras, or else of cameras by the points."""
     return camera_metric(table, AUC)
 
 
@@ -72,7 +72,7 @@ def loss_interval(losses: Float[Tensor, " n"], metric: str) -> Interval:
 def loss_curve(
     losses: Float[Tensor, "n s"], metric: str
 ) -> tuple[Float[Tensor, " s"], Float[Tensor, " s"], Float[Tensor, " s"]]:
-    """Return the loss over scenes of every column, and the ends of its interval."""
+    """Return the loss over scenes of every column, and the lower and upper end of its interval."""
     found = torch.tensor([loss_interval(column, metric) for column in losses.unbind(1)])
     value, low, high = found.unbind(1)
     return value, low, high
@@ -84,7 +84,7 @@ def total_loss(losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " s"]
 
 
 def over_modes(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict over the modes of an ablation: theirs if they agree, else `mixed`."""
+    """Return the common verdict of all modes of an ablation; `mixed` if they differ."""
     return verdicts[0] if len(set(verdicts)) == 1 else "mixed"
 
 
@@ -93,12 +93,12 @@ def draw_losses(
     colours: Mapping[str, str],
     groups: str,
 ) -> "Figure":
-    """Return bars of losses, a panel for each metric.
+    """Return bars of losses, one panel for each metric.
 
     Args:
-        losses: By metric, by group of bars, and by bar.
-        colours: Of the bars by their names, in their order in a group.
-        groups: What tells the groups apart, below the axes.
+        losses: Losses by metric, by group of bars, and by bar.
+        colours: Colours of the bars by name, in the order of the bars in a group.
+        groups: Label of the axis of groups.
     """
     with figure((len(losses) + 1) // 2, 2, PAGE, 1.9) as (drawn, axes):
         for axis, (metric, found) in zip(axes, losses.items(), strict=False):

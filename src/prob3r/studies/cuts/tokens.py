@@ -1,9 +1,9 @@
-"""Cuts of chosen tokens of the trunk, and the patches that stand against them.
+"""Cuts of chosen tokens of the trunk, and the random patches that are their controls.
 
-The tokens are special ones, in every view that has them. The controls are patches of the same view,
-drawn for each scene as `prob3r.measures.tokens` draws: as many, or as many as hold the same
-attention mass. The attention mass of a token is averaged over all attention sublayers of the trunk
-that attend to its view, over their heads and over their queries.
+The tokens are special tokens, in every view that has them. The controls are patches of the same
+view, drawn for each scene as in `prob3r.measures.tokens`: as many patches, or patches of the same
+attention mass in total. The attention mass of a token is averaged over all attention sublayers of
+the trunk that attend to its view, over their heads and over their queries.
 """
 
 import zlib
@@ -44,7 +44,7 @@ Chosen = Sequence[Bool[Tensor, "b _n"]]
 
 
 class Cut(NamedTuple):
-    """What is cut: which tokens, how, and in which block if it is not in all of them."""
+    """A cut: its tokens, its mode, and its block; -1 is all blocks."""
 
     tokens: str
     mode: str
@@ -52,11 +52,11 @@ class Cut(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """What the modes of a cut take their values from.
+    """The sources of the values that replace tokens.
 
     Attributes:
-        means: For `mean` and `noise`.
-        donated: For `resample` and `swap`.
+        means: The means of tokens, for `mean` and `noise`.
+        donated: The streams of another scene, for `resample` and `swap`.
     """
 
     means: TokenMeans
@@ -79,7 +79,7 @@ def means_of(model: Model, scenes: Scenes[Views], batch: int) -> TokenMeans:
 
 
 def run_of(model: Model, views: Views) -> Trace:
-    """Return a run with the attention masses and the residual streams of the trunk recorded."""
+    """Return a run that records the attention masses and the residual streams of the trunk."""
     stack = trunk(model)
     streams = stack.streams(views.count)
     masses = [str(site.read("mass")) for view in streams for site in stack.attention(view)]
@@ -93,7 +93,7 @@ def donated_by(views: Views, run: Trace) -> Donated:
 
 
 def chosen_tokens(model: Model, views: Views, selection: Selection) -> Chosen:
-    """Return the tokens of every view that a selection chooses."""
+    """Return, for every view, the tokens that a selection chooses."""
     setting, name = Setting.of(model, views), trunk(model).name
     axes = [setting.queries(Site(name, view, None, "embed")) for view in range(1, views.count + 1)]
     masks = (axis.mask(selection.test).to(setting.device) for axis in axes)
@@ -101,7 +101,7 @@ def chosen_tokens(model: Model, views: Views, selection: Selection) -> Chosen:
 
 
 def patches_against(model: Model, views: Views, run: Trace, chosen: Chosen) -> Mapping[str, Chosen]:
-    """Return chosen tokens and the patches against them, by the names of `measures.tokens.CUTS`."""
+    """Return the chosen tokens and their controls, by the names of `measures.tokens.CUTS`."""
     setting = Setting.of(model, views)
     patches = chosen_tokens(model, views, PATCHES)
     found: dict[str, list[Tensor]] = {}
@@ -126,7 +126,7 @@ def _mass(setting: Setting, run: Trace, view: int) -> Float[Tensor, "b n"]:
 
 
 def isolated(model: Model, tokens: Chosen) -> list[Edit]:
-    """Return the edits after which no token attends to these, and these attend to none."""
+    """Return edits with which no token attends to these tokens, and they attend to none."""
     stack, count = trunk(model), len(tokens)
     edits: list[Edit] = []
     for view, own in enumerate(tokens, 1):
@@ -144,7 +144,7 @@ def isolated(model: Model, tokens: Chosen) -> list[Edit]:
 def replaced(model: Model, tokens: Chosen, mode: str, sources: Sources, views: Views) -> list[Edit]:
     """Return the edits that replace tokens at every residual site of the trunk.
 
-    There are none if the mode takes them from another scene and the batch has no other.
+    The list is empty if the mode needs another scene and the batch has only one.
     """
     rows = sources.donated.rows if mode == RESAMPLE else list(range(len(views)))
     source: Mapping[str, Any] = {
@@ -168,7 +168,7 @@ def replaced(model: Model, tokens: Chosen, mode: str, sources: Sources, views: V
 
 
 def swapped(model: Model, tokens: Chosen, block: int, donated: Donated) -> list[Edit]:
-    """Return the edits that put another scene's tokens in the place of these, in one block."""
+    """Return the edits that replace these tokens by those of another scene, in one block."""
     return [
         Transplant(
             f"{trunk(model).name}{view}.{block}.*",

@@ -1,28 +1,28 @@
-"""Past the paper, dictionaries: do residual streams come apart into atoms that tell geometry?
+"""Past the paper, dictionaries: do residual streams decompose into atoms that tell geometry?
 
 Dictionaries (`prob3r.probes.dictionary`, trained by `prob3r dictionary train`) belong to a few
-places of the trunk, in all views. Each is held against coders of the same stream with as many
+places of the trunk, in all views. Each is compared with coders of the same stream that have as many
 active coefficients: the `first` principal directions; the `largest` coefficients of each token
-among all principal directions (a stream of width d has d of them, so that there can't be more);
-and as many random directions as there are atoms (`random`). It is held against the units of the
-stream itself, which lose nothing: all `principal` directions, and its channels (`neurons`). And it
-is held against a dictionary that was trained alike on the like of the model with random weights
+among all principal directions (a stream of width d has d of them and no more); and as many random
+directions as there are atoms (`random`). It is compared with the units of the stream itself, which
+lose nothing: all `principal` directions, and its channels (`neurons`). And it is compared with a
+dictionary that was trained in the same way on a model of the same shape with random weights
 (`untrained`).
 
 *What is lost*: the share of the variance of a pair's tokens, about the dictionary's mean, that a
 coder does not explain; how many atoms are active at a token, and which share of all atoms is active
 nowhere in the rooms below (dead). Each reconstruction is spliced back at all sites of its place, in
 both views: errors of pose and shape, and `moved`, the mean distance between the pointmaps of view 2
-with and without the splice, in the unit of the clean output's mean distance. The `mean` token in
-every place is the most that can be lost.
+with and without the splice, in the unit of the clean output's mean distance. The upper limit of the
+loss is the `mean` token in every place.
 
 *What is told*: every unit of every coder has a score for each of the tests of
 `prob3r.measures.atoms`. The best unit of a coder, over all places, is chosen by its mean score over
-`CHOOSING` rooms of the validation split, with its sign; the pairs that are measured are others. So
-a coder with more units has no advantage that its choice does not bear out. For each coder it is
-also counted how many of its units have a mean score in the rooms of choice above the highest that
-any of its units reaches against the control there. Units whose score is known in under half of the
-rooms of choice don't count. A principal direction or a channel is two units, one for each sign.
+`CHOOSING` rooms of the validation split, with its sign; the measured pairs are others. So a coder
+with more units has no advantage by choice alone. For each coder, the units are also counted whose
+mean score in the rooms of choice is above the highest score of any of its units against the control
+there. Units whose score is known in under half of the rooms of choice do not count. A principal
+direction or a channel is two units, one for each sign.
 
 Rules. Effects are of pairs; the two of *what is lost* are medians with 95 % intervals, at the place
 where they favour atoms the least; those of *what is told* are means with intervals of
@@ -36,10 +36,10 @@ eight pairs, at which atoms told less than channels in most of the other nine.
   rotation error of the spliced output, against the better of the two.
 - *An atom tells T*, for each test T: supported if the score of the best atom less its own control,
   less the best unit of the same streams (`principal`, `random` or `neurons`), and less the best
-  atom of the untrained model all have intervals above zero; not supported if that less its control
-  does not lie above zero, or one of the other two lies below zero; else mixed. The effect is the
-  score less that of the best other unit of the same streams: of those that were chosen, the one
-  with the highest score on the pairs.
+  atom of the untrained model all have intervals above zero; not supported if the first of these
+  three differences does not lie above zero, or one of the other two lies below zero; else mixed.
+  The effect is the score less that of the best other unit of the same streams: among the chosen
+  units, the one with the highest score on the pairs.
 """
 
 from collections.abc import Sequence
@@ -98,9 +98,9 @@ class Chosen(NamedTuple):
     Attributes:
         place: The pattern of sites.
         unit: The number of the unit.
-        sign: Of its mean score, 1 or -1.
-        beyond: How many units of the coder, over all places, are above every control.
-        units: How many units the coder has, over all places.
+        sign: The sign of its mean score, 1 or -1.
+        beyond: Number of units of the coder, over all places, that are above every control.
+        units: Number of units of the coder, over all places.
     """
 
     place: str
@@ -111,7 +111,7 @@ class Chosen(NamedTuple):
 
 
 class Dictionaries(Study):
-    """Past the paper: what atoms of residual streams explain, and what they tell of geometry."""
+    """Past the paper: how well atoms explain residual streams, and what geometry they tell."""
 
     name = "dictionaries"
     title = "What atoms of the stream tell"
@@ -139,7 +139,7 @@ class Dictionaries(Study):
         return self.folder or folder_of(fingerprint(tested.model))
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
-        """Read the dictionaries, and choose the best unit of every coder for every test."""
+        """Load the dictionaries, and choose the best unit of every coder for every test."""
         first = next(batches(pairs, 1, 1), None)
         if first is None:
             raise Prob3rError("There are no pairs to measure; give at least one.")
@@ -201,7 +201,7 @@ class Dictionaries(Study):
         return found
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
-        """Return what is lost at every place, and the scores of the chosen units."""
+        """Return the losses of every coder at every place, and the scores of the chosen units."""
         lost = [
             rows
             for model, coders in self._by_model(tested)
@@ -239,12 +239,12 @@ class Dictionaries(Study):
         return [*lost_findings(table), *told_findings(table)]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return what is lost by each coder, and what the best units tell."""
+        """Return figures of the losses of each coder, and of the scores of the best units."""
         return {"lost": draw_lost(table), "told": draw_told(table)}
 
 
 def _every_view(names: Sequence[str], views: int) -> list[str]:
-    """Return a place's site in every view; a place in one view stands for all of them."""
+    """Return the sites of a place, one for each view, in the order of the views."""
     by_view = {Site.parse(name).view: name for name in names}
     if len(by_view) < views:
         raise Prob3rError(
@@ -259,7 +259,7 @@ def _scores(codes: Sequence[Tensor], views: Views, model: Model) -> Scores:
 
 
 def _choose(places: Sequence[str], both: Sequence[Float[Tensor, "2 m"]]) -> Chosen:
-    """Return the unit of the highest mean score, and how many are above every control."""
+    """Return the unit of the highest mean score, and the number of units above every control."""
     true = torch.cat([scores[0] for scores in both])
     highest = torch.cat([scores[1] for scores in both]).abs().nan_to_num(0).max()
     sizes = [scores.shape[1] for scores in both]
@@ -282,7 +282,7 @@ def _lost(
     pair: Pair,
     dead: dict[tuple[str, str], float],
 ) -> list[pd.DataFrame]:
-    """Return what every coder leaves unexplained, and what its splice does to the output."""
+    """Return the unexplained share of every coder, and the effect of its splice on the output."""
     sites = {place: sites_of(model, place) for place in coders}
     replay = Replay(model, pair, [s for names in sites.values() for s in names])
     clean = replay.clean.output
@@ -312,7 +312,7 @@ def _lost(
 
 
 def _after(output: Prediction | None, clean: Prediction, pair: Pair) -> dict[str, Tensor]:
-    """Return the errors of an output, and how far it is from the clean one."""
+    """Return the errors of an output, and its distance from the clean output."""
     assert output is not None
     errors: dict[str, Any] = pair.errors_of(output.points)._asdict()
     unit = torch.cat([p.norm(dim=-1).flatten(1) for p in clean.points], 1).mean(1)

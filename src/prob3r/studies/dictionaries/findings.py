@@ -1,4 +1,4 @@
-"""The answers of the study of dictionaries, by the rules at its top."""
+"""The findings of the study of dictionaries, by the rules in the docstring of the study."""
 
 import pandas as pd
 import torch
@@ -42,7 +42,7 @@ WORDS = {
 
 
 def lost_findings(table: pd.DataFrame) -> list[Finding]:
-    """Return what atoms explain, and what their splice harms."""
+    """Return the findings on the unexplained share, and on the rotation error after a splice."""
     return [
         _lost(
             table,
@@ -95,7 +95,7 @@ def _levels(table: pd.DataFrame, metric: str, place: str, places: int) -> str:
 
 
 def _beside(table: pd.DataFrame, place: str) -> str:
-    """Return how far splices move the output, how many atoms are active and how many dead."""
+    """Return, as text, how far splices move the output, and how many atoms are active and dead."""
     moved = ", ".join(
         f"{name} {float(median(values)):.3f}"
         for name in (ATOMS, FIRST, LARGEST, UNTRAINED)
@@ -151,7 +151,7 @@ def _told(table: pd.DataFrame, test: str) -> Finding:
 
 
 def _subject(test: str) -> str:
-    """Return in words what an atom is to tell."""
+    """Return the statement of a test in words."""
     within = test.removeprefix("strongest ")
     if test == within:
         return f"An atom tells {WORDS[test]}"
@@ -159,7 +159,7 @@ def _subject(test: str) -> str:
 
 
 def _mean(values: Float[Tensor, " n"]) -> Interval:
-    """Return the mean over pairs with its interval for as many comparisons as there are tests."""
+    """Return the mean over pairs, with an interval that is corrected for the number of tests."""
     generator = torch.Generator().manual_seed(0)
     return bootstrap_interval(values, lambda v: v.mean(-1), LEVEL, generator=generator)
 

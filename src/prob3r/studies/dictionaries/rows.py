@@ -1,4 +1,4 @@
-"""The rows of the table of dictionaries: what they are called, and values by pair."""
+"""The rows of the table of dictionaries: their names, and their values by pair."""
 
 import pandas as pd
 import torch

@@ -1,1 +1,1 @@
-"""What every study is made of: the study itself, its verdicts, results, figures and files."""
+"""The framework of all studies: the base class, verdicts, results, figures and files."""

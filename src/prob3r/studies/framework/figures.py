@@ -1,4 +1,4 @@
-"""How figures look: at the width of a paper's column, colour-blind safe, with their units."""
+"""The style of figures: the width of a paper's column, colour-blind safe colours, and units."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,13 +60,13 @@ _STYLE: Any = {
 def figure(
     rows: int = 1, columns: int = 1, width: float = COLUMN, height: float = 2.2
 ) -> "Iterator[tuple[Figure, list[Axes]]]":
-    """Give a figure and its axes, row by row, drawn without any display.
+    """Yield a figure and its axes, row by row; no display is needed.
 
     Args:
-        rows: Of axes.
-        columns: Of axes.
-        width: Of the figure, in inches.
-        height: Of one row, in inches.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
+        width: Width of the figure, in inches.
+        height: Height of one row, in inches.
 
     Raises:
         Prob3rError: matplotlib is not installed.
@@ -104,12 +104,12 @@ def grouped_bars(
     groups: Mapping[str, Mapping[str, Interval]],
     colours: Mapping[str, str],
 ) -> None:
-    """Draw bars with their intervals, one group beside the other.
+    """Draw bars with their intervals, in groups.
 
     Args:
-        axes: Where.
-        groups: What a bar shows, by the name of its group and by its own.
-        colours: Of the bars by their names, in their order in a group.
+        axes: The axes to draw on.
+        groups: The interval of each bar, by the name of its group and its own name.
+        colours: Colours of the bars by name, in the order of the bars in a group.
     """
     width = 0.8 / len(colours)
     for place, found in enumerate(groups.values()):

@@ -13,7 +13,7 @@ _KEY = "prob3r_digest"
 
 
 def write_part(table: pd.DataFrame, path: Path) -> None:
-    """Write the rows of a batch; the digest is of what will be read again.
+    """Write the rows of a batch, with a digest of the rows as they are read back.
 
     Raises:
         Prob3rError: The file cannot be written.
@@ -27,7 +27,7 @@ def write_part(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_part(path: Path) -> pd.DataFrame:
-    """Read the rows of a batch; a file from before there were digests is taken as it is.
+    """Read the rows of a batch; an older file without a digest is read without a check.
 
     Raises:
         Prob3rError: The file is damaged.

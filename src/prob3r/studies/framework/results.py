@@ -1,4 +1,4 @@
-"""Result files: what a number rests on, and whether two numbers may stand side by side."""
+"""Result files: the provenance of numbers, and the check whether two results are comparable."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,20 +13,21 @@ from prob3r.models import Model, fingerprint
 from prob3r.runs.precision import running_precision
 
 LABELS = ("stratum", "view", "metric")
-"""The columns that say what a row's value is of."""
+"""The columns that identify the value of a row."""
 
 
 def provenance(
     model: Model, name: str, data: str, protocol: Mapping[str, Any], frames: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what every result file says: protocol, frames, model, precision and version.
+    """Return the provenance for a result file: protocol, frames, model, precision and version.
 
     Args:
-        model: That was measured.
-        name: What it is called.
-        data: What it was measured on.
-        protocol: What makes two results comparable: its `name`, and whatever defines the numbers.
-        frames: Which were used; its `digest` tells them from others.
+        model: The measured model.
+        name: The model's name.
+        data: The name of the data.
+        protocol: The `name` of the protocol, and everything that defines the numbers. Two results
+            are comparable if this is equal.
+        frames: The frames that were used; their `digest` identifies them.
     """
     return {
         "protocol": dict(protocol),
@@ -46,12 +47,17 @@ def version() -> str:
 
 
 def frames_of(names: Sequence[str], words: str) -> dict[str, Any]:
-    """Return what a result file says of frames that are known by name alone."""
+    """Return the entry of a result file on frames that are identified by their names.
+
+    Args:
+        names: The names of the frames.
+        words: How the frames were chosen.
+    """
     return {"digest": digest_of(list(names)), "chosen": words, "list": list(names)}
 
 
 def write_result(content: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON, whole or not at all.
+    """Write a result as JSON, completely or not at all.
 
     Raises:
         Prob3rError: The file cannot be written.
@@ -64,7 +70,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """Read a result file.
 
     Raises:
-        Prob3rError: It is none, or does not say its protocol.
+        Prob3rError: The file is not a result, or has no protocol and frames.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -102,10 +108,10 @@ class Comparison:
 
     Attributes:
         title: The protocol's name.
-        facts: What is to be known of each result, by name; a value for each.
-        rows: What the values are of, and for each result the value with its interval; None where
-            a result lacks it.
-        better: Of each row, whether larger or smaller values are better, if it is known.
+        facts: Facts about the results by name, with one text for each result.
+        rows: The label of each row, and for each result the value with its interval; None if a
+            result does not have it.
+        better: For each row, `larger` or `smaller` values are better; empty if that is not known.
     """
 
     title: str
@@ -115,13 +121,14 @@ class Comparison:
 
 
 def compare(paths: Sequence[Path]) -> Comparison:
-    """Lay results side by side.
+    """Return results side by side.
 
     Args:
-        paths: Of result files.
+        paths: The result files.
 
     Raises:
-        Prob3rError: A file is no result, or protocols or frames differ; the message says in what.
+        Prob3rError: A file is not a result, or protocols or frames differ; the message names the
+            difference.
     """
     results = [read_result(path) for path in paths]
     for path, result in zip(paths[1:], results[1:], strict=True):
@@ -159,7 +166,7 @@ def compare(paths: Sequence[Path]) -> Comparison:
 
 
 def _difference(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """Return in words what keeps two results from being compared; empty if nothing does."""
+    """Return the difference that makes two results incomparable, in words; empty if none."""
     for name in one["protocol"] | other["protocol"]:
         mine, theirs = one["protocol"].get(name), other["protocol"].get(name)
         if mine != theirs:

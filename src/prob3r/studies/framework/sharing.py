@@ -7,7 +7,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id, upload
 from prob3r.models import Model, fingerprint
 
-# Without the parts of a table, which only a study that goes on needs.
+# The parts of a table are left out, because only an unfinished study needs them.
 _FILES = (
     "study.json",
     "findings.json",
@@ -28,14 +28,15 @@ def push_results(
     commit_message: str = "Upload results with prob3r",
     token: str | None = None,
 ) -> str:
-    """Put tables, findings and figures on the hub and return the URL of the commit.
+    """Upload tables, findings and figures to the hub, and return the URL of the commit.
 
     Args:
-        folder: Where `conduct` put the results of one study or of several, all of one model.
-        repo_id: `owner/name` of a data set repository, which is made if need be.
-        private: Whether a new repository is; None leaves it to the owner's settings.
-        commit_message: What the commit says.
-        token: Instead of the one that is logged in with.
+        folder: The folder into which `conduct` wrote the results of one or more studies of one
+            model.
+        repo_id: `owner/name` of a data set repository; it is created if it does not exist.
+        private: Whether a new repository is private; None uses the owner's settings.
+        commit_message: The message of the commit.
+        token: A token to use instead of the stored login.
 
     Raises:
         Prob3rError: The folder holds no results, or those of several models; the name is not
@@ -60,16 +61,16 @@ def fetch_results(
     revision: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """Return the folder of results that `push_results` put on the hub; it is in the hub's cache.
+    """Download results that `push_results` uploaded, and return their folder in the hub's cache.
 
     Args:
         repo_id: `owner/name` or `owner/name@revision`.
-        model: What they must be results of; any, if it is left out.
+        model: The model of the results; None allows any model.
         revision: A branch, a tag or a commit of the repository.
-        token: Instead of the one that is logged in with.
+        token: A token to use instead of the stored login.
 
     Raises:
-        Prob3rError: They cannot be fetched, are no results, or are those of another model.
+        Prob3rError: The results cannot be fetched, are no results, or are of another model.
     """
     source = hub_id(repo_id, revision)
     if source is None:

@@ -1,8 +1,8 @@
-"""What every study is: a measurement of each pair, and what all of them together say.
+"""The base class of studies: a measurement of each pair or scene, and findings from all of them.
 
-To write a study, copy a file such as `refinement.py`: say what is asked and by what rule it is
-answered in the docstring, measure one batch of pairs in `measure`, answer in `findings`, and show
-the numbers in `figures`. `conduct` does the rest: strata, progress, resuming, files.
+To write a study, copy a file such as `refinement.py`. State the question and the rule for its
+verdict in the docstring, measure one batch in `measure`, return the verdicts in `findings`, and
+draw the numbers in `figures`. `conduct` does the rest: strata, progress, resuming, files.
 """
 
 import json
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Seen = TypeVar("Seen", bound=Views, default=Pair)
-"""What a study measures a batch of: pairs, or scenes of more views."""
+"""The type of a batch: pairs, or scenes of more views."""
 
 MODEL, POSITIVE = "model", "mini-pose"
-"""Whose rows they are: the model's, or the positive control's."""
+"""Sources of rows: the model under test, or the positive control."""
 
 BETWEEN, WITHIN = (BETWEEN_VIEWS,), (BETWEEN_VIEWS, ("self_attn",))
-"""What `Study.attention` may be: attention between the views, or also within a view."""
+"""Values of `Study.attention`: attention between views, or both between and within views."""
 
 OWN_PROBES = ("mlp", "features", "ridge", "linear")
-"""Kinds of probes of a model itself, the ones that studies read first."""
+"""Kinds of probes of a model itself, in the order of preference of studies."""
 
 
 CONTROLS = ("random", "encoder")
@@ -65,16 +65,17 @@ class LackingError(Prob3rError):
 
 @dataclass(frozen=True)
 class ModelUnderTest:
-    """What a study looks into.
+    """The model that a study tests, with its probes and its controls.
 
     Attributes:
         model: The model.
-        name: What to call it.
-        banks: Probes by kind: those to read with, such as `ridge`, and the controls `random` and
+        name: The model's name.
+        banks: Probes by kind: probes of the model, such as `ridge`, and the controls `random` and
             `encoder`.
-        untrained: The backbone of random weights that the `random` probes belong to.
-        references: Other models to hold it against, by name: `mini-pose`, the positive control that
-            carries an explicit pose; variants; and its own weights along training.
+        untrained: The backbone with random weights that the `random` probes belong to; None without
+            such probes.
+        references: Other models to compare with, by name: `mini-pose`, the positive control that
+            carries an explicit pose; variants; and checkpoints of the model's own training.
     """
 
     model: Model
@@ -84,10 +85,10 @@ class ModelUnderTest:
     references: Mapping[str, Model] = field(default_factory=dict)
 
     def bank(self, *kinds: str) -> SiteReader:
-        """Return the probes of the first of some kinds that there is, by default of `OWN_PROBES`.
+        """Return the probes of the first kind that exists; the default kinds are `OWN_PROBES`.
 
         Raises:
-            LackingError: There are none.
+            LackingError: There are no probes of any of these kinds.
         """
         found = [self.banks[kind] for kind in kinds or OWN_PROBES if kind in self.banks]
         if not found:
@@ -100,20 +101,20 @@ class ModelUnderTest:
 
     @property
     def origins(self) -> dict[str, str]:
-        """What the probes were fitted to and on, by kind, as far as that is known."""
+        """The target and the data of the fit of each kind of probes, if they are known."""
         return {kind: bank.origin for kind, bank in self.banks.items() if bank.origin}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a study came to, for one model and data set.
+    """The result of a study, for one model and data set.
 
     Attributes:
         study: The study's name.
         model: The model's name.
-        data: The name of the pairs.
-        findings: Its answers.
-        table: Every measurement, one row each.
+        data: The name of the pairs or scenes.
+        findings: The findings.
+        table: All measurements, one in each row.
     """
 
     study: str
@@ -124,24 +125,23 @@ class Result:
 
 
 class Study(ABC, Generic[Seen]):
-    """A question put to a model over many pairs; every class with a `name` is registered.
+    """A question about a model, tested on many pairs; every class with a `name` is registered.
 
-    A study of scenes of more views is a `Study[Views]` that says how many in `views`.
+    A study of scenes of more views is a `Study[Views]` that states their number in `views`.
 
     Attributes:
-        registry: Every study class by its name.
-        name: One word, which its folder is called.
-        title: What it is about, in a few words.
-        place: Where it stands in the page of findings; by default after all those that have a
-            place.
-        data: Name of the pairs that the question needs, if it needs pairs of its own.
-        views: How many views a scene has; of a model that takes fewer, as many as it takes.
-        fewest: How few views the question makes sense for.
-        batch: Pairs at a time.
-        most: Pairs beyond which the question costs more than they add to the answer.
-        probes: Whether it reads sites with probes.
-        output: Whether it measures the model's own pointmaps.
-        attention: The kinds of attention that the model must have in its trunk, one of each group.
+        registry: All study classes by name.
+        name: The name of the study and of its folder; one word.
+        title: The subject, in a few words.
+        place: Position on the page of findings; by default after all studies that have a place.
+        data: Name of the data that the study needs; None if any data will do.
+        views: Number of views of a scene; for a model that takes fewer, as many as it takes.
+        fewest: The smallest number of views for which the question makes sense.
+        batch: Pairs or scenes in a batch.
+        most: Largest useful number of pairs; None is no limit.
+        probes: Whether the study reads sites with probes.
+        output: Whether the study measures the model's own pointmaps.
+        attention: Groups of kinds of attention; the trunk must have one kind of each group.
         twins: Names of trained references that serve as controls.
     """
 
@@ -166,12 +166,16 @@ class Study(ABC, Generic[Seen]):
             Study.registry[cls.name] = cls
 
     def choose_views(self, model: Model, asked: int | None = None) -> None:
-        """Set how many views a scene has: what is asked, or else as many as the model takes.
+        """Set the number of views of a scene: the given number, or what the model takes.
 
-        A study of pairs stays one.
+        A study of pairs keeps two views.
+
+        Args:
+            model: The model under test.
+            asked: The number of views; None keeps the default, within what the model takes.
 
         Raises:
-            Prob3rError: The question needs more views than are asked for.
+            Prob3rError: The study needs more views than `asked`.
         """
         if asked is not None and self.views > 2:
             if asked < self.fewest:
@@ -209,27 +213,27 @@ class Study(ABC, Generic[Seen]):
             tested.bank()
 
     def missing_twins(self, tested: ModelUnderTest) -> list[str]:
-        """Return which of the trained controls there are not."""
+        """Return the names of trained controls that are missing."""
         return [name for name in self.twins if name not in {*tested.references, tested.name}]
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Seen]) -> None:
-        """Find out what has to be known before the first batch; the same for the same pairs.
+        """Compute what is needed before the first batch; the same pairs give the same result.
 
         Args:
-            tested: What the study looks into.
-            pairs: All that the sample is drawn from.
+            tested: The model under test.
+            pairs: All pairs or scenes from which the sample is drawn.
         """
 
     @abstractmethod
     def measure(self, tested: ModelUnderTest, pair: Seen, /) -> pd.DataFrame:
-        """Return measurements of a batch, one row each.
+        """Return the measurements of a batch, one in each row.
 
-        The column `pair` holds the pair's place in the batch. Rows without one belong to none.
+        The column `pair` holds the index of the pair in the batch, from 0, in every row.
         """
 
     @abstractmethod
     def findings(self, table: pd.DataFrame) -> list[Finding]:
-        """Return the answers that all measurements give, by the rule in the docstring.
+        """Return the findings from all measurements, by the rules in the study's docstring.
 
         Args:
             table: The rows of all batches, with `pair` counted over all of them, and the columns
@@ -238,7 +242,7 @@ class Study(ABC, Generic[Seen]):
 
     @abstractmethod
     def figures(self, table: pd.DataFrame) -> dict[str, "Figure"]:
-        """Return what there is to see, by name."""
+        """Return the figures by name."""
 
 
 def conduct(
@@ -251,19 +255,19 @@ def conduct(
     report: Callable[[int, int], None] = lambda done, total: None,
     processes: Processes | None = None,
 ) -> Result:
-    """Measure, answer and draw, or go on with a study that was stopped at any moment.
+    """Run a study: measure, find the verdicts and draw; or continue a study that was interrupted.
 
-    Several processes measure every other batch each, and the first of them writes the answers.
+    Several processes share the batches, and the first process writes the results.
 
     Args:
-        study: The question.
-        tested: What to put it to.
-        pairs: Over what; with the full truth.
-        count: How many of the pairs: a sample of them, see `prob3r.scenes.sampling.sample`.
-        folder: Gets `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
-        data: The pairs' name.
-        report: Called with the number of pairs done and the number to do.
-        processes: Those that share the work; this one by default.
+        study: The study.
+        tested: The model under test.
+        pairs: The pairs or scenes, with the full truth.
+        count: Number of pairs: a sample, see `prob3r.scenes.sampling.sample`.
+        folder: The folder for `STUDY/table.parquet` and `.csv`, `findings.json` and the figures.
+        data: The name of the pairs.
+        report: Called with the number of pairs done and the number of all pairs.
+        processes: The processes that share the work; by default only this one.
 
     Raises:
         LackingError: The model lacks what the study needs.
@@ -290,8 +294,8 @@ def conduct(
         about["views"] = study.views
     if tested.origins:
         about["probes"] = tested.origins
-    # Folders from before samples were named hold the first pairs: of rooms, the same ones. Those
-    # from before precisions were named ran in float32.
+    # Older folders do not name their sample: they hold the first pairs, which for rooms are the
+    # same. Folders that do not name their precision ran in float32.
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
     _claim(home / "study.json", about, unnamed | {"precision": "float32"})
     study.prepare(tested, pairs)
@@ -323,7 +327,7 @@ def conduct(
 
 
 def leave_out(study: Study[Any], why: str, folder: Path) -> None:
-    """Write down that a study was not run, and why, for the page of findings.
+    """Record that a study was not run, and the reason, for the page of findings.
 
     Raises:
         Prob3rError: The folder cannot be written.
@@ -336,12 +340,12 @@ def leave_out(study: Study[Any], why: str, folder: Path) -> None:
 
 
 def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) -> None:
-    """Write what a folder is about, or raise Prob3rError if it is about something else.
+    """Write the settings of a folder, or raise Prob3rError if it has other settings.
 
     Args:
-        path: The file that says it.
-        about: What is to be written.
-        unnamed: What a file is about that leaves it out, as older files do.
+        path: The file with the settings.
+        about: The settings of this run.
+        unnamed: Values for settings that an older file does not have.
     """
     if path.exists():
         try:
@@ -362,7 +366,7 @@ def _claim(path: Path, about: dict[str, object], unnamed: Mapping[str, object]) 
 
 
 def _measured(study: Study[Seen], tested: ModelUnderTest, pair: Seen, first: int) -> pd.DataFrame:
-    """Return a batch's rows with the pairs' numbers over all batches, and their strata."""
+    """Return the rows of a batch, with pairs counted over all batches, and with their strata."""
     pair = pair.to(next(tested.model.parameters()).device)
     with torch.no_grad():
         table = study.measure(tested, pair)

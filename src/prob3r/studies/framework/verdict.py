@@ -1,4 +1,4 @@
-"""Verdicts: what a rule says of an interval, and the finding that reports it."""
+"""Verdicts of rules on intervals, and the findings that report them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,23 +10,23 @@ from prob3r.geometry import Interval
 Verdict = Literal["supported", "not supported", "mixed"]
 
 NOT_MEASURABLE = Interval(torch.nan, torch.nan, torch.nan)
-"""The effect of a question for which there is nothing to measure."""
+"""The effect of a finding that cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer, and what it rests on.
+    """One answer of a study, with its evidence.
 
     Attributes:
         claim: Number of the claim, such as `C1`.
-        statement: What was asked, as a statement that can be false.
-        verdict: By the rule in the study's docstring.
-        effect: The number that the verdict rests on.
+        statement: The question, as a statement that can be false.
+        verdict: The verdict by the rule in the study's docstring.
+        effect: The number on which the verdict is based.
         low: Lower end of its 95 % bootstrap interval over pairs.
-        high: Upper end.
-        unit: Of the three.
-        control: What the controls did.
-        pairs: How many pairs it rests on.
+        high: Upper end of that interval.
+        unit: Unit of the effect and its interval.
+        control: Results of the controls, in words.
+        pairs: Number of pairs.
     """
 
     claim: str
@@ -41,10 +41,10 @@ class Finding:
 
 
 def decide(supported: bool, refuted: bool) -> Verdict:
-    """Return the verdict of a rule: `mixed` where neither of its conditions holds.
+    """Return the verdict of a rule: `mixed` if neither of its conditions holds.
 
     Args:
-        supported: Whether the condition for *supported* holds; it is asked first.
+        supported: Whether the condition for *supported* holds; it takes precedence.
         refuted: Whether the condition for *not supported* holds.
     """
     return "supported" if supported else "not supported" if refuted else "mixed"

@@ -6,11 +6,11 @@ heads are the `SHARE` of all heads with the greatest median PCK@1 over the first
 one head at least. A head of global attention has one set of weights for all views and is cut in all
 of them. A head of cross-attention belongs to the decoder of view 2 and is cut there.
 
-Cut are the matching heads; the controls: as many random ones of the other heads, in `DRAWS` draws
-whose mean counts, and as many of the other heads whose entropy is nearest to theirs; and all heads
-of the attention between views, which is the total loss. Each in the modes `zero`, `mean` (over the
-same first scenes) and `resample` (from another scene). The heads are chosen by their PCK@1 and not
-by what cutting them does.
+The matching heads are cut. There are two controls: as many random heads among the others, averaged
+over `DRAWS` draws; and as many of the other heads whose entropy is nearest to that of the matching
+heads. Cutting all heads of the attention between views gives the total loss. Each cut is made in
+the modes `zero`, `mean` (over the same first scenes) and `resample` (from another scene). The heads
+are chosen by their PCK@1 and not by the effect of cutting them.
 
 The cameras are judged by the rotation error (of the cameras that the model states, or else that
 its pointmaps tell), the points by the pointmap error (`prob3r.measures.scenes`). Reported of VGGT
@@ -23,7 +23,7 @@ Rules, for medians over scenes with 95 % bootstrap intervals, for cameras and fo
   heads as a share of the loss by cutting all. In both modes `mean` and `resample`: supported if the
   share is above `HALF`, and the loss is above those of both controls, all by intervals; not
   supported if the share is below `HALF` by its interval, or the loss is not above that of the
-  random heads; else mixed. Where cutting all heads loses nothing, it cannot be measured.
+  random heads; else mixed. If cutting all heads loses nothing, the share cannot be measured.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,13 +61,13 @@ from prob3r.studies.matching_heads.figures import draw_cuts, draw_heads, draw_st
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HALF = 0.5  # of the total loss
+HALF = 0.5  # share of the total loss
 CHOSEN_ON = 32
 RULING = ("mean", "resample")
 
 
 class MatchingHeads(Study[Views]):
-    """N6: the heads that match, and what cutting few of them does."""
+    """N6: the heads that match, and the effect of cutting a few of them."""
 
     name = "matching_heads"
     title = "A few heads match"
@@ -82,7 +82,7 @@ class MatchingHeads(Study[Views]):
         self.known: Known | None = None
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
-        """Find the heads that match most, their entropy, and the means of all outputs."""
+        """Find the heads that match most, their entropy, and the means of all heads' outputs."""
         model = tested.model
         device = next(model.parameters()).device
         few = list(sampled_batches(pairs, CHOSEN_ON, self.batch, device))
@@ -112,7 +112,7 @@ class MatchingHeads(Study[Views]):
         ]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
-        """Return the heads' PCK@1, and what cutting heads does to cameras and points."""
+        """Return the heads' PCK@1, and the effects of cutting heads on cameras and points."""
         metrics = camera_metric(table), POINTMAP
         with figure(1, 3, PAGE, 2.4) as (heads, axes):
             draw_heads(axes[0], table)
@@ -136,14 +136,14 @@ def share_of_loss(part: Float[Tensor, " n"], whole: Float[Tensor, " n"]) -> Inte
 
 
 class Loss(NamedTuple):
-    """What cutting the matching heads loses in one mode.
+    """The loss by cutting the matching heads in one mode.
 
     Attributes:
-        share: Of the total loss.
-        own: The loss itself.
-        over_random: More than by random heads.
-        over_entropy: More than by heads of equal entropy.
-        total: By cutting all heads.
+        share: The loss as a share of the total loss.
+        own: The loss.
+        over_random: The loss less that by random heads.
+        over_entropy: The loss less that by heads of equal entropy.
+        total: The loss by cutting all heads.
     """
 
     share: Interval

@@ -1,4 +1,4 @@
-"""The heads that match, what is cut beside them, and what the cuts do."""
+"""The heads that match, the heads of the controls, and the effects of cutting them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ DRAWS = 3
 
 MATCHING, RANDOM, ENTROPY, ALL = CUTS = ("matching", "random", "equal entropy", "all")
 TOP, ANY = "most matching", "any"
-"""How many heads are cut step by step: those that match most first, or in a random order."""
+"""The order in which growing numbers of heads are cut: best matching first, or random."""
 
 MODES = ("zero", "mean", "resample")
 PCK = "pck@1"
 
 Head = tuple[int, int]
-"""Its block and its number."""
+"""A head: its block and its number."""
 
 
 class Cut(NamedTuple):
-    """What is cut: which heads, in which mode, how many, and in which random draw."""
+    """A cut: which heads, the mode, the number of heads, and the random draw."""
 
     cut: str
     mode: str
@@ -50,9 +50,9 @@ class Known:
     """What is known before the scenes are cut.
 
     Attributes:
-        heads: All heads of the attention between views, those that match most first.
-        entropy: Of each of them, in nats.
-        means: Of all heads' outputs.
+        heads: All heads of the attention between views, in decreasing order of PCK@1.
+        entropy: The entropy of each head, in nats.
+        means: The means of the outputs of all heads.
     """
 
     heads: Sequence[Head]
@@ -61,7 +61,7 @@ class Known:
 
     @property
     def few(self) -> int:
-        """How many heads are the matching ones."""
+        """The number of matching heads."""
         return max(1, int(SHARE * len(self.heads)))
 
     def chosen(self) -> dict[tuple[str, int], list[Head]]:
@@ -80,7 +80,7 @@ class Known:
         return {key: chosen for key, chosen in found.items() if chosen}
 
     def steps(self) -> dict[tuple[str, int], list[Head]]:
-        """Return the heads that match most, and random ones, 1, 2, 4, ... of them."""
+        """Return 1, 2, 4, … of the heads that match most, and as many random heads."""
         count, found = 1, {}
         order = _drawn(self.heads, len(self.heads), 0)
         while count < len(self.heads):
@@ -122,7 +122,7 @@ def pck_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
 
 
 def cut_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
-    """Return the effects of every cut; a scene without another scene has none by `resample`."""
+    """Return the effects of every cut; a scene alone in its batch has no rows for `resample`."""
     places = _places(model, views.count)
     wanted = [str(site.read(HEADS)) for sites in places.values() for site in sites]
     rows, others = Donated.of(views, trace(model, views, wanted, output=False))
@@ -156,7 +156,7 @@ def cut_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
 
 
 def _places(model: Model, views: int) -> dict[int, list[Site]]:
-    """Return where a block's heads between views are: of view 2, or of all views if they share."""
+    """Return the attention sites between views by block: of view 2, or of all views if joint."""
     found = {}
     for place in trunk(model).between(2):
         assert place.block is not None  # attention is that of a block
@@ -171,7 +171,7 @@ def _drawn(heads: Sequence[Head], count: int, seed: int) -> list[Head]:
 
 
 def by_cut(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
-    """Return the effect of every kind of cut, scene by scene; of random heads, the mean."""
+    """Return the effect of every kind of cut by scene; for random heads, the mean of the draws."""
     rows = table[table.cut.isin(CUTS)]
     found = {}
     for cut in dict.fromkeys(rows.cut):

@@ -1,12 +1,12 @@
-"""C4, where matches come from: when in a training do correspondence heads appear?
+"""C4, where matches come from: when do correspondence heads appear during training?
 
 The model under test, its checkpoints and its variants see the same pairs, at the image size of
 the checkpoints. Of each, PCK@1 and cycle consistency of every head of view 2's
 cross-attention are measured (a *correspondence head* is defined in `heads.py`), and the rotation
 error of the output, all with the control that shows the view 1 of another pair.
 
-How many training pairs a checkpoint has seen follows from its name (`checkpoints.py`). Models of
-other names are variants, which stand beside the axis.
+The name of a checkpoint gives the number of training pairs that it has seen (`checkpoints.py`).
+Models with other names are variants, which figures show beside the time axis.
 
 - The *plateau* of the mean pose is where the model turns view 2 no better than its control. It is
   *broken* at the first checkpoint whose median rotation error is below the control's, with
@@ -14,15 +14,17 @@ other names are variants, which stand beside the axis.
 - Heads *appear* at the first checkpoint with a correspondence head, and are *spread* at the
   first with one in at least half of the blocks, if the same holds of all checkpoints after them.
 
-Rules; intervals are bootstrapped over pairs, which all models share in a draw. What makes a head
-a correspondence head, or a plateau broken, is an interval itself: in a draw it is the draw's
-median with the interval's distance from the median of all pairs, and the control's most is that
-of all pairs. Draws in which either is not seen are left out.
+Rules; intervals are bootstrapped over pairs, and all models share the pairs of a draw. The
+definitions of a correspondence head and of a broken plateau use intervals themselves. In a draw
+such an interval is the draw's median with the interval's distance from the median of all pairs, and
+the maximum of the control is that of all pairs. Draws without heads or without a broken plateau are
+left out.
 
 - *Correspondence heads appear before the plateau breaks* and *Correspondence heads spread before
   the plateau breaks*: supported if the heads come at an earlier checkpoint, the interval of the
-  number of pairs between the two excluding zero; not supported if they come later so; mixed if
-  they come at the same checkpoint, the interval holds zero, or either is not seen.
+  number of pairs between the two excluding zero; not supported if they come at a later checkpoint,
+  with such an interval; mixed if they come at the same checkpoint, the interval contains zero, or
+  either does not occur.
 """
 
 from typing import TYPE_CHECKING
@@ -64,7 +66,7 @@ class Origins(Study):
     most = 128
 
     def check(self, tested: ModelUnderTest) -> None:
-        """Raise LackingError if there is nothing to hold the model against."""
+        """Raise LackingError if there are no checkpoints to compare the model with."""
         super().check(tested)
         references = comparable(tested)
         if not references:
@@ -117,7 +119,7 @@ def comparable(tested: ModelUnderTest) -> dict[str, Model]:
 
 
 def _measured(model: Model, pair: Pair) -> pd.DataFrame:
-    """Return what one model does with the pairs and with the control."""
+    """Return the matches and the rotation error of one model, on the pairs and on the control."""
     matches = pair.patch_matches(model.config.patch)
     control = shuffled(pair)
     parts = []

@@ -1,8 +1,8 @@
-"""Checkpoints along a training: their names, and when something sets in for good.
+"""Checkpoints of a training: their names, and the checkpoint from which on a state lasts.
 
-They are named `NAME-STAGE-PAIRS`, after the pairs seen in their stage. A stage is as long as the
-last of its weights, which are always kept; with none of the first stages, pairs are counted from
-the first stage there is.
+They are named `NAME-STAGE-PAIRS`, after the number of pairs seen in their stage. The length of a
+stage is that of its last checkpoint, which is always kept. If the first stages have no checkpoints,
+pairs are counted from the first stage that has some.
 """
 
 import re
@@ -17,7 +17,7 @@ from prob3r.errors import Prob3rError
 
 
 class Checkpoint(NamedTuple):
-    """What the name of a checkpoint says."""
+    """The parts of a checkpoint's name."""
 
     training: str
     stage: int
@@ -25,16 +25,16 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint_of(name: str) -> Checkpoint | None:
-    """Return what a name says, None if it is not that of a checkpoint."""
+    """Return the parts of a checkpoint's name; None for any other name."""
     match = re.fullmatch(r"(.+)-(\d+)-(\d+)", name)
     return Checkpoint(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def pairs_seen(names: Iterable[str]) -> dict[str, int]:
-    """Return the names of checkpoints, in their order, with the pairs seen until then.
+    """Return the names of checkpoints in order, with the number of pairs seen until each.
 
     Args:
-        names: Those of other models among them are left out.
+        names: Names of models; those that are not checkpoints are left out.
 
     Raises:
         Prob3rError: The weights are of more than one training, or a stage between them is missing.
@@ -59,17 +59,17 @@ def pairs_seen(names: Iterable[str]) -> dict[str, int]:
 
 
 def counted_from(names: Iterable[str]) -> str:
-    """Return from where `pairs_seen` counts, in words: nothing if from the very start."""
+    """Return from which stage `pairs_seen` counts, in words; empty if from the first stage."""
     first = min(said.stage for name in names if (said := checkpoint_of(name)))
     return f" from stage {first} on" if first else ""
 
 
 def onset(state: Bool[Tensor, "*d w"], seen: Float[Tensor, " w"]) -> Float[Tensor, "*d"]:
-    """Return where a state sets in that lasts to the end, NaN where it does not hold at the end.
+    """Return the pairs seen when a state begins that lasts to the end; NaN if it does not last.
 
     Args:
-        state: Whether it holds, at each checkpoint.
-        seen: How many pairs each checkpoint has seen.
+        state: Whether the state holds at each checkpoint.
+        seen: Number of pairs that each checkpoint has seen.
     """
     lasting = state.flip(-1).int().cummin(-1).values.sum(-1)
     return torch.cat([seen, seen.new_tensor([torch.nan])])[len(seen) - lasting]

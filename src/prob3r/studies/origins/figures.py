@@ -25,7 +25,7 @@ from prob3r.studies.origins.history import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DARK = 0.6  # PCK@1 whose colour takes white figures
+_DARK = 0.6  # from this PCK@1 on, the colour is so dark that numbers on it are white
 
 
 def draw_matches(axis: "Axes", table: pd.DataFrame, history: History) -> None:
@@ -81,7 +81,7 @@ def _mark(axis: "Axes", history: History) -> None:
 
 
 def draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
-    """Draw the best head of every block of every model, and the number of its matchers."""
+    """Draw the best head of every block of every model, and the number of correspondence heads."""
     along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
     others = list(table[table.role != CHECKPOINT].model.unique())
     names = [f"{seen / THOUSAND:.0f}" for seen in along.values()] + others
@@ -106,7 +106,7 @@ def draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
 
 
 def entries(axes: "Iterable[Axes]") -> tuple[list[Any], list[str]]:
-    """Return what a legend of several axes lists, each label once."""
+    """Return handles and labels for a legend of several axes, with each label once."""
     named = {
         label: handle
         for axis in axes

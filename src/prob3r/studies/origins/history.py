@@ -1,4 +1,4 @@
-"""What happens along a training: matches, and the plateau of the mean pose, by checkpoint."""
+"""Matches and the plateau of the mean pose during training, by checkpoint."""
 
 from typing import NamedTuple
 
@@ -12,24 +12,24 @@ from prob3r.measures.statistics import medians, resampled, wide
 from prob3r.studies.origins.checkpoints import counted_from, pairs_seen
 
 TESTED, CHECKPOINT, VARIANT = "subject", "along", "variant"
-"""What a model of the table is to the study, in the words of all tables so far."""
+"""The role of a model in the study, as stored tables name it."""
 
 THOUSAND = 1000
 
 
 class History(NamedTuple):
-    """What happens along training, in the order of the checkpoints.
+    """Measures during training, in the order of the checkpoints.
 
-    Row 0 of what is drawn holds all pairs, and each of the others a bootstrap draw.
+    In tensors with draws, row 0 is for all pairs, and every other row is a bootstrap draw.
 
     Attributes:
-        seen: Training pairs behind each checkpoint, in thousands.
-        since: From where they are counted, in words.
-        heads: Correspondence heads.
-        blocks: Blocks with a correspondence head.
-        broken: Whether the plateau is broken.
-        depth: Blocks of the decoder.
-        pairs: Pairs that all this rests on.
+        seen: Number of training pairs that each checkpoint has seen, in thousands.
+        since: The stage from which pairs are counted, in words.
+        heads: Number of correspondence heads.
+        blocks: Number of blocks with a correspondence head, with draws.
+        broken: Whether the plateau is broken, with draws.
+        depth: Number of blocks of the decoder.
+        pairs: Number of measured pairs.
     """
 
     seen: Float[Tensor, " w"]
@@ -42,7 +42,7 @@ class History(NamedTuple):
 
 
 def history_of(table: pd.DataFrame) -> History:
-    """Return what happens along training."""
+    """Return the history of a training from the study's table."""
     along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
     parts = in_order(table[table.role == CHECKPOINT])
     heads = [_matching_heads(part) for part in parts]
@@ -71,7 +71,7 @@ def by_block(heads: list[tuple[int, str]], values: Shaped[Tensor, "*d s"]) -> Te
 
 
 def _is_broken(table: pd.DataFrame) -> Bool[Tensor, " draws"]:
-    """Return whether view 2 is turned better than by the control: of all pairs, and per draw."""
+    """Return whether the rotation is better than the control's: for all pairs, and per draw."""
     errors = torch.stack([rotation_of(table, source) for source in ("model", "shuffled")], 1)
     middle, low, high = medians(errors)
     drawn = resampled(errors)
@@ -86,5 +86,5 @@ def rotation_of(table: pd.DataFrame, source: str) -> Float[Tensor, " n"]:
 
 
 def in_order(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of each checkpoints, in their order."""
+    """Return the rows of each checkpoint, in the order of the checkpoints."""
     return [table[table.model == name] for name in pairs_seen(table.model.unique())]

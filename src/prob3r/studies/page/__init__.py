@@ -1,4 +1,4 @@
-"""The findings page: what the studies of one model or several came to, from their saved results."""
+"""The page of findings: the results of the studies of one or more models, from saved files."""
 
 import os
 import re
@@ -17,12 +17,12 @@ from prob3r.studies.page.saved import Saved, read_saved
 def write_findings(
     folders: Path | Sequence[Path], order: Sequence[str], page: Path | None = None
 ) -> Path:
-    """Write the page of one folder of studies a model, and return its path.
+    """Write the page of findings of one or more models, and return its path.
 
     Args:
-        folders: Where `conduct` put the results; each holds those of one model.
-        order: Names of the studies as they are to be reported; those without results are left out.
-        page: What to write; `findings.md` in the first folder by default.
+        folders: The folders into which `conduct` wrote results, one for each model.
+        order: Names of the studies in the order of the page; those without results are left out.
+        page: The file to write; by default `findings.md` in the first folder.
 
     Raises:
         Prob3rError: A folder holds no results, or those of several models, or damaged ones; or two
@@ -73,7 +73,7 @@ def write_findings(
 
 
 def _named(saved: Sequence[Saved]) -> list[Saved]:
-    """Return the results, with files named by their stems where these name one model each."""
+    """Return the results; a model that is a file is named by its stem if that stem is unique."""
     stems = [
         Path(each.model).stem if each.model.endswith(".safetensors") else each.model
         for each in saved
@@ -111,7 +111,7 @@ def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
 
 
 def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title: str) -> list[str]:
-    """Return what one study came to, with its figures."""
+    """Return the lines of one study's section, with its figures."""
     sample = f" ({result['sample']})" if "sample" in result else ""
     views = result.get("views", 2)
     pairs, of = ("pairs", "") if views == 2 else ("scenes", f" of {views} views")
@@ -130,5 +130,5 @@ def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title:
 
 
 def _anchor(title: str) -> str:
-    """Return where Markdown puts a heading."""
+    """Return the anchor of a heading in Markdown."""
     return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())

@@ -1,7 +1,7 @@
-"""The claims that studies put to a model: what each says, who reported it, and what answers it.
+"""The claims that studies test: their words, the paper that reported them, and their questions.
 
-The page of findings has one row for each question here. What a paper reported is told as its source
-tells it, in our words; `Claim.read` says which source that was. `docs/field.md` tells more of each.
+The page of findings has one row for each question here. What a paper reported is given in our own
+words; `Claim.read` names the source that we read. `docs/field.md` has more on each claim.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ class Question:
     """One question of a claim, and the finding that answers it.
 
     Attributes:
-        statement: What is asked, as a statement that can be false.
-        study: Name of the study that asks it.
+        statement: The question, as a statement that can be false.
+        study: Name of the study that answers it.
         finding: Shell-style pattern of the statement of the finding that answers it. Statements
-            hold numbers and names of sublayers, which differ between models.
+            contain numbers and names of sublayers, which differ between models.
         of: Name of the reference that the finding is about, such as `mini-pose`; by default it is
             about the model under test.
     """
@@ -34,15 +34,15 @@ class Claim:
     """A claim about the inside of multi-view transformers.
 
     Attributes:
-        number: As findings give it in `Finding.claim`.
+        number: The number of the claim, as in `Finding.claim`.
         statement: The claim in plain words.
-        studies: Names of the studies that ask it.
-        reported: What its paper reported, and on which model; empty if no paper did.
-        paper: The paper's short name.
+        studies: Names of the studies that test it.
+        reported: What the paper reported, and on which model; without a paper, a note on that.
+        paper: The paper's short name; empty without a paper.
         arxiv: The paper's number at arXiv.
-        read: What we read of the paper.
-        questions: The questions whose findings are known by their wording. Each other finding of
-            the claim has a row of its own.
+        read: The parts of the paper that we read.
+        questions: The questions whose findings are recognised by their statements. Every other
+            finding of the claim has its own row.
     """
 
     number: str
@@ -64,10 +64,10 @@ _WITHIN = (
     "surfaces that face up or down",
     "surfaces that face the camera",
 )
-"""What the study of dictionaries asks of the patches of one view."""
+"""Properties of patches of one view that the study of dictionaries tests."""
 
 _ACROSS = ("an object in both views", "matching patches")
-"""What it asks of the patches of two views."""
+"""Properties of patches of two views that the study of dictionaries tests."""
 
 CLAIMS = (
     Claim(

@@ -1,4 +1,4 @@
-"""The table of all claims: claims down, models across, and what each paper reported beside them."""
+"""The table of all claims: claims in rows, models in columns, with what each paper reported."""
 
 import math
 import re
@@ -19,11 +19,11 @@ class Answer:
     """A finding that answers a question.
 
     Attributes:
-        column: Name of the model that it is about.
-        tested: Name of the model whose study came to it.
+        column: Name of the model that the finding is about.
+        tested: Name of the model whose study has the finding.
         study: The study's name.
         finding: The finding, as it was saved.
-        question: What it answers, if that is a known question.
+        question: The question that it answers; None if it is not a known question.
     """
 
     column: str
@@ -34,12 +34,12 @@ class Answer:
 
     @property
     def claim(self) -> Claim:
-        """The claim that it is about."""
+        """The claim that the finding is about."""
         return claim_of(self.finding)
 
     @property
     def key(self) -> str:
-        """What findings of several models that answer the same question have in common."""
+        """The key that is equal for findings of several models on the same question."""
         return self.question.statement if self.question else in_common(self.finding)
 
 
@@ -60,12 +60,12 @@ def claims_table(
 ) -> list[str]:
     """Return the lines of the table.
 
-    A row tells the effect's unit where it is the same for all models; else each cell does.
+    A row gives the unit of the effect if it is the same for all models; otherwise each cell does.
 
     Args:
         saved: The results of each model under test.
-        order: Names of all studies that there are.
-        links: Where the page tells more of a model's study, by the model's and the study's name.
+        order: Names of all studies.
+        links: Anchors of the sections of the page, by the model's and the study's name.
     """
     models = list(columns(saved))
     answers = [answer for each in saved for answer in _answers(each)]
@@ -89,10 +89,10 @@ def claims_table(
 
 
 def in_common(finding: Mapping[str, Any]) -> str:
-    """Return what the findings of several models have in common.
+    """Return the part of a statement that is equal for several models.
 
-    It is the statement up to its first colon, after which it tells what was found, with `n` for
-    every number.
+    This is the statement up to its first colon, with `n` for every number. After the colon a
+    statement gives the result.
     """
     return re.sub(r"\d+(\.\d+)?", "n", finding["statement"].partition(": ")[0])
 
@@ -117,7 +117,7 @@ def is_measured(finding: Mapping[str, Any]) -> bool:
 
 
 def _claim_row(claim: Claim, models: Sequence[str], ask: Sequence[str] | None) -> str:
-    """Return the row that says a claim and what was reported.
+    """Return the row with a claim and what its paper reported.
 
     Args:
         claim: The claim.
@@ -160,7 +160,7 @@ def _cell(
     links: Mapping[tuple[str, str], str],
     with_unit: bool,
 ) -> str:
-    """Return what is known of one question for one model."""
+    """Return the cell of one question and one model."""
     texts: dict[str, None] = {}
     for answer in (answer for answer in answers if answer.column == model):
         link = links[answer.tested, answer.study]

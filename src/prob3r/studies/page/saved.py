@@ -1,4 +1,4 @@
-"""What studies wrote into a folder: the results of one model, for the page of findings."""
+"""The saved results of the studies of one model, for the page of findings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,8 +21,8 @@ class Saved:
         model: The model's name.
         weights: Its fingerprint.
         folder: Where the results are, one folder a study.
-        results: What each study came to, by its name, as `conduct` wrote it.
-        left: Why studies were not run, by their names.
+        results: The result of each study by name, as `conduct` wrote it.
+        left: The reason for each study that was not run, by name.
     """
 
     model: str
@@ -33,7 +33,7 @@ class Saved:
 
     @property
     def references(self) -> dict[str, str]:
-        """Fingerprints of the models that the studies held this one against, by name."""
+        """Fingerprints of the models that the studies compared this model with, by name."""
         found: dict[str, str] = {}
         for result in self.results.values():
             relatives = result.get("relatives")
@@ -45,8 +45,8 @@ def read_saved(folder: Path, order: Sequence[str]) -> Saved:
     """Read the results in a folder.
 
     Args:
-        folder: Where `conduct` put them.
-        order: Names of the studies as they are to be reported; those without results are left out.
+        folder: The folder into which `conduct` wrote them.
+        order: Names of the studies in the order of the page; those without results are left out.
 
     Raises:
         Prob3rError: There are no results, or they are of several models, or damaged.

@@ -1,27 +1,27 @@
 """C3, pose: does the model lean on an explicit global camera pose?
 
-What could carry one are the *marked tokens* of `prob3r.measures.tokens`, where sinks, high-norm and
-special tokens are defined: sinks over the first `SINK_PAIRS` pairs, the others in each pair. They
-are knocked out of view 2's stream, in both modes of `Knockout`. (Where a model has global attention
-in place of cross-attention, that is meant.)
+The tokens that could carry a pose are the *marked tokens* of `prob3r.measures.tokens`, which
+defines sinks, high-norm tokens and special tokens. Sinks are found over the first `SINK_PAIRS`
+pairs, the others in each pair. The marked tokens are knocked out of view 2's stream, in both modes
+of `Knockout`. (For a model with global attention, read global attention for cross-attention.)
 
 - `head`, `block`, `all sinks`: the sinks are cut as keys in their own heads: of one head, of one
   block's self- and cross-attention, and of all heads.
 - `all but the sinks`: in every head that has sinks, all other keys are cut.
-- `carriers` (what tables call the marked tokens): all marked tokens of view 2 are isolated: cut as
-  keys and as queries in its self- and cross-attention and as keys in view 1's cross-attention, so
-  that nothing reads them and they read nothing, in any block; and the marked tokens of view 1 are
-  cut as keys in view 2's cross-attention.
+- `carriers` (the name of marked tokens in tables): all marked tokens of view 2 are isolated. They
+  are cut as keys and as queries in its self- and cross-attention and as keys in view 1's
+  cross-attention. So no token attends to them and they attend to none, in any block. The marked
+  tokens of view 1 are cut as keys in view 2's cross-attention.
 
-Each is held against its two random controls of `prob3r.measures.tokens`, matched in count and in
-attention mass and cut (or, for `all but the sinks`, kept) in the same way. If the model has no sink
-at all, the key of every head that takes the most stands in for its sinks, in the mode `mask` alone,
-and the findings say so; a stand-in is not marked. Beside them, and without controls, the outputs of
-all heads of a sublayer are replaced (`zero`; `mean` over the pairs in which sinks were sought;
-`resample` from another scene).
+Each cut is compared with its two random controls of `prob3r.measures.tokens`, matched in count and
+in attention mass, and cut (or, for `all but the sinks`, kept) in the same way. If the model has no
+sinks, the key of every head that receives the most attention is used instead, only in the mode
+`mask`, and the findings say so; such a key is not a marked token. In addition, and without
+controls, the outputs of all heads of a sublayer are replaced (`zero`; `mean` over the pairs in
+which sinks were sought; `resample` from another scene).
 
-The positive control is `mini-pose`, a twin that carries an explicit pose in a camera token: the
-same cuts, but for single heads and blocks, must break it. Its sinks are its own.
+The positive control is `mini-pose`, a twin that carries an explicit pose in a camera token. The
+same cuts, except those of single heads and blocks, must break its pose. They use its own sinks.
 
 The effect of a cut is an error of view 2 after it less before it, pair by pair; pairs that have
 nothing to cut are left out. A cut *stands out* if its effect on the rotation error less that of
@@ -36,9 +36,9 @@ bootstrap intervals:
   Left out without `mini-pose`.
 - *Cutting the marked tokens hardly changes the relative pose*: supported if the
   upper end of the effect of isolating them is under `HARDLY` degrees, or if it does not stand out;
-  not supported if it stands out and its lower end is over `HARDLY` degrees; else mixed. Where the
-  positive control does not break, or is missing, or there are no marked tokens, it is mixed at
-  most: the method cannot tell then.
+  not supported if it stands out and its lower end is over `HARDLY` degrees; else mixed. If the
+  positive control does not break or is missing, or if there are no marked tokens, it is always
+  mixed, because then the method cannot tell.
 - *The pose does not rest on sinks*: supported if cutting all of them does not stand out and
   cutting all but them raises the rotation error more, the interval of the difference excluding
   zero; not supported if cutting them stands out and the difference is not above zero; else mixed.
@@ -72,12 +72,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SINK_PAIRS = 64
-BREAKS = 5.0  # degrees that the positive control has to lose over its controls
-HARDLY = 2.0  # degrees that count as hardly a change
+BREAKS = 5.0  # degrees that the positive control must lose more than its controls
+HARDLY = 2.0  # smaller changes, in degrees, are negligible
 
 
 class Pose(Study):
-    """C3: what knockouts of all that could carry a pose do to it."""
+    """C3: the effect on the pose of knockouts of all tokens that could carry it."""
 
     name = "pose"
     title = "No explicit global pose"
@@ -97,7 +97,7 @@ class Pose(Study):
             self.known[name] = Known.of(model, pairs, SINK_PAIRS, self.batch, each)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
-        """Return what every knockout does to every error of view 2."""
+        """Return the effect of every knockout on every error of view 2."""
         parts = [
             knock_out(model, pair, self.known[name]).assign(source=name)
             for name, model in _models(tested).items()

@@ -1,4 +1,4 @@
-"""How the effects of knockouts are read: each cut beside its two random controls."""
+"""Comparison of the effects of knockouts with their two random controls."""
 
 from typing import NamedTuple
 
@@ -13,15 +13,15 @@ from prob3r.studies.pose.knockouts import MASK
 
 
 class Contrast(NamedTuple):
-    """What a cut does to the rotation, and how much more than its controls.
+    """The effect of a cut on an error, and its excess over the controls.
 
     Attributes:
-        effect: Of the cut.
-        over_count: Less that of the control matched in count.
-        over_mass: Less that of the control matched in attention mass.
-        pairs: That have something to cut.
-        tokens: That are cut, median over pairs: of the cut and of both controls.
-        mass: The attention that they hold, likewise.
+        effect: The effect of the cut.
+        over_count: The effect less that of the control matched in count.
+        over_mass: The effect less that of the control matched in attention mass.
+        pairs: Number of pairs that have something to cut.
+        tokens: Number of cut tokens, median over pairs, of the cut and of both controls.
+        mass: Attention mass of these tokens, median over pairs, of the cut and of both controls.
     """
 
     effect: Interval
@@ -33,11 +33,11 @@ class Contrast(NamedTuple):
 
     @property
     def stands_out(self) -> bool:
-        """Whether it does more than both controls."""
+        """Whether the effect is above that of both controls, by intervals."""
         return self.over_count.low > 0 and self.over_mass.low > 0
 
     def by_more_than(self, degrees: float) -> bool:
-        """Whether it stands out by more than so much over each of them."""
+        """Whether it stands out, and exceeds each control by more than `degrees` in the median."""
         return self.stands_out and min(self.over_count.value, self.over_mass.value) > degrees
 
 
@@ -48,7 +48,7 @@ def contrast(
     mode: str = MASK,
     metric: str = "rotation_error",
 ) -> Contrast | None:
-    """Return what a cut of a scope does; None where there was nothing to cut."""
+    """Return the effect of a cut of a scope; None if no pair had anything to cut."""
     rows = rows_of(table, source, scope, mode, metric)
     if rows.empty:
         return None
@@ -71,7 +71,7 @@ def contrast(
 def rows_of(
     table: pd.DataFrame, source: str, scope: str, mode: str, metric: str = "rotation_error"
 ) -> pd.DataFrame:
-    """Return what the variants of a scope and a mode do to an error."""
+    """Return the rows of a scope and a mode on one error."""
     chosen = (table.source == source) & (table.scope == scope) & (table["mode"] == mode)
     return table[chosen & (table.metric == metric)]
 

@@ -39,7 +39,7 @@ _TURN = "change of rotation\nerror (degrees)"
 
 
 def draw_cuts(table: pd.DataFrame) -> "Figure":
-    """Return the cuts of many tokens beside their controls, a row a model, a column a scope."""
+    """Return cuts of many tokens with their controls, models in rows and scopes in columns."""
     sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
     with figure(len(sources), 3, PAGE, 1.8) as (drawn, axes):
         panels = [(source, scope) for source in sources for scope in (ISOLATED, ALL, REST)]
@@ -76,7 +76,7 @@ def draw_cuts(table: pd.DataFrame) -> "Figure":
 
 
 def draw_heads(table: pd.DataFrame) -> "Figure":
-    """Return the sinks of every head: how strong they are, and what it does to cut them."""
+    """Return the strength of the sinks of every head, and the effect of cutting them."""
     own = table[table.source == MODEL]
     strengths, cuts = own[own.scope == STRENGTH], rows_of(own, MODEL, HEAD, MASK)
     columns = {
@@ -107,7 +107,7 @@ def draw_heads(table: pd.DataFrame) -> "Figure":
 
 
 def draw_blocks(table: pd.DataFrame) -> "Figure":
-    """Return what it does to cut one block: its sinks, and the outputs of all its heads."""
+    """Return the effect of cutting one block: its sinks, or the outputs of all its heads."""
     own = table[table.source == MODEL]
     kinds = _kinds(own)
     with figure(1, 1 + len(kinds), PAGE, 2.7) as (drawn, axes):

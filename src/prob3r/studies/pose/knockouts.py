@@ -1,6 +1,6 @@
-"""What the study of the pose cuts, and the same cuts of random tokens.
+"""The cuts of the study of the pose, and the same cuts of random tokens.
 
-What a scope means, and which mode it comes in, is defined in `pose/__init__.py`.
+The scopes and their modes are defined in `pose/__init__.py`.
 """
 
 from collections import defaultdict
@@ -41,10 +41,10 @@ HEAD, BLOCK, ALL, REST, ISOLATED = SCOPES = (
     "carriers",
 )
 OUTPUTS = "outputs"
-"""The scope of heads' outputs that are replaced, which has no controls."""
+"""The scope in which outputs of heads are replaced; it has no controls."""
 
 STRENGTH = "strongest key"
-"""The scope of what heads' strongest keys receive, where nothing is cut."""
+"""The scope of rows on the attention to heads' strongest keys; nothing is cut."""
 
 MASK, ZERO = MODES = ("mask", "zero")
 OUTPUT_MODES = ("zero", "mean", "resample")
@@ -54,7 +54,7 @@ ERRORS = ("rotation_error", "translation_error", "shape_error", "pointmap_error2
 
 
 class Variant(NamedTuple):
-    """What is cut; what does not tell variants of a scope apart is empty, or -1."""
+    """A cut; a field that is the same for all variants of a scope is empty, or -1."""
 
     scope: str
     mode: str
@@ -66,12 +66,12 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a model before its pairs are cut.
+    """What is measured on a model before its pairs are cut.
 
     Attributes:
-        sinks: Of its heads.
-        means: Of its heads' outputs, or None if these are not to be replaced and neither single
-            heads nor single blocks are to be cut.
+        sinks: The sinks of its heads.
+        means: The means of its heads' outputs; None if outputs are not replaced, and single heads
+            and blocks are not cut.
     """
 
     sinks: Sinks
@@ -79,14 +79,14 @@ class Known:
 
     @classmethod
     def of(cls, model: Model, pairs: Pairs, count: int, batch: int, each: bool) -> "Known":
-        """Return what is known from a sample of the pairs.
+        """Measure a model on a sample of the pairs.
 
         Args:
-            model: Which is to be cut.
-            pairs: Of the study.
-            count: How many of them to use.
-            batch: Pairs at a time.
-            each: Whether heads and blocks are to be cut one by one.
+            model: The model that will be cut.
+            pairs: The pairs of the study.
+            count: Number of pairs to use.
+            batch: Pairs in a batch.
+            each: Whether heads and blocks will be cut one by one.
         """
         device = next(model.parameters()).device
         means = head_means(model, sampled_batches(pairs, count, batch, device)) if each else None
@@ -98,9 +98,9 @@ class Cut:
     """One variant, and how much it cuts, or keeps.
 
     Attributes:
-        edits: What is done.
-        tokens: How many keys of all heads, or tokens, in each pair.
-        mass: The attention that these receive in the run without edits, mean over heads.
+        edits: The edits that make the cut.
+        tokens: Number of keys of all heads, or of tokens, in each pair.
+        mass: Attention that these receive in the run without edits, averaged over heads.
     """
 
     edits: Sequence[Edit]
@@ -109,13 +109,13 @@ class Cut:
 
 
 def knock_out(model: Model, pair: Pair, known: Known) -> pd.DataFrame:
-    """Return what every variant does to every error, one row for each pair, variant and error.
+    """Return the effect of every variant on every error, a row for each pair, variant and error.
 
-    The columns are those of `Variant`; `sinks`, whether what is cut are sinks rather than keys that
-    stand in for them; `tokens` and `mass` of `Cut`; and `metric`, `clean` and `value`: the error
-    without the cut, and the change that it makes. Pairs in which a variant has nothing to cut have
-    no row. For the scope `STRENGTH` the value is how often its uniform share a head's strongest key
-    takes in the pair, and `sinks` whether that head has any.
+    The columns are those of `Variant`; `sinks`: whether the cut keys are sinks and not keys that
+    replace them; `tokens` and `mass` of `Cut`; and `metric`, `clean` (the error without the cut)
+    and `value` (the change by the cut). Pairs in which a variant has nothing to cut have no row.
+    For the scope `STRENGTH` the value is the attention to a head's strongest key in the pair, as a
+    multiple of its uniform share, and `sinks` tells whether that head has sinks.
     """
     sites = token_sites(model)
     outputs = [str(site.read(HEADS)) for site in trunk(model).attention(2)]

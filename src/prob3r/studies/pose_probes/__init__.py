@@ -1,4 +1,4 @@
-"""C3, pose probes: what in view 2's tokens could carry the relative pose at all?
+"""C3, pose probes: which of view 2's tokens could carry the relative pose?
 
 At the input of the trunk (DUSt3R's decoder) and after every block, probes read camera 2's pose in
 camera 1's frame: nine numbers projected onto the nearest rotation (Levinson et al., An Analysis of
@@ -11,17 +11,17 @@ model that has one.
 There is a `linear` probe (ridge regression on standardised features, penalty 0.01 times the number
 of rooms; the best patch is the one whose linear probe has the least median rotation error on
 the rooms held out) and an `mlp` of two layers (`HIDDEN` units, Adam, `STEPS` steps, kept where its
-loss on the rooms held out is least). They are fitted to `FITTED` rooms of the training split of the
-pairs' size, with `HELD_OUT` more held out, whatever the pairs are: of other data sets than rooms
-there is nothing to fit to.
+loss on the rooms held out is least). They are always fitted to `FITTED` rooms of the training split
+at the size of the pairs, with `HELD_OUT` more held out, because other data sets have no training
+split here.
 
 Controls: the mean pose of the rooms; the identity pose; the same probes shown another view 1
 (`shuffled`, see `prob3r.measures.controls`); the same probes of a backbone with random weights
-(`random`); and the decoder's input, which is what view 2 alone tells. The positive control is the
-camera token of `mini-pose`. The model's own output is measured beside them.
+(`random`); and the decoder's input, which depends on view 2 alone. The positive control is the
+camera token of `mini-pose`. The model's own output is measured too.
 
-Rules, for rotation errors at the last site, medians over pairs with 95 % bootstrap intervals; of a
-linear probe and an MLP the one with the lower median counts, of several tokens the best:
+Rules, for rotation errors at the last site, medians over pairs with 95 % bootstrap intervals. Of a
+linear probe and an MLP, the one with the lower median counts; of several tokens, the best:
 
 - *The camera token of a twin that carries an explicit pose shows it*: supported if its error is
   below that of any patch of the twin and below the mean pose's, the intervals of both differences
@@ -29,9 +29,9 @@ linear probe and an MLP the one with the lower median counts, of several tokens 
   `mini-pose`.
 - *No single token carries the pose; pooled tokens do*: supported if the error of the best patch
   is above that of the pooled tokens by more than `MARGIN` degrees, the interval of the difference
-  excluding zero, and pooled tokens are below the mean pose, so, too; not supported if either
-  interval does not exclude zero; else mixed. Mixed at most where the camera token of the twin does
-  not show its pose, or there is no such twin.
+  excluding zero, and the error of pooled tokens is below that of the mean pose, with such an
+  interval too; not supported if either interval does not exclude zero; else mixed. It is never
+  supported if the camera token of the twin does not show its pose, or if there is no such twin.
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ def sets_by_places(reader: Reader, places: Places) -> FrameSets:
 
     Args:
         reader: The data set.
-        places: Of the frames of each scene, in the order in which a model sees them.
+        places: The places of the frames of each scene, in the order in which a model sees them.
 
     Raises:
         Prob3rError: The data set lacks a scene or a frame, or a set has less than two.
@@ -50,7 +50,7 @@ def read_places(file: Path) -> Places:
     """Read a published list.
 
     Raises:
-        Prob3rError: It is no object of lists of whole numbers.
+        Prob3rError: The file is not a JSON object of lists of whole numbers.
     """
     content = read_json(file)
     for scene, numbers in content.items():
@@ -71,14 +71,14 @@ def every(reader: Reader, stride: int, scenes: Sequence[str] | None = None) -> P
 def drawn(reader: Reader, views: int, seed: int, scenes: Sequence[str] | None = None) -> Places:
     """Return frames drawn by numpy's `RandomState(seed).choice`, scene after scene.
 
-    The draws are those of pi3's and VGGT's evaluations, as long as the scenes, their order and
-    their numbers of frames are the same. Scenes of less frames are left out and draw nothing.
+    The draws are those of pi3's and VGGT's evaluations, if the scenes, their order and their
+    numbers of frames are the same. Scenes with fewer frames are left out and use no draw.
 
     Args:
         reader: The data set.
-        views: How many frames of each scene.
-        seed: Of the draws.
-        scenes: In the order of the draws; by default all, in the order of their names.
+        views: Number of frames of each scene.
+        seed: Seed of the draws.
+        scenes: The scenes in the order of the draws; by default all, in the order of their names.
     """
     frames, draw = frames_by_scene(reader.scenes), np.random.RandomState(seed)
     return {
@@ -89,10 +89,6 @@ def drawn(reader: Reader, views: int, seed: int, scenes: Sequence[str] | None = 
 
 
 def refuse_list(name: str, listed: Path | None) -> None:
-    """Refuse a list of frames, of a protocol that takes none.
-
-    Raises:
-        Prob3rError: There is one.
-    """
+    """Raise Prob3rError if a list of frames is given to a protocol that takes none."""
     if listed is not None:
         raise Prob3rError(f"{name} takes no list of frames, but got {listed}; leave --frames out.")

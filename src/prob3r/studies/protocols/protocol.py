@@ -26,12 +26,14 @@ class Metric:
     """A number that a protocol reports over all scenes.
 
     Attributes:
-        name: What it is called.
+        name: The name of the metric.
         better: Whether larger or smaller values are better.
-        unit: Of the number; empty for shares, which go from 0 to 1.
-        column: The number of one scene that it is made of; `name` by default.
-        weight: The number of one scene that weighs it in the mean over scenes; by default, none.
-        area: If set, it is the exact area under the recall curve up to this value, and no mean.
+        unit: The unit; empty for shares, which go from 0 to 1.
+        column: Name of the number of one scene from which it is computed; `name` by default.
+        weight: Name of the number of one scene that is its weight in the mean over scenes; by
+            default all weights are equal.
+        area: If set, the metric is the exact area under the recall curve up to this value instead
+            of a mean.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Metric:
 
     @property
     def of(self) -> str:
-        """The number of one scene that it is made of."""
+        """Name of the number of one scene from which the metric is computed."""
         return self.column or self.name
 
 
@@ -52,10 +54,10 @@ class Chosen:
     """The scenes that a protocol measures.
 
     Attributes:
-        scenes: To be asked for by number.
-        keys: What identifies the frames of each scene, whatever folder they are in.
-        names: The frames of each scene, in the order in which the model sees them.
-        words: Where the choice comes from.
+        scenes: The scenes, read by number.
+        keys: Keys of the frames of each scene, which do not depend on the folder.
+        names: Names of the frames of each scene, in the order in which the model sees them.
+        words: How the frames were chosen.
     """
 
     scenes: Scenes[Views]
@@ -79,7 +81,7 @@ class Chosen:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that tell these frames from others; scenes may be in any order."""
+        """16 hexadecimal digits that identify these frames, for any order of the scenes."""
         return digest_of(sorted(self.keys, key=str))
 
     def take(self, numbers: Sequence[int], words: str) -> "Chosen":
@@ -97,16 +99,16 @@ class Protocol(ABC):
     """A public benchmark; every class with a `name` is registered.
 
     Attributes:
-        registry: Every protocol class by its name.
-        name: What it is called.
+        registry: All protocol classes by name.
+        name: The name of the protocol.
         title: The data set, and what is measured.
-        layout: Which data, in which layout.
-        frames: Which frames, and by whose list.
-        alignment: How predictions are brought to the frame and unit of the truth.
-        checked: The public code that the metrics were held to.
-        metrics: What is reported.
-        published: The digest of the published list, if there is one that is known.
-        farthest: Beyond this depth, in the unit of the truth, points do not count.
+        layout: The data that is needed, and its layout.
+        frames: The frames, and the source of their list.
+        alignment: How predictions are aligned with the frame and unit of the truth.
+        checked: The public code with which the metrics were compared.
+        metrics: The reported metrics.
+        published: The digest of the published list, if it is known.
+        farthest: Points beyond this depth, in the unit of the truth, do not count.
     """
 
     registry: ClassVar[dict[str, type["Protocol"]]] = {}
@@ -144,9 +146,9 @@ class Protocol(ABC):
         """Return the numbers of one scene by their names.
 
         Args:
-            number: Of the scene, among those that were chosen.
+            number: The number of the scene among the chosen ones.
             scene: The views with the truth.
-            found: What the model says of them.
+            found: The model's reconstruction of the scene.
         """
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What a model says of a scene, as protocols need it: points, cameras and depth in one frame.
+"""The reconstruction of a scene by a model, for protocols: points, cameras, depth in one frame.
 
 Models differ in what they predict and in how many views they take. A model of any number of views
 sees all views of a scene at once. A model of two sees the reference with each other view, and the
@@ -28,13 +28,13 @@ PNP_CAMERAS = "by PnP from pointmaps"
 
 
 class Reconstruction(NamedTuple):
-    """What a model says of one scene; lengths are in one unit of its own.
+    """A model's reconstruction of one scene; all lengths are in one unit, chosen by the model.
 
     Attributes:
         points: Pointmaps of all views in camera 1's frame.
-        poses: Of all cameras in camera 1's frame; NaN where none is found.
-        depth: Along each camera's z axis; of a camera that is not found, along camera 1's.
-        predictions: What the model gave: one of all views, or one of each pair.
+        poses: Poses of all cameras, to camera 1's frame; NaN for a camera that is not found.
+        depth: Depth along each camera's z axis; for a camera that is not found, along camera 1's.
+        predictions: The model's predictions: one for all views, or one for each pair.
     """
 
     points: tuple[Float[Tensor, "1 _h _w 3"], ...]
@@ -44,10 +44,10 @@ class Reconstruction(NamedTuple):
 
 
 def views_at_once(model: Model, views: int) -> bool:
-    """Return whether the model sees so many views at once, rather than in pairs.
+    """Return whether the model takes this number of views at once; otherwise it takes pairs.
 
     Raises:
-        Prob3rError: It takes more than two views, but not so many.
+        Prob3rError: The model takes more than two views, but fewer than this number.
     """
     if model.most_views is None or views <= model.most_views:
         return True
@@ -60,10 +60,10 @@ def views_at_once(model: Model, views: int) -> bool:
 
 
 def reconstruct(model: Model, scene: Views) -> Reconstruction:
-    """Return what a model says of one scene, from its photographs alone.
+    """Return a model's reconstruction of one scene, from its photographs alone.
 
     Raises:
-        Prob3rError: The model does not take so many views.
+        Prob3rError: The model takes more than two views, but fewer than the scene has.
     """
     if views_at_once(model, scene.count):
         return _of(scene, model(*scene.images))
@@ -87,7 +87,7 @@ def reconstruct(model: Model, scene: Views) -> Reconstruction:
 
 def _of(scene: Views, prediction: Prediction) -> Reconstruction:
     """Return the reconstruction of the views that the model saw together."""
-    prediction = prediction.map(torch.Tensor.float)  # geometry needs its digits
+    prediction = prediction.map(torch.Tensor.float)  # geometry needs float32
     points = prediction.points
     if prediction.cameras is not None:
         poses = prediction.cameras.cam_to_world

@@ -1,4 +1,4 @@
-"""Run a protocol: every scene read, seen by the model and measured, and the sums over scenes."""
+"""Run a protocol: read, reconstruct and measure every scene, and average over scenes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ from prob3r.studies.protocols.reconstruct import (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model scores on a protocol.
+    """The result of a model on a protocol.
 
     Attributes:
-        about: What the numbers rest on; see `prob3r.studies.framework.results.provenance`.
+        about: The provenance; see `prob3r.studies.framework.results.provenance`.
         table: A row for each metric: the value, its 95 % bootstrap interval over scenes, the unit,
             which values are better, and the number of scenes.
         scenes: A row for each scene, with its numbers.
@@ -42,7 +42,7 @@ class Outcome:
     scenes: pd.DataFrame
 
     def content(self) -> dict[str, Any]:
-        """Return what a result file holds."""
+        """Return the content of a result file."""
         rows, scenes = (table.to_dict("records") for table in (self.table, self.scenes))
         return {**self.about, "rows": rows, "scenes": scenes}
 
@@ -51,7 +51,7 @@ def protocol_named(name: str) -> Protocol:
     """Return a protocol by its name.
 
     Raises:
-        Prob3rError: There is none of this name.
+        Prob3rError: There is no protocol of this name.
     """
     if name not in Protocol.registry:
         raise Prob3rError(
@@ -74,15 +74,15 @@ def run(
     """Measure a model on a protocol.
 
     Args:
-        protocol: Which one.
-        model: What is measured.
+        protocol: The protocol.
+        model: The model to measure.
         path: The data set's folder.
-        name: What the model is called.
-        listed: A file with the published list of frames; without, the list is rebuilt.
-        count: Measure a seeded sample of so many scenes; the result is then on other frames than
-            the protocol's, and says so. All scenes by default.
-        seed: Of that sample, and of the bootstrap.
-        report: Called with the number of scenes done and the number to do.
+        name: The model's name.
+        listed: A file with the published list of frames; without it the list is rebuilt.
+        count: Number of scenes of a seeded sample; by default all. A result on a sample states that
+            its frames are not those of the protocol.
+        seed: Seed of the sample and of the bootstrap.
+        report: Called with the number of scenes done and the number of all scenes.
 
     Raises:
         Prob3rError: The data set or the list cannot be used, more than 1 % of the scenes are

@@ -1,21 +1,24 @@
-"""What can be read where: eight targets at every site of view 2, each beside its controls.
+"""What can be read where: eight targets at every site of view 2, each with its controls.
 
 Probes in closed form (`prob3r.probes.targets`) read the pointmap, depth, normals, co-visibility,
-matches, instances, the relative pose and epipolar geometry off the residual stream of view 2, after
-every sublayer of the trunk. They are fitted to the truth of training rooms: of patches 64 rooms or
-more, of pairs 768. A pair's error at a site is the mean over its patches that have the target.
+matches, instances, the relative pose and epipolar geometry from the residual stream of view 2,
+after every sublayer of the trunk. They are fitted to the truth of training rooms: 64 or more for
+targets of patches, 768 for targets of pairs. The error of a pair at a site is the mean over its
+patches that have the target.
 
-Beside them stand: the same probes of a backbone with random weights (`random`); the same probes of
-the encoder's output, which is what view 2 alone tells, or of the trunk's input where the model has
-no encoder apart (`encoder`); the same probes where view 1 comes from elsewhere (`shuffled`); and
-what says the target without any input, the mean over the training rooms (`mean`). Matches stand
-beside the guess that each patch lies where it lies in its own view (`same place`), and instances
-beside the probe of pointmaps, whose point also has a nearest centre (`pointmap`). Targets of pairs
-are read off the mean of view 2's patches, and beside it off the `camera token` where there is one.
+The controls are: the same probes of a backbone with random weights (`random`); the same probes of
+the encoder's output, which depends on view 2 alone, or of the trunk's input if the model has no
+separate encoder (`encoder`); the same probes with a view 1 from elsewhere (`shuffled`); and a
+prediction without any input, the mean over the training rooms (`mean`). Matches are also compared
+with the guess that a patch matches the same position in the other view (`same place`), and
+instances with the probe of pointmaps, whose point also has a nearest centre (`pointmap`). Targets
+of pairs are read from the mean of view 2's patches, and also from the `camera token` if there is
+one.
 
-A target is judged by its first error at one site, which scenes held out from fitting chose: the one
-with the least held-out error. Random weights are judged at their own best site. Effects are medians
-over pairs of differences of errors, pair by pair, with 95 % bootstrap intervals.
+A target is judged by its first error at one site: the site with the least error on scenes that were
+held out from fitting. Random weights are judged at their own best site, chosen in the same way.
+Effects are medians over pairs of differences of errors, pair by pair, with 95 % bootstrap
+intervals.
 
 Rules, for each target:
 
@@ -25,10 +28,10 @@ Rules, for each target:
 - *It takes both views to read it* (of co-visibility, match, pose and epipolar geometry, which
   relate two views): supported if the error is below the shuffled one and below the encoder's, both
   intervals excluding zero; not supported if either median difference is not below zero; else mixed.
-  The guess of the same place stands in for the encoder where it does better.
+  The guess of the same place is used instead of the encoder if it does better.
 
-Pointmaps and instances are bound to view 1 by their frame alone, depth and normals by nothing: what
-they lose when view 1 is shuffled is stated without a verdict.
+Pointmaps and instances depend on view 1 only by their frame. Depth and normals do not depend on it.
+The increase of their errors with view 1 shuffled is reported without a verdict.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,12 +77,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCENES: int | None = None
-"""How many rooms to fit on; by default what the width asks for."""
+"""Number of rooms for fitting; None is the default, which depends on the width."""
 
 CLAIM = "readable"
 INSTANCE, MATCH = "instance", "match"
 OF_TWO_VIEWS = ("covisibility", "match", "pose", "epipolar")
-"""The targets that relate two views, and nothing that one of them shows."""
+"""The targets that relate two views and cannot be seen in one view."""
 
 
 class _Reader(NamedTuple):
@@ -95,7 +98,7 @@ class _Reader(NamedTuple):
 
 
 class Readable(Study):
-    """What probes of every target read at every site of view 2."""
+    """The errors of probes of every target at every site of view 2."""
 
     name = "readable"
     title = "What can be read where"
@@ -106,7 +109,7 @@ class Readable(Study):
         self.readers: dict[str, _Reader] = {}
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
-        """Fit the probes of all targets, of the model and of its controls, or find them again."""
+        """Fit the probes of all targets, of the model and of its controls, or load kept ones."""
         if not len(pairs):
             raise Prob3rError("There are no pairs to read; give at least one.")
         model = tested.model
@@ -165,7 +168,7 @@ class Readable(Study):
 
 
 def flat(raw: Float[Tensor, "b n p c"], target: Target) -> Float[Tensor, "m o"]:
-    """Return a bank's raw output as goals have it: channel by channel, without what is shared."""
+    """Return a bank's raw output in the layout of goals: channel by channel, own channels only."""
     return raw[..., : target.channels].mT.flatten(2).flatten(0, 1)
 
 
@@ -198,7 +201,7 @@ def _errors(target: Target, told: Float[Tensor, "n o"], goals: Goals, pairs: int
 
 
 def _instances_by_points(reader: _Reader, run: Trace, goals: Mapping[str, Goals]) -> pd.DataFrame:
-    """Return the errors of instances where the probes of pointmaps say where a patch is."""
+    """Return the errors of instances by the points that the probes of pointmaps predict."""
     if INSTANCE not in goals or POINTMAP.name not in goals:
         return pd.DataFrame()
     bank, target, parts = reader.banks[POINTMAP.name], TARGETS[INSTANCE], []
@@ -211,7 +214,7 @@ def _instances_by_points(reader: _Reader, run: Trace, goals: Mapping[str, Goals]
 
 
 def _means(reader: _Reader, goals: Mapping[str, Goals], pairs: int) -> pd.DataFrame:
-    """Return the errors of what says each target without any input."""
+    """Return the errors of the prediction of each target without any input."""
     parts = []
     for name, wanted in goals.items():
         fit = reader.banks[name].fit
@@ -222,7 +225,7 @@ def _means(reader: _Reader, goals: Mapping[str, Goals], pairs: int) -> pd.DataFr
 
 
 def _same_places(pair: Pair, goals: Mapping[str, Goals], patch: int) -> pd.DataFrame:
-    """Return the errors of the guess that a patch's match is where it is itself."""
+    """Return the errors of the guess that a patch matches the same position in view 1."""
     if MATCH not in goals:
         return pd.DataFrame()
     rows, columns = patch_grid(*pair.view2.size, patch)

@@ -61,7 +61,7 @@ def draw_curves(table: pd.DataFrame) -> "Figure":
 
 
 def draw_overview(table: pd.DataFrame) -> "Figure":
-    """Return the share of the mean's error that is gone, targets down and sites across."""
+    """Return the share of the mean's error that is gone, with targets in rows, sites in columns."""
     sources = {MODEL: "the model", SHUFFLED: "view 1 shuffled", RANDOM: "random weights"}
     shown = {
         s: words for s, words in sources.items() if table[table.source == s].value.notna().any()

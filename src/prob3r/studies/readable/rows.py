@@ -1,4 +1,4 @@
-"""The rows of the table of what can be read: what they are called, and the errors that count."""
+"""The rows of the table of what can be read: names of sources, and the errors that are judged."""
 
 from typing import NamedTuple
 
@@ -14,20 +14,20 @@ from prob3r.studies.framework.study import MODEL
 
 RANDOM, ENCODER = "random", "encoder"
 CAMERA, CAMERA_TOKEN = "camera", "camera token"
-"""A special token, and the source of what is read off it."""
+"""A special token, and the source of what is read from it."""
 
 MEAN, SAME_PLACE, POINTS = "mean", "same place", "pointmap"
-"""What stands beside the probes: what says a target without input, and two plain guesses."""
+"""Sources without probes of their own: the mean, and two simple guesses."""
 
 
 class Level(NamedTuple):
     """The errors of one source at one site.
 
     Attributes:
-        site: The site; empty for what reads none.
-        metric: The error.
-        errors: Of each pair.
-        sites: All sites of the source, in their order.
+        site: The site; empty for a source that reads no site.
+        metric: The name of the error.
+        errors: The error of each pair.
+        sites: All sites of the source, in order.
     """
 
     site: str
@@ -48,9 +48,9 @@ def level(rows: pd.DataFrame, source: str, site: str | None = None) -> Level:
     """Return the errors of a source.
 
     Args:
-        rows: Of one target.
-        source: Whose they are.
-        site: Where; by default at the site that held-out scenes chose.
+        rows: The rows of one target.
+        source: The source.
+        site: The site; by default the one that held-out scenes chose.
     """
     (name,) = set(rows.target)
     metric = TARGETS[name].measures[0]
@@ -62,7 +62,7 @@ def level(rows: pd.DataFrame, source: str, site: str | None = None) -> Level:
 
 
 def table_of_sites(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the medians over pairs with their intervals: a row a target, metric, source and site.
+    """Return medians over pairs with intervals, a row for each target, metric, source and site.
 
     The column `chosen` marks the site that held-out scenes chose.
     """
@@ -76,11 +76,11 @@ def table_of_sites(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def skill(table: pd.DataFrame, source: str = MODEL) -> tuple[list[str], list[str], Tensor]:
-    """Return which share of the error of the mean is gone at every site.
+    """Return by what share the error at every site is below the error of the mean.
 
     Returns:
-        The names of the targets, the sites, and one minus the ratio of the median errors, a row a
-        target.
+        The names of the targets, the sites, and one minus the ratio of the median errors, with a
+        row for each target.
     """
     names, found, sites = list(dict.fromkeys(table.target)), [], list[str]()
     for name in names:

@@ -1,17 +1,19 @@
 """N7, sinks: are attention sinks of two kinds, those that write nothing and those that broadcast?
 
-Sinks are those of view 2's heads in the trunk, over the first `SINK_PAIRS` pairs
-(`prob3r.measures.tokens`). Of each sink is measured (`prob3r.measures.values`) the norm of its
-value, relative to the median over the keys of its head; the share of its head's output that it
-adds; and the effective rank of what its head writes over queries. What one key adds has rank one by
-definition, so that the rank is that of the whole output. A *no-op sink* has a value norm under
-`NO_OP_NORM` of its head's median, over the same pairs; any other sink is a *broadcast sink*.
+The sinks are those of view 2's heads in the trunk, found over the first `SINK_PAIRS` pairs
+(`prob3r.measures.tokens`). Three numbers of each sink are measured (`prob3r.measures.values`): the
+norm of its value, relative to the median over the keys of its head; the share of its head's output
+that it adds; and the effective rank of its head's output over queries. The contribution of one key
+has rank one by definition, so the rank of the whole output is taken. A *no-op sink* has a value
+norm under `NO_OP_NORM` of its head's median, over the same pairs; any other sink is a *broadcast
+sink*.
 
-Cut are all sinks of a kind in their own heads, in view 2's attention, in the modes of `Knockout`:
-`mask`, where the remaining attention sums to one again, and `zero`, where nothing else changes.
-Each beside as many random keys of the same heads that are no sinks (`count`), and random keys that
-hold as much attention together (`mass`). The change by a cut is the mean distance between view 2's
-pointmaps with it and without, in the unit of the scene; errors against the truth stand beside it.
+All sinks of a kind are cut in their own heads, in view 2's attention, in the modes of `Knockout`:
+`mask`, where the remaining attention sums to one again, and `zero`, where nothing else changes. The
+controls are as many random keys of the same heads that are not sinks (`count`), and random keys
+that hold as much attention together (`mass`). The change by a cut is the mean distance between view
+2's pointmaps with and without the cut, in the unit of the scene; errors against the truth are
+reported too.
 
 Reported (arXiv 2606.08105): no-op sinks have small value norms, broadcast sinks make outputs of low
 rank.
@@ -31,7 +33,7 @@ Rules, for medians over pairs with 95 % bootstrap intervals:
   is, by intervals. Supported if both hold, not supported if neither does, else mixed. The mode
   `mask` is reported beside it.
 
-Where there are no sinks of a kind, what rests on them cannot be measured.
+If there are no sinks of a kind, the claims about that kind cannot be measured.
 """
 
 from typing import TYPE_CHECKING
