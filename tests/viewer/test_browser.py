@@ -104,7 +104,7 @@ def test_a_clicked_patch_shows_where_it_looks(tab) -> None:
     box = picture.bounding_box()
     picture.click(position={"x": box["width"] * 0.6, "y": box["height"] * 0.4})
     until(tab, lambda: [(p.view, p.patch) for p in session.pins] == [(2, 2 * 6 + 3)])
-    tab.wait_for_selector("img[alt^='What is attended']")
+    tab.wait_for_selector("img[alt^='Attention on view']")
     assert tab.get_by_alt_text("Photograph of view 1").get_attribute("src") != before
     grid = tab.get_by_alt_text("Attention on view")
     box = grid.bounding_box()
