@@ -1,1 +1,1 @@
-"""Runs: a model runs over views, and what was asked for is kept or changed."""
+"""Runs: run a model over views, and record or change what was requested."""

@@ -10,11 +10,11 @@ from prob3r.scenes.views import Views
 
 
 class Donated(NamedTuple):
-    """What scenes of a batch are given from another scene.
+    """Activations that scenes of a batch receive from another scene, their donor.
 
     Attributes:
         rows: The scenes that have a donor: all, or none where the scenes are not known.
-        records: Of each of them, the records of its donor, by site.
+        records: The donors' records by site. Row i belongs to the scene `rows[i]`.
     """
 
     rows: list[int]
@@ -26,7 +26,7 @@ class Donated(NamedTuple):
 
         Args:
             views: The batch.
-            records: Of the batch, such as a trace.
+            records: Records of the batch by site, such as a trace; scenes come first.
         """
         donors = other_scenes(views)
         rows = (donors >= 0).nonzero()[:, 0]

@@ -65,9 +65,9 @@ class EncodedViews:
 
 @contextmanager
 def encoding_once(model: EncodesViews, most_bytes: int = MOST_BYTES) -> Iterator[EncodedViews]:
-    """Encode each view once for as long as this lasts. The weights must not change meanwhile.
+    """Encode each view once inside this context. The weights must not change meanwhile.
 
-    Outputs differ from those without the cache by rounding alone.
+    Outputs differ from those without the cache by rounding errors alone.
 
     Args:
         model: A model whose encoder sees one view at a time.
@@ -83,10 +83,10 @@ def encoding_once(model: EncodesViews, most_bytes: int = MOST_BYTES) -> Iterator
 
 @contextmanager
 def reusing_views(pairs: Scenes[Views], *models: Model) -> Iterator[None]:
-    """Encode each view that several pairs share once, for as long as this lasts.
+    """Encode a view that several pairs share only once inside this context.
 
     The models' weights must not change meanwhile. Models without an encoder of single views run
-    as usual. So do all models if no two pairs share a view.
+    as usual. If no two pairs share a view, all models run as usual.
     """
     with ExitStack() as stack:
         for model in models:
@@ -96,11 +96,11 @@ def reusing_views(pairs: Scenes[Views], *models: Model) -> Iterator[None]:
 
 
 def _keys(images: Float[Tensor, "b 3 h w"]) -> list[Hashable]:
-    """Return what tells views apart: two hashes of their pixels, their size and the precision.
+    """Return a key for each view: two hashes of its pixels, its size, and the precision.
 
     Hashes are sums of 16-bit words, each times a random 64-bit number, modulo 2^64 (Carter and
-    Wegman, Universal classes of hash functions, 1979). Of two views that differ, words differ by
-    less than 2^16, so one hash is the same with a probability of 2^-48 at most, both with 2^-96.
+    Wegman, Universal classes of hash functions, 1979). Words of two different views differ by
+    less than 2^16. One hash is then equal with a probability of at most 2^-48, both with 2^-96.
     """
     words = images.contiguous().view(torch.int16).flatten(1).long()
     hashes = [(words * row).sum(1).tolist() for row in _multipliers(words.shape[1], images.device)]

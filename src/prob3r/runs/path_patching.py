@@ -1,11 +1,11 @@
-"""Path patching: what a part does to a later sublayer directly, exactly.
+"""Path patching: the exact direct effect of one part of a model on a later sublayer.
 
-A part of the model, the sender, is changed: a head, or what a sublayer adds. The change reaches a
-later sublayer, the receiver, along many ways. The direct path is that of the residual stream: the
-receiver reads the stream with the sender's change, while all that lies between says what it says
-without the change. What the receiver makes of it is put into the run, and everything after it
-follows (Wang et al., "Interpretability in the wild", ICLR 2023; Goldowsky-Dill et al., "Localizing
-model behavior with path patching", 2023).
+The sender is the part of the model that is changed: a head, or the output of a sublayer. The
+receiver is a later sublayer. The change can reach the receiver along many paths. The direct path is
+the residual stream alone: the receiver reads the stream with the sender's change, and every
+sublayer between them gives its clean output. The receiver's new output is then put into the run,
+and everything after the receiver is computed from it (Wang et al., "Interpretability in the wild",
+ICLR 2023; Goldowsky-Dill et al., "Localizing model behavior with path patching", 2023).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from prob3r.runs.replay import Replay
 from prob3r.scenes.views import Views
 
 OUTPUT = "output"
-"""The receiver that is the model's own heads."""
+"""The name of the receiver that stands for the model's own heads."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Sent:
 
     Attributes:
         site: The residual site of the sender's sublayer.
-        change: What is added to the stream there and, as far as nothing else answers, after it.
+        change: The difference that the sender makes to the stream, `(b, n, d)`.
     """
 
     site: str
@@ -49,7 +49,7 @@ class Paths:
         views: The batch of scenes.
 
     Attributes:
-        clean: What the model says without any change.
+        clean: The model's output without any change.
 
     Raises:
         Prob3rError: The model is behind an adapter.
@@ -70,7 +70,7 @@ class Paths:
         self._sites = model.sites(views.count)
 
     def send(self, edit: Edit) -> Sent:
-        """Return the change that an edit of one sublayer makes.
+        """Return the change of the residual stream that an edit of one sublayer makes.
 
         Raises:
             Prob3rError: The edit does not fit, or changes several sublayers.
@@ -88,20 +88,20 @@ class Paths:
         return Sent(site, self._sublayer(site, {}, editor) - self._streams[site])
 
     def receivers(self, sent: Sent) -> list[str]:
-        """Return all that reads the sender's stream after it: sublayers, and `OUTPUT`."""
+        """Return the sublayers that read the sender's stream after it, and `OUTPUT` if heads do."""
         found = [site for site in self._sites if self._read_by(site, sent)]
         heads = self.model.head_sites(self.views.count)
         return [*found, OUTPUT] if self._changed(heads, sent) else found
 
     def through(self, sent: Sent, receiver: str) -> Prediction:
-        """Return what the model says if the change reaches one receiver alone, directly.
+        """Return the model's output if the change reaches one receiver alone, by the direct path.
 
         Args:
             sent: The change.
             receiver: The residual site of a sublayer, or `OUTPUT`.
 
         Raises:
-            Prob3rError: The receiver reads nothing that the sender changes.
+            Prob3rError: The receiver is unknown, or reads nothing that the sender changes.
         """
         if receiver == OUTPUT:
             changed = self._changed(self.model.head_sites(self.views.count), sent)
@@ -117,7 +117,7 @@ class Paths:
         stream = self._sublayer(receiver, changed, Tap())
         place = Site.parse(receiver)
         if place.adds and place.stream == Site.parse(sent.site).stream:
-            stream = stream - sent.change  # the receiver's own answer alone goes on
+            stream = stream - sent.change  # only the change of the receiver's own output goes on
         output = self._replay.run([Transplant(receiver, {receiver: stream})]).output
         assert output is not None  # a replay always has it
         return output
@@ -159,7 +159,7 @@ class _Done(Exception):  # noqa: N818 - a signal, not an error
 
 
 class _Known(TapAround):
-    """Gives a model the streams it has, shows a tap one sublayer, and ends the run after it.
+    """Gives a model known streams, passes one sublayer to a tap, and then ends the run.
 
     Attributes:
         found: The stream after the sublayer, once it has run.

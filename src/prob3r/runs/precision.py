@@ -1,7 +1,7 @@
 """Precision: the dtype of a model's matrix products, decided in one place.
 
-In bfloat16 the products and the attention of the trunk run in bfloat16, as autocast has it. Heads
-run in float32, and so does everything that is computed from the output.
+With bfloat16, autocast runs the matrix products and the attention of the trunk in bfloat16. The
+heads run in float32, and so does everything that is computed from the output.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ def choose(asked: str, device: torch.device | str, *, heavy: bool) -> Precision:
     """Return the precision to run in.
 
     Args:
-        asked: One of `CHOICES`. `auto` takes bfloat16 for heavy work on hardware that computes
-            in it, and float32 for everything else.
+        asked: One of `CHOICES`. `auto` means bfloat16 for heavy work on hardware that supports
+            it, and float32 for everything else.
         device: Where the model runs.
         heavy: Whether the work is heavy: fitting probes, or a sweep.
 
     Raises:
-        Prob3rError: `asked` is no choice.
+        Prob3rError: `asked` is not one of `CHOICES`.
     """
     if asked not in CHOICES:
         raise Prob3rError(f"The precision '{asked}' is unknown; give one of {', '.join(CHOICES)}.")
