@@ -1,4 +1,4 @@
-"""Probes, lenses and dictionaries: what they say, and their files."""
+"""Probes, lenses and dictionaries, which decode residual sites, and their files."""
 
 from prob3r.probes.backbone import backbone_of, check_backbone
 from prob3r.probes.bank import ProbeBank, ProbeConfig

@@ -6,9 +6,13 @@ from prob3r.probes.reader import SiteReader
 
 
 def check_backbone(bank: SiteReader, model: Model) -> str:
-    """Return the model's fingerprint; raise Prob3rError if the bank was trained on another."""
+    """Return the fingerprint of a model after checking that a bank belongs to it.
+
+    Raises:
+        Prob3rError: The bank was trained on another model.
+    """
     weights = fingerprint(model)
-    if bank.backbone not in ("", weights):  # the first is a bank that was not trained
+    if bank.backbone not in ("", weights):  # an untrained bank has none
         raise Prob3rError(
             f"These probes were trained on the model {bank.backbone}, and this one is "
             f"{weights}; give the probes of this model."
@@ -17,7 +21,9 @@ def check_backbone(bank: SiteReader, model: Model) -> str:
 
 
 def backbone_of(bank: SiteReader, model: Model) -> Model:
-    """Return the model that a bank reads: this one or, for a control, its like with random weights.
+    """Return the model that a bank reads.
+
+    It is the given model or, for a control, the same architecture with random weights.
 
     Raises:
         Prob3rError: The bank was trained on another model.

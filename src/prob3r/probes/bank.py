@@ -25,8 +25,8 @@ class ProbeConfig:
     Attributes:
         stream: Width of the residual stream.
         patch: Side of a patch, in pixels.
-        depth: Linear layers.
-        width: Of the layers between the first and the last.
+        depth: Number of linear layers.
+        width: Width of the hidden layers.
     """
 
     stream: int
@@ -47,7 +47,7 @@ class ProbeBank(SiteReader, reader=BANK):
         sites: Names of the sites, one probe for each.
         config: The shape of the probes.
         backbone: Fingerprint of the model whose sites these are.
-        seed: Of the initial weights; a probe's depend on it and its site alone.
+        seed: Seed of the initial weights. A probe's weights depend on it and on its site alone.
 
     Raises:
         Prob3rError: A site is not a residual site, or there is none.
@@ -74,7 +74,7 @@ class ProbeBank(SiteReader, reader=BANK):
 
     @property
     def kind(self) -> str:
-        """`linear` or `mlp`; of the controls, `random` or `encoder`."""
+        """`linear` or `mlp`, or for a control `random` or `encoder`."""
         if self.random_seed is not None:
             return "random"
         return "encoder" if Site.parse(self.sites[0]).stack == "enc" else self.config.kind
@@ -91,7 +91,7 @@ class ProbeBank(SiteReader, reader=BANK):
         )
         x = F.layer_norm(streams, streams.shape[-1:]) * norm_weight + norm_bias
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            # Apart from the product, a compiler adds the bias in the loop of the next GELU.
+            # Added after the product, the bias can be fused by a compiler with the next GELU.
             x = (F.gelu(x) if layer else x) @ weight + bias
         return x.unflatten(-1, (4, -1)).mT
 

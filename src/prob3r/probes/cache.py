@@ -2,9 +2,9 @@
 
     CACHE/prob3r/probes/FINGERPRINT/KIND-TARGET-WHOSE-DIGEST.safetensors
 
-The digest is of what the bank was fitted on. A control with random weights is kept under the model
-that it is a control of. Files appear whole or not at all, so that a process that is killed leaves
-nothing broken, and of two that fit the same bank the last one's stays.
+The digest identifies what the bank was fitted on. A control with random weights is kept under the
+model that it is compared with. Files are written whole or not at all, so a process that is killed
+leaves no broken file. If two processes fit the same bank, the file written last stays.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Kept:
     Attributes:
         path: Its file.
         model: Fingerprint of the model that it was fitted for.
-        kind: `ridge`, `features`, or of the controls `random` or `encoder`.
+        kind: `ridge` or `features`, or for a control `random` or `encoder`.
         fit: What it was fitted on.
     """
 
@@ -41,7 +41,7 @@ class Kept:
 
     @property
     def name(self) -> str:
-        """What to call it; of all banks in the cache it alone has this name."""
+        """A name that no other bank in the cache has."""
         return f"{self.model[:6]}-{self.path.stem}"
 
     def load(self) -> RidgeBank:
@@ -58,7 +58,9 @@ class Kept:
 
 
 def keep(bank: RidgeBank, model: str) -> Path:
-    """Put a bank into the cache, in the place of one that was fitted on the same, if there is one.
+    """Put a bank into the cache and return its file.
+
+    It replaces a bank of the same kind and target that was fitted on the same data.
 
     Args:
         bank: The bank.
@@ -79,7 +81,7 @@ def keep(bank: RidgeBank, model: str) -> Path:
 
 
 def kept(model: str | None = None) -> list[Kept]:
-    """Return the banks in the cache, of all models or of one, the last fitted first.
+    """Return the banks in the cache, of all models or of one, newest first.
 
     Files that cannot be read are left out.
     """
@@ -95,15 +97,15 @@ def find(
     target: str = POINTMAP.name,
     token: str = "",
 ) -> Kept | None:
-    """Return the bank in the cache that was asked for, or None.
+    """Return the bank in the cache that meets a request, or None.
 
     Args:
         model: Fingerprint of the model.
         kind: `ridge`, `features`, `random` or `encoder`.
-        whose: `truth` or `own`; by default the truth goes first.
-        data: What it was fitted on; by default rooms go first, then what was fitted last.
-        target: What its probes say.
-        token: The special token that they read, if they do.
+        whose: `truth` or `own`. By default either; a bank fitted to the truth is preferred.
+        data: What it was fitted on. By default anything; rooms are preferred, then the newest.
+        target: Name of the target of its probes.
+        token: The special token that its probes read, or "" if they read none.
     """
     found = [
         each

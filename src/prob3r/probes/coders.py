@@ -1,7 +1,7 @@
-"""Coders: what writes a token of a residual stream as a few units, and reads it back.
+"""Coders encode a token of a residual stream as activations of a few units, and decode it again.
 
-A dictionary is one (`prob3r.probes.dictionary`). Those of this file are what it is held against:
-principal directions, the stream's own channels, and random directions.
+A dictionary is a coder (`prob3r.probes.dictionary`). The coders of this file are the baselines that
+it is compared with: principal directions, the stream's own channels, and random directions.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Coder(nn.Module, ABC):
-    """Writes tokens as activations of units, and reads tokens back from them.
+    """Encodes tokens as activations of units, and decodes tokens from activations.
 
     Attributes:
         units: The number of units.
@@ -27,10 +27,10 @@ class Coder(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, codes: Float[Tensor, "*b m"]) -> Float[Tensor, "*b d"]:
-        """Return the tokens that activations stand for."""
+        """Return the tokens that are decoded from activations."""
 
     def reconstruct(self, tokens: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Return tokens as the coder reads them back, in their own type."""
+        """Return tokens after encoding and decoding, in the dtype of the input."""
         return self.decode(self.encode(tokens.float())).to(tokens)
 
 
@@ -38,10 +38,10 @@ class Basis(Coder):
     """Orthogonal directions around a mean, with only some coefficients kept.
 
     Args:
-        mean: Where the directions start.
+        mean: The mean, which is subtracted before tokens are projected.
         directions: A unit vector in each row.
-        active: How many coefficients of a token are kept. The default is all.
-        largest: Whether these are the largest of the token, or else the first ones.
+        active: Number of coefficients kept of each token. The default is all.
+        largest: Whether the coefficients of largest magnitude are kept; otherwise the first.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class Basis(Coder):
 
 
 class Directions(Coder):
-    """Random directions, as many as a dictionary has atoms; the largest positive products are kept.
+    """Random directions. The largest positive dot products of a token with them are kept.
 
-    The kept activations are scaled by one number, that which reads Gaussian tokens back best. It
-    is a dictionary that learned nothing but the mean.
+    All kept activations are scaled by one number, which minimises the squared reconstruction
+    error of Gaussian tokens. This is a dictionary in which only the mean is learned.
 
     Args:
-        mean: Where the directions start.
-        units: How many directions.
-        active: How many activations of a token are kept.
-        seed: Of the directions.
+        mean: The mean, which is subtracted before tokens are projected.
+        units: Number of directions.
+        active: Number of activations kept of each token, at most.
+        seed: Seed of the directions.
     """
 
     def __init__(self, mean: Float[Tensor, " d"], units: int, active: int, seed: int = 0):

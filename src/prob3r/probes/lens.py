@@ -1,4 +1,4 @@
-"""Lenses: the model's own head at any decoder site, as it is or behind a learned affine map."""
+"""Lenses: the model's own head read at any decoder site, with or without a learned affine map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ from prob3r.probes.reader import SiteReader
 class Lens(SiteReader, reader="lens"):
     """Reads sites through the last norm and the linear head of the model itself.
 
-    Untrained, it is the logit lens (nostalgebraist, 2020): what the model would answer if the
-    blocks still to come added nothing. A site's stream first goes through an affine map that
-    starts as the identity; trained like a probe, this is the tuned lens (Belrose et al., 2023),
-    which is fair to sites that write in another basis than the head reads, or in another unit.
+    An untrained lens is the logit lens (nostalgebraist, 2020): the model's output if the later
+    blocks added nothing. The stream of a site first goes through an affine map, which starts as
+    the identity. If the map is trained like a probe, the lens is the tuned lens (Belrose et al.,
+    2023). It can read sites that use another basis or another scale than the head expects.
 
     Args:
         sites: Names of decoder sites.
@@ -67,7 +67,7 @@ class Lens(SiteReader, reader="lens"):
 
     @property
     def kind(self) -> str:
-        """`tuned`, or `logit` while nothing has been learned."""
+        """`logit` while the affine maps are the identity, otherwise `tuned`."""
         return "tuned" if self.weight.any() or self.bias.any() else "logit"
 
     def stacks(self) -> list[Tensor]:

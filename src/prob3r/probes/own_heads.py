@@ -1,4 +1,4 @@
-"""A model's own heads, read at any block of its trunk: what it would say if the trunk ended there.
+"""A model's own heads, run on any block of its trunk: its output if the trunk ended there.
 
 Nothing is learned. For models with linear heads a `Lens` does the same at every site.
 """
@@ -16,10 +16,10 @@ from prob3r.scenes.views import Views
 def at_blocks(
     model: Model, views: Views, blocks: Iterable[int] | None = None, edits: Iterable[Edit] = ()
 ) -> Iterator[tuple[int, Prediction]]:
-    """Yield blocks, and what the model's own heads say when they read each of them.
+    """Yield the number of each block, and the output of the model's own heads at that block.
 
-    The model runs once. At the last block its heads say what the model says. `what_is_read` says
-    what they read at another block.
+    The model runs once. At the last block the output is that of the model. `what_is_read`
+    describes what the heads read at another block.
 
     Args:
         model: A VGGT, π³, Depth Anything 3, or another `ReadsBlocks`.

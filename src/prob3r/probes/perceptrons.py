@@ -1,4 +1,4 @@
-"""Two-layer perceptrons, each trained as if it were alone: what a linear probe may fail to read."""
+"""Two-layer perceptrons, trained independently, for what a linear probe may fail to decode."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,15 @@ CHECK_EVERY = 20  # steps
 def fit_mlps(
     features: Float[Tensor, "p b d"], targets: Float[Tensor, "b t"], fitted: int, seed: int
 ) -> list[Tensor]:
-    """Return the weights of two-layer perceptrons: Adam, kept where the held-out loss is least.
+    """Return the weights of two-layer perceptrons, trained with Adam on the squared error.
+
+    Of each perceptron the weights with the lowest held-out loss are returned.
 
     Args:
-        features: Of each of them, over the rows to learn from, and the rest to stop by.
-        targets: What all of them shall say.
-        fitted: How many rows to learn from.
-        seed: Of the weights and of the batches.
+        features: The inputs of the `p` perceptrons: the training rows, then the held-out rows.
+        targets: The targets of each row, shared by all perceptrons.
+        fitted: Number of training rows.
+        seed: Seed of the initial weights and of the batches.
     """
     generator = torch.Generator().manual_seed(seed)
     p, _, d = features.shape
@@ -50,7 +52,7 @@ def fit_mlps(
 
 
 def run_mlps(weights: Sequence[Tensor], features: Float[Tensor, "p b d"]) -> Float[Tensor, "p b t"]:
-    """Return what each of the perceptrons says."""
+    """Return the output of each perceptron."""
     first, bias1, second, bias2 = weights
     return F.gelu(features @ first + bias1) @ second + bias2
 

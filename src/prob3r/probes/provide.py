@@ -1,4 +1,4 @@
-"""Banks at once: from the cache, or fitted and put there."""
+"""Provide banks of a model: load them from the cache, or fit them and keep them there."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,9 +19,10 @@ from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, targ
 from prob3r.runs.precision import AUTO, choose, running_in
 
 FITTED = ("ridge", "features", "encoder", "random")
-"""What can be fitted at once: two kinds of probes, and two controls.
+"""The kinds of banks that are fitted in closed form: two kinds of probes, and two controls.
 
-`encoder` reads the end of the encoder alone, `random` the like of the model with random weights.
+`encoder` reads the end of the encoder alone. `random` reads the same architecture with random
+weights.
 """
 
 RANDOM_SEED = 0  # of the weights of the control
@@ -38,11 +39,12 @@ class Asked:
         data: What to fit on; by default whatever a bank in the cache was fitted on, rooms first,
             and rooms if there is none.
         scenes: On how many, if they have to be fitted; see `scenes_for`.
-        views: Of each of these scenes.
-        seed: Of the sample, and of random features.
-        precision: What the model runs in while they are fitted; see `prob3r.runs.precision`.
-        target: What they say: the name of one of `prob3r.probes.targets.TARGETS`.
-        token: Of a target of pairs, the special token to read instead of the mean of the patches.
+        views: Number of views of each of these scenes.
+        seed: Seed of the sample, and of random features.
+        precision: The model's precision while they are fitted; see `prob3r.runs.precision`.
+        target: Name of the target, one of `prob3r.probes.targets.TARGETS`.
+        token: The special token to read instead of the mean of the patches. Only targets of pairs
+            take one.
     """
 
     whose: Whose | None = None

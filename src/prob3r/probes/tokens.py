@@ -1,7 +1,8 @@
 """Probes of a target of pairs that read single tokens of a view, or the mean of its patches.
 
-`RidgeBank` reads the mean alone, in one pass over any number of scenes. Here every token of some
-scenes is in memory, so that the best patch of a site can be told, and perceptrons be trained.
+`RidgeBank` reads only the mean or one special token, in one pass over any number of scenes. Here
+all tokens of some scenes are in memory. The best patch of a site can then be found, and perceptrons
+can be trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +29,12 @@ class TokenProbes:
 
     Attributes:
         tokens: Names of what is read, such as `best`, `centre` and `pooled`.
-        places: The token that each name stands for at each site; the number of all tokens stands
-            for the mean over patches.
+        places: Index of the token of each name at each site. An index equal to the number of
+            tokens means the mean over patches.
         patches: Where the patches are among the tokens.
-        mean: Of the features over the scenes, by which they are centred.
-        scale: Standard deviation of the features, by which they are divided.
-        average: Mean of the numbers over the scenes: what says them without features.
+        mean: Mean of the features over the fitted scenes; it is subtracted.
+        scale: Standard deviation of the features over the fitted scenes; they are divided by it.
+        average: Mean of the target over the fitted scenes: the prediction without features.
         linear: Weights of the linear probes.
         mlp: Weights of the perceptrons.
     """
@@ -61,13 +62,13 @@ class TokenProbes:
         """Return probes fitted to the first of some scenes, and chosen by the rest.
 
         Args:
-            target: What they say.
-            streams: The stream of each site, of the scenes to fit to and then those held out.
-            goals: What to read of each scene.
-            fitted: How many scenes to fit to.
+            target: The target of the probes.
+            streams: The stream of each site: the fitted scenes first, then the held-out scenes.
+            goals: The target's values for each scene.
+            fitted: Number of fitted scenes.
             patches: Where the patches are among the tokens.
             singles: Single tokens to read beside the best patch, by name.
-            seed: Of the perceptrons.
+            seed: Seed of the perceptrons.
         """
         average = goals.raw[:fitted].mean(0)
         centred = goals.raw - average
@@ -92,7 +93,7 @@ class TokenProbes:
     def read(
         self, streams: Sequence[Float[Tensor, "b n d"]]
     ) -> dict[str, Float[Tensor, "s j b t"]]:
-        """Return the numbers that every kind of probe gives for every token at every site."""
+        """Return the predictions of each kind of probe, `linear` and `mlp`, by site and token."""
         chosen = torch.stack(
             [
                 with_mean(stream, self.patches)[:, places].transpose(0, 1)
