@@ -24,6 +24,7 @@ from prob3r.models import (
     DUSt3RConfig,
     MultiViewModel,
     PosedDUSt3R,
+    Prediction,
     VGGTConfig,
     info,
     load,
@@ -33,6 +34,7 @@ from prob3r.models import (
 from prob3r.models.architectures import published_model
 from prob3r.models.protocol import Shape
 from prob3r.rooms import Rooms
+from prob3r.runs.attribution import AnotherRun, Measure, attribute
 from prob3r.runs.sweep import sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, Views
@@ -193,6 +195,7 @@ def test_what_has_no_pointmaps_is_traced_and_not_swept() -> None:
     assert found.sweeping is None
     assert found.tracing.count == 2 * (1 + 2) + 2 * (1 + 3 * 2)
     assert found.to_dict()["sweeping"] is None
+    assert 0 < found.attributing.records < found.attributing.total
     with pytest.raises(Prob3rError, match="A CroCo has no pointmaps"):
         sweeping(CROCO)
 
@@ -359,6 +362,10 @@ def test_the_command_prints_a_table_and_writes_the_numbers(
     assert numbers["tracing"]["total"] == found.total
     assert numbers["training"]["count"] == 8
     assert numbers["sweeping"]["naive"] == 2 * found.forward
+    parts = numbers["attributing"]
+    assert parts["forward"] == found.forward
+    assert f"attribute to {parts['count']} heads" in out
+    assert f"as many as {parts['operations'] / parts['forward']:.1f} runs" in out
 
 
 def test_the_command_plans_for_many_views(
@@ -401,10 +408,36 @@ def test_the_command_refuses_in_one_sentence(
 def test_an_attribution_runs_a_model_once_more_to_keep_less() -> None:
     deep = replace(SMALL, enc_depth=6, dec_depth=6)
     little, much = (attributing(deep, bound_memory=bound) for bound in (True, False))
-    assert little.count == 2 * (6 * 3 + 6 * 5)  # sublayers, and those of attention again as heads
-    assert little.activations < 0.6 * much.activations
+    assert little.count == 2 * (6 * (2 + 2) + 6 * (3 + 2 * 2))  # sublayers, and 2 heads each
+    assert little.records < 0.6 * much.records
     # A block runs once more; what is after the last block, and before the first, does not.
     again = little.operations - much.operations
     assert 0.6 * little.forward < again <= little.forward
     other = attributing(deep, bound_memory=False, another_run=True)
     assert other.operations == pytest.approx(much.operations + much.forward, rel=1e-3)
+    assert other.records > much.records
+
+
+def summed(views: Views, clean: Prediction) -> Measure:
+    return lambda output: torch.stack([part.flatten(1).sum(1) for part in output.points]).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("config", "views", "another_run"),
+    [(SMALL, 2, False), (SMALL, 2, True), (DPT, 2, False), (MANY, 3, False)],
+)
+def test_an_attribution_takes_what_was_planned(
+    config: Shape, views: int, another_run: bool
+) -> None:
+    model = random(config)
+    assert isinstance(model, MultiViewModel)
+    model.requires_grad_(False)
+    scenes = room_views(config, 2, views)
+    planned = attributing(config, batch=2, views=views, another_run=another_run)
+    baseline = AnotherRun(scenes) if another_run else None
+    with Account(*model.parameters(), *tensors_of(scenes)) as account:
+        found = attribute(model, scenes, summed, baseline)
+    _, counted = operations(lambda: attribute(model, scenes, summed, baseline))
+    assert planned.total == pytest.approx(account.peak, rel=0.15)
+    assert planned.operations == counted
+    assert planned.count == len(found.parts())

@@ -98,11 +98,14 @@ def _table(model: str, kind: str, found: "Plan") -> Table:
     probes = f"train {found.training.count} {kind} probes{on_pairs}, a step"
     table.add_row(probes, *_cells(found.training))
     swept = found.sweeping
-    if swept is None:
-        return table
-    cells = _cells(swept)
-    cells[-1] += f"\n{swept.naive / swept.operations:.1f} times fewer than whole runs"
-    table.add_row(f"sweep {swept.count} heads, {swept.at_once} at once", *cells)
+    if swept is not None:
+        cells = _cells(swept)
+        cells[-1] += f"\n{swept.naive / swept.operations:.1f} times fewer than whole runs"
+        table.add_row(f"sweep {swept.count} heads, {swept.at_once} at once", *cells)
+    parts = found.attributing
+    cells = _cells(parts)
+    cells[-1] += f"\nas many as {parts.operations / parts.forward:.1f} runs"
+    table.add_row(f"attribute to {parts.count} heads and sublayers", *cells)
     return table
 
 

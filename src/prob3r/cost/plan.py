@@ -1,4 +1,4 @@
-"""Plans: the memory and the operations of tracing, probe training and sweeping, before they run.
+"""Plans: the memory and the operations of traces, training, sweeps and attribution, before a run.
 
 There is no table of the costs of layers. The code itself runs in a `DryRun`, which skips the
 arithmetic and counts the memory of all tensors; PyTorch's counter counts the operations. A plan is
@@ -52,13 +52,15 @@ class Cost:
     Attributes:
         count: Number of records, probes, variants, or heads and sublayers, depending on the work.
         weights: Weights of the model, and of the probe bank if one is trained, in bytes.
-        records: Recorded residual streams and attention, in bytes.
+        records: Recorded residual streams and attention, or what attribution keeps of the run for
+            the gradient, in bytes.
         gradients: Gradients of the probe bank, in bytes.
         optimizer: State of the optimizer, in bytes.
         activations: All other tensors at the peak of memory, in bytes: inputs, intermediate
             results, outputs.
         forward: Floating-point operations of the forward passes.
-        backward: Floating-point operations of the backward passes.
+        backward: Floating-point operations of the backward passes, and of blocks that run again
+            for them.
     """
 
     count: int
@@ -107,6 +109,7 @@ class Plan:
         training: See `training`.
         sweeping: See `sweeping`; None for a model without pointmaps, because a sweep measures
             pointmaps.
+        attributing: See `attributing`, with zero as the baseline.
     """
 
     size: tuple[int, int]
@@ -115,10 +118,16 @@ class Plan:
     tracing: Cost
     training: Cost
     sweeping: SweepCost | None
+    attributing: Cost
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as values that fit JSON, with the totals."""
-        costs = {"tracing": self.tracing, "training": self.training, "sweeping": self.sweeping}
+        costs = {
+            "tracing": self.tracing,
+            "training": self.training,
+            "sweeping": self.sweeping,
+            "attributing": self.attributing,
+        }
         return asdict(self) | {
             name: asdict(cost) | {"total": cost.total, "operations": cost.operations}
             for name, cost in costs.items()
@@ -137,7 +146,7 @@ def plan(
     views: int = 2,
     sites: str | None = None,
 ) -> Plan:
-    """Return the costs of `tracing`, `training` and `sweeping`.
+    """Return the costs of `tracing`, `training`, `sweeping` and `attributing`.
 
     Args:
         source: A name or path as for `load`, the name of a published model as for `info`, a model,
@@ -167,6 +176,7 @@ def plan(
         sweeping(source, size, batch, memory, views=views, sites=sites)
         if architecture.predicts_pointmaps
         else None,
+        attributing(source, size, batch, views=views),
     )
 
 
@@ -286,7 +296,8 @@ def attributing(
 ) -> Cost:
     """Return the cost of attributing one scalar to all heads and sublayers.
 
-    The operations of the scalar itself are not counted.
+    The operations of the scalar itself are not counted. The records are what is kept of the run
+    for the gradient: the activations, and the change at each head and sublayer.
 
     Args:
         source: As in `plan`.
@@ -301,19 +312,33 @@ def attributing(
     """
     with _dry_run(source, size, batch, views) as (dry_run, model, scenes):
         baseline = AnotherRun(scenes) if another_run else None
+        start, records = dry_run.live, 0
+
+        def kept(scenes: Views, clean: Prediction) -> Measure:
+            """Count what lives after the run and before the gradient."""
+            nonlocal records
+            records = dry_run.live - start - storage_bytes(_tensors(clean))
+            return _sum(scenes, clean)
 
         def run() -> Attribution:
-            return attribute(model, scenes, _sum, baseline, bound_memory=bound_memory)
+            return attribute(model, scenes, kept, baseline, bound_memory=bound_memory)
 
-        start = dry_run.peak = dry_run.live
+        dry_run.peak = start
         run()
-        rest = dry_run.peak - start
+        rest, kept_of_run = dry_run.peak - start - records, records
         # In a second run, because the counter keeps tensors of the backward pass alive.
         found, every = operations(run)
         _, forward = operations(lambda: trace(model, scenes))
         weights = storage_bytes(model.parameters())
-    count = sum(len(part) for part in (found.sublayers, found.heads))
-    return Cost(count, weights, activations=rest, forward=forward, backward=every - forward)
+    heads = sum(effects.shape[1] for effects in found.heads.values())
+    return Cost(
+        len(found.sublayers) + heads,
+        weights,
+        kept_of_run,
+        activations=rest,
+        forward=forward,
+        backward=every - forward,
+    )
 
 
 def _sum(views: Views, clean: Prediction) -> Measure:
@@ -324,6 +349,18 @@ def _sum(views: Views, clean: Prediction) -> Measure:
         return torch.stack([part.flatten(1).sum(1) for part in parts]).sum(0)
 
     return measure
+
+
+def _tensors(output: Prediction) -> list[torch.Tensor]:
+    """Return the tensors of an output."""
+    found: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    output.map(keep)
+    return found
 
 
 def _attention(model: MultiViewModel, views: int, pattern: str | None) -> list[str]:
