@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, load, random, save
 from prob3r.probes import load_probes
 from prob3r.probes.cache import kept
+from prob3r.scenes import several, source
 from tests.cli.test_cli import run
 from tests.probes.test_fit import album
 
@@ -226,3 +228,42 @@ def test_shipped_probes_are_read_unless_others_are_asked_for(
     ridge = reader_of(model, "mini", "auto", asked("own", None, "bfloat16", scenes=12))
     words = "fitted to the model's own final output on 12 scenes of rooms:train in bfloat16"
     assert ridge.origin == words
+
+
+OWN = """
+import pandas as pd
+
+from prob3r.studies import Study
+
+
+class Counts(Study):
+    name = "counts"
+    title = "How many pairs there are"
+
+    def measure(self, tested, pair):
+        return pd.DataFrame({"pair": range(len(pair)), "value": 1.0})
+
+    def findings(self, table):
+        return []
+
+    def figures(self, table):
+        return {}
+"""
+
+
+def test_a_study_opens_its_pairs_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, plain = list[str](), source.open_pairs
+
+    def counted(name: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(name)
+        return plain(name, *arguments, **options)
+
+    monkeypatch.setattr(source, "open_pairs", counted)
+    monkeypatch.setattr(several, "open_pairs", counted)
+    (here / "own.py").write_text(OWN)
+    options = (*MODEL, "--probes", "none", "--pairs", "2")
+    assert run(monkeypatch, "study", "own.py", *options, "--out", "all") == 0
+    assert len(opened) == 1
+    bounds = ("--overlap", "0", "1")
+    assert run(monkeypatch, "study", "own.py", *options, *bounds, "--out", "some") == 0
+    assert len(opened) == 2

@@ -98,9 +98,11 @@ def study(
                 leave_out(each, lacking[each.name], out)
             continue
         given = each.data or data
-        source: Scenes[Any] = open_views(given, tested.model, each.views, processes.device)
+        source: Scenes[Any]
         if each.views == 2 and (overlap is not None or rotation is not None):
             source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
+        else:
+            source = open_views(given, tested.model, each.views, processes.device)
         run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
         with progress() as report, run:
             show = _timed(each.title, report)
