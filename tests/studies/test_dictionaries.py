@@ -1,5 +1,6 @@
 """The study of dictionaries: its rules by tables whose answer is known, and a small run."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
+from prob3r.errors import Prob3rError
 from prob3r.measures.atoms import TESTS
 from prob3r.models import DUSt3R, fingerprint, random
 from prob3r.probes.dictionary import Dictionary, Shape, file_name
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.studies import LackingError, ModelUnderTest
+from prob3r.studies import LackingError, ModelUnderTest, conduct
 from prob3r.studies import dictionaries as study
 from prob3r.studies.dictionaries import Dictionaries
 from prob3r.studies.dictionaries.findings import LEVEL
+from prob3r.studies.page import write_findings
 
 PLACES = ("dec*.0.mlp", "dec*.1.mlp")
 
@@ -149,3 +152,27 @@ def test_every_coder_is_measured(
     assert told.value.abs().max() <= 1
     assert told.groupby("source").units.first()["neurons"] == 48  # both signs of 24 channels
     assert asked.findings(table)
+
+
+def test_a_study_of_other_dictionaries_is_refused(
+    tested: ModelUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "CHOOSING", 6)
+    asked, source, out = Dictionaries(), Rooms("test", (16, 16), compile=False), tmp_path / "out"
+    asked.folder = tmp_path
+    conduct(asked, tested, source, 2, out, "rooms:test")
+    used = {path.name: Dictionary.load(path) for path in tmp_path.glob("*.safetensors")}
+    prints = {name: each.fingerprint for name, each in used.items()}
+    for file in ("study.json", "findings.json"):
+        about = json.loads((out / asked.name / file).read_text())
+        assert about["dictionaries"] == prints
+    page = write_findings(out, [asked.name]).read_text()
+    assert all(f"`{name}` ({digits})" in page for name, digits in prints.items())
+
+    name, other = next(iter(used.items()))
+    other.bias += 1
+    other.save(tmp_path / name)
+    again = Dictionaries()
+    again.folder = tmp_path
+    with pytest.raises(Prob3rError, match="differs in its dictionaries; give a new folder"):
+        conduct(again, tested, source, 2, out, "rooms:test")

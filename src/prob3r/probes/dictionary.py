@@ -23,6 +23,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import user_cache
 from prob3r.models import Model, filled, fingerprint, random, read_tensors, write_tensors
 from prob3r.models.protocol import stack_of, trunk
+from prob3r.models.registry import digest
 from prob3r.models.sites import select
 from prob3r.probes.coders import Basis, Coder, Directions, largest_positive
 from prob3r.runs.edits import PATCHES, Recode
@@ -152,6 +153,11 @@ class Dictionary(Coder):
             return tokens + (codes @ self.atoms[chosen] * self.spread).to(tokens)
 
         return Recode(self.shape.sites, scaled, patches=self.tokens)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that tell this shape with these weights from any other."""
+        return digest(asdict(self.shape), self.state_dict())
 
     @property
     def tokens(self) -> Any:

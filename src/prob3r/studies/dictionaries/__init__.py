@@ -63,6 +63,7 @@ from prob3r.probes.dictionary import (
     PRINCIPAL,
     Dictionary,
     dictionaries_in,
+    file_name,
     folder_of,
     sites_of,
 )
@@ -134,6 +135,11 @@ class Dictionaries(Study):
                 f"The study '{self.name}' needs dictionaries of {tested.name}; train them with "
                 "`prob3r dictionary train`."
             )
+
+    def rests_on(self, tested: ModelUnderTest) -> dict[str, object]:
+        """Return the fingerprint of each dictionary, by the name of its file."""
+        found = dictionaries_in(self._folder(tested))
+        return {"dictionaries": {file_name(each.shape): each.fingerprint for each in found}}
 
     def _folder(self, tested: ModelUnderTest) -> Path:
         return self.folder or folder_of(fingerprint(tested.model))

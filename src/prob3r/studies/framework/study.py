@@ -216,6 +216,14 @@ class Study(ABC, Generic[Seen]):
         """Return the names of trained controls that are missing."""
         return [name for name in self.twins if name not in {*tested.references, tested.name}]
 
+    def rests_on(self, tested: ModelUnderTest) -> dict[str, object]:
+        """Return what else the answers rest on, as JSON can hold it; by default nothing.
+
+        It stands in `study.json` and in `findings.json`. A folder that was started with anything
+        else is refused.
+        """
+        return {}
+
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Seen]) -> None:
         """Compute what is needed before the first batch; the same pairs give the same result.
 
@@ -294,6 +302,7 @@ def conduct(
         about["views"] = study.views
     if tested.origins:
         about["probes"] = tested.origins
+    about |= study.rests_on(tested)
     # Older folders do not name their sample: they hold the first pairs, which for rooms are the
     # same. Folders that do not name their precision ran in float32.
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}

@@ -117,6 +117,9 @@ def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title:
     pairs, of = ("pairs", "") if views == 2 else ("scenes", f" of {views} views")
     on = f"On {result['pairs']} {pairs}{of} of `{result['data']}`{sample}."
     on += "".join(f" Probes `{k}`: {words}." for k, words in result.get("probes", {}).items())
+    if used := result.get("dictionaries"):
+        names = ", ".join(f"`{name}` ({digits})" for name, digits in used.items())
+        on += f" Dictionaries: {names}."
     lines = [f"## {title}", "", on, ""]
     for finding in result["findings"]:
         lines += [
