@@ -64,3 +64,19 @@ def test_the_effect_of_a_patch_is_that_of_a_small_step_to_the_mean() -> None:
         assert output is not None
         values.append(float(measure(views, plain)(output)))
     assert (values[0] - values[1]) / 0.1 == pytest.approx(float(found.maps[1][4]), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["vggt", "pi3"])
+def test_all_cameras_are_asked_about_in_one_run(name: str) -> None:
+    model, views, runs = EXAMPLES[name](), noise(3), list[None]()
+    assert isinstance(model, torch.nn.Module)
+    model.register_forward_pre_hook(lambda *_: runs.append(None))
+    together = influences(model, views)
+    assert len(runs) == 1
+    assert len(together) == 2 * (views.count - 1)
+    for found in together:
+        alone = influence.influence(model, views, found.camera, found.of)
+        assert found.value == pytest.approx(alone.value)
+        for one, other in zip(found.maps, alone.maps, strict=True):
+            assert one.abs().max() > 0
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

@@ -5,8 +5,8 @@ replaced by the mean token of its own view, and the effect on the camera is take
 (see `prob3r.runs.attribution`).
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from prob3r.measures.scalars import Rotation, Scalar, Translation
 from prob3r.models import Model
 from prob3r.models.protocol import layout_of, trunk
 from prob3r.models.sites import Site
-from prob3r.runs.attribution import TokenMean, attribute
+from prob3r.runs.attribution import TokenMean, one_run
 from prob3r.scenes import Views
 
 SCALARS: Mapping[str, Callable[[int], Scalar]] = {
@@ -29,7 +29,7 @@ SCALARS: Mapping[str, Callable[[int], Scalar]] = {
 """What is asked of a camera."""
 
 MOST_CAMERAS = 8
-"""Cameras that are asked about at most, those of the first views: each takes a gradient or two."""
+"""Cameras that are asked about at most, those of the first views: each takes two gradients."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def influences(
 ) -> list[Influence]:
     """Return what decides each camera but the first.
 
-    A camera that is not turned has no axis, and one that PnP does not find has no place; what
-    cannot be asked is left out.
+    The model runs once for all of them. A camera that is not turned has no axis, and one that PnP
+    does not find has no place; what cannot be asked is left out.
 
     Args:
         model: The model.
@@ -89,11 +89,12 @@ def influences(
     """
     cameras = range(2, min(views.count, MOST_CAMERAS + 1) + 1)
     asked = [(camera, of) for camera in cameras for of in SCALARS]
-    found = []
-    for i, (camera, of) in enumerate(asked):
-        report(i / len(asked))
-        with suppress(Prob3rError):
-            found.append(influence(model, views, camera, of))
+    found = list[Influence]()
+    with suppress(Prob3rError), _one_run(model, views) as ask:
+        for i, (camera, of) in enumerate(asked):
+            report(i / len(asked))
+            with suppress(Prob3rError):
+                found.append(ask(camera, of))
     return found
 
 
@@ -109,12 +110,24 @@ def influence(model: Model, views: Views, camera: int, of: str) -> Influence:
     Raises:
         Prob3rError: The camera is not found, has no such number, or no gradient reaches the views.
     """
-    scalar = SCALARS[of](camera)
+    with _one_run(model, views) as ask:
+        return ask(camera, of)
+
+
+@contextmanager
+def _one_run(model: Model, views: Views) -> Iterator[Callable[[int, str], Influence]]:
+    """Run a model once, and give a function that says what decides a camera, as `influence`."""
     sites = meeting(model, views.count)
-    result = attribute(model, views, scalar, TokenMean(), kinds=["streams"], sites=sites)
-    maps = []
-    for site in sites:
-        effects = result.streams[site][0]
-        maps.append(effects[layout_of(model, site).patches(len(effects))].float().cpu())
-    value = float(result.value[0])
-    return Influence(camera, scalar.name, scalar.unit, scalar.more, value, tuple(maps))
+    with one_run(model, views, TokenMean(), kinds=["streams"], sites=sites) as attributed:
+
+        def ask(camera: int, of: str) -> Influence:
+            scalar = SCALARS[of](camera)
+            result = attributed(scalar)
+            maps = []
+            for site in sites:
+                effects = result.streams[site][0]
+                maps.append(effects[layout_of(model, site).patches(len(effects))].float().cpu())
+            value = float(result.value[0])
+            return Influence(camera, scalar.name, scalar.unit, scalar.more, value, tuple(maps))
+
+        yield ask

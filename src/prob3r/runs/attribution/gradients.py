@@ -8,9 +8,10 @@ baselines, one more run give the effects of all parts.
 With `steps` the gradient is the mean over a path instead; see `prob3r.runs.attribution.paths`.
 """
 
-from collections.abc import Collection, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,31 +63,75 @@ def attribute(
         Prob3rError: A kind is unknown, a pattern matches nothing, the baseline does not fit, or
             no gradient reaches the sites.
     """
-    if wrong := [kind for kind in kinds if kind not in KINDS]:
-        raise Prob3rError(f"'{wrong[0]}' is nothing to attribute; give some of {', '.join(KINDS)}.")
     if steps < 1:
         raise Prob3rError(f"steps is {steps}; it must be at least 1.")
-    edges = bool({"edges", "maps"} & {*kinds})
-    if steps > 1 and edges:
+    if steps == 1:
+        with one_run(
+            model, views, baseline, kinds=kinds, sites=sites, bound_memory=bound_memory
+        ) as attributed:
+            return attributed(scalar, last=True)
+    if _with_edges(kinds):
         raise Prob3rError("Edges have no path; take steps=1 for them.")
     wanted = frozenset(select(sites, model.sites(views.count)))
-    bound = (baseline or Zero()).bind(model, views, edges)
+    bound = (baseline or Zero()).bind(model, views, edges=False)
     keep = bounded(model) if bound_memory else nullcontext()
-    with frozen(model):
-        if steps > 1:
-            with keep:
-                return along_paths(model, views, scalar, bound, kinds, wanted, steps)
-        tap = Gradients(bound, Setting.of(model, views), kinds, wanted)
-        with keep, torch.enable_grad():
+    with frozen(model), keep:
+        return along_paths(model, views, scalar, bound, kinds, wanted, steps)
+
+
+class Attributed(Protocol):
+    """Attributes a scalar of a run by a gradient of its own."""
+
+    def __call__(self, scalar: Scalar, *, last: bool = False) -> Attribution:
+        """Return the first-order effects. After the `last` scalar, the run is gone."""
+
+
+@contextmanager
+def one_run(
+    model: Model,
+    views: Views,
+    baseline: Baseline | None = None,
+    *,
+    kinds: Collection[str] = ("sublayers", "heads"),
+    sites: str | Sequence[str] = "*",
+    bound_memory: bool = True,
+) -> Iterator[Attributed]:
+    """Run a model once, and give a function that attributes any number of scalars of this run.
+
+    Each scalar takes a gradient, and a second run of each block that the gradient comes to, but no
+    whole run. Arguments and errors are those of `attribute`.
+    """
+    edges = _with_edges(kinds)
+    wanted = frozenset(select(sites, model.sites(views.count)))
+    bound = (baseline or Zero()).bind(model, views, edges)
+    tap = Gradients(bound, Setting.of(model, views), kinds, wanted)
+
+    with frozen(model), bounded(model) if bound_memory else nullcontext():
+        with torch.enable_grad():
             output = model(*views.images, tap=tap)
-            value = scalar(views, output.map(Tensor.detach))(output)
+
+        def attributed(scalar: Scalar, *, last: bool = False) -> Attribution:
+            with torch.enable_grad():
+                value = scalar(views, output.map(Tensor.detach))(output)
             if not (value.requires_grad and tap.reached):
                 raise Prob3rError(
                     f"No gradient goes through this {type(model).__name__}; its forward must not "
                     "run under no_grad, and the scalar must follow from its output."
                 )
-            value.sum().backward()
-    return Attribution(value.detach(), bound.words, steps, **tap.effects)
+            value.sum().backward(retain_graph=not last)
+            effects = tap.effects
+            if not last:
+                tap.clear()
+            return Attribution(value.detach(), bound.words, 1, **effects)
+
+        yield attributed
+
+
+def _with_edges(kinds: Collection[str]) -> bool:
+    """Return whether attention is asked for. Raise Prob3rError if a kind is unknown."""
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise Prob3rError(f"'{wrong[0]}' is nothing to attribute; give some of {', '.join(KINDS)}.")
+    return bool({"edges", "maps"} & {*kinds})
 
 
 class Gradients(Tap):
@@ -117,6 +162,13 @@ class Gradients(Tap):
         self.reached = False
         self._streams: dict[str, Tensor] = {}
         self._seen: set[str] = set()
+
+    def clear(self) -> None:
+        """Begin with effects of zero again, so that another gradient may come."""
+        self.effects = {
+            kind: {name: torch.zeros_like(effect) for name, effect in effects.items()}
+            for kind, effects in self.effects.items()
+        }
 
     def __call__(self, site: str, tensor: Tensor) -> Tensor:
         """Return the stream as it is, and wait for its gradient."""
