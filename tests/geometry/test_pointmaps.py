@@ -111,3 +111,9 @@ def test_the_mean_depth_is_over_the_valid_points_of_all_views() -> None:
     valid1 = torch.tensor([[[True, False]]])
     valid2 = torch.tensor([[[True, True], [False, True]]])
     assert geometry.mean_depth((first, second), (valid1, valid2)).item() == 5
+
+
+def test_a_point_is_finite_if_all_its_coordinates_are():
+    points = torch.zeros(1, 2, 2, 3)
+    points[0, 0, 1, 2], points[0, 1, 0, 0] = torch.nan, -torch.inf
+    assert geometry.finite(points).tolist() == [[[True, False], [False, True]]]

@@ -64,6 +64,7 @@ from prob3r.geometry.metrics import (
 )
 from prob3r.geometry.pointmaps import (
     central_pixels,
+    finite,
     invert_rigid,
     mean_depth,
     norm_factor,
@@ -137,6 +138,7 @@ __all__ = [
     "entropy",
     "epipolar_distance",
     "essential",
+    "finite",
     "focal_from_pointmap",
     "fundamental",
     "intrinsics_from_pointmap",

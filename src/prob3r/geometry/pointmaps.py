@@ -30,6 +30,11 @@ def pixel_grid(
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
+def finite(points: Float[Tensor, "*b 3"]) -> Bool[Tensor, "*b"]:
+    """Return which points are finite in every coordinate."""
+    return points.isfinite().all(dim=-1)
+
+
 def unproject(
     depth: Float[Tensor, "b h w"], intrinsics: Float[Tensor, "b 3 3"]
 ) -> Float[Tensor, "b h w 3"]:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from prob3r.geometry import finite
 from prob3r.measures.displacement import Field, covered, patch_means
 from prob3r.measures.reference import TRUTH, Points, Reference
 from prob3r.measures.steps import OUTPUT, Step
@@ -46,10 +47,10 @@ class Arrows(NamedTuple):
             view: Number of the view.
         """
         own = [every[view - 1] for every in points]
-        finite = [p.isfinite().all(dim=-1) for p in own]
+        masks = [finite(p) for p in own]
         means = [
             patch_means(p, seen, patch).where(covered(seen, patch)[..., None] > 0, torch.nan)
-            for p, seen in zip(own, finite, strict=True)
+            for p, seen in zip(own, masks, strict=True)
         ]
         true, valid = reference.points[view - 1], reference.valid[view - 1]
         target = patch_means(true, valid, patch)

@@ -5,14 +5,14 @@ the weighted similarity (Umeyama, not reweighted) that takes the pointmap withou
 that of the run, with the confidence as weights, moves the camera that PnP finds without any change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import Similarity, align, norm_factor, pose_of_pointmap
+from prob3r.geometry import Similarity, align, finite, norm_factor, pose_of_pointmap
 from prob3r.measures.reference import intrinsics_of
 from prob3r.models import Prediction
 from prob3r.scenes import Views
@@ -49,12 +49,12 @@ def motion(clean: Prediction, view: int) -> Callable[[Prediction], Similarity]:
 
         return of_cameras
     points = clean.points[view - 1].detach()
-    weights = clean.confidence[view - 1].detach() * points.isfinite().all(-1)
+    weights = clean.confidence[view - 1].detach() * finite(points)
 
     def of_points(output: Prediction) -> Similarity:
         source, weight = (tiled(t, output).flatten(1, 2) for t in (points, weights))
         target = output.points[view - 1]
-        seen = target.isfinite().all(-1).flatten(1)
+        seen = finite(target).flatten(1)
         return align(source, target.flatten(1, 2), weight * seen)
 
     return of_points
@@ -99,7 +99,7 @@ def camera(
 
 def unit_of(output: Prediction) -> Float[Tensor, " b"]:
     """Return the mean distance of all points of a run to camera 1."""
-    return norm_factor(output.points, finite(output.points))
+    return norm_factor(output.points, [finite(points) for points in output.points])
 
 
 def axis_of(rotation: Float[Tensor, "b 3 3"], view: int) -> Float[Tensor, "b 3"]:
@@ -123,11 +123,6 @@ def _turn(rotation: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3"]:
 
 def _trace(rotation: Float[Tensor, "b 3 3"]) -> Float[Tensor, " b"]:
     return torch.diagonal(rotation, dim1=-2, dim2=-1).sum(-1)
-
-
-def finite(points: Sequence[Float[Tensor, "b _h _w 3"]]) -> list[Bool[Tensor, "b _h _w"]]:
-    """Return where pointmaps are finite."""
-    return [p.isfinite().all(-1) for p in points]
 
 
 def tiled(tensor: Tensor, output: Prediction) -> Tensor:

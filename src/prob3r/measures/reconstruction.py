@@ -14,6 +14,7 @@ from torch import Tensor
 from prob3r.geometry import (
     MatchTruth,
     PatchMatches,
+    finite,
     invert_rigid,
     patch_grid,
     patch_matches,
@@ -116,7 +117,7 @@ class Matches(NamedTuple):
     def of(cls, views: Views, points: Points, cameras: Cameras, view: int, patch: int) -> "Matches":
         """Return the matches of a view, given the output's pointmaps of all views."""
         pair, first, own = views.pair(1, view), points[0], points[view - 1]
-        seen1, seen = first.isfinite().all(dim=-1), own.isfinite().all(dim=-1)
+        seen1, seen = finite(first), finite(own)
         truth = MatchTruth(own, seen, first[..., 2], seen1, cameras.intrinsics[0][None])
         final = patch_matches(truth, patch, TOLERANCE)
         return cls(final, pair.patch_matches(patch) if pair.has_truth else None)
@@ -171,7 +172,7 @@ def reconstruction(
 
 
 def _gap(probed: Float[Tensor, "1 h w 3"], output: Float[Tensor, "1 h w 3"]) -> float:
-    seen = output.isfinite().all(dim=-1) & probed.isfinite().all(dim=-1)
+    seen = finite(output) & finite(probed)
     return float(pointmap_error(probed, output, seen))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from prob3r.geometry import (
     PoseAndShape,
     Similarity,
+    finite,
     intrinsics_from_pointmap,
     invert_rigid,
     mean_depth,
@@ -60,7 +61,7 @@ class Reference:
             poses: Of all cameras by that output, in its unit.
         """
         points, kind = final, FINAL
-        valid: Masks = tuple(_finite(points) for points in final)
+        valid: Masks = tuple(finite(points) for points in final)
         if views.has_truth:
             points, valid, poses, kind = views.points, views.valid, views.cam_to_world, TRUTH
         raw = cls(points, valid, poses, kind)
@@ -86,7 +87,7 @@ class Reference:
     def fit(self, points: Float[Tensor, "1 h w 3"], view: int) -> Similarity:
         """Return a view's pose and scale as a predicted pointmap states them."""
         local = transform(self.points[view - 1], invert_rigid(self.pose(view)))
-        return pose_from_pointmap(local, points, self.valid[view - 1] & _finite(points))
+        return pose_from_pointmap(local, points, self.valid[view - 1] & finite(points))
 
     def errors(self, points: Points) -> tuple[PoseAndShape, ...]:
         """Return the errors of predicted pointmaps, view by view.
@@ -106,7 +107,7 @@ class Reference:
         return of(1, 0, still), *(of(0, i, self.pose(i + 1)) for i in others)
 
     def _counts(self, points: Points) -> Masks:
-        return tuple(v & _finite(p) for v, p in zip(self.valid, points, strict=True))
+        return tuple(v & finite(p) for v, p in zip(self.valid, points, strict=True))
 
 
 def errors_by_step(
@@ -132,10 +133,6 @@ def errors_by_step(
         curves[1] = _view1_alone(views, [points[0] for points in steps])
         against[1] = dict.fromkeys(METRICS, TRUTH)
     return curves, against
-
-
-def _finite(points: Float[Tensor, "b h w 3"]) -> Bool[Tensor, "b h w"]:
-    return points.isfinite().all(dim=-1)
 
 
 def _append(curves: Curves, errors: PoseAndShape) -> None:
@@ -191,6 +188,6 @@ def _view1_alone(views: Views, steps: Sequence[Float[Tensor, "1 h w 3"]]) -> Cur
     (true, valid), still = known, torch.eye(4).to(steps[0])[None]
     curves: Curves = {metric: [] for metric in METRICS}
     for points in steps:
-        counts = valid & _finite(points)
+        counts = valid & finite(points)
         _append(curves, pose_and_shape(points, points, true, true, counts, counts, still))
     return curves

@@ -17,6 +17,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import (
     essential,
+    finite,
     fundamental,
     norm_factor,
     pointmap_error,
@@ -26,7 +27,6 @@ from prob3r.measures.camera_motion import (
     axis_of,
     camera,
     camera_before,
-    finite,
     motion,
     tiled,
     twist,
@@ -282,7 +282,7 @@ class Change:
     def __call__(self, views: Views, clean: Prediction) -> Measure:
         """Return the measure."""
         points = tuple(p.detach() for p in self.other.points)
-        return _distance(points, finite(points), self.view)
+        return _distance(points, [finite(each) for each in points], self.view)
 
 
 def metrics(scalars: Sequence[Scalar]) -> Callable[..., Mapping[str, Tensor]]:

@@ -22,6 +22,7 @@ from prob3r.geometry import (
     align,
     central_intrinsics,
     cycle_consistency,
+    finite,
     focal_from_pointmap,
     normalise,
     patch_grid,
@@ -32,6 +33,7 @@ from prob3r.geometry import (
 )
 from prob3r.measures.attention import PEAKS, patch_queries, peaks
 from prob3r.measures.errors import twins
+from prob3r.measures.numbers import percent
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
@@ -51,10 +53,6 @@ Points = tuple[Float[Tensor, "b _h _w 3"], ...]
 
 def _number(value: float) -> str:
     return f"{value:.2f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
 
 
 def _degrees(value: float) -> str:
@@ -87,13 +85,13 @@ class Signal(NamedTuple):
 SIGNALS: Mapping[str, Signal] = {
     "confidence1": Signal("confidence in view 1", "confidence", -1, _number, True),
     "confidence2": Signal("confidence in view 2", "confidence", -1, _number, True),
-    "inliers": Signal("share that one camera explains", "output", -1, _percent),
-    "overlap": Signal("overlap by the output", "output", -1, _percent),
+    "inliers": Signal("share that one camera explains", "output", -1, percent),
+    "overlap": Signal("overlap by the output", "output", -1, percent),
     "probe_gap": Signal("late probes' distance from the output", "inside", 1, _number, True),
     "late_turn": Signal("late turns of view 2", "inside", 1, _degrees, True),
-    "cycle": Signal("late attention's cycle consistency", "inside", -1, _percent),
-    "agreement": Signal("late attention's fit to the output", "inside", -1, _percent),
-    "entropy": Signal("late attention's entropy", "inside", 1, _percent),
+    "cycle": Signal("late attention's cycle consistency", "inside", -1, percent),
+    "agreement": Signal("late attention's fit to the output", "inside", -1, percent),
+    "entropy": Signal("late attention's entropy", "inside", 1, percent),
 }
 """All signals of a run by name; `read_signals` defines them."""
 
@@ -239,7 +237,7 @@ def features(
 
 def _united(points: Points) -> Points:
     """Return both pointmaps in the pair's own unit."""
-    first, second = normalise(points, [p.isfinite().all(-1) for p in points])
+    first, second = normalise(points, [finite(p) for p in points])
     return first, second
 
 
@@ -259,7 +257,7 @@ def _turning(points: list[Float[Tensor, "b h w 3"]]) -> Float[Tensor, " b"]:
 def _seen(output: Prediction, focal: Float[Tensor, " b"], patch: int) -> PatchMatches:
     """Return where view 2's patches lie in view 1, according to the output's pointmaps."""
     first, second = output.points
-    finite1, finite2 = (points.isfinite().all(-1) for points in (first, second))
+    finite1, finite2 = (finite(points) for points in (first, second))
     matrix = central_intrinsics(focal, (first.shape[1], first.shape[2]))
     return patch_matches(
         MatchTruth(second, finite2, first[..., 2], finite1, matrix), patch, SURFACE

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prob3r.io.files import writing_to
 from prob3r.measures.measurements import Measurements
+from prob3r.measures.numbers import percent
 from prob3r.measures.reconstruction import TOLERANCE
 from prob3r.measures.reference import FINAL, TRUTH
 from prob3r.measures.steps import stack_words
@@ -148,7 +149,7 @@ _COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
     "Size": lambda m, view: "{1} × {0}".format(*m.setting.sizes[view - 1]),
     "Confidence": lambda m, view: _number(m.finals[max(view, 2)].confidence[view > 1], 1),
     "Seen by view 1": lambda m, view: _percent(m, view, "overlap"),
-    "Fits the others": lambda m, view: _share(m.relations.fit[view - 1]),
+    "Fits the others": lambda m, view: percent(m.relations.fit[view - 1]),
     "Turned by": lambda m, view: _of(m, view, "rotation", "°"),
     "One camera explains": lambda m, view: _percent(m, view, "inliers"),
     "Rotation error": lambda m, view: _number(_last(m, view, "rotation_error"), 1, "°"),
@@ -212,12 +213,8 @@ def _of(m: Measurements, view: int, name: str, unit: str) -> str:
     return _number(getattr(m.finals[view], name) if found else nan, 1, unit)
 
 
-def _share(value: float) -> str:
-    return f"{100 * value:.0f} %" if isfinite(value) else "–"
-
-
 def _percent(m: Measurements, view: int, name: str) -> str:
-    return _share(nan if view == 1 else getattr(m.finals[view], name))
+    return percent(nan if view == 1 else getattr(m.finals[view], name))
 
 
 def _number(value: float, digits: int, unit: str = "") -> str:

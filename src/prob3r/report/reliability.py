@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from prob3r.measures.numbers import percent
 from prob3r.reliability.judgement import Judgement, Reading
 from prob3r.reliability.signals import CHECK, EVERY_SIGNAL
 from prob3r.report.sentences import Sentence, Tone
@@ -36,8 +37,8 @@ def _chance(judgement: Judgement) -> Iterator[Sentence]:
     by = "what shows inside and the independent check" if checked else "what shows inside"
     yield Sentence(
         f"By {by}, view 2's rotation is off by more than {judgement.degrees:g}° with "
-        f"a probability of {_percent(probability)}; of the pairs that this was calibrated on, "
-        f"{_percent(usual)} were.",
+        f"a probability of {percent(probability)}; of the pairs that this was calibrated on, "
+        f"{percent(usual)} were.",
         tone,
     )
 
@@ -73,13 +74,13 @@ def _held_out(judgement: Judgement, pair: str) -> Iterator[Sentence]:
     if same.pairs:
         text = (
             f"Of {judgement.pairs} held-out pairs of {judgement.data}, {same.pairs} were given "
-            f"{about}, and {same.failed} of these ({_percent(same.failed / same.pairs)}) were off "
+            f"{about}, and {same.failed} of these ({percent(same.failed / same.pairs)}) were off "
             "by that much."
         )
     yield Sentence(
         f"{text} A wrong pair gets a higher probability than a right one in "
-        f"{_percent(judgement.auroc.value)} of cases; by the model's own confidence alone, in "
-        f"{_percent(judgement.confidence_auroc.value)}."
+        f"{percent(judgement.auroc.value)} of cases; by the model's own confidence alone, in "
+        f"{percent(judgement.confidence_auroc.value)}."
     )
     if rooms and not pair.startswith(ROOM):
         yield Sentence(
@@ -103,7 +104,3 @@ def _words(reading: Reading) -> str:
 def _listed(words: list[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"

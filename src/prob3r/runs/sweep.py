@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import bootstrap_interval, pose_and_shape
+from prob3r.geometry import bootstrap_interval, finite, pose_and_shape
 from prob3r.models.protocol import Model, Prediction, trunk
 from prob3r.models.sites import HEADS, Site
 from prob3r.runs.donated import Donated
@@ -229,7 +229,7 @@ def _pair_errors(
     if pair.has_truth:
         return pair.errors_of(points)._asdict()
     clean1, clean2 = clean.points[0], clean.points[number - 1]
-    valid1, valid2 = (c.isfinite().all(-1) for c in (clean1, clean2))
+    valid1, valid2 = (finite(c) for c in (clean1, clean2))
     still = torch.eye(4).to(clean2).expand(len(pair), 4, 4)
     errors = pose_and_shape(*points, clean1, clean2, valid1, valid2, still)._asdict()
     del errors["translation_error"]

@@ -54,7 +54,7 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.statistics import as_text, interval, median_interval, resampled, wide
+from prob3r.measures.statistics import as_text, interval, mean, median_interval, resampled, wide
 from prob3r.reliability.classical import (
     intrinsics_of,
     point_error,
@@ -256,10 +256,6 @@ def _pose_errors(
     }
 
 
-def _mean(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    return values.nanmean(-1)
-
-
 def _values(table: pd.DataFrame, metric: str = "rotation_error") -> dict[str, Tensor]:
     """Return a metric of each source, one value for each pair."""
     sources, values = wide(table[table.metric == metric], "source")
@@ -276,7 +272,7 @@ def _resolution(table: pd.DataFrame) -> str:
     errors = _values(table)
     fixed = (LARGER, CLASSICAL, LEARNED_LARGER, LEARNED)
     known = [source for source in fixed if source in errors]
-    return max(known, key=lambda source: float(_mean(_right(errors[source]))))
+    return max(known, key=lambda source: float(mean(_right(errors[source]))))
 
 
 def _strata(table: pd.DataFrame, by: str) -> dict[str, Bool[Tensor, " n"]]:
@@ -296,12 +292,12 @@ def _low_defeats(table: pd.DataFrame, by: str, whose: str) -> Finding:
     (lowest, low), _, (highest, high) = _strata(table, by).items()
     gap = _right(errors["model"]) - _right(errors[fixed])
     both = torch.stack([gap.where(mask, torch.nan) for mask in (low, high)], 1)
-    (at_low, at_high), drawn = _mean(both.T), resampled(both, _mean)
+    (at_low, at_high), drawn = mean(both.T), resampled(both, mean)
     effect = interval(at_low, drawn[:, 0])
     wider = interval(at_low - at_high, drawn[:, 0] - drawn[:, 1])
     verdict = decide(effect.low > 0 and wider.low > 0, effect.high <= 0)
     shares = "; ".join(
-        f"{source} {float(_mean(right[low])):.2f} and {float(_mean(right[high])):.2f}"
+        f"{source} {float(mean(right[low])):.2f} and {float(mean(right[high])):.2f}"
         for source, right in ((source, _right(errors[source])) for source in errors)
     )
     return Finding(
@@ -325,7 +321,7 @@ def _more_accurate(table: pd.DataFrame, whose: str) -> Finding:
         [float(median(values[source].where(asked, torch.nan))) for source in ("model", fixed)]
         for values in (errors, off)
     )
-    shares = ", ".join(f"{source} {float(_mean(of)):.2f}" for source, of in found.items())
+    shares = ", ".join(f"{source} {float(mean(of)):.2f}" for source, of in found.items())
     areas = "; ".join(
         f"{source} " + ", ".join(f"{float(auc(worst, degrees)):.2f}" for degrees in AUC_DEGREES)
         for source, worst in _worst(table).items()
@@ -393,4 +389,4 @@ def _draw_strata(axis: "Axes", table: pd.DataFrame, by: str) -> None:
 
 def _shares(values: Float[Tensor, "n s"]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean of every column, and the ends of its 95 % bootstrap interval."""
-    return _mean(values.T), *percentiles(resampled(values, _mean))
+    return mean(values.T), *percentiles(resampled(values, mean))

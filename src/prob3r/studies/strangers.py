@@ -55,7 +55,7 @@ from prob3r.scenes.strangers import Mixed, with_strangers
 from prob3r.scenes.views import Views
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.framework.study import BETWEEN, MODEL, ModelUnderTest, Study
-from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide, is_above_zero
+from prob3r.studies.framework.verdict import Finding, decide, is_above_zero, not_measurable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -270,15 +270,8 @@ def _alike(table: pd.DataFrame) -> Finding:
 
 
 def _nothing(table: pd.DataFrame, statement: str) -> Finding:
-    return Finding(
-        "N5",
-        statement,
-        "mixed",
-        *NOT_MEASURABLE,
-        unit="AUROC",
-        control="no strangers, or no other block, so that there is nothing to compare",
-        pairs=_scenes(table),
-    )
+    why = "no strangers, or no other block, so that there is nothing to compare"
+    return not_measurable("N5", statement, "AUROC", why, _scenes(table))
 
 
 def _draw(axis: "Axes", table: pd.DataFrame, score: str) -> None:

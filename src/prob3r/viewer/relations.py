@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from prob3r.geometry import rotation_angle
+from prob3r.measures.numbers import percent
 from prob3r.measures.views import disagreeing
 from prob3r.models.protocol import trunk
 from prob3r.reliability.strangers import Belonging, StrangerCalibration, belongings
@@ -100,8 +101,8 @@ def table(session: Session) -> str:
         seen = float(np.nanmax(overlap)) if np.isfinite(overlap).any() else float("nan")
         error = float(run.curves[view][ROTATION][-1]) if view > 1 else float("nan")
         values = [
-            _percent(relations.fit[view - 1]),
-            _percent(seen),
+            percent(relations.fit[view - 1]),
+            percent(seen),
             f"{float(np.median(run.confidence[view - 1])):.2f}",
             "–" if view == 1 else f"{turned[view - 1]:.0f}°",
             *([f"{error:.1f}°" if isfinite(error) else "–"] if measured else []),
@@ -125,13 +126,13 @@ def _verdict(session: Session, wrong: int | None) -> str:
     fit, count = session.relations.fit, session.experiment.views.count
     known = {view: value for view, value in enumerate(fit, 1) if isfinite(value)}
     if wrong is not None:
-        return f"View {wrong} disagrees with the rest: it fits them by {_percent(fit[wrong - 1])}."
+        return f"View {wrong} disagrees with the rest: it fits them by {percent(fit[wrong - 1])}."
     if not known:
         return "By the model's own pointmaps, no two views see the same surface."
     if count == 2:
-        return f"The two views fit each other by {_percent(min(known.values()))}."
+        return f"The two views fit each other by {percent(min(known.values()))}."
     least = min(known, key=lambda view: known[view])
-    return f"No view stands out; view {least} fits the others least, by {_percent(known[least])}."
+    return f"No view stands out; view {least} fits the others least, by {percent(known[least])}."
 
 
 def _stranger(
@@ -171,7 +172,3 @@ def _dot(view: int) -> str:
         f'<span style="display:inline-block;width:8px;height:8px;border-radius:4px;'
         f'background:{colour};margin-right:3px"></span>'
     )
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if isfinite(value) else "–"

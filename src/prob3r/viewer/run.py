@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.geometry import (
+    finite,
     invert_rigid,
     mean_depth,
     norm_factor,
@@ -131,7 +132,7 @@ def measure(
     """
     count, pair = len(steps.second), (0, view - 1)
     valid = [
-        reference.valid[i].expand(count, -1, -1) & p.isfinite().all(dim=-1)
+        reference.valid[i].expand(count, -1, -1) & finite(p)
         for i, p in zip(pair, steps, strict=True)
     ]
     truths = [reference.points[i].expand(count, -1, -1, -1) for i in pair]

@@ -3,7 +3,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prob3r.geometry import Interval
-from prob3r.studies.framework.verdict import NOT_MEASURABLE, decide, is_above_zero, is_below_zero
+from prob3r.studies.framework.verdict import (
+    NOT_MEASURABLE,
+    decide,
+    is_above_zero,
+    is_below_zero,
+    not_measurable,
+)
 
 
 @pytest.mark.parametrize(
@@ -34,3 +40,10 @@ def test_below_zero_is_above_zero_of_the_negated_effect(
 ) -> None:
     found = Interval(value, value - under, value + over)
     assert is_below_zero(found) == is_above_zero(Interval(-value, -found.high, -found.low))
+
+
+def test_a_finding_on_nothing_is_mixed_and_says_why() -> None:
+    found = not_measurable("N0", "All is well", "m", "there is nothing", 3)
+    assert (found.claim, found.verdict, found.pairs) == ("N0", "mixed", 3)
+    assert found.control == "there is nothing"
+    assert all(number != number for number in (found.effect, found.low, found.high))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import norm_factor, patchify
+from prob3r.geometry import finite, norm_factor, patchify
 from prob3r.models.heads import compress_points, expand_points
 from prob3r.models.protocol import Prediction
 from prob3r.probes.targets.target import OWN, PIXEL, TRUTH, Goals, Target, Whose
@@ -49,7 +49,7 @@ class Pointmap(Target):
             torch.ones_like(v, dtype=torch.float32) for v in valid
         ]
         if output is not None and output.points:
-            points[OWN], valid = output.points, [p.isfinite().all(-1) for p in output.points]
+            points[OWN], valid = output.points, [finite(p) for p in output.points]
             units[OWN] = norm_factor(output.points, valid)
         if TRUTH in whose:
             if not views.has_truth:

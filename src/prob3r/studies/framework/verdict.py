@@ -40,6 +40,19 @@ class Finding:
     pairs: int
 
 
+def not_measurable(claim: str, statement: str, unit: str, why: str, pairs: int) -> Finding:
+    """Return the finding on a question for which there is nothing to measure.
+
+    Args:
+        claim: Number of the claim.
+        statement: What was asked.
+        unit: Of the effect that was to be measured.
+        why: Why there is nothing to measure.
+        pairs: How many pairs were looked at.
+    """
+    return Finding(claim, statement, "mixed", *NOT_MEASURABLE, unit, why, pairs)
+
+
 def decide(supported: bool, refuted: bool) -> Verdict:
     """Return the verdict of a rule: `mixed` if neither of its conditions holds.
 

@@ -42,7 +42,7 @@ from prob3r.scenes.views import Views
 from prob3r.studies.cuts.effects import POINTMAP, camera_metric
 from prob3r.studies.framework.figures import PAGE, figure
 from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide
+from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 from prob3r.studies.matching_heads.cuts import (
     ALL,
     ENTROPY,
@@ -182,15 +182,8 @@ def _breaks(table: pd.DataFrame, metric: str, what: str) -> Finding:
     known = [loss for loss in ruling if loss is not None]
     scenes = int(table.pair.nunique())
     if main is None or len(known) < len(ruling):
-        return Finding(
-            "N6",
-            statement,
-            "mixed",
-            *NOT_MEASURABLE,
-            unit="share of the total loss",
-            control="cutting all heads between views loses nothing by its interval",
-            pairs=scenes,
-        )
+        why = "cutting all heads between views loses nothing by its interval"
+        return not_measurable("N6", statement, "share of the total loss", why, scenes)
     holds = [
         loss.share.low > HALF and loss.over_random.low > 0 and loss.over_entropy.low > 0
         for loss in known

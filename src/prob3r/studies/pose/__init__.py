@@ -54,7 +54,7 @@ from prob3r.models import Model
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
-from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide
+from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 from prob3r.studies.pose.contrasts import Contrast, by_cut, contrast, rows_of
 from prob3r.studies.pose.figures import draw_blocks, draw_cuts, draw_heads
 from prob3r.studies.pose.knockouts import (
@@ -126,15 +126,9 @@ def _models(tested: ModelUnderTest) -> dict[str, Model]:
 def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:
     statement = "Cutting the marked tokens hardly changes the relative pose"
     if own is None:
-        return Finding(
-            "C3",
-            f"{statement}: there are none by definition",
-            "mixed",
-            *NOT_MEASURABLE,
-            unit="degrees of rotation error",
-            control="nothing to control for",
-            pairs=0,
-        )
+        statement = f"{statement}: there are none by definition"
+        unit = "degrees of rotation error"
+        return not_measurable("C3", statement, unit, "nothing to control for", 0)
     if twin is None:
         method = f"there is no {POSITIVE} to show that the method can tell"
     elif twin.by_more_than(BREAKS):

@@ -51,7 +51,13 @@ from prob3r.scenes.views import Pair
 from prob3r.studies.cuts.effects import effects_of
 from prob3r.studies.framework.figures import PAGE, figure
 from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
-from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, decide, is_below_zero
+from prob3r.studies.framework.verdict import (
+    NOT_MEASURABLE,
+    Finding,
+    decide,
+    is_below_zero,
+    not_measurable,
+)
 from prob3r.studies.sinks.contrasts import contrast, of_keys, per_pair
 from prob3r.studies.sinks.figures import draw_norms, draw_ranks, draw_removals
 from prob3r.studies.sinks.measured import (
@@ -212,12 +218,5 @@ def _removing(table: pd.DataFrame) -> Finding:
 
 
 def _nothing(table: pd.DataFrame, statement: str, unit: str, words: str = "") -> Finding:
-    return Finding(
-        "N7",
-        statement,
-        "mixed",
-        *NOT_MEASURABLE,
-        unit=unit,
-        control=words or "there are no sinks of the kinds that this asks for",
-        pairs=int(table.pair.nunique()),
-    )
+    why = words or "there are no sinks of the kinds that this asks for"
+    return not_measurable("N7", statement, unit, why, int(table.pair.nunique()))
