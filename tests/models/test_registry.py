@@ -17,7 +17,9 @@ from prob3r.models import (
     shipped,
     shipped_file,
 )
+from prob3r.models.architectures import architecture_of
 from tests.models.conftest import SMALL
+from tests.models.examples import EXAMPLES
 
 
 @pytest.fixture
@@ -95,6 +97,15 @@ def test_random_models_follow_their_seed(tiny_model: DUSt3R) -> None:
     control = random(tiny_model, 0)
     assert control.config == tiny_model.config
     assert not same(control, tiny_model)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_configuration_builds_a_model_of_its_architecture(name: str) -> None:
+    config = EXAMPLES[name]().config
+    built = random(config, 1)
+    assert type(built) is architecture_of(config)
+    assert built.config == config
+    assert not built.training
 
 
 def test_making_a_random_model_draws_nothing_from_the_global_generator() -> None:

@@ -98,7 +98,7 @@ def register(kind: type[MultiViewModel], published: Published | None = None) -> 
 
     Args:
         kind: The class of its models. It has a name (`architecture`) and a class of configurations
-            (`config_type`), which has `to_dict`, `from_dict` and the number of `blocks`.
+            (`config_type`), which has `to_dict`, `from_dict`, `build` and the number of `blocks`.
         published: Reads the published files of its weights.
     """
     ARCHITECTURES[kind.architecture] = kind

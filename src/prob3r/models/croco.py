@@ -42,6 +42,10 @@ class CroCoConfig(TwoViewConfig):
         if not 0 <= self.mask_ratio < 1:
             raise Prob3rError(f"mask_ratio is {self.mask_ratio}; it must be from 0 to below 1.")
 
+    def build(self) -> "CroCo":
+        """Return a model of this shape with random weights."""
+        return CroCo(self)
+
 
 class CroCo(TwoViewModel):
     """A shared encoder, one decoder, and a linear head that gives the colours of every patch.

@@ -99,6 +99,10 @@ class DepthAnything3Config:
         """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "Depth Anything 3")
 
+    def build(self) -> "DepthAnything3":
+        """Return a model of this shape with random weights."""
+        return DepthAnything3(self)
+
 
 class DepthAnything3(AlternatingModel):
     """A DINOv2 whose later blocks alternate between frame and global attention, and its heads.

@@ -44,6 +44,10 @@ class DUSt3RConfig(TwoViewConfig):
                 f"patch is {self.patch}; the {self.head} head gives 16 pixels to a patch."
             )
 
+    def build(self) -> "DUSt3R":
+        """Return a model of this shape with random weights."""
+        return DUSt3R(self)
+
 
 class DUSt3R(TwoViewModel):
     """A shared encoder, two decoders that attend to each other, and a head for each view."""

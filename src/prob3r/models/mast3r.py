@@ -43,6 +43,10 @@ class MASt3RConfig(DUSt3RConfig):
         if self.descriptors < 1:
             raise Prob3rError(f"descriptors is {self.descriptors}; it must be positive.")
 
+    def build(self) -> "MASt3R":
+        """Return a model of this shape with random weights."""
+        return MASt3R(self)
+
 
 class MASt3R(DUSt3R):
     """A shared encoder, two decoders, and for each view a head for points and descriptors."""

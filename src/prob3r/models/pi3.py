@@ -92,6 +92,10 @@ class Pi3Config:
         """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "π³")
 
+    def build(self) -> "Pi3":
+        """Return a model of this shape with random weights."""
+        return Pi3(self)
+
 
 class Pi3(AlternatingModel):
     """An encoder, a trunk of frame and global attention, and three heads with a decoder each.

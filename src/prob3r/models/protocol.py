@@ -19,6 +19,7 @@ from prob3r.models.stacks import Stack, TokenLayout
 
 __all__ = [
     "NO_POINTMAPS",
+    "Builds",
     "Cameras",
     "EncodesViews",
     "LensHead",
@@ -97,6 +98,18 @@ class Model(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights by name."""
+
+
+Built = TypeVar("Built", bound="MultiViewModel")
+_Built_co = TypeVar("_Built_co", bound="MultiViewModel", covariant=True)
+
+
+@runtime_checkable
+class Builds(Protocol[_Built_co]):
+    """A configuration of one of prob3r's architectures, which tells the class of its models."""
+
+    def build(self) -> _Built_co:
+        """Return a model of this shape with random weights."""
 
 
 @runtime_checkable

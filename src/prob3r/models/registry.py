@@ -14,16 +14,10 @@ from torch import nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.hub import download, hub_id
-from prob3r.models.architectures import ARCHITECTURES, architecture_of
+from prob3r.models.architectures import ARCHITECTURES
 from prob3r.models.checkpoints import INDEX, SHARDS, WEIGHTS, read, read_card
-from prob3r.models.croco import CroCo, CroCoConfig
-from prob3r.models.depth_anything3 import DepthAnything3, DepthAnything3Config
-from prob3r.models.dust3r import DUSt3R, DUSt3RConfig
 from prob3r.models.factories import installed, is_factory, make, make_installed
-from prob3r.models.mast3r import MASt3R, MASt3RConfig
-from prob3r.models.pi3 import Pi3, Pi3Config
-from prob3r.models.protocol import AnyModel, Model, MultiViewModel, Shape
-from prob3r.models.vggt import VGGT, VGGTConfig
+from prob3r.models.protocol import AnyModel, Builds, Built, Model, MultiViewModel
 
 _WEIGHTS = Path(str(files("prob3r") / "weights"))
 
@@ -94,27 +88,7 @@ def shipped_file(model: str | Path, file: str) -> Path | None:
 
 
 @overload
-def random(like: MASt3RConfig, seed: int = 0) -> MASt3R: ...
-
-
-@overload
-def random(like: CroCoConfig, seed: int = 0) -> CroCo: ...
-
-
-@overload
-def random(like: DUSt3RConfig, seed: int = 0) -> DUSt3R: ...
-
-
-@overload
-def random(like: VGGTConfig, seed: int = 0) -> VGGT: ...
-
-
-@overload
-def random(like: DepthAnything3Config, seed: int = 0) -> DepthAnything3: ...
-
-
-@overload
-def random(like: Pi3Config, seed: int = 0) -> Pi3: ...
+def random(like: Builds[Built], seed: int = 0) -> Built: ...
 
 
 @overload
@@ -142,8 +116,8 @@ def random(like: Any, seed: int = 0) -> Any:
         if isinstance(like, MultiViewModel):
             kinds = (kind for kind in type(like).__mro__ if kind in ARCHITECTURES.values())
             return next(kinds, type(like))(like.config).eval()
-        if isinstance(like, Shape) and not isinstance(like, nn.Module):
-            return architecture_of(like)(like).eval()
+        if isinstance(like, Builds) and not isinstance(like, nn.Module):
+            return like.build().eval()
         if not isinstance(like, nn.Module):
             raise Prob3rError(
                 f"A {type(like).__name__} is no torch module, and has no like with random weights."

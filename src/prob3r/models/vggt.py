@@ -123,6 +123,10 @@ class VGGTConfig:
         """Return a configuration from the result of `to_dict`; raise Prob3rError if invalid."""
         return from_json(cls, values, "VGGT")
 
+    def build(self) -> "VGGT":
+        """Return a model of this shape with random weights."""
+        return VGGT(self)
+
 
 class VGGT(AlternatingModel):
     """An encoder, a trunk of frame and global attention, and heads for cameras, depth and points.
