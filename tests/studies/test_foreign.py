@@ -35,7 +35,7 @@ SMALL = {
     "sinks.SINK_PAIRS": 2,
     "matching_heads.CHOSEN_ON": 2,
     "middle_blocks.MEAN_SCENES": 2,
-    "token_cuts.MEAN_SCENES": 2,
+    "cuts.tokens.MEAN_SCENES": 2,
     "evaluation.MEAN_POSE_PAIRS": 8,
     "pose.SINK_PAIRS": 2,
     "pose_probes.SINK_ROOMS": 2,

@@ -123,7 +123,7 @@ def test_a_model_that_nothing_reads_early_shows_its_output(five: Views) -> None:
     model, views = joint_model(), scene(3, 1)
     session = Session(ProbedModel("toy", model, None), Given(views))
     assert [step.sublayer for step in session.experiment.steps] == ["output"]
-    assert "output alone" in tables.heading(session)
+    assert "output is shown" in tables.heading(session)
     session.pin(2, token="camera")
     assert set(session.watched(session.pins[0])) == {1, 3}
     before = session.run.points[1].copy()
