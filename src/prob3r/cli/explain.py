@@ -15,6 +15,7 @@ from prob3r.cli.app import (
     Size,
     app,
     console,
+    framing_of,
     in_precision,
     progress,
     views_of,
@@ -82,7 +83,7 @@ def explain(
             heads,
             reliability,
             strangers,
-            own_size=size is None,
+            own_size=framing_of(network, size) == framing_of(network, None),
         )
 
 

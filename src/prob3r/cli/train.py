@@ -64,7 +64,7 @@ def backbone(
     from prob3r.training.processes import launched
 
     processes = launched(device)
-    with _progress() as report:
+    with _progress(processes.first) as report:
         best = train_backbone(
             Recipe.read(recipe),
             out,
@@ -263,8 +263,8 @@ def _seconds(minutes: float | None) -> float:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[["Stretch"], None]]:
-    """Yield a function that shows the progress of a training run."""
+def _progress(first: bool = True) -> Iterator[Callable[["Stretch"], None]]:
+    """Yield a function that shows the progress of a training run, in the first process alone."""
     columns = (
         TextColumn("stage {task.fields[stage]}"),
         BarColumn(),
@@ -272,13 +272,13 @@ def _progress() -> Iterator[Callable[["Stretch"], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
-    with Progress(*columns, console=errors, disable=not errors.is_terminal) as bar:
+    with Progress(*columns, console=errors, disable=not (first and errors.is_terminal)) as bar:
         task = bar.add_task("compiling", total=None, stage=0)
 
         def report(at: "Stretch") -> None:
             metrics = " ".join(f"{k} {v:.3g}" for k, v in list(at.metrics.items())[:5])
             speed = f"{at.pairs_per_second:.1f} pairs/s, loss {at.loss:.4f} {metrics}"
-            if not errors.is_terminal:  # no bar is drawn, for example in a log file
+            if first and not errors.is_terminal:  # no bar is drawn, for example in a log file
                 line = f"stage {at.stage}, {at.pairs}/{at.of_pairs} pairs, {speed}"
                 errors.print(Text(line), soft_wrap=True)
             bar.update(

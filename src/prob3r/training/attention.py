@@ -1,6 +1,7 @@
 """Attention for training: in bfloat16 on a CPU, and with patches kept from their own view."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -58,12 +59,18 @@ class OthersFirst(DirectAttention):
     ) -> list[Float[Tensor, "b k n e"]]:
         """Return the outputs of the attention of all views, the penalty taken from the scores."""
         views, tokens = len(queries), queries[0].shape[2]
-        patches = self.layout.patches(tokens)
-        own = torch.zeros(tokens, tokens, device=keys.device)
-        own[patches, patches] = self.penalty
         scores = _scores(torch.cat(list(queries), 2), keys)
-        scores = scores - torch.block_diag(*[own] * views)
+        scores = scores - self.penalty * _own_patches(self.layout, views, tokens).to(scores)
         return list(_weighted(scores, values).split(tokens, 2))
+
+
+@lru_cache
+def _own_patches(layout: TokenLayout, views: int, tokens: int) -> Float[Tensor, "n n"]:
+    """Return 1 where a patch attends to a patch of its own view, and 0 elsewhere."""
+    patches = layout.patches(tokens)
+    own = torch.zeros(tokens, tokens)
+    own[patches, patches] = 1
+    return torch.block_diag(*[own] * views)
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Float[Tensor, "b k n m"]:

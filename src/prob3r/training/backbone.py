@@ -21,7 +21,7 @@ from prob3r.training.objectives import Objective
 from prob3r.training.optim import optimizers
 from prob3r.training.pairs import Completion, CrossViewCompletion, Pointmaps
 from prob3r.training.processes import Processes
-from prob3r.training.recipe import Recipe
+from prob3r.training.recipe import Recipe, Stage
 from prob3r.training.start import start_of
 from prob3r.training.stream import Stream, ViewsStream
 from prob3r.training.validation import Validation
@@ -112,6 +112,8 @@ class _BackboneTask(Task):
                 f"The recipe {recipe.name} has an own_penalty; it is for architectures whose views "
                 f"attend jointly, and those of {recipe.architecture} do not."
             )
+        for stage in self.stages:
+            self._check_sharing(stage)
         for name in {stage.objective for stage in self.stages}:
             if not OBJECTIVES[name].trains(self.module):
                 raise Prob3rError(
@@ -163,13 +165,18 @@ class _BackboneTask(Task):
                 real=self.real,
             )
 
+    def _check_sharing(self, stage: Stage) -> None:
+        """Raise Prob3rError if the processes cannot share a step of the stage in equal parts."""
+        count, parts = self.processes.count, stage.parts * self.processes.count
+        whole = all(2 * stage.batch // views % parts == 0 for views in stage.views)
+        if not whole or (stage.symmetric and stage.batch // parts % 2):
+            raise Prob3rError(
+                f"A step of {stage.batch} pairs cannot be shared by {count} processes in "
+                f"{stage.parts} parts each; change the recipe's batch or parts."
+            )
+
     def losses(self, step: int) -> Iterator[Tensor]:
         scenes, parts = self.stream.batch(step), self.stage.parts * self.processes.count
-        if len(scenes) % parts or (self.stage.symmetric and len(scenes) // parts % 2):
-            raise Prob3rError(
-                f"A step of {len(scenes)} scenes cannot be shared by {self.processes.count} "
-                f"processes in {self.stage.parts} parts each; change the recipe's batch or parts."
-            )
         if isinstance(self.objective.tap, OthersFirst):
             self.objective.tap.penalty = self.stage.own_penalty_at(step)
         for i in range(self.processes.rank, parts, self.processes.count):
