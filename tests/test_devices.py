@@ -98,7 +98,7 @@ def test_studies(here: DUSt3R, model: DUSt3R, device: str, name: str, tmp_path: 
     banks = {kind: reader(here, kind, device) for kind in ("mlp", "random", "encoder")}
     names = ["a-0-8", "a-0-16", "a-1-8"] if name == "origins" else []
     references = {name: moved(random(CONFIG, seed), device) for seed, name in enumerate(names)}
-    references["mini-pose"] = moved(PosedDUSt3R.from_twin(here), device)
+    references["mini-vggt"] = moved(PosedDUSt3R.from_twin(here), device)
     tested = ModelUnderTest(model, "m", banks, moved(random(CONFIG, 0), device), references)
     study = STUDIES[name]()
     if isinstance(study, Dictionaries):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prob3r.geometry import transform
-from prob3r.measures.scenes import camera_errors, scene_errors
+from prob3r.measures.scenes import camera_errors, pair_errors, scene_errors
 from prob3r.models.protocol import Cameras, Prediction
 from prob3r.rooms import Rooms
 from prob3r.scenes.views import Views
@@ -62,6 +62,19 @@ def test_points_turned_with_their_camera_have_their_shape_and_a_wrong_pose(scene
     assert errors["points rotation_error"].tolist() == pytest.approx([4.0, 4.0], abs=0.05)
     assert errors["shape_error"].max() < 1e-3
     assert (errors["pointmap_error"] > 0.01).tolist() == [True, True]
+
+
+def test_the_pose_of_a_pair_is_that_of_the_stated_cameras_if_there_are_any(scenes: Views) -> None:
+    pair, said = scenes.pair(1, 2), truth(scenes)
+    assert said.cameras is not None
+    poses = said.cameras.cam_to_world[:, :2].clone()
+    poses[:, 1] = poses[:, 1] @ turn(6.0)
+    stated = Prediction(said.points[:2], said.confidence[:2], Cameras(poses))
+    errors, told = pair_errors(stated, pair), pair_errors(stated._replace(cameras=None), pair)
+    assert errors["rotation_error"].tolist() == pytest.approx([6.0, 6.0], abs=1e-2)
+    assert told["rotation_error"].max() < 0.1
+    assert errors.keys() == told.keys()
+    assert torch.equal(errors["shape_error"], told["shape_error"])
 
 
 def test_the_auc_is_the_exact_area_over_the_pairs() -> None:

@@ -24,10 +24,10 @@ CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 24, 1, 2)
 
 
 class Twinned(Study):  # without a name of its class, it is not registered
-    """Counts pairs, and has a trained control."""
+    """Counts pairs, and has a control."""
 
     title = "Twinned"
-    twins = ("twin",)
+    controls = ("twin",)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         return pd.DataFrame({"pair": range(len(pair)), "value": 1.0})
@@ -46,8 +46,8 @@ def under(**references: DUSt3R) -> ModelUnderTest:
 def test_studies_say_what_they_lack() -> None:
     with pytest.raises(LackingError, match="needs checkpoints of a training"):
         Origins().check(under())
-    assert Pose().missing_twins(under()) == ["mini-pose"]
-    assert not Pose().missing_twins(under(**{"mini-pose": random(CONFIG, seed=2)}))
+    assert Pose().missing_controls(under()) == ["mini-vggt"]
+    assert not Pose().missing_controls(under(**{"mini-vggt": random(CONFIG, seed=2)}))
 
 
 def test_the_page_names_missing_controls_and_studies_that_were_not_run(
@@ -58,7 +58,7 @@ def test_the_page_names_missing_controls_and_studies_that_were_not_run(
     conduct(Twinned(), under(), rooms, 3, tmp_path, "rooms:test")
     leave_out(Origins(), "needs weights along training", tmp_path)
     page = write_findings(tmp_path, ["twinned", "origins"]).read_text()
-    assert "- `twinned` of `m` lacks the control `twin`, a trained twin." in page
+    assert "- `twinned` of `m` lacks the control `twin`." in page
     assert "- `origins` was not run on `m`: needs weights along training" in page
     whole = under(twin=random(CONFIG, seed=2))
     conduct(Twinned(), whole, rooms, 3, tmp_path / "b", "rooms:test")

@@ -69,7 +69,7 @@ def test_a_small_effect_supports_the_claim_if_the_twin_breaks() -> None:
     assert (hardly.verdict, positive.verdict) == ("supported", "supported")
     assert positive.effect == pytest.approx(38, abs=0.1)
     assert hardly.effect == pytest.approx(0, abs=0.1)
-    assert "the same cut breaks mini-pose" in hardly.control
+    assert "the same cut breaks mini-vggt" in hardly.control
     assert hardly.pairs == 40
 
 
@@ -100,7 +100,7 @@ def test_a_twin_that_does_not_break_leaves_the_method_in_doubt(
 def test_without_a_twin_the_claim_stays_open() -> None:
     hardly, _ = Pose().findings(made({(MODEL, ISOLATED): (0.5, 0.4, 0.5)}))
     assert hardly.verdict == "mixed"
-    assert "no mini-pose" in hardly.control
+    assert "no mini-vggt" in hardly.control
 
 
 def test_without_marked_tokens_there_is_nothing_to_say() -> None:

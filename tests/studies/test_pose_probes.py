@@ -81,7 +81,7 @@ def test_a_camera_token_that_does_not_tell_leaves_it_open(level: float, verdict:
 def test_without_a_twin_it_stays_open() -> None:
     (pooled,) = PoseProbes().findings(made(POOLS))
     assert pooled.verdict == "mixed"
-    assert "no mini-pose" in pooled.control
+    assert "no mini-vggt" in pooled.control
 
 
 def test_the_better_probe_counts() -> None:

@@ -159,12 +159,10 @@ def _print_plan(
     total = 0
     for each in wanted:
         why, count = lacking.get(each.name), min(pairs, each.most or pairs)
-        twins = ", ".join(
-            f"the control {twin}, a trained twin" for twin in each.missing_twins(tested)
-        )
+        missing = ", ".join(f"the control {name}" for name in each.missing_controls(tested))
         total += 0 if why else count
         pairs_of = "not run" if why else str(count)
-        row = each.title, each.data or data, pairs_of, str(each.views), Text(why or twins)
+        row = each.title, each.data or data, pairs_of, str(each.views), Text(why or missing)
         table.add_row(*row)
     room = Rooms("test", tested.model.config.image_size, compile=False)[0]
     room = room.to(next(tested.model.parameters()).device)
@@ -214,6 +212,7 @@ def _tested(
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
     from prob3r.studies import ModelUnderTest
+    from prob3r.studies.framework.study import POSITIVE
 
     device = processes.device
     network = load(model, device)
@@ -224,7 +223,11 @@ def _tested(
         processes.wait()
     read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
     others = {name: load(name, device) for name in shipped() if name != model}
-    references = {name: other for name, other in others.items() if other.config == network.config}
+    references = {
+        name: other
+        for name, other in others.items()
+        if name == POSITIVE or other.config == network.config
+    }
     if checkpoints is not None:
         kept = sorted(checkpoints.glob("*.safetensors"))
         if not kept:

@@ -20,7 +20,7 @@ from prob3r.geometry import (
     relative_pose_errors,
 )
 from prob3r.models.protocol import Prediction
-from prob3r.scenes.views import Views
+from prob3r.scenes.views import Pair, Views
 
 AUC_DEGREES = 30
 """The threshold of the area under the recall curve of pose errors."""
@@ -72,6 +72,20 @@ def scene_errors(output: Prediction, views: Views) -> dict[str, Float[Tensor, " 
     for name, wanted in (("pointmap_error", true), ("shape_error", aligned)):
         maps = zip(output.points, wanted, valid, strict=True)
         errors[name] = torch.stack([pointmap_error(*view) for view in maps]).mean(0) / unit
+    return errors
+
+
+def pair_errors(output: Prediction, pair: Pair) -> dict[str, Float[Tensor, " b"]]:
+    """Return the errors of pairs by the names of `PoseAndShape`, against the truth.
+
+    If the model states cameras, the rotation and the translation error are those of `camera_errors`
+    for the stated cameras; otherwise they are those of the cameras that the pointmaps tell.
+    """
+    errors = pair.errors_of(output.points)._asdict()
+    if output.cameras is not None:
+        depth = mean_depth([view.points for view in pair.views], pair.valid)
+        stated = camera_errors(output.cameras.cam_to_world, pair.cam_to_world, depth)
+        errors |= {name: stated[name] for name in ("rotation_error", "translation_error")}
     return errors
 
 

@@ -140,6 +140,19 @@ class Framing:
         crop: Literal["square", "long"] = "square" if height == width < _SQUARE_BELOW else "long"
         return cls(max(height, width), crop, model.config.patch)
 
+    def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the size to which views of another size are resized for the model, uncropped.
+
+        The longer side becomes `size`. The other side keeps the aspect ratio, but for rounding to a
+        multiple of `patch`.
+
+        Args:
+            size: Height and width of the views, in pixels.
+        """
+        patches = self.size / self.patch / max(size)
+        height, width = (self.patch * max(1, round(side * patches)) for side in size)
+        return height, width
+
     def window(
         self, full: tuple[int, int], intrinsics: Float[Tensor, "1 3 3"] | None = None
     ) -> Window:

@@ -141,6 +141,26 @@ class Subset(Generic[Seen]):
         return self.pairs.batch([self.indices[i] for i in indices])
 
 
+class Resized(Generic[Seen]):
+    """The pairs, or the scenes, of a source at the size of another model.
+
+    Args:
+        pairs: The source.
+        model: The model, or its framing; see `Views.resized_for`.
+    """
+
+    def __init__(self, pairs: Scenes[Seen], model: FramesImages | Framing):
+        self.pairs = pairs
+        self.framing = Framing.of(model)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def batch(self, indices: Sequence[int]) -> Seen:
+        """Return some of the pairs as one batch."""
+        return self.pairs.batch(indices).resized_for(self.framing)
+
+
 def open_pairs(
     name: str,
     model: FramesImages | Framing,
@@ -233,7 +253,7 @@ def describe(pairs: Scenes[Views]) -> str:
 
 def share_views(pairs: Scenes[Views]) -> bool:
     """Return whether one view can be in several pairs; no two rooms share a view."""
-    if isinstance(pairs, Subset):
+    if isinstance(pairs, Subset | Resized):
         return share_views(pairs.pairs)
     return not isinstance(pairs, Independent)
 
@@ -255,9 +275,12 @@ def read_each(pairs: Scenes[Seen], indices: Sequence[int]) -> Read[Seen]:
     """Read pairs one by one and collect errors of corrupt ones; read all at once if not `Items`."""
     if isinstance(pairs, Subset):
         return read_each(pairs.pairs, [pairs.indices[i] for i in indices])
+    if isinstance(pairs, Resized):
+        read = read_each(pairs.pairs, indices)
+        return Read([found.resized_for(pairs.framing) for found in read.found], read.corrupt)
     if not isinstance(pairs, Items):
         return Read([pairs.batch(indices)], [])
-    read = Read[Seen]([], [])
+    read = Read([], [])
     for index in indices:
         try:
             read.found.append(pairs[index])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from prob3r.geometry import (
     overlap,
     patch_matches,
     pose_and_shape,
+    resize_intrinsics,
     transform,
     unproject,
 )
@@ -96,6 +98,35 @@ class View:
         if self.depth is None:
             raise Prob3rError("This view has no valid mask: it needs depth or a mask.")
         return self.depth > 0
+
+    def resized(self, size: tuple[int, int]) -> "View":
+        """Return the view at another size, without `fine`.
+
+        The image is filtered (bilinear, antialiased). Depth, masks and labels are those of the
+        nearest pixel.
+
+        Args:
+            size: The new height and width, in pixels.
+        """
+        if size == self.size:
+            return self
+
+        def nearest(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
+            sampled = F.interpolate(values[:, None].double(), size, mode="nearest-exact")[:, 0]
+            return sampled.to(values.dtype)
+
+        return View(
+            F.interpolate(self.image, size, mode="bilinear", antialias=True),
+            None
+            if self.intrinsics is None
+            else resize_intrinsics(self.intrinsics, self.size, size),
+            self.cam_to_world,
+            nearest(self.depth),
+            nearest(self.valid),
+            nearest(self.labels),
+        )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "View":
         """Return a view with `function` applied to every tensor that is not None."""
@@ -245,6 +276,11 @@ class Views:
         """Return views with `function` applied to each view."""
         views = tuple(function(view) for view in self.views)
         return self._with(views, self.names, self.scenes)
+
+    def resized_for(self: Scenes, model: Framing | FramesImages) -> Scenes:
+        """Return the views at the size of another model; see `Framing.fitted`."""
+        framing = Framing.of(model)
+        return self.with_each(lambda view: view.resized(framing.fitted(view.size)))
 
     def to(self: Scenes, device: torch.device | str) -> Scenes:
         """Return the views with every tensor on `device`."""

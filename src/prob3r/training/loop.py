@@ -151,12 +151,12 @@ class _Loop:
 
     def _run_stage(self, stage: Stage) -> Iterator[Progress]:
         stretch = max(1, STRETCH // stage.batch)
-        every = _in_stretches(self.task.validate_every, stage.batch, stretch)
-        keep = _in_stretches(self.task.keep_every, stage.batch, stretch)
+        every = max(stretch, self.task.validate_every // stage.batch)
+        keep = max(stretch, self.task.keep_every // stage.batch)
         metrics: dict[str, float] = {}
         saved = time.monotonic()
         while self.step < stage.steps:
-            started, losses = time.monotonic(), []
+            started, before, losses = time.monotonic(), self.step, []
             for _ in range(min(stretch, stage.steps - self.step)):
                 losses.append(self._update(stage))
                 self.step += 1
@@ -171,7 +171,7 @@ class _Loop:
             where = Progress(
                 self.stage, self.step * stage.batch, stage.steps * stage.batch, speed, loss, metrics
             )
-            if self.step % every == 0 or done:
+            if self.step // every > before // every or done:
                 metrics = self.task.measure()
                 where = Progress(**vars(where) | {"metrics": metrics})
                 self._log(where)
@@ -179,7 +179,7 @@ class _Loop:
                     self.best = self.task.score(metrics)
                     if self.task.processes.first:
                         self.task.save(metrics)
-            if self.task.keep_every and (self.step % keep == 0 or done):
+            if self.task.keep_every and (self.step // keep > before // keep or done):
                 self.task.keep(self.stage, self.step * stage.batch)
             if done or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.checkpoint()
@@ -276,11 +276,6 @@ class _Loop:
                 optimizer.load_state_dict({**saved, "state": moved})
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise Prob3rError(_damaged(path)) from error
-
-
-def _in_stretches(pairs: int, batch: int, stretch: int) -> int:
-    """Return the steps that so many pairs take, as a whole number of stretches."""
-    return max(1, pairs // batch // stretch) * stretch
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Seen = TypeVar("Seen", bound=Views, default=Pair)
 """The type of a batch: pairs, or scenes of more views."""
 
-MODEL, POSITIVE = "model", "mini-pose"
+MODEL, POSITIVE = "model", "mini-vggt"
 """Sources of rows: the model under test, or the positive control."""
 
 BETWEEN, WITHIN = (BETWEEN_VIEWS,), (BETWEEN_VIEWS, ("self_attn",))
@@ -74,7 +74,7 @@ class ModelUnderTest:
             `encoder`.
         untrained: The backbone with random weights that the `random` probes belong to; None without
             such probes.
-        references: Other models to compare with, by name: `mini-pose`, the positive control that
+        references: Other models to compare with, by name: `mini-vggt`, the positive control that
             carries an explicit pose; variants; and checkpoints of the model's own training.
     """
 
@@ -142,7 +142,7 @@ class Study(ABC, Generic[Seen]):
         probes: Whether the study reads sites with probes.
         output: Whether the study measures the model's own pointmaps.
         attention: Groups of kinds of attention; the trunk must have one kind of each group.
-        twins: Names of trained references that serve as controls.
+        controls: Names of the references that serve as controls.
     """
 
     registry: ClassVar[dict[str, type["Study[Any]"]]] = {}
@@ -158,7 +158,7 @@ class Study(ABC, Generic[Seen]):
     probes: ClassVar[bool] = False
     output: ClassVar[bool] = False
     attention: ClassVar[Sequence[Sequence[str]]] = ()
-    twins: ClassVar[tuple[str, ...]] = ()
+    controls: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Register the study by its name."""
@@ -212,9 +212,9 @@ class Study(ABC, Generic[Seen]):
         if self.probes:
             tested.bank()
 
-    def missing_twins(self, tested: ModelUnderTest) -> list[str]:
-        """Return the names of trained controls that are missing."""
-        return [name for name in self.twins if name not in {*tested.references, tested.name}]
+    def missing_controls(self, tested: ModelUnderTest) -> list[str]:
+        """Return the names of the controls that are missing."""
+        return [name for name in self.controls if name not in {*tested.references, tested.name}]
 
     def rests_on(self, tested: ModelUnderTest) -> dict[str, object]:
         """Return what else the answers rest on, as JSON can hold it; by default nothing.
@@ -324,8 +324,8 @@ def conduct(
     result = Result(study.name, tested.name, data, study.findings(table), table)
     if processes.first:
         (home / NOT_RUN).unlink(missing_ok=True)
-        if twins := study.missing_twins(tested):
-            about["missing"] = twins
+        if missing := study.missing_controls(tested):
+            about["missing"] = missing
         rests_on = {
             "protocol": {"name": f"study {study.name}", "data": data},
             "frames": frames_of(names, describe(drawn)),

@@ -95,8 +95,8 @@ def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
         model = f"`{each.model}`"
         lines += [f"- `{study}` was not run on {model}: {why}" for study, why in each.left.items()]
         for study, result in each.results.items():
-            for twin in result.get("missing", ()):
-                lines.append(f"- `{study}` of {model} lacks the control `{twin}`, a trained twin.")
+            for control in result.get("missing", ()):
+                lines.append(f"- `{study}` of {model} lacks the control `{control}`.")
         done = {*each.results, *each.left}
         if absent := [study for study in order if study not in done]:
             studies = ", ".join(f"`{study}`" for study in absent)

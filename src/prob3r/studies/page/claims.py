@@ -9,6 +9,9 @@ from dataclasses import dataclass
 ABSTRACT = "abstract read"
 SUMMARY = "abstract read; the rest from summaries"
 
+POSITIVES = ("mini-vggt", "mini-pose")
+"""The models that carry an explicit pose: the positive control, and that of older files."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -19,14 +22,14 @@ class Question:
         study: Name of the study that answers it.
         finding: Shell-style pattern of the statement of the finding that answers it. Statements
             contain numbers and names of sublayers, which differ between models.
-        of: Name of the reference that the finding is about, such as `mini-pose`; by default it is
-            about the model under test.
+        of: Names of the references that the finding can be about: the one that the study used. By
+            default the finding is about the model under test.
     """
 
     statement: str
     study: str
     finding: str
-    of: str = ""
+    of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ CLAIMS = (
             Question(
                 "In a model that carries an explicit pose, the same cut breaks the pose",
                 "pose",
-                "In a twin that carries an explicit pose, the same cut breaks the pose",
-                of="mini-pose",
+                "In a * that carries an explicit pose, the same cut breaks the pose",
+                of=POSITIVES,
             ),
             Question(
                 "The pose does not rest on sinks",
@@ -163,8 +166,8 @@ CLAIMS = (
             Question(
                 "In a model that carries an explicit pose, the camera token shows it",
                 "pose-probes",
-                "The camera token of a twin that carries an explicit pose shows it",
-                of="mini-pose",
+                "The camera token of a * that carries an explicit pose shows it",
+                of=POSITIVES,
             ),
         ),
     ),

@@ -180,7 +180,8 @@ def _answers(saved: Saved) -> list[Answer]:
     for study, result in saved.results.items():
         for finding in result["findings"]:
             question = _question(study, finding)
-            column = question.of if question and question.of else saved.model
+            about = question.of if question else ()
+            column = next((name for name in about if name in saved.references), saved.model)
             found.append(Answer(column, saved.model, study, finding, question))
     return found
 

@@ -20,8 +20,12 @@ sinks, the key of every head that receives the most attention is used instead, o
 controls, the outputs of all heads of a sublayer are replaced (`zero`; `mean` over the pairs in
 which sinks were sought; `resample` from another scene).
 
-The positive control is `mini-pose`, a twin that carries an explicit pose in a camera token. The
-same cuts, except those of single heads and blocks, must break its pose. They use its own sinks.
+The positive control is `mini-vggt`, a model that carries an explicit pose in a camera token. The
+same cuts, except those of single heads and blocks, must break the cameras that it states. They use
+its own sinks. It sees the same pairs at its own size.
+
+The pose of a model that states cameras is that of its stated cameras; the pose of any other model
+is the one that its pointmaps tell.
 
 The effect of a cut is an error of view 2 after it less before it, pair by pair; pairs that have
 nothing to cut are left out. A cut *stands out* if its effect on the rotation error less that of
@@ -31,9 +35,9 @@ pointmap, and count in the errors, as those of the controls do.
 Rules, in the mode `mask` (`zero` is reported beside it), for the median over pairs with 95 %
 bootstrap intervals:
 
-- *In a twin that carries an explicit pose, the same cut breaks the pose*: supported if isolating
+- *In a model that carries an explicit pose, the same cut breaks the pose*: supported if isolating
   its marked tokens stands out, by more than `BREAKS` degrees over each control; else not supported.
-  Left out without `mini-pose`.
+  Left out without `mini-vggt`.
 - *Cutting the marked tokens hardly changes the relative pose*: supported if the
   upper end of the effect of isolating them is under `HARDLY` degrees, or if it does not stand out;
   not supported if it stands out and its lower end is over `HARDLY` degrees; else mixed. If the
@@ -51,7 +55,7 @@ import pandas as pd
 from prob3r.measures.statistics import as_text, median_interval
 from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
-from prob3r.scenes.source import Pairs
+from prob3r.scenes.source import Pairs, Resized
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.framework.verdict import Finding, decide, not_measurable
@@ -81,7 +85,7 @@ class Pose(Study):
 
     name = "pose"
     title = "No explicit global pose"
-    twins = (POSITIVE,)
+    controls = (POSITIVE,)
     place = 3
     output = True
     attention = BETWEEN
@@ -94,14 +98,15 @@ class Pose(Study):
         """Find the sinks of the model and of the positive control, and the means of outputs."""
         for name, model in _models(tested).items():
             each = name == MODEL
-            self.known[name] = Known.of(model, pairs, SINK_PAIRS, self.batch, each)
+            shown = pairs if each else Resized(pairs, model)
+            self.known[name] = Known.of(model, shown, SINK_PAIRS, self.batch, each)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the effect of every knockout on every error of view 2."""
-        parts = [
-            knock_out(model, pair, self.known[name]).assign(source=name)
-            for name, model in _models(tested).items()
-        ]
+        parts = []
+        for name, model in _models(tested).items():
+            shown = pair if name == MODEL else pair.resized_for(model)
+            parts.append(knock_out(model, shown, self.known[name]).assign(source=name))
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
@@ -165,7 +170,7 @@ def _positive(table: pd.DataFrame, twin: Contrast) -> Finding:
     assert zero is not None  # what is cut in one mode is cut in the other
     return Finding(
         "C3",
-        "In a twin that carries an explicit pose, the same cut breaks the pose",
+        "In a model that carries an explicit pose, the same cut breaks the pose",
         decide(twin.by_more_than(BREAKS), refuted=True),
         *twin.over_mass,
         unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",

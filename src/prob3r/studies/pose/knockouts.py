@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from prob3r.measures.scenes import pair_errors
 from prob3r.measures.tokens import (
     CUTS,
     MarkedTokens,
@@ -27,7 +28,7 @@ from prob3r.models.protocol import Stack, trunk
 from prob3r.models.sites import HEADS, Site
 from prob3r.runs.donated import Donated
 from prob3r.runs.edits import Edit, HeadAblation, Knockout, Means, head_means
-from prob3r.runs.sweep import errors_of, spread, sweep
+from prob3r.runs.sweep import spread, sweep
 from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.sampling import sampled_batches
 from prob3r.scenes.source import Pairs
@@ -50,7 +51,7 @@ MASK, ZERO = MODES = ("mask", "zero")
 OUTPUT_MODES = ("zero", "mean", "resample")
 
 ERRORS = ("rotation_error", "translation_error", "shape_error", "pointmap_error2")
-"""Of `errors_of`, those of view 2 that are kept."""
+"""Of `pair_errors`, those of view 2 that are kept."""
 
 
 class Variant(NamedTuple):
@@ -294,5 +295,5 @@ def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, Cut]:
 
 def _kept(output: Prediction, pair: Pair, clean: Prediction) -> dict[str, Tensor]:
     """Return the errors of view 2 that the study reports."""
-    errors = errors_of(output, pair, clean)
+    errors = pair_errors(output, pair)
     return {name.rstrip("2"): errors[name] for name in ERRORS}

@@ -18,20 +18,21 @@ split here.
 Controls: the mean pose of the rooms; the identity pose; the same probes shown another view 1
 (`shuffled`, see `prob3r.measures.controls`); the same probes of a backbone with random weights
 (`random`); and the decoder's input, which depends on view 2 alone. The positive control is the
-camera token of `mini-pose`. The model's own output is measured too.
+camera token of `mini-vggt`, which sees the same pairs at its own size. The model's own output is
+measured too: the cameras that it states, or else those that its pointmaps tell.
 
 Rules, for rotation errors at the last site, medians over pairs with 95 % bootstrap intervals. Of a
 linear probe and an MLP, the one with the lower median counts; of several tokens, the best:
 
-- *The camera token of a twin that carries an explicit pose shows it*: supported if its error is
-  below that of any patch of the twin and below the mean pose's, the intervals of both differences
+- *The camera token of a model that carries an explicit pose shows it*: supported if its error is
+  below that of any patch of this model and below the mean pose's, the intervals of both differences
   excluding zero; not supported if it is not below the mean pose's; else mixed. Left out without
-  `mini-pose`.
+  `mini-vggt`.
 - *No single token carries the pose; pooled tokens do*: supported if the error of the best patch
   is above that of the pooled tokens by more than `MARGIN` degrees, the interval of the difference
   excluding zero, and the error of pooled tokens is below that of the mean pose, with such an
   interval too; not supported if either interval does not exclude zero; else mixed. It is never
-  supported if the camera token of the twin does not show its pose, or if there is no such twin.
+  supported if that camera token does not show its pose, or if there is no such model.
 """
 
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
 from prob3r.measures.controls import SHUFFLED
+from prob3r.measures.scenes import pair_errors
 from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
@@ -55,8 +57,9 @@ from prob3r.probes.targets import POSE, Goals
 from prob3r.probes.tokens import POOLED, TokenProbes
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
+from prob3r.scenes.framing import Framing
 from prob3r.scenes.shuffled import shuffled
-from prob3r.scenes.source import Pairs, batches
+from prob3r.scenes.source import Pairs, Resized, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
 from prob3r.studies.framework.verdict import Finding, decide
@@ -85,7 +88,7 @@ class PoseProbes(Study):
 
     name = "pose-probes"
     title = "What could carry a pose"
-    twins = (POSITIVE,)
+    controls = (POSITIVE,)
     place = 4
     output = True
     attention = BETWEEN
@@ -107,12 +110,16 @@ class PoseProbes(Study):
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
             goals.append(POSE.truth(pair, 2, tested.model.config.patch))
             for name, model in backbones.items():
-                run = trace(model, pair, sites_of(model), output=False, dtype=torch.float16)
+                seen = pair.resized_for(model) if name == POSITIVE else pair
+                run = trace(model, seen, sites_of(model), output=False, dtype=torch.float16)
                 streams[name].append([torch.Tensor(record) for record in run.values()])
         for name, model in backbones.items():
             sites = [torch.cat(parts) for parts in zip(*streams.pop(name), strict=True)]
             layout, tokens = trunk(model).layout(2), sites[0].shape[1]
-            singles = _singles(model, rooms, tokens, self.batch)
+            seen = Resized(rooms, model) if name == POSITIVE else rooms
+            size = Framing.of(model).fitted(rooms.size) if name == POSITIVE else rooms.size
+            sinks = Sinks.find(model, seen, SINK_ROOMS, self.batch)
+            singles = _singles(model, sinks, size, tokens)
             patches = layout.patches(tokens)
             self.readers[name] = TokenProbes.fit(
                 POSE, sites, Goals.join(goals), FITTED, patches, singles
@@ -122,9 +129,10 @@ class PoseProbes(Study):
         """Return the errors of the poses that are read, and of those beside them."""
         parts = []
         for name, model in _backbones(tested).items():
-            parts.append(_measured(model, self.readers[name], pair, pair).assign(source=name))
+            seen = pair.resized_for(model) if name == POSITIVE else pair
+            parts.append(_measured(model, self.readers[name], seen, pair).assign(source=name))
             if name in (MODEL, POSITIVE):
-                found = pair.errors_of(model(pair.view1.image, pair.view2.image).points)._asdict()
+                found = pair_errors(model(*seen.images), seen)
                 own = {metric: found[metric] for metric in METRICS}
                 parts.append(
                     _frame(own, probe=[OUTPUT], site=["head"], token=[""]).assign(source=name)
@@ -164,18 +172,18 @@ def _backbones(tested: ModelUnderTest) -> dict[str, Model]:
     return {name: model for name, model in found.items() if model is not None}
 
 
-def _singles(model: Model, rooms: Rooms, tokens: int, batch: int) -> dict[str, int]:
+def _singles(model: Model, sinks: Sinks, size: tuple[int, int], tokens: int) -> dict[str, int]:
     """Return the single tokens of view 2 to be read, but for the best patch.
 
     Args:
         model: The model.
-        rooms: Over which attention is averaged.
+        sinks: Its sinks.
+        size: Height and width of the views.
         tokens: How many tokens view 2 has.
-        batch: Rooms at a time.
     """
-    layout, (rows, columns) = trunk(model).layout(2), patch_grid(*rooms.size, model.config.patch)
+    layout, (rows, columns) = trunk(model).layout(2), patch_grid(*size, model.config.patch)
     patches = layout.patches(tokens)
-    attended = Sinks.find(model, rooms, SINK_ROOMS, batch).of_view_2(model, rooms.size)
+    attended = sinks.of_view_2(model, size)
     singles = {
         "sink": int(attended[patches].argmax()),
         "centre": rows // 2 * columns + columns // 2,
@@ -249,14 +257,14 @@ def _camera(table: pd.DataFrame) -> Finding:
     pooled = at_last_site(table, POSITIVE, (POOLED,))
     return Finding(
         "C3",
-        "The camera token of a twin that carries an explicit pose shows it",
+        "The camera token of a model that carries an explicit pose shows it",
         verdict,
         *gap,
         unit="degrees of rotation error, camera token less best patch",
         control=f"camera token ({camera.what}) {_level(camera.errors)}; best patch "
         f"({patch.what}) {_level(patch.errors)}; pooled "
         f"{_level(pooled.errors)}; mean pose {_level(average)}{_identity(table)}; the "
-        f"twin's output {_level(_beside(table, OUTPUT, POSITIVE))}",
+        f"output of {POSITIVE} {_level(_beside(table, OUTPUT, POSITIVE))}",
         pairs=len(camera.errors),
     )
 
