@@ -14,14 +14,16 @@ from prob3r.measures.steps import OUTPUT, Step
 
 
 class Arrows(NamedTuple):
-    """A view's patches on their way; an arrow of a step begins where the patch was one step before.
+    """The mean points of a view's patches at every step.
+
+    An arrow of a step goes from a patch's mean point at the step before to its mean point here.
 
     Attributes:
         means: Mean point of every patch at every step, in the views' joint unit; NaN where it has
             none.
-        lengths: Mean length of every step's arrows; NaN for a step that no sublayer makes.
-        alignments: Mean cosine between them and the way to the true position; NaN where that is
-            not known.
+        lengths: Mean length of every step's arrows; NaN for the first step and for the output.
+        alignments: Mean cosine between the arrows and the directions to the true positions; NaN as
+            for `lengths`, and where these are not known.
     """
 
     means: Float[Tensor, "steps n 3"]
@@ -42,7 +44,7 @@ class Arrows(NamedTuple):
         Args:
             steps: The steps.
             points: All views' pointmaps at every step, in the views' joint unit.
-            reference: Where the patches truly are, if that is what it holds.
+            reference: Holds the true positions if its kind is `TRUTH`.
             patch: Side of a patch, in pixels.
             view: Number of the view.
         """

@@ -1,7 +1,7 @@
-"""What the units of a coder tell of geometry: scores of every unit on every test, scene by scene.
+"""Scores of a coder's units on tests of geometry, scene by scene.
 
-A unit's activations over the patches of a scene are held against a truth of the same patches. All
-scores lie in [-1, 1], and 0 says that the unit tells nothing.
+A test compares a unit's activations over the patches of a scene with the truth of these patches.
+All scores lie in [-1, 1]; 0 means that the activations do not depend on the truth.
 
 | test | truth of a patch | score |
 |---|---|---|
@@ -14,15 +14,14 @@ scores lie in [-1, 1], and 0 says that the unit tells nothing.
 | `match` | its match in view 1 | correlation of the activations of matching patches |
 | `strongest T` | that of T, one of the first seven | twice the AUROC of the truth of T, less 1 |
 
-The first seven ask for all patches, which a unit that is seldom active can't answer. `strongest T`
-asks for the patches at which it is active the most, at most `STRONGEST` of a scene, against all
-others: do these show T? It is not known for a scene in which a unit is active at under
-`FEWEST_STRONG` patches. `instance` runs over the objects of a scene that view 1 and another view
-both show.
+The first seven tests use all patches, so a unit that is seldom active scores near 0. `strongest T`
+compares the patches at which the unit is most active, a share `STRONGEST` of a scene at most, with
+all others: is T larger there? It is NaN for a scene in which the unit is active at fewer than
+`FEWEST_STRONG` patches. `instance` uses the objects that view 1 and another view both show.
 
-The controls of all tests within views are the truths of another scene at the same places of the
-image: what the place alone tells. The control of `instance` compares an object with another one of
-the scene, and that of `match` a patch with the match of another one.
+The control of a test within views uses the truth of another scene at the same positions in the
+image. It shows what the position alone explains. The control of `instance` compares an object with
+another object of the scene. The control of `match` compares a patch with another patch's match.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,28 +43,30 @@ STRONG = tuple(f"strongest {test}" for test in WITHIN)
 TESTS = (*WITHIN, *ACROSS, *STRONG)
 
 STRONGEST = 1 / 32
-"""Share of a scene's patches: as large as that at which an atom is active in the mean, for 16 of
-512."""
+"""Share of a scene's patches. A mean atom is active at this share if 16 of 512 atoms are active."""
 
 FEWEST_STRONG = 3
 
 FLOOR = 0.05
-"""Metres above the floor of a room up to which a point is on it."""
+"""A point up to this height above the ground of a room, in metres, is on the floor."""
 
 EDGE = 0.1
-"""Share by which the inverse depth of a pixel differs from what its two neighbours interpolate."""
+"""A pixel is at an edge if the mean inverse depth of its two neighbours differs from its own by
+more than this share."""
 
-FEWEST = 3  # objects of a scene that two views share
+FEWEST = 3  # objects that two views of a scene must share
 FEWEST_MATCHES = 8
 
 
 class Truths(NamedTuple):
-    """What is true of the patches of a batch, view after view.
+    """The truth of the patches of a batch.
 
     Attributes:
-        values: By test, NaN where it is not known.
+        values: The truth of each test for the patches of all views, view after view; NaN where it
+            is not known.
         labels: The object that each patch of each view shows, 0 for none; None if not known.
-        matches: For each further view the patch of view 1 that matches each patch, -1 for none.
+        matches: For each view but the first, the patch of view 1 that matches each of its patches,
+            -1 for none.
     """
 
     values: dict[str, Float[Tensor, "b t"]]
@@ -86,7 +87,7 @@ class Scores(NamedTuple):
 
 
 def truths_of(views: Views, patch: int) -> Truths:
-    """Return what is true of every patch of a batch with its full truth."""
+    """Return the truth of every patch of a batch, whose full truth must be known."""
     parts: list[dict[str, Tensor]] = []
     matches = []
     for number, view in enumerate(views.views, 1):
@@ -138,7 +139,7 @@ def _edges(depth: Float[Tensor, "b h w"], valid: Bool[Tensor, "b h w"]) -> Bool[
 
 
 def _centres(pixels: Tensor, patch: int) -> Tensor:
-    """Return what the central pixel of each patch shows."""
+    """Return the value at the central pixel of each patch."""
     return central_pixels(pixels, patch).flatten(1)
 
 
@@ -149,9 +150,9 @@ def score(
 
     Args:
         codes: The activations of each view's patches.
-        truths: What is true of the patches.
-        others: Of each scene another one, whose truths are the control; -1 for none. See
-            `prob3r.scenes.shuffled.other_scenes`.
+        truths: The truth of the patches.
+        others: For each scene the index of another scene, whose truth is the control; -1 for none.
+            See `prob3r.scenes.shuffled.other_scenes`.
     """
     b, _, m = codes[0].shape
     joined = torch.cat(list(codes), 1)
@@ -207,7 +208,7 @@ def _within(
 
 
 def _of_strongest(codes: Float[Tensor, "t m"], truth: Float[Tensor, "t 1"]) -> Float[Tensor, " m"]:
-    """Return how the ranks of the truth tell each unit's strongest patches from all others."""
+    """Return the score of the truth of each unit's strongest patches against all others."""
     count = max(FEWEST_STRONG, round(STRONGEST * len(codes)))
     if len(codes) <= count:
         return codes.new_full((codes.shape[1],), torch.nan)
@@ -219,7 +220,7 @@ def _of_strongest(codes: Float[Tensor, "t m"], truth: Float[Tensor, "t 1"]) -> F
 
 
 def middle_ranks(values: Float[Tensor, "t m"]) -> Float[Tensor, "t m"]:
-    """Return the rank of each value in its column: how many are less, and half of its equals."""
+    """Return the rank of each value in its column: the smaller values and half of its equals."""
     columns = values.T.contiguous()
     ordered = columns.sort(-1).values
     less = torch.searchsorted(ordered, columns)
@@ -228,7 +229,7 @@ def middle_ranks(values: Float[Tensor, "t m"]) -> Float[Tensor, "t m"]:
 
 
 def _separation(ranks: Float[Tensor, "t m"], yes: Bool[Tensor, " t"]) -> Float[Tensor, " m"]:
-    """Return twice the AUROC less 1; NaN if all patches are alike."""
+    """Return twice the AUROC less 1; NaN if the truth is the same for all patches."""
     count, rest = int(yes.sum()), int((~yes).sum())
     if not count or not rest:
         return ranks.new_full((ranks.shape[1],), torch.nan)
@@ -253,7 +254,7 @@ def correlation(
 def _across(
     name: str, codes: Sequence[Float[Tensor, "n m"]], truths: Truths, row: int
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Return the score and the control of a test across views, mean over the further views."""
+    """Return the score and the control of a test across views, mean over views but the first."""
     found = []
     for place, further in enumerate(codes[1:]):
         if name == "match":
@@ -281,6 +282,6 @@ def _across(
 def _and_control(
     one: Float[Tensor, "t m"], other: Float[Tensor, "t m"], shift: int, fewest: int
 ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-    """Return the correlation of rows, and that of rows with others so many places away."""
+    """Return the correlations of columns, and the same after the rows of `other` are shifted."""
     true = correlation(one, other, fewest)
     return true, correlation(one, other.roll(shift, 0), fewest) if len(one) else true

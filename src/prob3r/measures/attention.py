@@ -1,4 +1,4 @@
-"""Attention between views: the strongest keys that are kept, and one table row for every head."""
+"""Attention between views: the strongest keys of each query, and one table row for every head."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from prob3r.runs.trace import REDUCTIONS, Reduction, Trace
 from prob3r.scenes import Views
 
 KEPT = 2_000_000
-"""Keys kept of all queries, heads, blocks and views: all there are in a small model."""
+"""The most keys that are kept in all, over queries, heads, blocks and views."""
 
 NAMES = ("entropy", "mean_entropy", "mean_peak", "mass", "strongest", "by_view")
-"""What is asked of every attention between views."""
+"""The readings that are recorded of every attention between views."""
 
 
 PEAKS: Mapping[str, Reduction] = {
@@ -50,15 +50,16 @@ class Head:
         block: Number of the block.
         head: Number of the head; None for the mean of the block's heads.
         entropy: Mean over queries, as a share of its largest value: 1 is uniform attention.
-        cycle_consistency: Share of the view's patches that come back to within one patch by their
-            most attended patch of view 1, and back by the mean of view 1's heads in this block.
+        cycle_consistency: Share of the view's patches that return to within one patch of
+            themselves: by this head to their most attended patch of view 1, and from there by the
+            mean of view 1's heads in this block.
         sinks: Number of sinks.
         sink_share: Share of the attention that falls on sinks.
-        agreement: Share of co-visible patches whose most attended patch is within one of where
-            the model's own final pointmaps put them; NaN where none is co-visible.
+        agreement: Share of co-visible patches whose most attended patch is within one patch of
+            their match by the model's own final pointmaps; NaN where none is co-visible.
         true_matches: The same with the true matches; NaN where they are not known.
-        rotation_effect: What switching the head off adds to the rotation error of the view's pose,
-            in degrees; NaN where that was not asked for.
+        rotation_effect: The rise of the rotation error of the view's pose when the head is switched
+            off, in degrees; NaN where it was not requested.
         shape_effect: The same for the shape error after Sim(3).
     """
 
@@ -101,7 +102,7 @@ class AttentionRecords:
         views: One scene.
 
     Attributes:
-        places: The attention sublayers between views of view 1, block by block.
+        places: The sublayers of view 1 with attention between views, block by block.
     """
 
     def __init__(self, model: Model, views: Views):
@@ -117,7 +118,7 @@ class AttentionRecords:
 
     @property
     def reductions(self) -> Mapping[str, Reduction]:
-        """The reductions under `NAMES`; `strongest` has the mean of the heads as one head more."""
+        """The reductions under `NAMES`; `strongest` has the mean of the heads as one more head."""
         entropy = REDUCTIONS["entropy"].reduce
 
         def strongest(probs: Float[Tensor, "b k q m"]) -> Tensor:
@@ -140,7 +141,7 @@ class AttentionRecords:
         ] + ends
 
     def strongest(self, run: Trace) -> dict[tuple[int, int], Strongest]:
-        """Return where every view's patches attend to in every other view."""
+        """Return the patches that every view's patches attend to most in every other view."""
         found: dict[tuple[int, int], list[Tensor]] = {}
         for place in self.places:
             for view in range(1, self._views + 1):
@@ -162,7 +163,7 @@ class AttentionRecords:
         return torch.stack(shares).float().cpu()
 
     def similarity(self, run: Trace) -> Float[Tensor, "v v"]:
-        """Return how similar the patches of each view are to the nearest ones of each other view.
+        """Return the mean cosine of each view's patches with the most similar ones of each view.
 
         Features are those at the end of the last block with attention between views.
         """
@@ -179,11 +180,11 @@ class AttentionRecords:
         """Return one row for every head of a view's attention, and one for each block's mean.
 
         Args:
-            run: With `sites` recorded.
-            strongest: Of this run.
+            run: A run with `sites` recorded.
+            strongest: The most attended patches of this run.
             view: Number of the view, at least 2.
             final: Its matches in view 1 by the model's own final pointmaps.
-            true: The true ones, if known.
+            true: Its true matches, if known.
         """
         rows = []
         for i, place in enumerate(self.places):
@@ -229,7 +230,7 @@ def peaks(run: Trace, site: Site, view: int, views: int = 2) -> Int[Tensor, "b k
     """Return the patch of another view that each patch of a site's own view attends to most.
 
     Args:
-        run: With `site` recorded by the reductions `PEAKS`.
+        run: A run with `site` recorded by the reductions `PEAKS`.
         site: An attention site that reads `peak` or `mean_peak`.
         view: Number of the other view.
         views: How many views there are.
@@ -244,8 +245,8 @@ def by_view(run: Trace, place: Site, views: int) -> Float[Tensor, "b v v"]:
     not among the keys.
 
     Args:
-        run: With the reading `by_view` of every view recorded by `BY_VIEW`.
-        place: The attention between views of view 1 in one block.
+        run: A run with the reading `by_view` of every view recorded by `BY_VIEW`.
+        place: A sublayer of view 1 with attention between views.
         views: How many views there are.
     """
     rows = []
@@ -259,13 +260,13 @@ def by_view(run: Trace, place: Site, views: int) -> Float[Tensor, "b v v"]:
 
 
 def patch_queries(run: Trace, site: Site) -> Tensor:
-    """Return a record of an attention site `(b, k, q, ...)` without special tokens' queries."""
+    """Return a record of an attention site `(b, k, q, ...)` without queries of special tokens."""
     record = run[str(site)]
     return torch.Tensor(record)[:, :, record.tokens.patches(record.shape[2])]
 
 
 def chance(grid: tuple[int, int]) -> float:
-    """Return the share of patches that random attention puts within one patch of any match."""
+    """Return the share of patches that random attention puts within one patch of their match."""
     rows, columns = grid
     share = 1.0
     for side in (rows, columns):

@@ -1,4 +1,4 @@
-"""Whether a view belongs to its scene, read inside a model: attention and features between views.
+"""Scores of how well a view belongs to its scene, from attention and features between views.
 
 - `attention`: the attention that the patches of the other views give to the patches of a view
   (`attention.by_view`, mean over the other views).
@@ -9,8 +9,8 @@
 
 The *doubt* about a view is how far its value lies under the median of the other views: the
 logarithm of their ratio for `attention`, which does not depend on the number of views, and the
-difference for cosines. View 1 is the reference. It is no part of that median, and there is no doubt
-about it.
+difference for cosines. View 1 is the reference. It is not part of that median, and its doubt is
+NaN.
 """
 
 from collections.abc import Mapping
@@ -35,14 +35,14 @@ INPUT = -1
 """The block that stands for the input of the trunk, before any attention between views."""
 
 _MEMORY = 2**30  # bytes of streams that are held at once, roughly
-_SMALLEST = 1e-6  # attention of which a logarithm is taken
+_SMALLEST = 1e-6  # less attention than this counts as this before the logarithm
 
 
 def belonging(model: Model, views: Views) -> dict[tuple[str, int], Float[Tensor, "b v"]]:
-    """Return every score of every view by score and block, of a batch of scenes.
+    """Return the scores of every view of a batch of scenes, by score and block.
 
-    Attention is that of each block with attention between views. Features are those at the end of
-    each block, and at the input of the trunk (`INPUT`).
+    The attention is that of each block with attention between views. The features are those at the
+    end of each block, and at the input of the trunk (`INPUT`).
     """
     stack = trunk(model)
     held = 4 * sum(Setting.of(model, views).patches) * stack.width * (stack.blocks + 1)
@@ -91,8 +91,8 @@ def doubts(score: str, values: Float[Tensor, "*b v"]) -> Float[Tensor, "*b v"]:
     """Return how far the value of each view lies under the median of the others; NaN for view 1.
 
     Args:
-        score: Whose values; `attention` is compared by its logarithm.
-        values: Of each view.
+        score: Name of the score; `attention` is compared by its logarithm.
+        values: The value of each view.
     """
     known = values.clamp_min(_SMALLEST).log() if score == ATTENTION else values
     found = torch.full_like(known, torch.nan)

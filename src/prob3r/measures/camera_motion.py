@@ -1,8 +1,8 @@
-"""How a run moves the cameras, differentiably, against the run without any change.
+"""How a run moves the cameras relative to the clean run without any change; differentiable.
 
-A camera is the model's own, where it predicts cameras. Else it moves as the view's pointmap does:
-the weighted similarity (Umeyama, not reweighted) that takes the pointmap without any change onto
-that of the run, with the confidence as weights, moves the camera that PnP finds without any change.
+If the model predicts cameras, these are used. Otherwise a camera moves as the view's pointmap does.
+PnP finds the camera in the clean pointmap. A weighted similarity takes the clean pointmap onto that
+of the run (Umeyama, not reweighted, with the clean confidence as weights) and moves this camera.
 """
 
 from collections.abc import Callable
@@ -18,23 +18,24 @@ from prob3r.models import Prediction
 from prob3r.scenes import Views
 
 STILL = 0.1
-"""Degrees below which a camera counts as not turned, so that its rotation has no axis."""
+"""A camera that is turned by at most this many degrees counts as not turned, and has no axis."""
 
 
 def twist(rotation: Float[Tensor, "b 3 3"], axis: Float[Tensor, "b 3"]) -> Float[Tensor, " b"]:
     """Return the angle in radians of the part of a rotation that is about an axis.
 
-    Of the quaternion `(w, v)` it is `2 atan2(v . axis, w)` (the swing-twist decomposition). It is
-    differentiable at the identity, and everywhere but at half turns.
+    For the quaternion `(w, v)` it is `2 atan2(v . axis, w)` (the swing-twist decomposition). It is
+    differentiable everywhere except at half turns.
     """
     along = (_turn(rotation) * axis).sum(-1)
     return 2 * torch.atan2(along, 1 + _trace(rotation))
 
 
 def motion(clean: Prediction, view: int) -> Callable[[Prediction], Similarity]:
-    """Return how a run moves a view against the run without any change, in camera 1's frame.
+    """Return a function that gives the motion of a view from the clean run to a run.
 
-    The models' own cameras say it where there are some, else the view's pointmap.
+    The motion is in camera 1's frame. It is that of the model's own camera if the model predicts
+    cameras, else that of the view's pointmap.
     """
     if clean.cameras is not None:
         before = clean.cameras.cam_to_world[:, view - 1].detach()
@@ -61,7 +62,7 @@ def motion(clean: Prediction, view: int) -> Callable[[Prediction], Similarity]:
 
 
 def camera_before(views: Views, clean: Prediction, view: int) -> Float[Tensor, "b 4 4"]:
-    """Return the pose of a view's camera in camera 1's frame, as a run states it.
+    """Return the pose of a view's camera in the clean run, in camera 1's frame.
 
     Raises:
         Prob3rError: The model predicts no cameras, and PnP finds none in a pointmap.
@@ -75,8 +76,8 @@ def camera_before(views: Views, clean: Prediction, view: int) -> Float[Tensor, "
         found = pose_of_pointmap(own, matrix)
         if found is None:
             raise Prob3rError(
-                f"The pointmap of view {view} is not what one camera could see, so it has no "
-                "camera to ask about; take a scalar of its points, such as depth."
+                f"PnP finds no camera in the pointmap of view {view}; use a scalar of its points, "
+                "such as depth."
             )
         poses.append(found.cam_to_world)
     return torch.stack(poses)
@@ -85,7 +86,10 @@ def camera_before(views: Views, clean: Prediction, view: int) -> Float[Tensor, "
 def camera(
     views: Views, clean: Prediction, view: int
 ) -> Callable[[Prediction], Float[Tensor, "b 4 4"]]:
-    """Return where a run puts the camera of a view, in camera 1's frame and the run's unit."""
+    """Return a function that gives the pose of a view's camera in a run.
+
+    The pose is in camera 1's frame and in the run's unit.
+    """
     moved, before = motion(clean, view), camera_before(views, clean, view)
 
     def place(output: Prediction) -> Tensor:
@@ -109,14 +113,14 @@ def axis_of(rotation: Float[Tensor, "b 3 3"], view: int) -> Float[Tensor, "b 3"]
     angle = torch.rad2deg(torch.atan2(sine[:, 0], (_trace(rotation) - 1) / 2))
     if not (angle > STILL).all():
         raise Prob3rError(
-            f"Camera {view} is not turned, so its rotation has no axis; give one, or take another "
-            "scalar such as translation."
+            f"Camera {view} is not turned, so its rotation has no axis; give an axis, or use "
+            "another scalar such as translation."
         )
     return turn / (2 * sine)
 
 
 def _turn(rotation: Float[Tensor, "b 3 3"]) -> Float[Tensor, "b 3"]:
-    """Return `2 sin(angle) axis`, which is what a rotation has of antisymmetry."""
+    """Return `2 sin(angle) axis`, from the antisymmetric part of a rotation."""
     part = rotation - rotation.mT
     return torch.stack((part[:, 2, 1], part[:, 0, 2], part[:, 1, 0]), -1)
 
@@ -126,6 +130,6 @@ def _trace(rotation: Float[Tensor, "b 3 3"]) -> Float[Tensor, " b"]:
 
 
 def tiled(tensor: Tensor, output: Prediction) -> Tensor:
-    """Return what is known of the scenes as often as a run holds them."""
+    """Return a tensor over scenes, repeated as often as a run repeats the scenes."""
     copies = len(output.points[0]) // len(tensor)
     return tensor.to(output.points[0].device).repeat(copies, *[1] * (tensor.ndim - 1))

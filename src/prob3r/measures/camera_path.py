@@ -1,4 +1,4 @@
-"""The cameras that a model's own camera head says at every block of its trunk."""
+"""The cameras that a model's own camera head states at every block of its trunk."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from prob3r.scenes.views import Views
 
 
 class CameraPath(NamedTuple):
-    """Where the cameras are at every block.
+    """The cameras at every block, and their errors.
 
     Attributes:
         blocks: The numbers of the blocks.
         cam_to_world: The poses of all views in camera 1's frame, by block. Each block's poses have
             a unit of length of their own.
-        rotation_error: Angles to the rotations of the truth, or without it of the last block read,
-            in degrees. View 1 has none, so the first one is of view 2.
-        translation_error: Angles between the translations, in degrees; NaN where the camera it is
-            measured against has not moved.
+        rotation_error: Angles to the true rotations, or to those of the last block read if the
+            truth is not known, in degrees. View 1 is left out, so the first entry is view 2.
+        translation_error: The same angles between the translations. They are NaN where the camera
+            that they are measured against is where camera 1 is.
     """
 
     blocks: tuple[int, ...]
@@ -37,14 +37,14 @@ class CameraPath(NamedTuple):
 
 @dataclass(frozen=True)
 class CameraCurves:
-    """How far the camera head is, at every block, from where it should be in the end.
+    """The errors of the camera head at every block, for one scene.
 
     Attributes:
         blocks: The numbers of the blocks.
-        against: What the errors are against, the truth or the final state: its answer at the last
-            block.
-        rotation_error: Of every view but the first, in degrees, by block.
-        translation_error: The same of the directions to the cameras; NaN as in `CameraPath`.
+        against: What the errors are measured against: the truth, or the final state, which is the
+            output of the head at the last block.
+        rotation_error: The error of each view but the first at every block, in degrees.
+        translation_error: The same for the directions to the cameras; NaN as in `CameraPath`.
     """
 
     blocks: tuple[int, ...]
@@ -85,7 +85,7 @@ def camera_path(
         edits: Changes to the run.
 
     Raises:
-        Prob3rError: The model cannot be read so, or has no such block.
+        Prob3rError: The model's heads cannot be read at any block, or it has no such block.
     """
     found = cameras_at_blocks(model, views, blocks, edits)
     poses = torch.stack([_relative(cameras.cam_to_world) for cameras in found.values()])

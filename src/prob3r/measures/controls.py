@@ -1,7 +1,7 @@
-"""The shuffled control: what a model says when view 1 shows nothing of what view 2 shows.
+"""The shuffled control: a model's output if view 1 shows nothing of what view 2 shows.
 
-What no correspondence could tell is what a model gets right all the same. Where the other view 1
-comes from: see `prob3r.scenes.shuffled`.
+What the model then still gets right does not come from correspondences. `prob3r.scenes.shuffled`
+describes where the other view 1 comes from.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ def describe_controls(counts: Counter[str]) -> str:
     """Return in words where the other views 1 came from.
 
     Args:
-        counts: Of all batches, added up.
+        counts: How many pairs have which control, over all batches.
     """
     words = {
         "elsewhere": "view 1 of another scene",

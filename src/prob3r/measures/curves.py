@@ -1,7 +1,7 @@
 """Curves of an error over the depth of a model: where they settle, and where they fall.
 
-A curve holds one value a site, in the order in which the sites fire. These definitions serve
-studies, page and viewer alike.
+A curve holds one value a site, in the order in which the sites fire. Studies, page and
+viewer all use these definitions.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from torch import Tensor
 from prob3r.models.sites import Site
 
 SETTLED = 1.1
-"""A curve is settled where it stays at most this many times its last value."""
+"""A curve has settled at a site if from there on it is at most this many times its last value."""
 
 TOLERANCES = {"rotation_error": 15.0, "translation_error": 20.0, "scale_error": 0.1}
-"""Errors that are small enough, by metric: in degrees, and 10 % of the scale."""
+"""Errors under these are small enough, by metric: in degrees, and 10 % of the scale."""
 
 
 def settled(values: Float[Tensor, "*b s"], least: float = 0.0) -> Int[Tensor, "*b"]:
@@ -24,14 +24,14 @@ def settled(values: Float[Tensor, "*b s"], least: float = 0.0) -> Int[Tensor, "*
 
     Args:
         values: Curves over sites.
-        least: A difference from the last value that never counts, in the curves' unit.
+        least: Differences from the last value up to this never count, in the curves' unit.
     """
     last = values[..., -1:]
     return _stays_under(values, (SETTLED * last).maximum(last + least))
 
 
 def half_way(values: Float[Tensor, "*b s"]) -> Int[Tensor, "*b"]:
-    """Return the first site from which each curve stays at most half way from first to last."""
+    """Return the first site from which each curve stays under the mean of its first and last."""
     return _stays_under(values, (values[..., :1] + values[..., -1:]) / 2)
 
 
@@ -54,7 +54,7 @@ def centre_of_fall(values: Float[Tensor, "*b s"], blocks: Int[Tensor, " s"]) -> 
 def first_under(
     values: Float[Tensor, "*b s"], blocks: Int[Tensor, " s"], tolerance: float
 ) -> Float[Tensor, "*b"]:
-    """Return the first block in which each curve is under a tolerance; one past the last if none.
+    """Return the first block in which each curve is under a tolerance; the last plus 1 if none.
 
     Args:
         values: Curves over sites.
@@ -73,7 +73,7 @@ def blocks_of(sites: Sequence[str]) -> Int[Tensor, " s"]:
 
 
 def block_ends(sites: Sequence[str]) -> list[int]:
-    """Return the places of the last site of each block, in order."""
+    """Return the index of the last site of each block, in order."""
     blocks = [Site.parse(site).block for site in sites]
     following = [*blocks[1:], None]
     each = enumerate(zip(blocks, following, strict=True))
@@ -81,7 +81,7 @@ def block_ends(sites: Sequence[str]) -> list[int]:
 
 
 def _stays_under(values: Float[Tensor, "*b s"], bar: Float[Tensor, "*b 1"]) -> Int[Tensor, "*b"]:
-    """Return the site after the last one that is not under a bar; at most the last site."""
+    """Return the index of the site after the last one above a bar; at most the last site."""
     above = ~(values <= bar)
     after = (above * torch.arange(1, values.shape[-1] + 1, device=values.device)).amax(-1)
     return after.clamp_max(values.shape[-1] - 1)

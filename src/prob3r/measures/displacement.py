@@ -16,10 +16,10 @@ class Field(NamedTuple):
     """A sublayer's displacement of every patch's mean point, in the pair's unit.
 
     Attributes:
-        start: Where the points are before it.
-        move: How far it moves them.
-        target: Where they truly are.
-        known: Patches that count.
+        start: The points before the sublayer.
+        move: The displacements.
+        target: The true points.
+        known: The patches that count.
     """
 
     start: Float[Tensor, "b n 3"]
@@ -37,7 +37,7 @@ class Field(NamedTuple):
         return _mean(cosine, where & self.known)
 
     def approach(self, where: Bool[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """Return the mean change of the distance to the true position; below zero is nearer."""
+        """Return the mean change of the distance to the true position; negative means nearer."""
         before = (self.target - self.start).norm(dim=-1)
         after = (self.target - self.start - self.move).norm(dim=-1)
         return _mean(after - before, where & self.known)
@@ -59,8 +59,8 @@ def fields(
     A patch counts where the truth is known for more than half of its pixels.
 
     Args:
-        points: What the probes read, by site, in the pair's unit.
-        pair: With its truth.
+        points: The decoded pointmaps by site, in the pair's unit.
+        pair: The pairs, with the truth.
         patch: Side of a patch, in pixels.
     """
     valid = pair.valid[1]

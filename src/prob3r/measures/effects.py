@@ -1,4 +1,4 @@
-"""What switching off each head does to one scene."""
+"""The effect of switching off each head on the errors of one scene."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def with_effects(
 
     Args:
         heads: The rows.
-        model: Whose heads.
+        model: The model of these heads.
         views: One scene.
         reference: What errors are measured against, with and without the head.
         report: Called with the share of the work that is done.

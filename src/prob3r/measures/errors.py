@@ -1,4 +1,4 @@
-"""What the probes read at every site of a model, and how wrong it is."""
+"""The pointmaps that probes decode at every site of a model, and their errors."""
 
 from collections.abc import Collection, Mapping
 
@@ -22,13 +22,13 @@ METRICS = (
 
 
 def decode_sites(model: Model, bank: SiteReader, pair: Pair) -> dict[str, Float[Tensor, "b h w 3"]]:
-    """Return the pointmap that each of a bank's probes reads off one run."""
+    """Return the pointmap that each probe of a bank decodes from one run."""
     run = trace(model, pair, bank.sites, output=False)
     return {site: bank.decode(run[site]).points for site in bank.sites}
 
 
 def twins(sites: Collection[str]) -> list[tuple[str, str]]:
-    """Return the sites of view 1 and view 2 at the same depth, in order."""
+    """Return the pairs of sites of view 1 and view 2 at the same depth, in order."""
     second = (Site.parse(site) for site in sites)
     pairs = [(str(site.of(1)), str(site)) for site in second if site.view == 2]
     return [(first, second) for first, second in pairs if first in sites]

@@ -1,4 +1,4 @@
-"""How similar the features of views are: of their mean patches, and patch by patch."""
+"""The similarity of the features of views: of their mean patches, and patch by patch."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -13,20 +13,20 @@ from prob3r.runs.trace import Trace
 
 
 def streams_at(run: Trace, site: Site, views: int) -> list[Float[Tensor, "b _n d"]]:
-    """Return the patches of every view at the same place, given that they were recorded."""
+    """Return the recorded patches of every view at the same site."""
     return [run[str(site.of(view))].patches.float() for view in range(1, views + 1)]
 
 
 def mean_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b v v"]:
-    """Return the cosine between the mean patch of every view and that of every view."""
+    """Return the cosines between the mean patches of all views."""
     means = torch.stack([F.normalize(stream.mean(1), dim=-1) for stream in streams], 1)
     return means @ means.mT
 
 
 def best_cosines(streams: Sequence[Float[Tensor, "b _n d"]]) -> Float[Tensor, "b v v"]:
-    """Return how similar the patches of a view (row) are to the nearest ones of another (column).
+    """Return the similarity of the patches of a view (row) to those of another view (column).
 
-    It is the mean over the patches of the cosine with the most similar patch; 1 on the diagonal.
+    It is the cosine with the most similar patch, mean over the patches; 1 on the diagonal.
     """
     patches = [F.normalize(stream, dim=-1) for stream in streams]
     count, first = len(patches), patches[0]

@@ -1,10 +1,9 @@
-"""View 2's attention to view 1 read as matching, head by head, and which heads are matchers.
+"""View 2's attention to view 1 as matches, head by head, and which heads find the true matches.
 
-Of every co-visible patch, is the patch of view 1 that it attends to most within one patch of the
-true match (PCK@1)? The control (`prob3r.measures.controls`) shows the model another view 1 and asks
-for the same matches: what a head finds then, it finds by place alone. A *correspondence head* is
-one whose median PCK@1 has an interval above everything that its control reaches in any bootstrap
-draw.
+PCK@1 is the share of co-visible patches whose most attended patch of view 1 is within one patch of
+the true match. The control (`prob3r.measures.controls`) shows the model another view 1 and keeps
+the true matches: a head then finds matches by position alone. A *correspondence head* is a head
+whose interval of the median PCK@1 lies above the median of its control in every bootstrap draw.
 """
 
 from typing import NamedTuple
@@ -32,11 +31,11 @@ from prob3r.runs.trace import Trace
 from prob3r.scenes.views import Pair, Views
 
 MEAN = "mean"
-"""The mean of a block's heads, which stands beside them as one more."""
+"""The name of the mean of a block's heads, which tables list as one more head."""
 
 
 def match_sites(model: Model) -> list[str]:
-    """Return what `head_table` needs of a run with the reductions `PEAKS`."""
+    """Return the sites that `head_table` needs recorded, by the reductions `PEAKS`."""
     places = trunk(model).between(1)
     view2 = [p.of(2).read(name) for p in places for name in ("peak", "mean_peak", "entropy")]
     return [str(site) for site in (*view2, *(p.read("mean_peak") for p in places))]
@@ -45,14 +44,14 @@ def match_sites(model: Model) -> list[str]:
 def head_table(
     run: Trace, model: Model, pair: Pair, matches: PatchMatches, source: str
 ) -> pd.DataFrame:
-    """Return how each head of view 2's attention to view 1 matches, and each block's mean head.
+    """Return the metrics of each head of view 2's attention to view 1, and of each block's mean.
 
     Args:
-        run: Of the pairs or of the control, with `match_sites` recorded.
+        run: A run of the pairs or of the control, with `match_sites` recorded.
         model: The model.
         pair: The pairs.
         matches: Their true matches.
-        source: What to call the run: `model` or `shuffled`.
+        source: Name of the run: `model`, or `shuffled` for the control.
     """
     patch = model.config.patch
     grid1, grid2 = (patch_grid(*view.size, patch) for view in (pair.view1, pair.view2))
@@ -77,7 +76,7 @@ def head_table(
 
 
 def matching_sites(model: Model, views: int) -> list[str]:
-    """Return what `head_pck` needs of a run of so many views with the reductions `PEAKS`."""
+    """Return the sites that `head_pck` needs recorded, by the reductions `PEAKS`."""
     places = trunk(model).between(2)
     return [
         str(place.of(view).read(name))
@@ -92,11 +91,11 @@ def head_pck(
 ) -> tuple[list[tuple[int, int]], Float[Tensor, "b s"], Float[Tensor, "b s"]]:
     """Return every head of the attention between views as (block, head), its PCK@1 and its entropy.
 
-    PCK@1 is that of the attention of each further view to view 1, mean over these views; the
+    PCK@1 is that of the attention of each view but the first to view 1, mean over these views. The
     entropy is in nats, mean over their patches.
 
     Args:
-        run: Of scenes of any number of views, with `matching_sites` recorded.
+        run: A run of scenes of any number of views, with `matching_sites` recorded.
         model: The model.
         views: The scenes, with the full truth.
     """
@@ -129,14 +128,14 @@ def head_matches(
 
 
 class MatchAccuracy(NamedTuple):
-    """The PCK@1 of every head, held against its control; means of heads are left out.
+    """The PCK@1 of every head and of its control, without means of heads.
 
     Attributes:
         heads: As (block, head).
         middle: Their medians over pairs.
         drawn: The same in every bootstrap draw.
         low: Lower end of the interval of each head's median.
-        control: The most that the control's median is in any bootstrap draw.
+        control: The largest median of each head's control in any bootstrap draw.
     """
 
     heads: list[tuple[int, str]]
@@ -147,7 +146,7 @@ class MatchAccuracy(NamedTuple):
 
 
 def match_accuracy(table: pd.DataFrame) -> MatchAccuracy:
-    """Return how far the heads of a table get, and how far their controls do.
+    """Return the PCK@1 of the heads of a table and of their controls.
 
     Raises:
         Prob3rError: No pair has a control.
@@ -162,7 +161,7 @@ def match_accuracy(table: pd.DataFrame) -> MatchAccuracy:
 
 
 def correspondence_heads(table: pd.DataFrame) -> list[tuple[int, str]]:
-    """Return the heads that match better than their control ever does; means are left out."""
+    """Return the heads whose interval lies above all draws of their control, without means."""
     found = match_accuracy(table)
     matching = (found.low > found.control).tolist()
     return [head for head, matches in zip(found.heads, matching, strict=True) if matches]

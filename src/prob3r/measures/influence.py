@@ -1,4 +1,4 @@
-"""What in the photographs decides where a camera stands: the effect of every patch on it.
+"""What decides a camera: the effect of every patch of the photographs on its predicted pose.
 
 The patches are those of the streams where the views first meet, at the start of the trunk. Each is
 replaced by the mean token of its own view, and the effect on the camera is taken to first order
@@ -26,10 +26,10 @@ SCALARS: Mapping[str, Callable[[int], Scalar]] = {
     Rotation.name: Rotation,
     Translation.name: Translation,
 }
-"""What is asked of a camera."""
+"""The numbers of a camera whose effects are computed."""
 
 MOST_CAMERAS = 8
-"""Cameras that are asked about at most, those of the first views: each takes two gradients."""
+"""The most cameras whose effects are computed, from view 2 on. Each takes two gradients."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Influence:
     Attributes:
         camera: The view whose camera it is.
         of: The name of the scalar, `rotation` or `translation`.
-        unit: Of the effects.
-        more: What it means that an effect is positive.
-        value: The scalar of the run itself.
+        unit: The unit of the effects.
+        more: What a positive effect means, as a clause.
+        value: The scalar of the run without changes.
         maps: The effects of the patches of each view, row by row.
     """
 
@@ -54,7 +54,7 @@ class Influence:
 
     @property
     def shares(self) -> list[float]:
-        """The share of each view in the sum of all effects, taken without their signs."""
+        """The share of each view in the sum of the absolute effects of all patches."""
         sums = [float(effects.abs().sum()) for effects in self.maps]
         return [each / (sum(sums) or 1.0) for each in sums]
 
@@ -77,10 +77,10 @@ def meeting(model: Model, views: int) -> list[str]:
 def influences(
     model: Model, views: Views, report: Callable[[float], None] = lambda share: None
 ) -> list[Influence]:
-    """Return what decides each camera but the first.
+    """Return the effects of all patches on each camera but the first.
 
-    The model runs once for all of them. A camera that is not turned has no axis, and one that PnP
-    does not find has no place; what cannot be asked is left out.
+    The model runs once for all of them. A camera that is not turned has no axis of rotation, and a
+    camera that PnP does not find has no pose; these effects are left out.
 
     Args:
         model: The model.
@@ -99,7 +99,7 @@ def influences(
 
 
 def influence(model: Model, views: Views, camera: int, of: str) -> Influence:
-    """Return what decides one camera.
+    """Return the effects of all patches on one number of one camera.
 
     Args:
         model: The model.
@@ -116,7 +116,7 @@ def influence(model: Model, views: Views, camera: int, of: str) -> Influence:
 
 @contextmanager
 def _one_run(model: Model, views: Views) -> Iterator[Callable[[int, str], Influence]]:
-    """Run a model once, and give a function that says what decides a camera, as `influence`."""
+    """Run a model once, and yield a function that returns effects as `influence` does."""
     sites = meeting(model, views.count)
     with one_run(model, views, TokenMean(), kinds=["streams"], sites=sites) as attributed:
 

@@ -1,4 +1,4 @@
-"""The plain numbers that an explanation rests on, and how they follow from one run."""
+"""The numbers that an explanation uses, and how they are computed from one run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,15 +30,15 @@ class Setting:
 
     Attributes:
         model: Name of the model.
-        fingerprint: Of its weights.
+        fingerprint: Fingerprint of its weights.
         probes: Kind of the probes, such as `mlp`, or `none`.
-        fitted: What they were fitted to and on, in words; empty where that is not known.
+        fitted: The target and the data of the probes, in words; empty if not known.
         pair: Name of the scene.
-        reference: What curves are measured against where `against` says nothing else.
+        reference: What curves are measured against, unless `against` says otherwise.
         sizes: Height and width of every view, in pixels.
         patch: Side of a patch, in pixels.
-        versions: Of prob3r and of torch.
-        precision: Of the model's matrix products.
+        versions: Versions of prob3r and of torch.
+        precision: Precision of the model's matrix products.
     """
 
     model: str
@@ -59,7 +59,7 @@ class Measurements:
 
     Attributes:
         setting: What was explained, and with what.
-        finals: The model's output, by view from view 2 on, each with view 1.
+        finals: The model's output of view 1 and each other view, by the other view's number.
         steps: The sites of the trunk in their order, then the output.
         curves: By view and metric, one value a step; NaN where there is none. The metrics are
             those of `errors.METRICS`, and the median `confidence`.
@@ -113,7 +113,7 @@ class Measurements:
         }
         if self.views == 2:
             for head in content["heads"]:
-                del head["view"]  # which is view 2 for all
+                del head["view"]  # it is view 2 for all heads
         else:
             content["finals"] = {f"view{view}": asdict(f) for view, f in self.finals.items()}
             content["relations"] = asdict(self.relations)
@@ -123,7 +123,7 @@ class Measurements:
 
 
 class Measured(NamedTuple):
-    """What follows from one run: numbers, and what there is to look at.
+    """What is measured of one run: the numbers, and the tensors that are shown.
 
     Lengths are in the unit of the views' joint mean distance to camera 1.
 
@@ -132,11 +132,13 @@ class Measured(NamedTuple):
         reference: What the curves are measured against.
         points: All views' pointmaps at every step, each step in its own unit; the output last.
         confidence: All views' confidence in the output.
-        poses: Of all cameras at every step, as the pointmaps state them relative to the reference.
-        focal: Of all views in x and y, in pixels.
-        cameras: As the output states them.
+        poses: Poses of all cameras at every step, as the pointmaps state them relative to the
+            reference.
+        focal: Focal lengths of all views in x and y, in pixels.
+        cameras: The cameras as the output states them.
         matches: By view from view 2 on, its matches in view 1 by the output's own pointmaps.
-        attention: The most attended patches of one view for every patch of another, by both.
+        attention: The most attended patches of one view for every patch of another view, by the
+            numbers of the attending view and the attended view.
     """
 
     measurements: Measurements
@@ -191,12 +193,12 @@ def measure(
     """Return all that is measured of one run.
 
     Args:
-        run: Of one scene, with what `recording` asks for.
+        run: A run of one scene, with the sites of `recording` recorded.
         views: The scene.
         bank: The probes, if there are any.
         recording: What is recorded.
         setting: What is explained; its `reference` is filled in.
-        report: Called with what is done next, and the share of the work that is behind.
+        report: Called with what is done next, and the share of the work that is done.
     """
     sites, attention = recording.steps, recording.attention
     assert run.output is not None

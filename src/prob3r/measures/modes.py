@@ -13,15 +13,15 @@ from torch import Tensor
 DRAWS = 500
 GRID = 512
 FEWEST = 5
-"""With fewer values nothing can be told."""
+"""The smallest number of values that the test accepts."""
 
-_HALVINGS = 30  # of the interval in which the critical bandwidth is sought
+_HALVINGS = 30  # of the interval that holds the critical bandwidth
 _AT_ONCE = 25  # samples whose densities are held at once
-_NOTHING = 1e-6  # of the greatest density: less is no mode but rounding
+_NOTHING = 1e-6  # of the greatest density; lower maxima are rounding errors, not modes
 
 
 def modality(values: Float[Tensor, " n"], seed: int = 0) -> float:
-    """Return the p-value of a single mode; NaN with fewer than `FEWEST` values or equal ones."""
+    """Return the p-value of a single mode; NaN for fewer than `FEWEST` values or equal ones."""
     values = values.double()
     if len(values) < FEWEST or not values.std() > 0:
         return torch.nan

@@ -1,4 +1,4 @@
-"""Matches of view 2's patches in view 1, read off features and off pointmaps, and their errors."""
+"""Matches of view 2's patches in view 1, by features and by pointmaps, and their errors."""
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +33,15 @@ def by_points(
 def pixels_off(
     found: Int[Tensor, "b n"], truth: PixelMatches, columns: int, patch: int
 ) -> Float[Tensor, " b"]:
-    """Return the mean distance, in pixels, from the middle of the found patches to the true match.
+    """Return the mean distance, in pixels, from the centre of the found patch to the true match.
 
     The mean is over the patches of view 2 that view 1 sees; NaN where it sees none.
 
     Args:
         found: The patch of view 1 for each patch of view 2.
-        truth: Where the central pixels of view 2's patches lie; see `geometry.central_matches`.
-        columns: Of view 1's patches.
+        truth: True matches of the central pixels of view 2's patches; see
+            `geometry.central_matches`.
+        columns: Number of columns of view 1's patches.
         patch: Side of a patch, in pixels.
     """
     corner = torch.stack([found % columns, found // columns], -1) * patch

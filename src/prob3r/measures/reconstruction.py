@@ -1,6 +1,6 @@
 """The model's output as a reconstruction: the cameras, the overlaps, the confidence.
 
-Of view 2, 3, … everything is said of its pair with view 1.
+All numbers of views 2, 3, … are those of the pair of view 1 and that view.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from prob3r.measures.reference import Points, intrinsics_of
 from prob3r.scenes import Pair, Views
 
 TOLERANCE = 0.1
-"""Relative difference in depth up to which the model's own pointmaps show one surface twice."""
+"""Relative difference in depth up to which two pointmaps of the model show the same surface."""
 
 LOW_CONFIDENCE = 1.5
 
@@ -42,20 +42,21 @@ class Final:
     Attributes:
         camera2_to_1: Pose of camera 2 in camera 1's frame, by PnP; the identity if none is found.
         pose_found: Whether PnP found it.
-        inliers: Share of view 2's pixels whose point is seen where it should be.
-        rotation: Between the cameras, in degrees.
-        baseline: Between the cameras, as a share of the mean depth of both views.
-        focal: Of view 1, in pixels.
-        focal_known: Whether it was given rather than read off view 1's pointmap.
-        field_of_view: Of view 1, horizontal, in degrees.
-        confidence: Median of each view; 1 is the least there is.
+        inliers: Share of view 2's pixels whose point this pose projects onto the pixel.
+        rotation: Rotation between the cameras, in degrees.
+        baseline: Distance between the cameras, as a share of the mean depth of both views.
+        focal: Focal length of view 1, in pixels.
+        focal_known: Whether it was given; otherwise it is estimated from view 1's pointmap.
+        field_of_view: Horizontal field of view of view 1, in degrees.
+        confidence: Median confidence of each view; 1 is the smallest possible value.
         unsure: Share of each view's pixels with a confidence below `LOW_CONFIDENCE`.
         overlap: Share of view 2's patches that view 1 sees too, by the model's own pointmaps.
         true_overlap: The same by the true pointmaps; NaN where they are not known.
-        probe_gap: Mean distance of the last probe's view 2 to the output's; NaN without probes.
-        image_difference: Mean difference of the two images' colours, of at most 1; NaN for images
-            of two sizes.
-        chance: Agreement that heads looking anywhere would have.
+        probe_gap: Mean distance between view 2's pointmap by the last probe and by the output; NaN
+            without probes.
+        image_difference: Mean difference of the two images' colours, at most 1; NaN if the sizes of
+            the images differ.
+        chance: The `agreement` of heads with random attention.
     """
 
     camera2_to_1: list[list[float]]
@@ -79,11 +80,11 @@ class Cameras(NamedTuple):
     """The cameras as the model's output states them.
 
     Attributes:
-        intrinsics: Of all views, in pixels.
-        poses: Of all cameras in camera 1's frame, in the output's unit; the identity where none is
-            found.
-        inliers: By view, the share of pixels whose point is seen where it should be; None where no
-            pose is found, and for view 1.
+        intrinsics: Intrinsics of all views, in pixels.
+        poses: Poses of all cameras in camera 1's frame, in the output's unit; the identity where
+            none is found.
+        inliers: By view, the share of pixels whose point the pose projects onto the pixel; None
+            where no pose is found, and for view 1.
     """
 
     intrinsics: tuple[Float[Tensor, "3 3"], ...]
@@ -140,8 +141,8 @@ def reconstruction(
         points: The output's pointmaps of both, in the views' joint unit.
         confidence: The output's confidences of both.
         probed: The view's pointmap by the last probe, in the same unit; None without probes.
-        cameras: Of the output, in the same unit.
-        matches: Of the view.
+        cameras: The output's cameras, in the same unit.
+        matches: The view's matches.
         view: Number of the view.
         patch: Side of a patch, in pixels.
     """

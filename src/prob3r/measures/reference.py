@@ -1,6 +1,6 @@
-"""What the errors of a scene's views are measured against, and the errors of every step.
+"""What errors of a scene's views are measured against, and the errors at every step.
 
-The errors of view 2, 3, … are those of a pair of it with view 1, the reference.
+The errors of views 2, 3, … are those of the pair of view 1 and that view.
 """
 
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ class Reference:
 
     Attributes:
         points: Pointmaps of all views in camera 1's frame.
-        valid: Where they count.
-        poses: Of all cameras in camera 1's frame; the first is the identity.
+        valid: The pixels that count.
+        poses: Poses of all cameras in camera 1's frame; the first is the identity.
         kind: `TRUTH` or `FINAL`.
     """
 
@@ -53,12 +53,12 @@ class Reference:
 
     @classmethod
     def of(cls, views: Views, final: Points, poses: Float[Tensor, "1 v 4 4"]) -> "Reference":
-        """Return the truth where that of all views is known, else the model's final state.
+        """Return the truth if it is known for all views, else the model's final state.
 
         Args:
             views: One scene.
             final: The model's output, in any unit.
-            poses: Of all cameras by that output, in its unit.
+            poses: Poses of all cameras by that output, in its unit.
         """
         points, kind = final, FINAL
         valid: Masks = tuple(finite(points) for points in final)
@@ -79,7 +79,12 @@ class Reference:
     def normalise_poses(
         self, poses: Float[Tensor, "1 v 4 4"], points: Points
     ) -> Float[Tensor, "1 v 4 4"]:
-        """Return poses that share the unit of predicted pointmaps, in the views' joint unit."""
+        """Return poses in the unit of the views' joint mean distance.
+
+        Args:
+            poses: Poses in the unit of `points`.
+            points: Predicted pointmaps of all views.
+        """
         poses = poses.clone()
         poses[:, :, :3, 3] /= norm_factor(points, self._counts(points))[:, None, None]
         return poses
@@ -92,8 +97,8 @@ class Reference:
     def errors(self, points: Points) -> tuple[PoseAndShape, ...]:
         """Return the errors of predicted pointmaps, view by view.
 
-        Those of view 2, 3, … are of its pair with view 1. View 1's are those of a second view whose
-        camera is camera 1 and whose first view is view 2.
+        Views 2, 3, … are each the second view of a pair with view 1. View 1 is the second view of a
+        pair with view 2, and its true pose is the identity.
         """
         counts = self._counts(points)
         still = torch.eye(4).to(self.poses)[None]
@@ -115,9 +120,10 @@ def errors_by_step(
 ) -> tuple[dict[int, Curves], dict[int, dict[str, str]]]:
     """Return the errors of every step, by view and metric, and what each was measured against.
 
-    Where the cameras are known but not all depths, poses are measured against the truth by PnP;
-    where view 1's depth is known, so is view 1, normalised on its own. All else is measured
-    against the reference. A pose that PnP does not find is NaN.
+    If the truth is known in part, that part is used. If the cameras are known but not all depths,
+    PnP finds the poses of views 2, 3, … in their pointmaps, and they are compared with the true
+    poses; the errors are NaN if PnP finds none. If the depth of view 1 is known, view 1 is compared
+    with its true pointmap, normalised on its own. All else is compared with the reference.
     """
     numbers = range(1, views.count + 1)
     curves: dict[int, Curves] = {view: {metric: [] for metric in METRICS} for view in numbers}
@@ -142,7 +148,7 @@ def _append(curves: Curves, errors: PoseAndShape) -> None:
 
 
 def _depth1(views: Views) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w"]] | None:
-    """View 1's true pointmap and where it counts, if it is known."""
+    """Return view 1's true pointmap and its known pixels, or None if it is not known."""
     view = views.view(1)
     if view.depth is None or view.intrinsics is None:
         return None
@@ -175,7 +181,7 @@ def intrinsics_of(
     points1: Float[Tensor, "b h w 3"],
     confidence1: Float[Tensor, "b h w"] | None = None,
 ) -> list[Float[Tensor, "b 3 3"]]:
-    """Return the intrinsics of all views: the known ones, else by view 1's predicted pointmap."""
+    """Return the intrinsics of all views, estimated from view 1's pointmap where not known."""
     sizes = [view.size for view in views.views]
     return intrinsics_from_pointmap(
         points1, sizes, [view.intrinsics for view in views.views], confidence1

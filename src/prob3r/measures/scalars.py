@@ -1,9 +1,9 @@
-"""Scalars: one geometric number of a run, differentiable, for attribution and for sweeps.
+"""Scalars: differentiable geometric numbers of a run, for attribution and for sweeps.
 
-A scalar is called with the scenes and with what the model says of them without any change. It gives
-a measure: from the output of any run over these scenes to one number a scene. Lengths are in the
-unit of the run itself, the mean distance of all its points to camera 1, so that a run that is
-larger as a whole says the same. Where a camera stands in a run, `camera_motion` says.
+A scalar is called with the scenes and with the clean output, which is the model's output without
+any change. It returns a measure, a function from the output of any run over these scenes to one
+number a scene. Lengths are in the unit of the run itself, the mean distance of all its points to
+camera 1, so the scale of a run does not matter. `camera_motion` defines where a camera is in a run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,45 +43,45 @@ class Scalar(Protocol):
     """A geometric number of a run.
 
     Attributes:
-        name: What it is called on the command line.
-        unit: What it is measured in, such as ` %`; it follows the number.
-        more: What it means that it grows, as a clause.
-        words: What it is, as a phrase.
+        name: The name on the command line.
+        unit: The unit, such as ` %`, which is printed after the number.
+        more: What a larger value means, as a clause.
+        words: What the scalar is, as a phrase.
     """
 
     @property
     def name(self) -> str:
-        """What it is called on the command line."""
+        """The name on the command line."""
 
     @property
     def unit(self) -> str:
-        """What follows the number."""
+        """The unit, which is printed after the number."""
 
     @property
     def more(self) -> str:
-        """What it means that it grows, as a clause."""
+        """What a larger value means, as a clause."""
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
-        """Return the measure, given the scenes and what the model says of them unchanged."""
+        """Return the measure, given the scenes and the clean output."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """By how far a camera is turned about an axis, in degrees.
+    """The angle by which a camera is turned about an axis, in degrees.
 
-    Without an axis it is how far it is turned against camera 1. With one it is how far a run turns
-    it against the run without changes: the twist about the axis, which is smooth.
+    Without an axis, it is the angle between the camera and camera 1. With an axis, it is the angle
+    between the camera in a run and in the clean run: the twist about the axis, which is smooth.
 
     Attributes:
-        view: Whose camera.
-        axis: Unit vectors in camera 1's frame, `(b, 3)`. By default the axis about which the
-            camera is turned against camera 1, so that more means turned further.
-        towards: Another run, in place of an axis: that of the rotation from the run without
-            changes to it.
+        view: The view of the camera.
+        axis: Unit vectors in camera 1's frame, `(b, 3)`. The default is the axis of the rotation
+            from camera 1 to the camera, so that a larger value means a larger rotation.
+        towards: The output of another run, instead of an axis. The axis is then that of the
+            rotation from the clean run to this run.
     """
 
     view: int = 2
@@ -93,7 +93,7 @@ class Rotation:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         return f"the rotation of camera {self.view}"
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
@@ -115,10 +115,12 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Translation:
-    """The position of a camera along the way from camera 1 to it, in percent of the mean distance.
+    """The position of a camera along the line from camera 1 to it, in percent of the mean distance.
+
+    The line is that of the clean run.
 
     Attributes:
-        view: Whose camera.
+        view: The view of the camera.
     """
 
     view: int = 2
@@ -128,18 +130,18 @@ class Translation:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         return f"the distance of camera {self.view} from camera 1"
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
-        """Return the measure. Raise Prob3rError if camera is where camera 1 is."""
+        """Return the measure. Raise Prob3rError if the camera is where camera 1 is."""
         place = camera(views, clean, self.view)
         centre = camera_before(views, clean, self.view)[:, :3, 3]
         length = centre.norm(dim=-1, keepdim=True)
         if not (length > 0).all():
             raise Prob3rError(
-                f"Camera {self.view} stands where camera 1 does, so there is no way to it; "
-                "take another scalar than translation."
+                f"Camera {self.view} is where camera 1 is, so its translation has no direction; "
+                "use another scalar."
             )
         along = centre / length
 
@@ -155,7 +157,7 @@ class Depth:
     """The mean depth of a region of a view in its own camera, in percent of the mean distance.
 
     Attributes:
-        view: Whose.
+        view: The view.
         region: The pixels `(h, w)`; all by default.
     """
 
@@ -167,18 +169,18 @@ class Depth:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         what = "the mean depth" if self.region is None else "the depth of a region"
         return f"{what} of view {self.view}"
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
-        """Return the measure. Raise Prob3rError if the region is not one of the view."""
+        """Return the measure. Raise Prob3rError if the region is empty or has another size."""
         size = views.view(self.view).size
         region = torch.ones(size, dtype=torch.bool) if self.region is None else self.region
         if region.shape != size or not region.any():
             raise Prob3rError(
                 f"The region is {tuple(region.shape)} pixels with {int(region.sum())} chosen, and "
-                f"view {self.view} is {size}; give a mask of that size that chooses some."
+                f"view {self.view} is {size}; give a mask of that size with pixels chosen."
             )
         place = None if self.view == 1 else camera(views, clean, self.view)
 
@@ -194,7 +196,7 @@ class Depth:
 
 @dataclass(frozen=True, eq=False)
 class Sampson:
-    """How far matches are from the epipolar geometry of the run's cameras, in pixels, in the mean.
+    """The mean Sampson distance of matches, in pixels, by the cameras of the run.
 
     Attributes:
         pixels1: Positions (x, y) in view 1 of matches, `(b, n, 2)`.
@@ -211,11 +213,11 @@ class Sampson:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         return f"the Sampson distance of matches of views 1 and {self.view}"
 
     def __call__(self, views: Views, clean: Prediction) -> Measure:
-        """Return the measure. Intrinsics are the known ones, else those of the unchanged run."""
+        """Return the measure. Unknown intrinsics are estimated from the clean output."""
         place = camera(views, clean, self.view)
         matrices = intrinsics_of(views, clean.points[0], clean.confidence[0])
         k1, k2 = matrices[0], matrices[self.view - 1]
@@ -234,7 +236,7 @@ class TruthDistance:
     """The mean distance of a run's points to the truth, in percent of the mean distance.
 
     Attributes:
-        view: Whose points; those of all views by default.
+        view: The view of the points; all views by default.
     """
 
     view: int | None = None
@@ -244,7 +246,7 @@ class TruthDistance:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         whose = "" if self.view is None else f" of view {self.view}"
         return f"the pointmap error{whose}"
 
@@ -253,7 +255,7 @@ class TruthDistance:
         if not views.has_truth:
             raise Prob3rError(
                 "No truth is known of these views; give depth, intrinsics and cameras of all of "
-                "them, or take another scalar than truth."
+                "them, or use another scalar than truth."
             )
         return _distance(views.points, views.valid, self.view)
 
@@ -264,7 +266,7 @@ class Change:
 
     Attributes:
         other: The other run's output.
-        view: Whose points; those of all views by default.
+        view: The view of the points; all views by default.
     """
 
     other: Prediction
@@ -275,7 +277,7 @@ class Change:
 
     @property
     def words(self) -> str:
-        """What it is, as a phrase."""
+        """What the scalar is, as a phrase."""
         whose = "" if self.view is None else f" of view {self.view}"
         return f"the distance{whose} to another run"
 
@@ -286,7 +288,7 @@ class Change:
 
 
 def metrics(scalars: Sequence[Scalar]) -> Callable[..., Mapping[str, Tensor]]:
-    """Return scalars as what a sweep measures, see `runs.sweep.sweep`."""
+    """Return scalars as the metrics of a sweep; see `runs.sweep.sweep`."""
 
     def measured(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:
         return {scalar.name: scalar(views, clean)(output) for scalar in scalars}
@@ -295,7 +297,7 @@ def metrics(scalars: Sequence[Scalar]) -> Callable[..., Mapping[str, Tensor]]:
 
 
 def _distance(points: Sequence[Tensor], valid: Sequence[Tensor], view: int | None) -> Measure:
-    """Return the distance to given pointmaps, both in their own unit."""
+    """Return the measure of the distance to given pointmaps, each run in its own unit."""
     goal = norm_factor(points, valid)[:, None, None, None]
     chosen = range(len(points)) if view is None else [view - 1]
 

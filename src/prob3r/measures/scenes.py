@@ -1,8 +1,8 @@
-"""Errors of a scene of several views: of its cameras and of its points, apart.
+"""Errors of the cameras and errors of the points of a scene of several views.
 
-The cameras are told in two ways. A model with a camera head states them; and every pointmap says
-where its camera is, by the similarity that takes the view's true points in its own frame onto the
-predicted ones. A cut that breaks the one may leave the other.
+The cameras are found in two ways. A model with a camera head states them. Every pointmap also
+implies its camera, by the similarity that takes the view's true points in its own frame onto the
+predicted ones. A cut may break one of them and not the other.
 """
 
 import torch
@@ -26,24 +26,24 @@ AUC_DEGREES = 30
 """The threshold of the area under the recall curve of pose errors."""
 
 SMALLEST_BASELINE = 0.01
-"""As a share of a scene's mean depth. Between nearer cameras a direction means little."""
+"""A share of a scene's mean depth. Between nearer cameras, the direction means little."""
 
 CAMERA_ERRORS = ("rotation_error", "translation_error", f"auc@{AUC_DEGREES}")
-"""What is measured of the cameras, whoever tells them. The AUC is no error: more is better."""
+"""The measures of the cameras. The AUC is not an error: a larger value is better."""
 
 STATED, POINTS = "stated", "points"
-"""Who tells the cameras: the model's camera head, or its pointmaps."""
+"""The source of the cameras: the model's camera head, or its pointmaps."""
 
 
 def scene_errors(output: Prediction, views: Views) -> dict[str, Float[Tensor, " b"]]:
-    """Return what an output gets wrong, scene by scene, against the truth.
+    """Return the errors of an output against the truth, scene by scene.
 
     Returns:
-        `stated rotation_error`, `stated translation_error` and `stated auc@30` of the cameras that
-        the model states, if it states any; the same with `points` of the cameras that its
-        pointmaps tell; `pointmap_error`, the mean over the views, in the unit in which the valid
-        points of all views together have a mean distance of 1; and `shape_error`, what is left of
-        it when each view's points are aligned with the truth by a similarity.
+        `stated rotation_error`, `stated translation_error` and `stated auc@30` are of the cameras
+        that the model states, if it states any. The same names with `points` are of the cameras
+        that its pointmaps imply. `pointmap_error` is the mean over the views, in the unit in which
+        the valid points of all views together have a mean distance of 1. `shape_error` is what is
+        left of it when each view's points are aligned with the truth by a similarity.
 
         Errors of cameras are means over all pairs of views, in degrees, and the AUC is over these
         pairs; it is the exact one of `geometry.auc`. A translation between cameras nearer than
@@ -99,7 +99,7 @@ def camera_errors(
     Args:
         poses: `cam_to_world`, in any frame and in any unit that all views share.
         true: The true poses, in the unit of `mean_depth`.
-        mean_depth: Of all views of a scene, each in its own camera's frame.
+        mean_depth: Mean depth of all views of a scene, each in its own camera's frame.
     """
     errors = relative_pose_errors(poses, true, folded=False)
     first, second = torch.triu_indices(true.shape[1], true.shape[1], offset=1)

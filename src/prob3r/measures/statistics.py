@@ -34,7 +34,7 @@ def resampled(
 
 
 def interval(value: Tensor | float, drawn: Float[Tensor, " draws"]) -> Interval:
-    """Return a value with the 95 % percentile interval of its resampled twins."""
+    """Return a value with the 95 % percentile interval of its bootstrap draws."""
     low, high = percentiles(drawn.double())
     return Interval(float(value), float(low), float(high))
 
@@ -50,7 +50,7 @@ def mean_interval(values: Float[Tensor, " n"]) -> Interval:
 
 
 def mean(values: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
-    """Mean over the last axis, NaN left out."""
+    """Return the mean over the last axis, without NaN."""
     return values.nanmean(-1)
 
 
@@ -62,7 +62,13 @@ def medians(
 
 
 def as_text(found: Interval, places: int = 2, sign: str = "+") -> str:
-    """Return an interval as findings print it; a change with its sign, a size with `sign` `-`."""
+    """Return an interval as findings print it.
+
+    Args:
+        found: The value and its interval.
+        places: Number of decimal places.
+        sign: `+` prints the sign of every number, as for a change; `-` that of negative ones alone.
+    """
     if math.isnan(found.value):
         return "not measurable"
     value, low, high = (f"{number:{sign}.{places}f}" for number in found)

@@ -25,15 +25,15 @@ _STACK_WORDS = {"dec": "decoder"}
 
 
 def stack_words(stack: str) -> str:
-    """Return what to call a stack of blocks, such as `decoder`."""
+    """Return the word for a stack of blocks, such as `decoder`."""
     return _STACK_WORDS.get(stack, "trunk")
 
 
 def between_views(sites: Iterable[object]) -> str:
-    """Return what to call the attention between views that is among some sites.
+    """Return the name of the kind of attention between views that some sites have.
 
     Args:
-        sites: Names of sites; entries of a table that are no names are left out.
+        sites: Names of sites, such as a column of a table; other entries are ignored.
     """
     names = {site for site in sites if isinstance(site, str) and site}
     kinds = {Site.parse(name).sublayer for name in names}
@@ -42,11 +42,11 @@ def between_views(sites: Iterable[object]) -> str:
 
 
 class Step(NamedTuple):
-    """A state of all views at once, since their streams run side by side.
+    """The state of all views after one sublayer, since their streams run side by side.
 
     Attributes:
         block: Number of the block, or None before the first and after the last.
-        sublayer: One of `prob3r.models.sites.SUBLAYERS`, or `output` for what the heads say.
+        sublayer: One of `prob3r.models.sites.SUBLAYERS`, or `output` for the output of the heads.
         stack: Name of the stack.
     """
 
@@ -78,7 +78,7 @@ def trunk_steps(bank: SiteReader, stack: Stack, views: int) -> list[Step]:
         views: How many views there are.
 
     Raises:
-        Prob3rError: There is none.
+        Prob3rError: The probes read no site of all views in the trunk.
     """
     streams = stack.streams(views)
     parsed = [Site.parse(site) for site in bank.sites]

@@ -1,24 +1,25 @@
-"""Tokens that could hold what belongs to no patch, and random ones of the same attention mass.
+"""Tokens that may hold information of no single patch, and random tokens as their controls.
 
-Definitions, with their constants fixed before any result. Sites are those of the trunk:
+The definitions and their constants were fixed before any result. Sites are those of the trunk:
 
 - The *attention mass* of a key is the attention that it receives, averaged over queries.
 - A *sink* of a head is a key that takes more than `SINK` times its uniform share of the head's
-  attention, averaged over queries and pairs. As it is averaged over pairs, it is a place.
-- A *high-norm token* of a pair is one whose residual stream, at the output of at least one
-  block, has a norm of more than `DEVIATIONS` robust standard deviations (1.4826 times the
-  median absolute deviation) over the median of its view's tokens (after Darcet et al., Vision
-  Transformers Need Registers, ICLR 2024, who go by the norm). Of view 2's tokens it is also one
-  that takes more than `SINK` times its uniform share of view 2's attention in that very pair,
+  attention, averaged over queries and pairs. Because of the average over pairs, a sink is a
+  position among the keys, and not the content of one image.
+- A *high-norm token* of a pair is a token whose residual stream, at the output of at least one
+  block, has a norm of more than `DEVIATIONS` robust standard deviations (1.4826 times the median
+  absolute deviation) above the median of its view's tokens. This is after Darcet et al., Vision
+  Transformers Need Registers, ICLR 2024, who use the norm alone. Here a token of view 2 is also
+  one if it takes more than `SINK` times its uniform share of view 2's attention in that pair,
   averaged over the heads of a sublayer.
 - *Special tokens* are those of the architecture that stand for no patch, such as a camera token.
-- The *marked tokens* of a view are all of them together. Of view 1 those sinks count that view 2
-  attends to.
+- The *marked tokens* of a view are all of these together. All sinks are those of view 2's heads,
+  so the sinks in view 1 are tokens that view 2 attends to.
 
-Controls are drawn for each pair from its tokens that are not marked, in an order that depends on
-the pair's name alone: the first so many as there are marked ones (`count`); and the first that hold
-together at least as much of the attention mass in that pair as the marked ones do (`mass`), one
-by one until it is reached. Where too few tokens are left, all of them are taken.
+Controls are drawn for each pair from the tokens that are not marked, in a random order that the
+pair's name alone determines. The control `count` takes as many tokens as are marked. The control
+`mass` takes tokens until they hold at least as much of the attention mass in that pair as the
+marked tokens do. If too few tokens are left, all of them are taken.
 """
 
 import math
@@ -47,7 +48,7 @@ DEVIATIONS = 3.0  # robust standard deviations
 _NORMAL = 1.4826  # standard deviations to a median absolute deviation, if normal
 
 CHOSEN, COUNT, MASS = CUTS = ("chosen", "count", "mass")
-"""What is cut: the tokens in question, or one of their two controls."""
+"""What is cut: the chosen tokens, or one of their two controls."""
 
 
 def is_sink(mass: Float[Tensor, "*b m"]) -> Bool[Tensor, "*b m"]:
@@ -56,7 +57,7 @@ def is_sink(mass: Float[Tensor, "*b m"]) -> Bool[Tensor, "*b m"]:
 
 
 def is_outlier(norms: Float[Tensor, "b n"]) -> Bool[Tensor, "b n"]:
-    """Return which tokens' norms are more than `DEVIATIONS` over the median of their row."""
+    """Return which norms are over `DEVIATIONS` robust deviations above the median of their row."""
     over = norms - median(norms)[:, None]
     return over > DEVIATIONS * _NORMAL * median(over.abs())[:, None]
 
@@ -76,8 +77,8 @@ class Sinks:
         """Return the sinks over a sample of the pairs.
 
         Raises:
-            Prob3rError: There are no pairs, or they are of several sizes, so that places mean
-                nothing.
+            Prob3rError: There are no pairs, or they have several sizes, so that a position means
+                different things.
         """
         device, total, seen = next(model.parameters()).device, dict[str, Tensor](), 0
         wanted = [str(site.read("mass")) for site in trunk(model).attention(2)]
@@ -100,17 +101,17 @@ class Sinks:
 
     @property
     def strongest(self) -> dict[str, Bool[Tensor, "k m"]]:
-        """The key of every head that takes the most, sink or not."""
+        """The key with the most attention in each head, whether or not it is a sink."""
         return {
             site: torch.nn.functional.one_hot(mass.argmax(-1), mass.shape[-1]).bool()
             for site, mass in self.mass.items()
         }
 
     def of_view_2(self, model: Model, size: tuple[int, int]) -> Float[Tensor, " n"]:
-        """Return the attention mass of view 2's tokens in view 2, mean over sublayers and heads.
+        """Return the mean attention of view 2 on each of its own tokens, over sublayers and heads.
 
         Args:
-            model: Whose sinks these are.
+            model: The model of these sinks.
             size: Height and width of the views.
         """
         count = math.prod(patch_grid(*size, model.config.patch))
@@ -122,7 +123,7 @@ class Sinks:
         return torch.stack(found).mean(0)
 
     def __bool__(self) -> bool:
-        """Return whether the model has any."""
+        """Return whether the model has any sink."""
         return any(bool(keys.any()) for keys in self.found.values())
 
 
@@ -130,8 +131,8 @@ class MarkedTokens(NamedTuple):
     """The marked tokens of both views.
 
     Attributes:
-        view1: Among the tokens of view 1.
-        view2: Among the tokens of view 2.
+        view1: Which tokens of view 1 are marked.
+        view2: Which tokens of view 2 are marked.
     """
 
     view1: Bool[Tensor, "b m"]
@@ -142,7 +143,7 @@ class MarkedTokens(NamedTuple):
         """Return the marked tokens of a batch, given a run with `token_sites` recorded.
 
         Raises:
-            Prob3rError: The pairs are of another size than those of the sinks.
+            Prob3rError: The pairs have another size than those of the sinks.
         """
         setting = Setting.of(model, pair)
         view1, view2 = (_marked(setting, run, sinks, view) for view in (1, 2))
@@ -158,7 +159,7 @@ class MarkedTokens(NamedTuple):
 
 
 def token_sites(model: Model) -> list[str]:
-    """Return what `MarkedTokens`, `attention_mass` and their controls need of a run."""
+    """Return the sites that `MarkedTokens`, `attention_mass` and their controls need recorded."""
     stack = trunk(model)
     between = [site for site in stack.attention(1) if site.sublayer in BETWEEN_VIEWS]
     masses = [str(s.read("mass")) for s in (*stack.attention(2), *between)]
@@ -168,7 +169,7 @@ def token_sites(model: Model) -> list[str]:
 def attention_mass(model: Model, pair: Pair, run: Trace, view: int) -> Float[Tensor, "b n"]:
     """Return the mean attention on each token of a view, over the sublayers that attend to it.
 
-    Of view 1 these are view 2's; of view 2 these are its own and view 1's.
+    For view 1 these are sublayers of view 2. For view 2 these are sublayers of both views.
     """
     setting, found = Setting.of(model, pair), []
     for site, mass in _masses(run):
@@ -179,7 +180,7 @@ def attention_mass(model: Model, pair: Pair, run: Trace, view: int) -> Float[Ten
 
 
 def _masses(run: Trace) -> Iterator[tuple[Site, Float[Tensor, "b k m"]]]:
-    """Give the attention sites whose attention mass was recorded, and that."""
+    """Yield each attention sublayer whose attention mass was recorded, and the mass."""
     for name, record in run.items():
         site = Site.parse(name)
         if site.reading == "mass":
@@ -203,7 +204,7 @@ def _marked(setting: Setting, run: Trace, sinks: Sinks, view: int) -> Bool[Tenso
 
 
 def random_order(views: Views, salt: str, shape: tuple[int, ...]) -> Float[Tensor, "b *k m"]:
-    """Return a random number for each token of every scene, which the scene's name decides."""
+    """Return a random number for each token of every scene, seeded by the scene's name."""
     names = views.names or tuple(str(row) for row in range(len(views)))
     generator = torch.Generator()
     rows = []
@@ -222,17 +223,17 @@ def with_controls(
     """Return chosen tokens and their two controls, under the names `CUTS`.
 
     Args:
-        chosen: What the controls stand against.
-        free: What they may be drawn from.
+        chosen: The tokens that the controls are compared with.
+        free: The tokens that controls may be drawn from, except for the chosen ones.
         mass: The attention mass of every token.
-        order: Random numbers, by which the free tokens are ordered.
+        order: Random numbers. Tokens with smaller numbers are drawn first.
     """
     free = free & ~chosen
     place = order.masked_fill(~free, torch.inf).argsort(-1)
     free_first, weight = free.gather(-1, place), mass.gather(-1, place)
     wanted = chosen.sum(-1, keepdim=True)
     in_count = free_first & (torch.arange(chosen.shape[-1], device=chosen.device) < wanted)
-    # A token is taken as long as those before it do not hold enough.
+    # A token is taken if the tokens before it do not hold enough attention mass.
     before = torch.nn.functional.pad(weight.cumsum(-1)[..., :-1], (1, 0))
     in_mass = free_first & (before < (mass * chosen).sum(-1, keepdim=True))
     nothing = torch.zeros_like(chosen)
@@ -244,8 +245,8 @@ def with_controls(
 
 
 def several_sizes() -> Prob3rError:
-    """Return the error that tokens cannot be told by their place."""
+    """Return the error for pairs of several sizes."""
     return Prob3rError(
-        "Pairs are of several sizes, and tokens are told apart by their place; give pairs of one "
-        "size."
+        "The pairs have several sizes, but tokens are identified by their position; give pairs of "
+        "one size."
     )

@@ -1,4 +1,4 @@
-"""What attention heads write: the values behind their keys, and the rank of their outputs."""
+"""What attention heads write: the values of their keys, and the rank of their outputs."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -47,7 +47,8 @@ def written(model: Model, views: Views, sublayers: Collection[Site]) -> dict[str
 def effective_rank(output: Float[Tensor, "*b n e"]) -> Float[Tensor, "*b"]:
     """Return the exponential of the entropy of the singular values, as shares of their sum.
 
-    After Roy and Vetterli, "The effective rank" (2007). It is 1 if all rows are multiples of one.
+    After Roy and Vetterli, "The effective rank" (2007). The rank is 1 if all rows are multiples of
+    one row.
     """
     values = torch.linalg.svdvals(output.float())
     shares = values / values.sum(-1, keepdim=True)

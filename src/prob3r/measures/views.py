@@ -1,4 +1,4 @@
-"""How the views of a scene relate: who attends to whom, and whose geometry fits whose."""
+"""How the views of a scene relate: their attention, their features and their geometry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from prob3r.measures.reference import Points
 from prob3r.runs.trace import Trace
 
 POOR_FIT = 0.5
-"""A view that fits the others by less than this share of their median disagrees with them."""
+"""A view disagrees with the others if its fit is under this share of their median fit."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class ViewRelations:
             than one where special tokens take the rest.
         overlap: Entry (i, j): the share of view i's patches that view j sees too, by the output's
             pointmaps. See `overlaps`.
-        conflict: Entry (i, j): the share of view i's patches that stand in view j's free space.
+        conflict: Entry (i, j): the share of view i's patches that lie in front of the surface that
+            view j shows. See `overlaps`.
         fit: How well each view fits the others, from 0 to 1. See `fit`.
-        similarity: Entry (i, j): how similar the patches of view i are to the nearest ones of view
-            j, by their features at the end of the last of the blocks. See
-            `belonging.best_cosines`.
+        similarity: Entry (i, j): the similarity of the patches of view i to those of view j, by
+            their features at the end of the last of these blocks. See `features.best_cosines`.
     """
 
     blocks: list[int]
@@ -59,9 +59,10 @@ class ViewRelations:
         Args:
             blocks: Numbers of the blocks with attention between views.
             attention: The share of each view's attention on each view, block by block.
-            similarity: Of the patches of each view to those of each view, after the last block.
+            similarity: The similarity of the patches of each view to those of each view, after the
+                last block.
             points: The output's pointmaps in camera 1's frame.
-            cameras: Of the same output, in the same unit.
+            cameras: The cameras of the same output, in the same unit.
             patch: Side of a patch, in pixels.
         """
         overlap, conflict = overlaps(points, cameras, patch)
@@ -73,9 +74,9 @@ class ViewRelations:
     def of_run(
         cls, records: AttentionRecords, run: Trace, points: Points, cameras: Cameras, patch: int
     ) -> "ViewRelations":
-        """Return the relations of the views of one scene, of whose run `records` are recorded.
+        """Return the relations of the views of one scene, from a run with `records` recorded.
 
-        `points`, `cameras` and `patch` are those of `of`.
+        The arguments `points`, `cameras` and `patch` are those of `of`.
         """
         blocks = [place.block or 0 for place in records.places]
         attention, similarity = records.by_view(run), records.similarity(run)
@@ -88,14 +89,14 @@ def overlaps(
     """Return how the pointmap of every view agrees with that of every other view.
 
     A patch stands for the point at its central pixel. The point is compared with the surface that
-    the other view's own pointmap has at its projection. It overlaps with the other view if the
-    depths agree up to `reconstruction.TOLERANCE`. It is in conflict with it if it is nearer than
-    that: then the other view should have seen it. A point behind the surface is hidden, and says
-    nothing.
+    the other view's own pointmap has at its projection. The patch overlaps with the other view if
+    the depths agree up to `reconstruction.TOLERANCE`. It is in conflict with the other view if the
+    point is nearer than that, because then the other view should have seen it. A point behind the
+    surface is hidden, and counts as neither.
 
     Args:
         points: All views' pointmaps in camera 1's frame.
-        cameras: Of the same output, in the same unit.
+        cameras: The cameras of the same output, in the same unit.
         patch: Side of a patch, in pixels.
 
     Returns:
@@ -124,8 +125,8 @@ def overlaps(
 def fit(overlap: Float[Tensor, "v v"], conflict: Float[Tensor, "v v"]) -> Float[Tensor, " v"]:
     """Return how well each view fits the others, from 0 to 1.
 
-    It is the overlaps of a view with all others, in both directions, as a share of the overlaps
-    and the conflicts. NaN for a view that has neither.
+    It is the sum of a view's overlaps with all others, in both directions, divided by the sum of
+    its overlaps and conflicts. It is NaN for a view that has neither.
     """
     seen, wrong = (m.nan_to_num(0).sum(0) + m.nan_to_num(0).sum(1) for m in (overlap, conflict))
     return seen / (seen + wrong)
