@@ -157,7 +157,7 @@ def test_a_missing_recipe_is_named(source: str) -> None:
             "pairs = 64\nown_penalty = [1]",
             "own_penalty is .1.0.; it must be two numbers",
         ),
-        ("pairs = 64", "pairs = 64\nown_penalty = [1, -1]", "it must be two numbers from 0 on"),
+        ("pairs = 64", "pairs = 64\nown_penalty = [1, -1]", "two numbers that are not negative"),
         ("pairs = 64", "pairs = 64\nown_penalty = 1", "own_penalty is 1; it must be a list of num"),
         ("pairs = 64", 'pairs = 64\nlearns = "*"', "learns is '.'; it must be a list of names"),
         ("pairs = 64", "pairs = 64\nviews = 3", "views is 3; it must be"),

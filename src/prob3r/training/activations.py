@@ -3,8 +3,8 @@
     FOLDER/shards.json          what was recorded
     FOLDER/00000.safetensors    the tokens `(n, d)` of some scenes at each site
 
-A shard appears whole or not at all, so that recording goes on after a stop. Tensors are float16, or
-float32 where a value is too large for that.
+A shard is written whole or not at all, so that a stopped recording can continue. Tensors are
+float16, or float32 if a value is too large for float16.
 """
 
 import json
@@ -26,9 +26,9 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.source import Scenes, Subset, batches, describe
 from prob3r.scenes.views import Views
 
-SCENES = 128  # of one shard, in which at most one may be corrupt
+SCENES = 128  # of one shard; at most one of them may be corrupt
 BATCH = 16
-POOL = 2**18  # tokens that are shuffled together
+POOL = 2**18  # tokens that are shuffled together, at most
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,12 @@ class Recorded:
 
     Attributes:
         model: The fingerprint of the model.
-        sites: The patterns of the residual sites; the tokens of a pattern's sites go together.
+        sites: The patterns of the residual sites. The tokens of all sites of a pattern are stored
+            together.
         data: The name of the scenes.
         sample: How they were chosen, in words.
-        scenes: How many they are.
-        views: How many views each has.
+        scenes: Number of scenes.
+        views: Number of views of each scene.
         special: Whether special tokens are recorded too.
     """
 
@@ -69,19 +70,19 @@ def record(
     special: bool = False,
     report: Callable[[float], None] = lambda share: None,
 ) -> "Shards":
-    """Record the tokens of some sites over all of some scenes, or go on with that.
+    """Record the tokens of some sites over all given scenes, or continue a stopped recording.
 
     Args:
         model: The model.
         scenes: Scenes of one number of views.
         sites: Patterns of residual sites, each of one width.
-        folder: Where to.
-        data: What the scenes are called.
+        folder: The folder to write to.
+        data: Name of the scenes.
         special: Whether to record special tokens too.
         report: Called with the share of the scenes that is done.
 
     Raises:
-        Prob3rError: A pattern matches nothing, or streams of several widths; or the folder holds
+        Prob3rError: A pattern matches no site, or streams of several widths; or the folder holds
             activations of something else.
     """
     views = scenes.batch([0]).count
@@ -103,7 +104,7 @@ def record(
                 for batch in batches(part, len(part), BATCH):
                     run = trace(model, batch.to(device), wanted, output=False)
                     for pattern, names in matched.items():
-                        # The places of one scene stand together, view after view.
+                        # The tokens of one scene stand together, view after view.
                         parts = [run[s] if special else run[s].patches for s in names]
                         tokens = torch.cat([torch.Tensor(t) for t in parts], 1)
                         found[pattern].append(tokens.flatten(0, 1).float().cpu())
@@ -164,16 +165,19 @@ class Shards:
 class TokenStream:
     """Batches of tokens in random order, epoch after epoch.
 
-    A batch is a function of the seed and its step alone, so that a resumed run sees what an
-    unbroken one would have seen. Some shards at a time are shuffled together.
+    A batch depends on the seed and its step alone, so a resumed run sees the same batches as a run
+    without a stop. A few shards at a time are shuffled together.
 
     Args:
         shards: The activations.
-        pattern: Whose tokens.
-        batch: How many tokens.
-        seed: Of the order.
+        pattern: The pattern of sites whose tokens are drawn.
+        batch: Number of tokens of a batch.
+        seed: Seed of the order.
         device: Where the batches are.
-        pool: The most tokens that are shuffled together, beyond one shard.
+        pool: The most tokens that are shuffled together; a single shard may hold more.
+
+    Raises:
+        Prob3rError: There are fewer tokens than one batch.
     """
 
     def __init__(
@@ -198,7 +202,7 @@ class TokenStream:
         self._held: tuple[int, Tensor] | None = None
 
     def batch(self, step: int) -> Float[Tensor, "n d"]:
-        """Return the batch of a step; steps asked for in order read each shard once an epoch."""
+        """Return the batch of a step; if steps are in order, each shard is read once an epoch."""
         while not self._groups or step >= self._groups[-1][0] + self._groups[-1][1]:
             first = self._groups[-1][0] + self._groups[-1][1] if self._groups else 0
             self._groups.append((first, *next(self._plan)))
@@ -222,7 +226,7 @@ class TokenStream:
                 group.append(shard)
                 held += self.sizes[shard]
                 after = self.sizes[order[place + 1]] if place + 1 < len(order) else self.pool
-                # A group that is smaller than a batch takes the next shard all the same.
+                # A group with less than one batch takes the next shard, whatever its size.
                 if (held + after > self.pool and held >= self.size) or place + 1 == len(order):
                     if held >= self.size:
                         yield held // self.size, group
@@ -234,7 +238,7 @@ class TokenStream:
 
 
 def _small(tokens: Float[Tensor, "n d"]) -> Tensor:
-    """Return tokens in half precision where they fit it."""
+    """Return tokens in half precision if none of them is too large for it."""
     half = tokens.half()
     return half if half.isfinite().all() else tokens
 

@@ -1,4 +1,4 @@
-"""Attention for training: in bfloat16 on a CPU, and with patches kept from their own view."""
+"""Attention for training: fast in bfloat16 on a CPU, and with a penalty on a patch's own view."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,10 +12,10 @@ from prob3r.models.stacks import TokenLayout
 
 
 class DirectAttention(Tap):
-    """Attention written out, with all its weights in memory.
+    """Attention without a fused kernel, with all its weights in memory.
 
-    PyTorch's fused attention takes five times as long in bfloat16 on a CPU, most of it backward,
-    for the few tokens of a small model.
+    For the few tokens of a small model in bfloat16 on a CPU, PyTorch's fused attention takes five
+    times as long, mostly in the backward pass.
     """
 
     attends_apart = False
@@ -34,15 +34,16 @@ class DirectAttention(Tap):
 class OthersFirst(DirectAttention):
     """Direct attention in which patches see less of their own view when all views attend jointly.
 
-    In joint attention a patch finds itself first: no patch of another view is as much like it. So
-    cross-attention that was lent to joint attention says little of the other views, and training
-    unlearns it before it learns to tell views apart. A penalty that falls to 0 gives it the time.
+    In joint attention a patch attends to itself most, because no patch of another view is as
+    similar to it. Cross-attention that was copied into joint attention then brings little from
+    other views, and training destroys it before the model learns to tell views apart. A penalty
+    that falls to 0 during training prevents this.
 
     Args:
-        layout: Where special tokens are. They see all tokens, and all patches see them.
+        layout: Where special tokens are. Scores from them and to them have no penalty.
 
     Attributes:
-        penalty: What is taken from the score of each pair of patches of one view.
+        penalty: Subtracted from the attention score of each pair of patches of one view.
     """
 
     penalty: float = 0.0
@@ -57,7 +58,7 @@ class OthersFirst(DirectAttention):
         keys: Float[Tensor, "b k m e"],
         values: Float[Tensor, "b k m e"],
     ) -> list[Float[Tensor, "b k n e"]]:
-        """Return the outputs of the attention of all views, the penalty taken from the scores."""
+        """Return the outputs of the attention of all views, with the penalty on the scores."""
         views, tokens = len(queries), queries[0].shape[2]
         scores = _scores(torch.cat(list(queries), 2), keys)
         scores = scores - self.penalty * _own_patches(self.layout, views, tokens).to(scores)

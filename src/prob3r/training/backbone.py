@@ -34,7 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pointmaps": Pointmaps,
     "many-views": ManyViews,
 }
-"""What a stage can train, by the name that recipes give it."""
+"""The objectives of stages, by their names in recipes."""
 
 
 def train_backbone(
@@ -47,27 +47,30 @@ def train_backbone(
     real: Path | None = None,
     processes: Processes | None = None,
 ) -> Path:
-    """Train a backbone by a recipe, or go on with a run that was stopped at any moment.
+    """Train a backbone by a recipe, or continue a run that was stopped at any moment.
 
-    Several processes share each batch and end with the same weights as one would, but for rounding.
+    Several processes share each batch. They end with the same weights as one process, except for
+    rounding.
 
     Args:
-        recipe: What to train and how.
-        folder: Holds the run's state and log, and `NAME.safetensors`, the best weights so far by
-            view 2's pointmap error on validation at the recipe's last image size; and, where the
-            recipe keeps them, `kept/NAME-STAGE-PAIRS.safetensors`.
-        device: Where to train; on a GPU the products are in bfloat16, if it computes in it.
-        seconds: Stop, with the state saved, after this long.
-        report: Called after every stretch of steps.
+        recipe: What to train, and how.
+        folder: The folder of the run's state and log, and of `NAME.safetensors`: the weights with
+            the lowest pointmap error of view 2 on validation at the recipe's last image size.
+            Weights that the recipe keeps are in `kept/NAME-STAGE-PAIRS.safetensors`.
+        device: Where to train. On a GPU that supports bfloat16, matrix products are in bfloat16.
+        seconds: Save the state and stop after this time.
+        report: Called with the progress, once every few steps.
         photographs: A folder of photographs for the surfaces of everyday rooms.
-        real: A folder of folders with real pairs whose poses are known, to validate on too.
-        processes: Those that train together, each on a device of its own; this one by default.
+        real: A folder of folders with real pairs whose poses are known, for validation too.
+        processes: The processes that train together, each on its own device. The default is this
+            process alone.
 
     Returns:
         The path of the best weights.
 
     Raises:
-        Prob3rError: The folder holds another run's state, or the loss is not finite.
+        Prob3rError: The recipe does not fit its architecture, its start or the processes; the
+            folder holds another run's state; or the loss is not finite.
     """
     processes = processes or Processes(device=torch.device(device))
     task = _BackboneTask(recipe, folder, processes, photographs, real)
@@ -129,7 +132,7 @@ class _BackboneTask(Task):
         # Each block is compiled for each of its shapes, and they share one limit.
         torch._dynamo.config.recompile_limit = 8 * len(blocks)
         for block in blocks:
-            # Shapes are few and fixed; and kernels for changing ones gave NaN here.
+            # Shapes are few and fixed, and kernels for dynamic shapes gave NaN here.
             block.compile(dynamic=False)
 
     def begin(self, number: int) -> None:
@@ -200,7 +203,7 @@ class _BackboneTask(Task):
         return self.validation.measure(self.model) if self.validation else {}
 
     def score(self, metrics: dict[str, float]) -> float:
-        # Errors at different image sizes don't compare; the last size is the one that ships.
+        # Errors at different image sizes cannot be compared, so only those at the last size count.
         final = self.stage.size == self.stages[-1].size
         return metrics["pointmap_error2"] if metrics and final else math.inf
 

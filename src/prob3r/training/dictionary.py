@@ -1,7 +1,8 @@
 """Training of dictionaries on recorded activations, by the loop of all trainings.
 
-The loss is the share of the variance that is not explained. Atoms that were not active for long
-learn to explain what the others leave (AuxK of Gao et al. 2024), so that few stay dead.
+The loss is the share of the variance that is not explained. Atoms that have not been active for a
+long time learn to explain the error of the others (AuxK of Gao et al. 2024), so that few atoms stay
+dead.
 """
 
 import math
@@ -42,11 +43,11 @@ class DictionaryTraining:
     Attributes:
         atoms: The number of atoms; by default four for each channel.
         active: The most atoms that are active at one token.
-        tokens: How many tokens to see.
-        batch: Tokens a step.
+        tokens: Number of tokens of the whole training.
+        batch: Number of tokens of a step.
         lr: Peak learning rate of Adam.
-        dead: An atom counts as dead after so many tokens at which it was not active.
-        seed: Of the weights and the order of the tokens.
+        dead: An atom counts as dead if it was not active for more than this many tokens.
+        seed: Seed of the weights and of the order of the tokens.
     """
 
     atoms: int | None = None
@@ -59,7 +60,7 @@ class DictionaryTraining:
 
     @property
     def stage(self) -> Stage:
-        """The training as the loop takes it, which counts tokens in the place of pairs."""
+        """The training as a stage of the loop; its pairs are tokens."""
         return Stage(
             "pointmaps", 1, self.tokens, self.batch, self.lr, warmup=8 * self.batch, decay=0.3
         )
@@ -76,17 +77,17 @@ def train_dictionary(
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Train a dictionary, or go on with a run that was stopped at any moment.
+    """Train a dictionary, or continue a run that was stopped at any moment.
 
     Args:
-        model: The model that the activations are of; it does not run.
+        model: The model of the activations; it is not run.
         shards: The activations.
         pattern: The pattern of sites.
-        training: How.
-        folder: Gets the dictionary, and a folder with the state of the run beside it.
-        random_seed: The seed of the model's weights where it is a control.
-        seconds: Stop, with the state saved, after this long.
-        report: Called after every step.
+        training: How it is trained.
+        folder: The folder of the dictionary. Its folder `runs` holds the state of the run.
+        random_seed: Seed of the model's weights if the model is the control with random weights.
+        seconds: Save the state and stop after this time.
+        report: Called with the progress, once every few steps.
 
     Returns:
         The path of the dictionary.
@@ -115,7 +116,7 @@ def train_dictionary(
 
 
 class _Learned(nn.Module):
-    """A dictionary, and for how many tokens each atom has not been active."""
+    """A dictionary, and the number of tokens since each atom was last active."""
 
     def __init__(self, dictionary: Dictionary):
         super().__init__()
@@ -126,14 +127,14 @@ class _Learned(nn.Module):
 
 
 class _Task(Task):
-    """Training a dictionary; the loop's pairs are tokens."""
+    """The training of a dictionary; the loop's pairs are tokens."""
 
     def __init__(
         self, dictionary: Dictionary, shards: Shards, training: DictionaryTraining, path: Path
     ):
         self.dictionary, self.training, self.path = dictionary, training, path
         shape, stage = dictionary.shape, training.stage
-        # Without the time that the run may take, everything that decides what it ends in.
+        # Everything that decides the result.
         self.identity = f"dictionary {shape} {training} on {shards.about}"
         self.stages = (stage,)
         self.validate_every = training.tokens
@@ -145,7 +146,7 @@ class _Task(Task):
         self._last = {"unexplained": math.inf, "dead": 0.0}
 
     def begin(self, number: int) -> None:
-        """Do nothing: there is one stage, and it needs nothing."""
+        """Do nothing: there is one stage, and it needs no preparation."""
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Yield the loss of a step."""
@@ -170,18 +171,18 @@ class _Task(Task):
         yield loss
 
     def _of_dead(self, products: Tensor, left: Tensor, atoms: Tensor, dead: Tensor) -> Tensor:
-        """Return the share of what is left that the dead atoms do not explain."""
+        """Return the share of the remaining error that the dead atoms do not explain."""
         count = min(int(dead.sum()), self.dictionary.shape.width // 2)
         codes = largest_positive(products.masked_fill(~dead, -torch.inf), count)
         error: Float[Tensor, ""] = (left - codes @ atoms).square().mean()
         return error / left.square().mean().clamp_min(1e-12)
 
     def clip(self) -> None:
-        """Bound the gradients."""
+        """Clip the gradients."""
         nn.utils.clip_grad_norm_(self.dictionary.parameters(), CLIP)
 
     def measure(self) -> dict[str, float]:
-        """Return what the last step said."""
+        """Return the metrics of the last step."""
         return self._last
 
     def score(self, metrics: dict[str, float]) -> float:

@@ -1,4 +1,4 @@
-"""The training loop: stages one after the other, validated, checkpointed, resumable."""
+"""The training loop: stages in order, with validation, and checkpoints that a run resumes from."""
 
 import json
 import math
@@ -20,22 +20,22 @@ from prob3r.training.processes import Processes
 from prob3r.training.recipe import Stage
 
 CHECKPOINT_SECONDS = 120.0
-STRETCH = 1024  # pairs between two words of progress
+STRETCH = 1024  # pairs between two reports of progress, roughly
 
 _KEYS = {"identity", "stage", "step", "best", "log", "model", "optimizers"}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """The progress of a run at one report.
 
     Attributes:
         stage: Number of the stage, from 0.
         pairs: Pairs seen in this stage.
-        of_pairs: The stage's length.
-        pairs_per_second: Of the last stretch, without validation.
-        loss: Mean training loss of the last stretch.
-        metrics: Of the last validation; empty before the first.
+        of_pairs: Pairs of the whole stage.
+        pairs_per_second: Speed since the last report, without validation.
+        loss: Mean training loss since the last report.
+        metrics: Metrics of the stage's last validation; empty before its first.
     """
 
     stage: int
@@ -47,16 +47,16 @@ class Progress:
 
 
 class Task(ABC):
-    """What a loop trains.
+    """A training that the loop runs.
 
     Attributes:
         identity: A state is resumed only by a task of the same identity.
-        stages: What to do, in order.
+        stages: The stages, in order.
         validate_every: Pairs between validations.
-        keep_every: Pairs between weights that are kept for good; 0 for none.
+        keep_every: Pairs between copies of the weights that are kept; 0 for none.
         module: Everything that is learned.
-        optimizers: Each group's learning rate is set before every step.
-        processes: Those that train together; all of them run the same task.
+        optimizers: The optimizers. The loop sets the learning rate of each group before every step.
+        processes: The processes that train together; all of them run the same task.
     """
 
     identity: str
@@ -69,26 +69,26 @@ class Task(ABC):
 
     @abstractmethod
     def begin(self, number: int) -> None:
-        """Get ready for a stage."""
+        """Prepare a stage."""
 
     @abstractmethod
     def losses(self, step: int) -> Iterator[Tensor]:
-        """Yield the loss of a step of the stage begun last, in parts that add up.
+        """Yield the parts of the loss of a step, in the stage that was begun last.
 
-        The parts of all processes add up to the step's loss.
+        The sum of the parts of all processes is the loss of the step.
         """
 
     @abstractmethod
     def clip(self) -> None:
-        """Bound the gradients."""
+        """Clip the gradients."""
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """Return what validation says; nothing where the stage has no validation."""
+        """Return the metrics of a validation; empty if the stage has no validation."""
 
     @abstractmethod
     def score(self, metrics: dict[str, float]) -> float:
-        """Return what the best weights have the least of; infinite where they don't count."""
+        """Return the number that is least for the best weights; infinite if these do not count."""
 
     @abstractmethod
     def save(self, metrics: dict[str, float]) -> None:
@@ -107,13 +107,14 @@ def run(
     seconds: float = math.inf,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> None:
-    """Train, or go on with a run that was stopped at any moment.
+    """Train, or continue a run that was stopped at any moment.
 
     Args:
         task: What to train.
-        folder: Holds `state.pt` to go on from, and `log.jsonl` with a line for each validation.
-        seconds: Stop, with the state saved, after this long.
-        report: Called after every stretch of steps.
+        folder: The folder of `state.pt`, from which a run continues, and of `log.jsonl`, which has
+            a line for each validation.
+        seconds: Save the state and stop after this time.
+        report: Called with the progress, once every few steps.
 
     Raises:
         Prob3rError: The folder cannot be made or written to, another process trains in it, or it
@@ -132,7 +133,7 @@ def run(
 
 
 class _Loop:
-    """The state of a run that is not the task's: where it stands, and how good it was."""
+    """The state of a run outside its task: its stage and step, its best score and its log."""
 
     def __init__(self, task: Task, folder: Path):
         self.task, self.folder = task, folder
@@ -141,7 +142,7 @@ class _Loop:
         self._restore()
 
     def stretches(self) -> Iterator[Progress]:
-        """Run the stages that are left, giving word after every stretch."""
+        """Run the remaining stages, and yield the progress after every stretch of steps."""
         while self.stage < len(self.task.stages):
             self.task.begin(self.stage)
             yield from self._run_stage(self.task.stages[self.stage])
@@ -164,7 +165,7 @@ class _Loop:
             if not math.isfinite(loss):
                 raise Prob3rError(
                     f"The loss of {self.folder} is not finite at step {self.step} of stage "
-                    f"{self.stage}; lower the learning rate and go on from the last state."
+                    f"{self.stage}; lower the learning rate and continue from the last state."
                 )
             speed = len(losses) * stage.batch / (time.monotonic() - started)
             done = self.step == stage.steps
@@ -208,7 +209,7 @@ class _Loop:
         if processes.count > 1:
             learned = [p for p in self.task.module.parameters() if p.requires_grad]
             for parameter in learned:
-                if parameter.grad is None:  # its share of the batch may be nothing
+                if parameter.grad is None:  # its share of the batch may be empty
                     parameter.grad = torch.zeros_like(parameter)
             processes.add_up([loss, *(p.grad for p in learned if p.grad is not None)])
 
@@ -220,7 +221,7 @@ class _Loop:
                 path.write_text("".join(json.dumps(line) + "\n" for line in self.log))
 
     def checkpoint(self) -> None:
-        """Write all that a later process needs to go on exactly from here."""
+        """Write the state from which a later process continues exactly here."""
         if not self.task.processes.first:
             return
         state = {
@@ -236,7 +237,7 @@ class _Loop:
         with writing_to(self.folder / "state.pt") as path, path.open("wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch hides what the system said, such as a full disk
+            except RuntimeError as error:  # torch hides the system's error, such as a full disk
                 if isinstance(error.__context__, OSError):
                     raise error.__context__ from error
                 raise
@@ -244,8 +245,8 @@ class _Loop:
     def _parameters(self) -> list[list[str]]:
         """Return the names of every optimizer's parameters, in its own order.
 
-        An optimizer's state has numbers for them, which depend on the order in which a model makes
-        its parts.
+        An optimizer's state numbers its parameters. The numbers depend on the order in which a
+        model creates its parts.
         """
         names = {id(p): name for name, p in self.task.module.named_parameters()}
         return [
@@ -287,13 +288,13 @@ def _read(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not (isinstance(state, dict) and state.keys() >= _KEYS):
             raise ValueError("it lacks keys")
-    except Exception as error:  # a damaged file can raise anything
+    except Exception as error:  # a damaged file can raise any exception
         raise Prob3rError(_damaged(path)) from error
     return state
 
 
 def _damaged(path: Path) -> str:
     return (
-        f"{path} is damaged and the run cannot go on from it; delete it to start again, or give a "
-        "new folder."
+        f"{path} is damaged and the run cannot continue from it; delete it to start again, or give "
+        "a new folder."
     )

@@ -1,7 +1,7 @@
-"""What models of any number of views are trained to do: state cameras, depth and pointmaps.
+"""The objective of models of any number of views: to predict cameras, depth and pointmaps.
 
-The losses are those of Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025; there
-are no tracks.
+The losses are those of Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025,
+without that of tracks.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ from prob3r.scenes.views import Views
 from prob3r.training.objectives import ALPHA, Objective, mean_over, weigh
 
 CAMERA = 5.0  # weight of the camera's loss beside those of depth and points
-DECAY = 0.6  # by which an iteration of the camera head counts less than the next one
-CORNER = 0.05  # errors of an encoding below it are squared
+DECAY = 0.6  # weight of an iteration of the camera head, relative to the next iteration
+CORNER = 0.05  # error of an encoding below which the Huber loss is quadratic
 
 
 @runtime_checkable
 class RefinesCameras(Protocol):
-    """A model that states depth, pointmaps, and cameras in several iterations."""
+    """A model that predicts depth and pointmaps, and cameras in several iterations."""
 
     def refined(
         self, *images: Tensor, tap: Tap | None = None
@@ -38,13 +38,13 @@ class Truth:
     """The truth of a batch of scenes, in the unit that a model is to predict.
 
     The unit of a scene is the mean distance of the valid points of all views to camera 1.
-    Predictions are not normalised, so that the model learns it.
+    Predictions are not normalised, so that the model learns this unit.
 
     Attributes:
         cameras: Encodings of all cameras.
         points: The pointmaps of all views, one after the other.
-        depth: Their depth.
-        valid: Where both are known.
+        depth: The depth maps, in the same order.
+        valid: The pixels in which both are known.
     """
 
     cameras: Float[Tensor, "b v 9"]
@@ -75,11 +75,11 @@ class ManyViews(Objective):
 
     @classmethod
     def trains(cls, module: nn.Module) -> bool:
-        """Return whether the model states depth and cameras, in iterations."""
+        """Return whether the model predicts depth, and cameras in several iterations."""
         return isinstance(module, RefinesCameras)
 
     def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:
-        """Return the losses of cameras, depth and pointmaps, added up."""
+        """Return the sum of the losses of cameras, depth and pointmaps."""
         assert isinstance(self.module, RefinesCameras)
         output, encodings = self.module.refined(*scenes.images, tap=self.tap)
         truth = Truth(scenes)

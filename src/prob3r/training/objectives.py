@@ -1,4 +1,4 @@
-"""What a backbone is trained to do, and the losses that several objectives share."""
+"""The base class of objectives, and the losses that several objectives share."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -11,24 +11,24 @@ from prob3r.scenes.views import Views
 from prob3r.training.recipe import Stage
 
 ALPHA = 0.2
-"""Weight of the confidence's own term in the regression losses, as in DUSt3R and VGGT."""
+"""Weight of the logarithm of the confidence in the regression losses, as in DUSt3R and VGGT."""
 
 
 class Objective(ABC):
-    """What one stage trains a model to do.
+    """What one stage trains a model to do, as a loss.
 
     Args:
-        module: The model, or what holds it together with what is learned beside it.
+        module: The model, or a module of the model and of what is learned beside it.
         stage: The stage.
-        seed: Of what the objective draws.
+        seed: Seed of the random numbers of the objective.
         tap: Called at every site.
     """
 
     validated: ClassVar[bool] = True
-    """Whether validation means anything while this objective is trained."""
+    """Whether validation is useful while this objective is trained."""
 
     many_views: ClassVar[bool] = False
-    """Whether it takes scenes of any number of views, or pairs alone."""
+    """Whether it takes scenes of any number of views; otherwise it takes only pairs."""
 
     def __init__(self, module: nn.Module, stage: Stage, seed: int, tap: Tap):
         self.module, self.stage, self.seed, self.tap = module, stage, seed, tap
@@ -36,7 +36,7 @@ class Objective(ABC):
     @classmethod
     @abstractmethod
     def trains(cls, module: nn.Module) -> bool:
-        """Return whether such a module can be trained to do this."""
+        """Return whether a module can be trained with this objective."""
 
     @abstractmethod
     def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:

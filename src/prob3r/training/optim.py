@@ -17,7 +17,7 @@ class Muon(torch.optim.Optimizer):
     After Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with the
     update scaled to the root mean square of an AdamW step (Liu et al. 2025), so that both share one
     learning rate. `torch.optim.Muon` does the same one matrix at a time in bfloat16, which takes
-    longer on a CPU than the rest of the step; here all matrices of one shape go together.
+    longer on a CPU than the rest of the step. Here all matrices of one shape are processed at once.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ def orthogonalise(
 ) -> Float[Tensor, "k m n"]:
     """Return matrices with the same singular vectors and singular values near 1.
 
-    Newton-Schulz iterations with Jordan's quintic, which settles between about 0.7 and 1.2.
-    They tolerate products in bfloat16.
+    These are Newton-Schulz iterations with Jordan's quintic polynomial. The singular values end
+    between about 0.7 and 1.2. The iterations tolerate products in bfloat16.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -74,7 +74,7 @@ def optimizers(model: nn.Module, recipe: Recipe, bf16: bool = False) -> list[tor
     """Return the optimizers of a run; each group's learning rate is set before every step.
 
     Args:
-        model: What is trained.
+        model: The module to train.
         recipe: Names the optimizer and the weight decay.
         bf16: Whether Muon's products are in bfloat16.
     """

@@ -1,4 +1,4 @@
-"""What models of two views are trained to do: complete a masked view, and regress pointmaps."""
+"""The objectives of models of two views: to complete a masked view, and to regress pointmaps."""
 
 from typing import ClassVar
 
@@ -20,8 +20,9 @@ from prob3r.training.recipe import Stage
 class CrossViewCompletion(nn.Module):
     """Completes a masked view 1 from view 2 (Weinzaepfel et al., CroCo, NeurIPS 2022).
 
-    The backbone's encoder sees the visible patches of view 1 and all of view 2; its first decoder
-    fills in mask tokens while it looks at view 2's encoding; a linear layer gives pixels.
+    The backbone's encoder sees the visible patches of view 1 and all of view 2. Mask tokens stand
+    for the hidden patches in its first decoder, which attends to the encoding of view 2. A linear
+    layer predicts the pixels.
     """
 
     def __init__(self, backbone: DUSt3R, visible: float = 0.15, tap: Tap | None = None):
@@ -63,7 +64,7 @@ class CrossViewCompletion(nn.Module):
 
 
 class _Pairs(Objective):
-    """An objective of a DUSt3R, which is held together with its head for completion."""
+    """An objective of a DUSt3R, whose module also holds the head for completion."""
 
     module: CrossViewCompletion
 
@@ -90,12 +91,12 @@ class Completion(_Pairs):
         return loss
 
     def end(self) -> None:
-        """Start both decoders from the one that learned to complete, as in DUSt3R."""
+        """Copy the decoder that learned completion into view 2's decoder, as in DUSt3R."""
         self.model.dec_blocks2.load_state_dict(self.model.dec_blocks.state_dict())
 
 
 class Pointmaps(_Pairs):
-    """DUSt3R's loss, and that of its twin with a pose."""
+    """DUSt3R's loss, or that of a `PosedDUSt3R`."""
 
     def loss(self, scenes: Views, number: int) -> Float[Tensor, ""]:
         """Return the loss of the pointmaps."""
@@ -108,7 +109,7 @@ class Pointmaps(_Pairs):
         return pointmap_loss(output, scenes)
 
     def encode(self, pair: Pair) -> tuple[Tokens, Tokens]:
-        """Return the encoder's output for both views; each picture of a batch is encoded once."""
+        """Return the encoder's output for both views; each image of a batch is encoded once."""
         one, two = pair.view1.image, pair.view2.image
         if self.stage.symmetric:  # the second half is the first with its views exchanged
             half = len(pair) // 2
@@ -141,13 +142,14 @@ def posed_loss(
     pair: Pair,
     alpha: float = ALPHA,
 ) -> Float[Tensor, ""]:
-    """Return the loss of a `PosedDUSt3R`: that of both pointmaps, and that of the local one.
+    """Return the loss of a `PosedDUSt3R`: that of both pointmaps, plus that of the local pointmap.
 
-    With view 2's points right in both frames, the pose between them can only be the camera's.
+    The local pointmap is view 2's in its own camera's frame, by the predicted pose. If view 2's
+    points are right in both frames, this pose must be the camera's.
 
     Args:
         output: Its pointmaps and confidences.
-        pose: Rotation and translation of camera 2 in camera 1's frame that it read.
+        pose: The predicted rotation and translation of camera 2 in camera 1's frame.
         pair: The truth.
         alpha: As in `confident_error`.
     """

@@ -1,4 +1,4 @@
-"""What a hand, a lens and a sensor do to a picture, so that training sees photographs."""
+"""Augmentation that gives rendered images the look of hand-held photographs."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ Images = Float[Tensor, "b 3 h w"]
 
 
 def photographed(scenes: Seen, generator: torch.Generator) -> Seen:
-    """Return a batch of scenes whose pictures look taken by a hand with a cheap camera.
+    """Return a batch of scenes whose images look like hand-held photographs of a cheap camera.
 
     All views of a scene share its colours and contrast. Each view has its own exposure, white
     balance, vignette, blur and noise. Depth and cameras stay as they are.
@@ -37,7 +37,7 @@ def photographed(scenes: Seen, generator: torch.Generator) -> Seen:
 
 
 class _Draw:
-    """Random numbers, one for each image of a batch, as factors of the images."""
+    """Random numbers, one for each image of a batch, in the shape of a factor of images."""
 
     def __init__(self, count: int, like: Tensor, generator: torch.Generator):
         self.count, self.like, self.generator = count, like, generator
@@ -55,7 +55,7 @@ class _Draw:
 
 
 def _take(light: Images, draw: _Draw) -> Images:
-    """Return the picture, in [-1, 1], that one camera takes of what lies before it in [0, 1]."""
+    """Return the photograph, in [-1, 1], that a camera takes of the light before it, in [0, 1]."""
     balance = (0.2 * draw.normal() + 0.07 * draw.normal(3)).exp()
     light = light.clamp(min=0) * balance * _vignette(draw)
     light = _blurred(light, draw).clamp(min=0)
@@ -74,10 +74,10 @@ def _vignette(draw: _Draw) -> Float[Tensor, "b 1 h w"]:
 
 
 def _blurred(light: Images, draw: _Draw) -> Images:
-    """Return images out of focus, shaken or sharpened: each with one Gaussian ellipse.
+    """Return images that are out of focus, shaken or sharpened, each by one Gaussian ellipse.
 
-    The ellipse's axes are up to 1.3 pixels in standard deviation. A shaken picture has one long
-    axis. Sharpening adds what a blur would take away, as cameras do.
+    The ellipse's axes are up to 1.3 pixels in standard deviation. For a shaken image one axis is
+    long. Sharpening adds half of what the blur would take away, as cameras do.
     """
     axis = 0.3 + draw.between(0.0, 1.0) ** 3
     other = torch.where(draw.between(0.0, 1.0) < 0.7, axis, 0.3)

@@ -1,4 +1,4 @@
-"""Training of site readers: one frozen backbone forward, one backward for all sites."""
+"""Training of site readers: one forward of the frozen backbone, one backward for all sites."""
 
 import itertools
 import math
@@ -43,13 +43,13 @@ class ProbeTraining:
 
     Attributes:
         stage: Pairs, batch and learning rate.
-        seed: Of the weights and the order of the pairs.
-        validation_pairs: How many held-out pairs a validation uses.
+        seed: Seed of the weights and of the order of the pairs.
+        validation_pairs: Number of held-out pairs that a validation uses.
         validate_every: Pairs between validations.
-        accumulate: In how many parts, one after the other, a process works on its share of a
-            batch, for the same result in less memory.
-        bf16: Whether products are in bfloat16, as autocast has it.
-        workers: Processes that read ahead, where pairs are read from a disk.
+        accumulate: Number of parts of a process's share of a batch. The parts are computed one
+            after the other, which gives the same result in less memory.
+        bf16: Whether matrix products are in bfloat16, by autocast.
+        workers: Number of worker processes that read ahead, if pairs are read from a disk.
     """
 
     stage: Stage
@@ -62,7 +62,7 @@ class ProbeTraining:
 
 
 def default_training(model: Model, pairs: int, seed: int = 0) -> ProbeTraining:
-    """Return how the shipped banks were trained, for as many pairs as wanted."""
+    """Return the training of the shipped banks, with any number of pairs."""
     size = model.config.image_size[0]
     # Many small steps: probes need few pairs, and a step costs the same for each of them.
     stage = Stage("pointmaps", size, pairs, batch=8, lr=2e-3, warmup=512, decay=0.6)
@@ -70,10 +70,10 @@ def default_training(model: Model, pairs: int, seed: int = 0) -> ProbeTraining:
 
 
 def bank_for(model: AnyModel, kind: str, seed: int = 0) -> tuple[AnyModel, SiteReader]:
-    """Return what is to be trained as one of `KINDS`, and the backbone to train it on.
+    """Return the backbone and the reader to train on it, for one of `KINDS`.
 
     Raises:
-        Prob3rError: There is no such kind, or the model is not one for it.
+        Prob3rError: There is no such kind, or the model has no sites for it.
     """
     if kind not in KINDS:
         raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
@@ -105,20 +105,22 @@ def train_probes(
     pairs: Pairs | None = None,
     processes: Processes | None = None,
 ) -> Path:
-    """Train a bank or a lens, or go on with a run that was stopped at any moment.
+    """Train a bank or a lens, or continue a run that was stopped at any moment.
 
-    Several processes share each batch and end with the same weights as one would, but for rounding.
+    Several processes share each batch. They end with the same weights as one process, except for
+    rounding.
 
     Args:
-        model: The backbone, which stays as it is.
-        bank: What is trained, in place, each site as if it were alone.
-        training: How.
-        folder: Holds the run's state and log, and `probes.safetensors`, the best so far.
-        seconds: Stop, with the state saved, after this long.
-        report: Called after every stretch of steps.
-        pairs: With the full truth, which are shuffled, some of them held out; training rooms by
-            default.
-        processes: Those that train together, each with a model of its own; this one by default.
+        model: The backbone, which does not change.
+        bank: The bank or the lens, trained in place. Each site is trained as if it were alone.
+        training: How it is trained.
+        folder: The folder of the run's state and log, and of `probes.safetensors`, the best so far.
+        seconds: Save the state and stop after this time.
+        report: Called with the progress, once every few steps.
+        pairs: Pairs with the full truth. They are shuffled, and some are held out. The default is
+            training rooms.
+        processes: The processes that train together, each with its own model. The default is this
+            process alone.
 
     Returns:
         The path of the best bank.
@@ -141,15 +143,15 @@ def record_streams(model: Model, reader: SiteReader, pair: Pair) -> Float[Tensor
 
 
 class Group(NamedTuple):
-    """Some sites of a reader, and what they are trained to say of one batch.
+    """Some sites of a reader, and their targets for one batch.
 
     Attributes:
-        rows: Their rows of the reader's stacks.
-        streams: Their patches.
+        rows: The rows of these sites in the reader's stacks of parameters.
+        streams: The patches of these sites.
         true: The true points of each patch's pixels, both views together in the unit of their mean
             distance to camera 1.
         seen: 1 where the truth is known, else 0.
-        total: In how many pixels it is known, over the whole batch.
+        total: Number of pixels in which the truth is known, over the whole batch.
     """
 
     rows: Sequence[Tensor]
@@ -183,16 +185,17 @@ def site_losses(
     """Return each site's confidence-weighted regression loss (Wang et al. 2024, eq. 4).
 
     The target is the true pointmap of the site's view, in the unit in which both views together
-    have a mean distance of 1. The prediction is held to that unit as it is: normalising it over
-    both views would tie two sites together.
+    have a mean distance of 1. The prediction is not normalised, because a normalisation over
+    both views would make the losses of two sites depend on each other.
 
     Args:
-        reader: What is trained.
+        reader: The reader that is trained.
         streams: The batch at every site, from `record_streams`.
         pair: The batch.
         of_group: `group_losses`, or the same compiled, which is faster.
-        seen: In how many pixels of each view the truth is known, over all parts of a batch of which
-            this is one, so that the parts' losses add up; this part alone by default.
+        seen: Number of pixels of each view in which the truth is known. If this is one part of a
+            batch, it is the number over all parts, so that their losses add up. The default is the
+            number of this part.
     """
     seen = seen_pixels(pair) if seen is None else seen
     groups = _groups(reader, streams, pair, seen)
@@ -211,12 +214,12 @@ def site_errors(
 
 
 def seen_pixels(pair: Pair) -> Float[Tensor, "2"]:
-    """Return in how many pixels of each view of a batch the truth is known."""
+    """Return the number of pixels of each view of a batch in which the truth is known."""
     return torch.stack([valid.sum() for valid in pair.valid]).float()
 
 
 def clip_rows(reader: SiteReader, most: float) -> None:
-    """Bound the norm of each site's gradient, so that none is held back by another's."""
+    """Clip the norm of each site's gradient alone, so that no site affects another."""
     gradients = [p.grad for p in reader.parameters() if p.grad is not None]
     norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients]).norm(dim=0)
     scale = (most / norms.clamp(min=1e-12)).clamp(max=1)
@@ -225,17 +228,17 @@ def clip_rows(reader: SiteReader, most: float) -> None:
 
 
 def optimizer_for(reader: SiteReader) -> torch.optim.Optimizer:
-    """Return the optimizer of what is learned; the loop sets its learning rate."""
+    """Return the optimizer of what a reader learns; the loop sets its learning rate."""
     learned = [p for p in reader.parameters() if p.requires_grad]
     return torch.optim.AdamW(learned, lr=0.0, weight_decay=0.0, fused=True)
 
 
 class _SiteLosses(torch.autograd.Function):
-    """All sites' losses, whose gradients are computed on the way forth, group by group.
+    """The losses of all sites, with gradients that the forward pass computes group by group.
 
-    So what a group leaves for the way back is gone before the next one's turn, and a bank takes
-    the memory of one group's activations instead of all groups'. Nothing small stays behind in
-    between, which would keep the memory around it from being used again.
+    The activations of a group are freed before the next group starts, so a bank needs the memory of
+    one group's activations instead of all groups'. The gradients of all groups are allocated first,
+    because tensors that are allocated between groups and kept would fragment the memory.
     """
 
     @staticmethod
@@ -269,7 +272,7 @@ class _SiteLosses(torch.autograd.Function):
     def backward(ctx: Any, given: Float[Tensor, " s"]) -> tuple[Tensor | None, ...]:
         """Return the gradients; each site's are those of its own loss."""
         gradients = iter(ctx.gradients)
-        ctx.gradients = None  # they are handed on, not kept
+        ctx.gradients = None  # they are passed on, not kept
         scale = given[:, None, None]
         return None, None, None, *(next(gradients).mul_(scale) if n else None for n in ctx.learned)
 
@@ -277,9 +280,9 @@ class _SiteLosses(torch.autograd.Function):
 def _groups(
     reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair, total: Float[Tensor, "2"]
 ) -> Iterator[Group]:
-    """Cut a batch into groups of sites that are worked on at once."""
+    """Yield the groups of sites that are computed at once, with their targets."""
     size = _at_once(streams)
-    # As in the raw output, channels lie apart in memory.
+    # Each channel is contiguous in memory, as in the raw output.
     true = [
         patchify(p, reader.patch).flatten(0, 1).mT.contiguous()
         for p in normalise(pair.points, pair.valid)
@@ -295,8 +298,8 @@ def _groups(
 def _at_once(streams: Float[Tensor, "s t d"]) -> int:
     """Return how many sites a group has.
 
-    On a CPU it is one, since what one operation wrote of it is still in the cache for the next; a
-    GPU is filled by all of them together.
+    On a CPU it is one, so that the result of each operation is still in the cache for the next one.
+    On a GPU it is all sites, because one site alone does not use the whole GPU.
     """
     return len(streams) if streams.is_cuda else 1
 

@@ -1,4 +1,4 @@
-"""Processes that work together, as `accelerate launch` starts them; one alone without."""
+"""Processes that work together, if `accelerate launch` started them; else one process."""
 
 import os
 from collections.abc import Iterable
@@ -30,28 +30,28 @@ class Processes:
         return self.rank == 0
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Put the sum over all processes into each of some tensors."""
+        """Replace each tensor, in place, by its sum over all processes."""
         if self.count > 1:
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)
 
     def any(self, here: bool) -> bool:
-        """Return whether something is so in any of the processes."""
+        """Return whether a condition is true in any of the processes."""
         found = torch.tensor(float(here), device=self.device)
         self.add_up([found])
         return bool(found)
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have come here."""
         if self.count > 1:
             torch.distributed.barrier()
 
 
 def launched(device: str | torch.device = "cpu") -> Processes:
-    """Return this process among those that a launcher started, or alone.
+    """Return this process among those that a launcher started, or this process alone.
 
     Args:
-        device: Where to compute; with several processes, `cuda` stands for one GPU each.
+        device: Where to compute; with several processes, `cuda` means one GPU for each.
 
     Raises:
         Prob3rError: There are several processes, and accelerate is not installed.

@@ -29,23 +29,24 @@ class Stage:
         objective: `completion` (cross-view completion, CroCo), `pointmaps` (DUSt3R's loss) or
             `many-views` (VGGT's losses of cameras, depth and pointmaps).
         size: Side of the square images, in pixels.
-        pairs: Pairs to see; the stage's length. Two photographs count as a pair, however many
-            views their scenes have.
-        batch: Pairs a step; even, since every pair comes both ways round.
+        pairs: Length of the stage, in pairs. Two photographs count as a pair, for scenes of any
+            number of views.
+        batch: Pairs in a step. It is even, because each pair is used in both orders of its views.
         lr: Peak learning rate.
         warmup: Pairs over which the learning rate rises from zero.
         decay: Share of the stage, at its end, over which the learning rate falls to zero.
-        pool_start: Share of candidate pairs, those of least rotation, that the stage starts with.
+        pool_start: Share of the candidate pairs, those of least rotation, used at the start.
         pool_open: Share of the stage after which all candidates are used.
-        everyday: Share of rooms of the everyday style, seen as a hand's photographs; the others
-            are staged.
-        symmetric: Whether the two ways round of a pair share a step, which saves half of the
-            encoder's work; else they come at random.
-        parts: Parts of a batch that go through the model one after the other.
-        views: How many views scenes have, step by step in turn.
-        learns: Patterns of the names of the parameters that learn; the others stay as they are.
-        own_penalty: What is taken from attention scores between patches of one view where all
-            views attend jointly, at the start and at the end of the stage; see `OthersFirst`.
+        everyday: Share of rooms of the everyday style, with the look of hand-held photographs; the
+            others are of the staged style.
+        symmetric: Whether both orders of a pair's views are in the same step, which saves half of
+            the encoder's work. Otherwise their steps are random.
+        parts: Number of parts of a batch, which go through the model one after the other.
+        views: Numbers of views of the scenes. The steps use them in turn.
+        learns: Patterns of the names of the parameters that learn; the others do not change.
+        own_penalty: Two numbers, for the start and the end of the stage. They are subtracted from
+            attention scores between patches of one view where all views attend jointly; see
+            `OthersFirst`.
     """
 
     objective: Literal["completion", "pointmaps", "many-views"]
@@ -65,7 +66,7 @@ class Stage:
     own_penalty: tuple[float, ...] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
-        """Raise Prob3rError if no such stage can be trained."""
+        """Raise Prob3rError if the stage cannot be trained."""
         for name in ("size", "pairs", "batch", "lr", "pool_start"):
             if not 0 < getattr(self, name) < math.inf:
                 raise Prob3rError(f"{name} is {getattr(self, name)}; it must be positive.")
@@ -74,8 +75,8 @@ class Stage:
                 raise Prob3rError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.parts < 1 or self.batch % (2 * self.parts):
             raise Prob3rError(
-                f"batch is {self.batch} in {self.parts} parts; each part must be even, since every "
-                "pair comes both ways round."
+                f"batch is {self.batch} in {self.parts} parts; each part must be even, since each "
+                "pair is used in both orders of its views."
             )
         many = self.objective == "many-views"
         if self.views != (2,) and not many:
@@ -85,8 +86,8 @@ class Stage:
             or not 0 <= min(self.own_penalty) <= max(self.own_penalty) < math.inf
         ):
             raise Prob3rError(
-                f"own_penalty is {list(self.own_penalty)}; it must be two numbers from 0 on, "
-                "for the start and the end of the stage."
+                f"own_penalty is {list(self.own_penalty)}; it must be two numbers that are "
+                "not negative, for the start and the end of the stage."
             )
         if many and self.symmetric:
             raise Prob3rError("symmetric is true; only stages of pairs can be symmetric.")
@@ -102,25 +103,25 @@ class Stage:
 
     @property
     def steps(self) -> int:
-        """How many optimizer steps the stage takes."""
+        """Number of optimizer steps of the stage."""
         return -(-self.pairs // self.batch)
 
     def lr_at(self, step: int) -> float:
-        """Return the learning rate of a step: a rise, a plateau, and a straight line down."""
+        """Return the learning rate of a step: a linear rise, a plateau, and a linear fall."""
         seen, left = (step + 1) * self.batch, (self.steps - step) * self.batch
         rise = seen / self.warmup if self.warmup else 1.0
         fall = left / (self.decay * self.pairs) if self.decay else 1.0
         return self.lr * min(1.0, rise, fall)
 
     def pool_at(self, step: int) -> float:
-        """Return the share of candidate pairs that a step draws from, by least rotation."""
+        """Return the share of candidate pairs, those of least rotation, that a step draws from."""
         if not self.pool_open:
             return 1.0
         opened = min(1.0, step / (self.pool_open * self.steps))
         return self.pool_start + (1.0 - self.pool_start) * opened
 
     def own_penalty_at(self, step: int) -> float:
-        """Return the penalty of a step, on a straight line from the stage's start to its end."""
+        """Return the penalty of a step; it changes linearly from the stage's start to its end."""
         start, end = self.own_penalty
         return start + (end - start) * step / self.steps
 
@@ -130,20 +131,20 @@ class Recipe:
     """A backbone's shape, and the stages that train it.
 
     Attributes:
-        name: What the trained backbone is called.
-        seed: Of the weights, the order of the pairs and the augmentation.
+        name: Name of the trained backbone.
+        seed: Seed of the weights, the order of the pairs and the augmentation.
         model: The backbone's shape, a configuration of its architecture.
-        stages: In order.
-        weight_decay: Of AdamW, on matrices only.
+        stages: The stages, in order.
+        weight_decay: Weight decay of parameters of two dimensions or more; others have none.
         optimizer: `adamw`, or `muon` for the blocks' matrices with AdamW for the rest.
-        start: Name or path of the model whose weights it starts from; fresh ones by default.
+        start: Name or path of the model whose weights it starts from; random weights by default.
         architecture: Name of the backbone's architecture.
-        bf16: Whether products are in bfloat16 on a CPU too, as they are on a GPU. Hardware that
-            does not compute in bfloat16 takes float32, which is a hundred times faster there.
+        bf16: Whether matrix products are in bfloat16 on a CPU too, as they are on a GPU. On
+            hardware without bfloat16 they are in float32, which is a hundred times faster there.
         validate_every: Pairs between validations.
-        validation_pairs: How many pairs a validation uses.
-        keep_every: Pairs between weights that are kept for good, to look back on the training;
-            each stage's last are kept too. 0 keeps the best alone.
+        validation_pairs: Number of pairs that a validation uses.
+        keep_every: Pairs between copies of the weights that are kept, to study the training later.
+            The last weights of each stage are kept too. 0 keeps only the best weights.
     """
 
     name: str
@@ -200,7 +201,7 @@ def recipes() -> list[str]:
 
 
 def _build(kind: type[T], values: dict[str, Any]) -> T:
-    """Return a dataclass of these values; names and types are checked, since anyone writes TOML."""
+    """Return a dataclass of these values, after a check of their names and types."""
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := values.keys() - known.keys():
         raise Prob3rError(f"unknown key '{min(unknown)}'")

@@ -1,4 +1,4 @@
-"""What a process trains probes on at every step: its share of a batch, rendered or read."""
+"""The share of each batch of pairs that a process trains probes on, rendered or read."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
@@ -17,14 +17,14 @@ from prob3r.training.stream import Stream
 
 
 class Shares(Protocol):
-    """Where a process gets its pairs from."""
+    """The source of a process's pairs."""
 
     def share(self, step: int) -> list[Pair]:
         """Return this process's pairs of a step, in batches of pairs that can be stacked."""
 
 
 class Rendered:
-    """Shares of a stream of rooms, each of which costs less to render than to send."""
+    """Shares of a stream of rooms. Each process renders all, which is faster than sending."""
 
     def __init__(self, stream: Stream, processes: Processes):
         self.stream, self.processes = stream, processes
@@ -36,21 +36,21 @@ class Rendered:
 
 
 class Drawn:
-    """Shares of pairs that are read: some are held out, the others shuffled anew every epoch.
+    """Shares of pairs that are read. Some pairs are held out; the others are shuffled every epoch.
 
-    What a step draws is a function of the seed and the step alone. Corrupt pairs are left out, and
-    named in the log.
+    The pairs of a step depend on the seed and the step alone. Corrupt pairs are left out, and named
+    in the log.
 
     Args:
-        pairs: What to draw from.
-        stage: How many pairs a step has, and a run.
-        seed: Of the shuffling.
-        validation_pairs: How many pairs are held out.
-        workers: Processes that read ahead.
-        processes: Those that share each batch.
+        pairs: The pairs to draw from.
+        stage: States how many pairs a step and the run have.
+        seed: Seed of the shuffling.
+        validation_pairs: Number of pairs that are held out.
+        workers: Number of worker processes that read ahead.
+        processes: The processes that share each batch.
 
     Raises:
-        Prob3rError: There are fewer pairs than those held out and one batch.
+        Prob3rError: There are too few pairs for the held-out pairs and one batch.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class Drawn:
         self._reads: Iterator[Read] = iter(())
 
     def held_out(self) -> Iterator[Pair]:
-        """Yield the batches that a validation uses."""
+        """Yield the batches of held-out pairs that a validation uses."""
         return batches(self.validation, len(self.validation), self.stage.batch)
 
     def share(self, step: int) -> list[Pair]:
-        """Read every `count`-th pair of the step; steps asked for in order are read ahead."""
+        """Read every `count`-th pair of the step; steps requested in order are read ahead."""
         if step != self._next:
             steps = _Steps(self, range(step, self.stage.steps))
             loader = DataLoader(
@@ -97,7 +97,7 @@ class Drawn:
         return [stack(pairs) for pairs in alike.values()]
 
     def numbers(self, step: int) -> list[int]:
-        """Return the numbers of the pairs that are this process's share of a step."""
+        """Return the indices of the pairs that are this process's share of a step."""
         first = step * self.stage.batch
         places = range(first + self.processes.rank, first + self.stage.batch, self.processes.count)
         epochs = {place // len(self.pairs) for place in places}

@@ -19,17 +19,17 @@ from prob3r.models.protocol import MultiViewModel
 from prob3r.training.recipe import Recipe
 
 QUIET = 0.1
-"""How large an encoder's stream is in a model that borrows it, beside what it was."""
+"""The factor by which the stream of a copied encoder is scaled."""
 
 
 def start_of(recipe: Recipe) -> MultiViewModel:
-    """Return the model that a recipe starts from: fresh, or with the weights of `recipe.start`.
+    """Return the model that a recipe starts from, with random weights or those of `recipe.start`.
 
-    A model with an explicit pose can start from a DUSt3R of its shape, and a VGGT from one whose
-    blocks fit into its own; see `PosedDUSt3R.from_twin` and `lend`.
+    A model with an explicit pose can start from a DUSt3R of its shape; see `PosedDUSt3R.from_twin`.
+    A VGGT can start from a DUSt3R whose blocks fit into its own; see `lend`.
 
     Raises:
-        Prob3rError: It is to start from a model that does not fit.
+        Prob3rError: The model of `recipe.start` does not fit.
     """
     kind = ARCHITECTURES[recipe.architecture]
     model: MultiViewModel = kind(recipe.model)
@@ -52,18 +52,22 @@ def start_of(recipe: Recipe) -> MultiViewModel:
 
 @torch.no_grad()
 def lend(start: DUSt3R, model: VGGT) -> None:
-    """Give a fresh VGGT the image features of a trained DUSt3R, in place.
+    """Copy the blocks of a trained DUSt3R into a fresh VGGT, in place.
 
-    The published VGGT starts from DINOv2; a small one has no such encoder. The frame blocks that
-    come first take the blocks of the encoder. The pairs of a frame and a global block that follow
-    take the first blocks of view 2's decoder: self-attention; cross-attention to another view,
-    which becomes attention to all views; and the MLP. What lies between encoder and decoder, a
-    LayerNorm and a linear layer, becomes the MLP of the last global block beside the encoder: with
-    GELU, `g(z) - g(-z)` is `z`. A VGGT normalises queries and keys, and a DUSt3R does not; they
-    get the size that they would have if tokens were independent, the same for all heads. The
-    encoder's stream is large, and no block can take it away; it is made `QUIET` times as large,
-    which its LayerNorms do not see. Camera and register tokens, the other global blocks, and all
-    heads stay as they are.
+    The published VGGT starts from DINOv2; a small VGGT has no such encoder. Instead:
+
+    - The first frame blocks take the blocks of the encoder.
+    - Each later pair of a frame block and a global block takes a block of view 2's decoder, from
+      the first one on. The frame block takes its self-attention. The global block takes its MLP
+      and its cross-attention to another view, which becomes attention to all views.
+    - The LayerNorm and the linear layer between encoder and decoder become the MLP of the last
+      global block beside the encoder. An MLP can do this because `g(z) - g(-z)` is `z` for GELU.
+    - A VGGT normalises queries and keys, and a DUSt3R does not. Their scales are set to the size
+      that they would have if tokens were independent, the same for all heads.
+    - The encoder's stream is large, and no later block can remove it. It is scaled by `QUIET`,
+      which does not change the output of its LayerNorms.
+
+    Camera and register tokens, the other global blocks, and all heads stay as they are.
 
     Raises:
         Prob3rError: The shapes do not fit.
@@ -105,7 +109,7 @@ def lend(start: DUSt3R, model: VGGT) -> None:
 
 
 def _lend_patches(theirs: nn.Module, ours: nn.Conv2d) -> None:
-    """Embed patches of images normalised with the statistics of ImageNet, not of [-1, 1]."""
+    """Copy the embedding of patches, for images normalised by ImageNet instead of in [-1, 1]."""
     weight, bias = theirs.get_parameter("weight"), theirs.get_parameter("bias")
     mean, deviation = (weight.new_tensor(t) for t in (IMAGENET_MEAN, IMAGENET_DEVIATION))
     ours.weight.copy_(QUIET * weight * (2 * deviation)[:, None, None])
@@ -122,7 +126,10 @@ def _lend_attention(
 
 
 def _lend_cross_attention(theirs: DecoderBlock, ours: ViewsBlock) -> None:
-    """Let one LayerNorm without weights serve queries, and keys and values, which had one each."""
+    """Copy cross-attention, in which queries have a LayerNorm, and keys and values another one.
+
+    The weights of both go into the linear layers, so one LayerNorm without weights is enough.
+    """
     cross = theirs.cross_attn
     each = (
         (theirs.norm2, cross.projq),
@@ -137,7 +144,7 @@ def _lend_cross_attention(theirs: DecoderBlock, ours: ViewsBlock) -> None:
 
 
 def _finish_attention(ours: ViewsBlock, proj: nn.Linear, scale: float = 1.0) -> None:
-    """Set what follows queries, keys and values."""
+    """Set the projection of the output, the norms of queries and keys, and the layer scale."""
     ours.attn.proj.load_state_dict(proj.state_dict())
     weight, bias = _behind(ours.norm1, ours.attn.qkv)
     sizes = (weight.square().sum(1) + bias.square()).unflatten(0, (3, -1)).mean(1).sqrt()
@@ -154,7 +161,7 @@ def _lend_mlp(norm: nn.LayerNorm, theirs: Mlp, ours: ViewsBlock, scale: float = 
 
 
 def _lend_linear(norm: nn.LayerNorm, theirs: nn.Linear, ours: ViewsBlock) -> None:
-    """Make an MLP of a linear layer; hidden units that it does not need give nothing yet."""
+    """Turn a linear layer into an MLP; unused hidden units have output weights of 0."""
     ours.norm2.load_state_dict(norm.state_dict())
     width = theirs.in_features
     first, last = ours.mlp.fc1, ours.mlp.fc2
@@ -172,5 +179,5 @@ def _set_scale(scale: nn.Module, value: float) -> None:
 
 
 def _behind(norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return the weight and the bias of a linear layer that does its LayerNorm's part too."""
+    """Return the weight and the bias of a linear layer that includes its LayerNorm's weights."""
     return linear.weight * norm.weight, linear.bias + linear.weight @ norm.bias

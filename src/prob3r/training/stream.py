@@ -1,4 +1,4 @@
-"""The endless stream of training scenes: rendered as needed, from easy to hard, augmented."""
+"""The stream of training scenes: rendered when needed, from easy to hard, and augmented."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,14 +23,14 @@ _STRIDE = 2**26  # scenes between the first candidates of two seeds; more than a
 class Stream:
     """The batches of pairs of one stage.
 
-    A batch is a function of the seed and its step alone, so that a resumed run sees what an
-    unbroken one would have seen. Pairs are rendered a chunk of steps at a time.
+    A batch depends on the seed and its step alone, so a resumed run sees the same batches as a run
+    without a stop. Pairs are rendered in chunks of several steps.
 
     Args:
-        stage: Size, batch and curriculum.
-        seed: Different seeds see different pairs.
+        stage: States the size, the batch and the curriculum.
+        seed: Different seeds give different pairs.
         device: Where to render, and where the batches are.
-        chunk: Pairs prepared at once.
+        chunk: Number of pairs that are rendered at once.
         photographs: A folder of photographs for the surfaces of everyday rooms.
     """
 
@@ -50,7 +50,7 @@ class Stream:
         self._chunk: tuple[int, Pair] | None = None
 
     def batch(self, step: int) -> Pair:
-        """Return the batch of a step; steps asked for in order cost one rendering a chunk."""
+        """Return the batch of a step; if steps are in order, each chunk is rendered once."""
         number, offset = divmod(step, self.steps_per_chunk)
         if self._chunk is None or self._chunk[0] != number:
             self._chunk = number, self._render(number)
@@ -62,10 +62,10 @@ class Stream:
         return self._chunk[1][first : first + self.stage.batch]
 
     def _render(self, number: int) -> Pair:
-        """Render a chunk: of its share of candidates, the pairs of least rotation.
+        """Render a chunk: the pairs of least rotation among its candidates.
 
-        Each pair comes twice, once with its views exchanged, as in DUSt3R's own training; in a
-        symmetric stage it comes once here, and `batch` exchanges the views.
+        Each pair comes twice, once with its views exchanged, as in DUSt3R's own training. In a
+        symmetric stage it comes once here, and `batch` adds the exchanged views.
         """
         wanted = self.steps_per_chunk * self.stage.batch // 2
         share = self.stage.pool_at(number * self.steps_per_chunk)
@@ -79,8 +79,8 @@ class Stream:
 class ViewsStream:
     """The batches of one stage of scenes with several numbers of views, in turn.
 
-    All batches have equally many photographs. A batch is a function of the seed and its step, as in
-    `Stream`; the arguments are the same.
+    All batches have the same number of photographs. A batch depends on the seed and its step alone,
+    as in `Stream`. The arguments are the same.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ViewsStream:
         self._chunk: tuple[int, list[Views]] | None = None
 
     def batch(self, step: int) -> Views:
-        """Return the batch of a step; steps asked for in order cost one rendering a chunk."""
+        """Return the batch of a step; if steps are in order, each chunk is rendered once."""
         turn, place = divmod(step, len(self.stage.views))
         number, offset = divmod(turn, self.rounds)
         if self._chunk is None or self._chunk[0] != number:
@@ -110,7 +110,7 @@ class ViewsStream:
         return scenes[offset * count : (offset + 1) * count]
 
     def _wanted(self, views: int) -> int:
-        """Return how many scenes of so many views a chunk has."""
+        """Return how many scenes with this number of views a chunk has."""
         return self.rounds * 2 * self.stage.batch // views
 
     def _render(self, number: int) -> list[Views]:
@@ -131,7 +131,7 @@ class _Source:
 
     def __init__(self, stage: Stage, device: torch.device | str, photographs: Path | None):
         self.share, size = stage.everyday, (stage.size, stage.size)
-        # The renderer would be compiled for every number of views, which takes many minutes.
+        # To compile the renderer for every number of views would take many minutes.
         compile = stage.views == (2,)
         rooms = Rooms("train", size, device=device, compile=compile)
         self.staged = _by_views(rooms, stage.views)
@@ -156,15 +156,15 @@ class _Source:
         generator: torch.Generator,
         both_ways: bool = False,
     ) -> Views:
-        """Render scenes, those of least rotation, in random order.
+        """Render the scenes of least rotation among some candidates, in random order.
 
         Args:
-            views: How many views each has.
+            views: Number of views of each scene.
             first: Number of the first candidate.
             wanted: How many scenes to render.
-            share: What share of the candidates these are.
-            generator: Of the order and the augmentation.
-            both_ways: Whether a pair comes a second time, with its views exchanged.
+            share: The wanted scenes as a share of the candidates.
+            generator: Generator of the order and the augmentation.
+            both_ways: Whether each pair comes a second time, with its views exchanged.
         """
         everyday = round(wanted * self.share)
         middle, last = (first + round(n / share) for n in (everyday, wanted))
@@ -182,7 +182,7 @@ class _Source:
 
 
 def _first(seed: int, candidates: int) -> int:
-    """Return the number of the first candidate of a chunk that comes after so many candidates."""
+    """Return the number of a chunk's first candidate, given the number of candidates before it."""
     return (seed * _STRIDE + candidates) % (SPAN - _STRIDE)
 
 
@@ -191,9 +191,9 @@ def _by_views(rooms: Rooms[Any], views: Sequence[int]) -> dict[int, Rooms[Any]]:
 
 
 def _easiest(rooms: Rooms[Any], candidates: range, wanted: int) -> Views:
-    """Render as many of the candidates as are wanted, those of least rotation.
+    """Render the wanted number of candidates, those of least rotation.
 
-    Of several views, it is the mean rotation from view 1 to the others.
+    The rotation of a scene is the mean over the rotations from view 1 to each other view.
     """
     indices: Sequence[int] = candidates
     if wanted < len(candidates):
@@ -206,7 +206,7 @@ def _easiest(rooms: Rooms[Any], candidates: range, wanted: int) -> Views:
 
 
 def _ways(scenes: Views, both_ways: bool, generator: torch.Generator) -> Views:
-    """Return scenes in random order, pairs both ways round if so asked."""
+    """Return scenes in random order; `both_ways` adds each pair with its views exchanged."""
     if both_ways:
         assert isinstance(scenes, Pair)
         scenes = stack([scenes, scenes.swap()])
@@ -218,7 +218,7 @@ def _shuffled(scenes: Seen, generator: torch.Generator) -> Seen:
 
 
 def _jitter(view: View, generator: torch.Generator) -> View:
-    """Vary brightness, white balance and contrast as exposures of one scene do, and add noise."""
+    """Vary brightness, white balance and contrast as between exposures, and add noise."""
 
     def spread(channels: int, size: float) -> Float[Tensor, "b c 1 1"]:
         draw = torch.randn(len(view.image), channels, 1, 1, generator=generator)

@@ -1,4 +1,4 @@
-"""How a backbone does on held-out rooms, and on real photographs, while it trains."""
+"""Validation of a backbone during training, on held-out rooms and on real photographs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,14 +21,14 @@ _SEED = 2**20  # of the photometry, which is the same at every validation
 
 
 class Validation:
-    """Held-out rooms, real pairs, and what is watched on them.
+    """Held-out rooms and real pairs, and the errors that are measured on them.
 
-    The shuffled control is watched from the start: a model that ignores view 1 scores alike on
-    true and on shuffled pairs, and no training loss shows it.
+    The shuffled control is measured from the start. A model that ignores view 1 has equal errors on
+    true and on shuffled pairs, and the training loss does not show this.
 
     Args:
         size: Side of the square images in pixels.
-        pairs: How many staged rooms.
+        pairs: Number of staged rooms.
         device: Where to render and to run.
         batch: Pairs at once.
         photographs: A folder of photographs for the surfaces of everyday rooms.
@@ -53,8 +53,8 @@ class Validation:
         self.real = [] if real is None else _read(real, size, device)
 
     def measure(self, model: Model) -> dict[str, float]:
-        """Return medians over pairs of view 2's errors, and the rotation error of the control."""
-        # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
+        """Return medians over pairs of the errors, and of the rotation error of the control."""
+        # To compile the blocks again for this batch would take longer than to run them eagerly.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             measured = _measure(model, self.batches)
             if self.everyday:
@@ -74,9 +74,9 @@ def held_out(
     everyday: bool,
     views: int = 2,
 ) -> tuple[list[Any], list[Any]]:
-    """Return batches of held-out staged rooms, and of everyday rooms, half as many, or none.
+    """Return batches of held-out staged rooms, and of half as many everyday rooms, or of none.
 
-    The arguments are those of `Validation`, and how many views a room has.
+    The arguments are those of `Validation`, and `views`, the number of views of a room.
     """
     square = (size, size)
     rooms = Rooms("validation", square, device=device, compile=False, views=views)
@@ -102,7 +102,7 @@ def _rendered(rooms: Rooms[Views], count: int, batch: int) -> list[Views]:
 
 
 def _read(folder: Path, size: int, device: torch.device | str) -> list[Pair]:
-    """Read all pairs of a folder, each both ways round."""
+    """Read all pairs of a folder, each in both orders of its views."""
     framing = Framing(size, "square", patch=1)
     found = [
         Pair.from_folder(path.parent, framing).to(device)
@@ -133,7 +133,7 @@ def _measure(model: Model, batches: list[Pair]) -> dict[str, float]:
 
 
 def _errors(model: Model, images1: Tensor, pair: Pair) -> PoseAndShape:
-    """Return all errors of a batch, with whatever is given in place of its view 1."""
+    """Return all errors of a batch if other images are given in place of its view 1."""
     output = model(images1, pair.view2.image)
     return pair.errors_of(output.points)
 
@@ -141,8 +141,8 @@ def _errors(model: Model, images1: Tensor, pair: Pair) -> PoseAndShape:
 def _measure_real(model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
     """Return medians of the rotation error of camera 2, found by PnP in its pointmap.
 
-    The control takes view 1 from another scene, the other half of the list away. The last number
-    is the error of a model that leaves camera 2 where camera 1 is.
+    The control takes view 1 from another scene, half of the list further on. The last number is
+    the error of a model that puts camera 2 where camera 1 is.
     """
     others = [pairs[(i + len(pairs) // 2) % len(pairs)] for i in range(len(pairs))]
     still = [rotation_angle(pair.view2_to_view1[:, :3, :3]) for pair in pairs]
@@ -159,7 +159,7 @@ def _measure_real(model: Model, pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def _rotation_error(model: Model, images1: Tensor, pair: Pair) -> Float[Tensor, " 1"]:
-    """Return camera 2's error in degrees; 180 where no camera sees the pointmap."""
+    """Return camera 2's error in degrees; 180 if PnP finds no camera in the pointmap."""
     points = model(images1, pair.view2.image).points[1][0]
     assert pair.view2.intrinsics is not None
     every = torch.ones(points.shape[:2], dtype=torch.bool, device=points.device)

@@ -1,4 +1,4 @@
-"""How a model of many views does on held-out rooms while it trains."""
+"""Validation of a model of many views during training, on held-out rooms."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,20 +28,20 @@ AUC_DEGREES = 30
 
 
 class ViewsValidation:
-    """Held-out rooms of several views, and what is watched on them.
+    """Held-out rooms of several views, and the errors that are measured on them.
 
-    Cameras are those that the model states. Each view but the first gives an error of its camera
-    relative to camera 1, as the model states that one. The control shows the model another scene's
+    Cameras are those that the model states. For each view but the first, the error is that of the
+    pose of its camera relative to the stated camera 1. The control shows the model another scene's
     photograph as view 1.
 
     Args:
         size: Side of the square images in pixels.
-        scenes: How many staged rooms.
+        scenes: Number of staged rooms.
         device: Where to render and to run.
         batch: Scenes at once.
         photographs: A folder of photographs for the surfaces of everyday rooms.
         everyday: Whether to measure on everyday rooms too, half as many.
-        views: How many views each room has.
+        views: Number of views of each room.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ViewsValidation:
 
     def measure(self, model: Model) -> dict[str, float]:
         """Return medians over views, the AUC of camera errors, and the control's rotation error."""
-        # Compiled blocks would be compiled anew for this batch, for seconds of eager work.
+        # To compile the blocks again for this batch would take longer than to run them eagerly.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             measured = _measure(model, self.staged)
             if self.everyday:
@@ -70,7 +70,7 @@ class ViewsValidation:
 
 
 class _Errors(NamedTuple):
-    """Of all views but the first of a batch of scenes, one after the other."""
+    """The errors of a batch, for all views but the first; `points1` is of view 1."""
 
     rotation: Float[Tensor, " n"]
     translation: Float[Tensor, " n"]
@@ -96,7 +96,7 @@ def _measure(model: Model, batches: Sequence[Views]) -> dict[str, float]:
 
 
 def _shuffled(scenes: Views) -> Views:
-    """Return rooms, each with the image of another one's view 1."""
+    """Return rooms, each with the image of view 1 of another room."""
     first, *others = scenes.views
     rows = other_scenes(scenes).to(first.image.device)
     shown = replace(first, image=first.image[rows])
@@ -104,7 +104,7 @@ def _shuffled(scenes: Views) -> Views:
 
 
 def _errors(model: Model, shown: Views, scenes: Views) -> _Errors:
-    """Return the errors of scenes, given what the model is shown of them."""
+    """Return the errors of scenes if the model is shown the given views."""
     output = model(*shown.images)
     assert output.cameras is not None
     stated, true = output.cameras.cam_to_world, scenes.cam_to_world
