@@ -125,8 +125,8 @@ def test_a_receiver_that_says_nothing_passes_nothing_on() -> None:
     [
         ("dec2.1.mlp", "dec2.0.mlp", "'dec2.0.mlp' reads nothing that 'dec2.1.mlp' changes"),
         ("dec2.0.mlp", "enc1.0.mlp", "receivers are dec1.1.cross_attn, dec2.1.self_attn"),
-        ("dec2.0.mlp", "dec2.7.mlp", "'dec2.7.mlp' is no residual site of this model"),
-        ("dec2.*.mlp", "dec2.1.mlp", "matches 2 sublayers, and one sends at a time"),
+        ("dec2.0.mlp", "dec2.7.mlp", "'dec2.7.mlp' is neither a residual site of this model"),
+        ("dec2.*.mlp", "dec2.1.mlp", "matches 2 sublayers, but only one can be the sender"),
         ("enc1.0.mlp", OUTPUT, "'output' reads nothing that 'enc1.0.mlp' changes directly"),
     ],
 )

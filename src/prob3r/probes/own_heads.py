@@ -70,5 +70,5 @@ def _chosen(model: Model, blocks: Iterable[int] | None) -> list[int]:
     count = trunk(model).blocks
     chosen = list(range(count) if blocks is None else blocks)
     if wrong := [block for block in chosen if not 0 <= block < count]:
-        raise Prob3rError(f"There is no block {wrong[0]}; they count from 0 to {count - 1}.")
+        raise Prob3rError(f"There is no block {wrong[0]}; blocks count from 0 to {count - 1}.")
     return chosen

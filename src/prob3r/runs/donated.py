@@ -13,8 +13,10 @@ class Donated(NamedTuple):
     """Activations that scenes of a batch receive from another scene, their donor.
 
     Attributes:
-        rows: The scenes that have a donor: all, or none where the scenes are not known.
-        records: The donors' records by site. Row i belongs to the scene `rows[i]`.
+        rows: The indices of the scenes that have a donor, in rising order: all scenes of the
+            batch, or none. There is no donor if the batch holds only one scene, or if its scenes
+            are not known.
+        records: The donors' records by site. Row i is for the scene `rows[i]`.
     """
 
     rows: list[int]

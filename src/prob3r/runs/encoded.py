@@ -21,7 +21,7 @@ class EncodedViews:
     """A cache in front of an encoder. Views are found again by their pixels.
 
     On a CPU each view is encoded alone. The result then does not depend on the rest of the batch
-    or on the state of the cache, to the bit. On a GPU all new views of a batch go at once.
+    or on the state of the cache, to the bit. On a GPU all new views of a batch are encoded at once.
 
     Args:
         encode: The encoder. Its weights must not change.

@@ -58,8 +58,8 @@ class Paths:
     def __init__(self, model: Model, views: Views):
         if not isinstance(model, MultiViewModel):
             raise Prob3rError(
-                f"A {type(model).__name__} does not say what its sublayers read, which paths "
-                "need; take a model of prob3r's own architectures."
+                f"A {type(model).__name__} does not say what its sublayers read, and path patching "
+                "needs that; take a model of prob3r's own architectures."
             )
         self.model, self.views = model, views
         self._replay = Replay(model, views, "*")
@@ -79,7 +79,8 @@ class Paths:
         sites = {str(Site.parse(site).residual) for site in editor.changes}
         if len(sites) > 1:
             raise Prob3rError(
-                f"'{edit.site}' matches {len(sites)} sublayers, and one sends at a time; name it."
+                f"'{edit.site}' matches {len(sites)} sublayers, but only one can be the sender; "
+                "name one sublayer."
             )
         (site,) = sites
         before = self.model.reads(site, self.views.count)[:1]
@@ -88,7 +89,7 @@ class Paths:
         return Sent(site, self._sublayer(site, {}, editor) - self._streams[site])
 
     def receivers(self, sent: Sent) -> list[str]:
-        """Return the sublayers that read the sender's stream after it, and `OUTPUT` if heads do."""
+        """Return the later sublayers that read the sender's stream, and `OUTPUT` if heads do."""
         found = [site for site in self._sites if self._read_by(site, sent)]
         heads = self.model.head_sites(self.views.count)
         return [*found, OUTPUT] if self._changed(heads, sent) else found
@@ -110,7 +111,9 @@ class Paths:
             with torch.no_grad():
                 return self.model(*self.views.images, tap=_Known({**self._streams, **changed}))
         if receiver not in self._sites:
-            raise Prob3rError(f"'{receiver}' is no residual site of this model, nor '{OUTPUT}'.")
+            raise Prob3rError(
+                f"'{receiver}' is neither a residual site of this model nor '{OUTPUT}'."
+            )
         changed = self._read_by(receiver, sent)
         if not changed:
             raise self._apart(sent, receiver)

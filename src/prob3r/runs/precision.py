@@ -43,7 +43,7 @@ def choose(asked: str, device: torch.device | str, *, heavy: bool) -> Precision:
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device multiplies matrices of bfloat16 in hardware.
 
-    Of processors these are those with AVX512-BF16 or AMX.
+    CPUs with AVX512-BF16 or AMX do.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -54,26 +54,26 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def running_in(precision: Precision, *models: Model, keep_rounded: bool = True) -> Iterator[None]:
-    """Run models in a precision for as long as this lasts.
+    """Run models in a precision inside this context.
 
-    The models' weights stay as they are, and must not change meanwhile. In bfloat16 autocast is on
-    inside the models' forward alone, so that geometry keeps its digits.
+    The models' weights stay as they are, and must not change meanwhile. For bfloat16, autocast is
+    on only inside the models' forward, so that geometry is not rounded to bfloat16.
 
     Args:
         precision: The precision.
         models: The models. A model that is given twice is taken once.
         keep_rounded: Whether weights are rounded to bfloat16 once, and not anew at each run. The
-            rounded weights take half the memory of the model. Rounding anew takes little time
-            where every run is over several scenes.
+            rounded weights take half the memory of the model. Rounding anew takes little time if
+            each run is over several scenes.
 
     Raises:
-        Prob3rError: A model is no module of PyTorch, and bfloat16 is asked for.
+        Prob3rError: bfloat16 is asked for, and a model is not a PyTorch module.
     """
     with ExitStack() as stack:
         if precision == "bfloat16":
             modules = dict.fromkeys(_module(model) for model in models)
             for kind in {_kind(module) for module in modules}:
-                # Autocast forgets rounded weights where the outermost context ends.
+                # Autocast frees the rounded weights when the outermost context ends.
                 stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=False))
             for module in modules:
                 stack.enter_context(_autocasting(module, keep_rounded))
@@ -101,7 +101,7 @@ class _Enter:
         self._open.append(context)
 
     def leave(self, model: nn.Module, args: object, output: object) -> None:
-        """Turn autocast off, also where the forward raised."""
+        """Turn autocast off, also if the forward raised an error."""
         self._open.pop().__exit__(None, None, None)
 
     @property
@@ -127,7 +127,7 @@ def _autocasting(model: nn.Module, keep_rounded: bool) -> Iterator[None]:
 def _module(model: Model) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise Prob3rError(
-            f"A {type(model).__name__} is no module of PyTorch, and runs in its own precision only."
+            f"A {type(model).__name__} is not a PyTorch module; it runs in its own precision only."
         )
     return model
 

@@ -1,4 +1,4 @@
-"""Replay: run a model over views once, and again with edits from the first sublayer they change."""
+"""Replay: run a model once, then rerun with edits only the sublayers that the edits change."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ class Replay:
     def changed(self, sites: Iterable[str]) -> frozenset[str]:
         """Return the residual sites whose streams change if these attention or residual sites do.
 
-        All sites, if the model does not say what its sublayers read.
+        The result is all sites if the model does not say what its sublayers read.
         """
         if not isinstance(self.model, MultiViewModel):
             return frozenset(self._sites)
@@ -79,7 +79,8 @@ class Replay:
     def stack(self, variants: Sequence[Sequence[Edit]]) -> Prediction:
         """Return the outputs of many variants that run as one batch.
 
-        Every variant computes what any of them needs. Stack variants that change the same sites.
+        Every variant computes all that any of them needs. Therefore stack variants that change the
+        same sites.
 
         Returns:
             `variants * scenes` pointmaps and confidences, all scenes of the first variant first.
@@ -99,12 +100,12 @@ class Replay:
             return self._rerun(editor, changed, len(variants), editor.streams)
 
     def follow(self, tap: Tap, sites: Iterable[str], copies: int = 1) -> Prediction:
-        """Return the output of a run with a tap that changes what it is shown at some sites.
+        """Return the output of a run with a tap that changes the tensors at some sites.
 
         Unlike `run` and `stack`, gradients are kept where they are enabled.
 
         Args:
-            tap: The tap. It is shown the sublayers that the run computes.
+            tap: The tap. It is called at the sublayers that the run computes.
             sites: The attention or residual sites that the tap changes.
             copies: How often the batch of scenes is repeated.
         """
@@ -149,7 +150,7 @@ class _Resumed(TapAround):
         tap: The tap of the sites that are computed.
         streams: The latest stream of each stack and view, as an editor needs them.
         shared: The streams of the clean run, by site.
-        places: The sites, as those of view 1, whose streams every variant needs.
+        places: The sites whose streams every variant needs, written as sites of view 1.
         copies: The number of variants in the batch.
     """
 

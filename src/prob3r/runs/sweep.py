@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Variants = Mapping[Any, Sequence[Edit]]
-"""Edits by the variant's name, a string or a tuple of what tells it from the others."""
+"""The edits of each variant, by its name: a string, or a tuple of values that identify it."""
 
 Metric = Callable[[Prediction, Any, Prediction], Mapping[str, Tensor]]
-"""From an output, its views and the output without edits to values by name, one a scene."""
+"""A function of an output, its views and the output without edits.
+
+It returns values by name, one for each scene.
+"""
 
 MEMORY = 2**30  # bytes that the variants of one stack may take by default
 
@@ -42,24 +45,25 @@ def sweep(
 ) -> "pd.DataFrame":
     """Run every variant over every pair and measure what it changes.
 
-    Sublayers that an edit leaves as they are run once for a batch; variants that change the same
-    sublayers run as one batch; metrics are reduced as they come.
+    Sublayers that a variant does not change are reused from the run without edits. Variants that
+    change the same sublayers run as one batch. Outputs are measured at once and are not kept.
 
     Args:
-        model: What to run; it is left as it was.
+        model: The model. It is not changed.
         pairs: A batch of scenes, or several batches.
-        variants: What to change, or a function that says it for a batch of pairs.
-        metrics: What to measure; `errors_of` by default.
-        memory: Bytes that the variants of one stack may take, roughly.
-        report: Called with the number of runs done, one for each variant and pair.
+        variants: The variants, or a function that returns the variants for a batch of pairs.
+        metrics: A function that returns the metrics. The default is `errors_of`.
+        memory: The approximate memory in bytes that the variants of one stack may take.
+        report: A function that is called with the number of runs done: one for each variant and
+            pair.
 
     Returns:
         A row for each variant, pair and metric: the `value`, the value without edits (`clean`),
         and their difference, the `effect`. `attrs` names the `precision` that the model ran in.
 
     Raises:
-        Prob3rError: There is no variant or no pair; or an edit does not fit or touches nothing,
-            which is found before anything runs over the batch.
+        Prob3rError: There is no variant or no pair. Or an edit does not fit or changes nothing;
+            this is checked before anything runs over the batch.
     """
     import pandas as pd  # takes long, and `import prob3r` should not
 
@@ -111,19 +115,21 @@ def sweep_heads(
     """Switch off every head of some attention sublayers, one at a time; see `sweep`.
 
     Args:
-        model: What to run; it is left as it was.
+        model: The model. It is not changed.
         pairs: A batch of scenes, or several batches.
-        sites: Pattern of attention sublayers; by default view 2's attention to other views.
-        modes: Of `HeadAblation`; `resample` takes each scene's outputs from another scene of its
-            batch.
-        means: For the mode `mean`.
-        others: `metrics`, `memory` and `report` of `sweep`.
+        sites: A pattern of attention sublayers. The default is view 2's attention to other views.
+        modes: Modes of `HeadAblation`. `resample` takes each scene's outputs from another scene of
+            its batch.
+        means: The means for the mode `mean`, from `head_means`.
+        others: The arguments `metrics`, `memory` and `report` of `sweep`.
 
     Returns:
-        As `sweep` does, with `site`, `block`, `head` and `mode` in place of the variant.
+        The table of `sweep`, with the columns `site`, `block`, `head` and `mode` in place of
+        `variant`.
 
     Raises:
-        Prob3rError: The pattern matches nothing, or a mode lacks what it needs.
+        Prob3rError: The pattern matches nothing, a mode is unknown, the means for `mean` are
+            missing, or a batch has no other scene for `resample`.
     """
 
     def variants(pair: Views) -> Variants:
@@ -136,8 +142,9 @@ def sweep_heads(
             given = Donated.of(pair, trace(model, pair, wanted, output=False))
             if len(given.rows) < len(pair):
                 raise Prob3rError(
-                    "resample takes heads from another scene, and a batch holds one scene alone or "
-                    "scenes that are not known; give batches of at least two scenes."
+                    "resample takes the outputs of heads from another scene of the batch, but a "
+                    "batch holds only one scene, or its scenes are not known; give batches of at "
+                    "least two scenes."
                 )
             sources["resample"] = given.records
         heads = [
@@ -160,7 +167,7 @@ def spread(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return a sweep's table with a column for each part of its variants' names.
 
     Args:
-        table: From `sweep`; the variants' names are named tuples of one kind.
+        table: A table from `sweep` in which the variants' names are named tuples of one type.
     """
     import pandas as pd
 
@@ -175,8 +182,8 @@ def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
     """Return the median effect over pairs of every variant and metric, with its interval.
 
     Args:
-        table: From `sweep` or `sweep_heads`.
-        seed: Of the bootstrap.
+        table: A table from `sweep` or `sweep_heads`.
+        seed: The seed of the bootstrap.
 
     Returns:
         A row for each variant and metric: the median `effect`, the ends `low` and `high` of its
@@ -208,11 +215,12 @@ def summarise(table: "pd.DataFrame", seed: int = 0) -> "pd.DataFrame":
 
 
 def errors_of(output: Prediction, views: Views, clean: Prediction) -> dict[str, Tensor]:
-    """Return every error of `PoseAndShape`, against the truth or else the output without edits.
+    """Return every error of `PoseAndShape` of view 2, and of all further views.
 
-    Without the truth there is no true pose either: the rotation error is how far the edit turned
-    view 2's pointmap, and the translation error is left out. Of more than two views, each further
-    view's errors follow under names such as `rotation_error of view 3`.
+    The errors are against the truth. If there is no truth, they are against the output without
+    edits: the rotation error is then how far the edit turned the pointmap of the view, and there
+    is no translation error. The errors of further views have names such as
+    `rotation_error of view 3`.
     """
     errors = _pair_errors(output, views, clean, 2)
     for number in range(3, views.count + 1):
@@ -224,7 +232,7 @@ def errors_of(output: Prediction, views: Views, clean: Prediction) -> dict[str, 
 def _pair_errors(
     output: Prediction, views: Views, clean: Prediction, number: int
 ) -> dict[str, Tensor]:
-    """Return the errors of view 1 and another view, as of a pair."""
+    """Return the errors of the pair of view 1 and another view."""
     pair, points = views.pair(1, number), (output.points[0], output.points[number - 1])
     if pair.has_truth:
         return pair.errors_of(points)._asdict()

@@ -46,8 +46,8 @@ REDUCTIONS: Mapping[str, Reduction] = {
 """The reductions of an attention site by the last part of a name: `dec2.3.cross_attn.argmax`.
 
 `probs` is the full map `(b, k, q, m)`, `argmax` the most attended key of each query `(b, k, q)`,
-`entropy` that of each query in nats `(b, k, q)`, `mass` the attention mass of each key `(b, k, m)`,
-which is the attention that it receives, averaged over queries.
+and `entropy` the entropy of each query's attention in nats `(b, k, q)`. `mass` is the attention
+mass of each key `(b, k, m)`: the attention that it receives, averaged over queries.
 """
 
 
@@ -265,7 +265,7 @@ class Recorder(Tap):
 
     def _keep(self, site: str, tensor: Tensor) -> None:
         kept = tensor.to(self.device or tensor.device)
-        # Views that ran as one batch share its memory, which a record of few of them must not hold.
+        # Views that ran as one batch share memory. A record of some of them must not keep it all.
         if kept.untyped_storage().nbytes() > kept.nbytes and not self._of_all_views(site):
             kept = kept.clone()
         self.records[site] = kept
@@ -273,7 +273,7 @@ class Recorder(Tap):
             raise _Done
 
     def _of_all_views(self, site: str) -> bool:
-        """Return whether the same is recorded of every view."""
+        """Return whether the same record is wanted of every view."""
         place, views = Site.parse(site), range(1, self.editor.setting.views + 1)
         return all(str(place.of(view)) in self.wanted for view in views)
 

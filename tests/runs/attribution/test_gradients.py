@@ -170,7 +170,7 @@ def _cut_off(views: Views, clean: Prediction) -> Measure:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"kinds": ["neurons"]}, "'neurons' is nothing to attribute; give some of sublayers"),
+        ({"kinds": ["neurons"]}, "'neurons' cannot be attributed; give some of sublayers"),
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"steps": 2, "kinds": ["maps"]}, "Edges have no path"),
         ({"sites": "dec3.*"}, "No site of this model matches 'dec3"),

@@ -194,7 +194,7 @@ EMPTY: Mapping[str, Tensor] = {}
         (HeadAblation(SITE, mode="resample", source=EMPTY), "record it there"),
         (
             HeadAblation(SITE, mode="resample", source={f"{SITE}.heads": torch.zeros(3, 2, 6, 12)}),
-            "source of 3 scenes for 2",
+            "source of 3 scenes and changes 2",
         ),
         (
             HeadAblation(SITE, mode="resample", source={f"{SITE}.heads": torch.zeros(1, 2, 9, 12)}),

@@ -162,10 +162,10 @@ def test_pairs_that_no_edit_concerns_are_left_to_the_bit(
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (Knockout("dec2.*.cross_attn", heads=[2]), "names head 2; they count from 0 to 1"),
+        (Knockout("dec2.*.cross_attn", heads=[2]), "names head 2; heads count from 0 to 1"),
         (Knockout("dec2.0.cross_attn", heads=[]), "names no head and changes nothing"),
         (Knockout("dec2.0.cross_attn", heads=[0, 0]), "names a head twice"),
-        (Knockout("dec2.0.cross_attn", keys=[16]), "names token 16; they count from 0 to 15"),
+        (Knockout("dec2.0.cross_attn", keys=[16]), "names token 16; tokens count from 0 to 15"),
         (Knockout("dec2.0.cross_attn", keys=[]), "changes nothing"),
         (Knockout("dec2.0.cross_attn", queries=[6]), "names token 6"),
         (Knockout("dec2.0.cross_attn", scenes=[2]), "names scene 2"),

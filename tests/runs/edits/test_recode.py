@@ -54,7 +54,7 @@ def test_two_functions_of_the_same_tokens_are_refused(model: DUSt3R, pair: Pair)
         return stream
 
     twice = [Recode(SITE, same), Recode(SITE, same, patches=[0])]
-    with pytest.raises(Prob3rError, match="put something in the same place"):
+    with pytest.raises(Prob3rError, match="replace the same tokens"):
         trace(model, pair, edits=twice)
     apart = [Recode(SITE, same, patches=[1]), Recode(SITE, same, patches=[0])]
     trace(model, pair, edits=apart)

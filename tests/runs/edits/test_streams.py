@@ -171,7 +171,7 @@ def test_two_edits_cannot_put_different_things_in_one_place(
         (HeadAblation("dec2.0.cross_attn"), HeadAblation("dec2.*.cross_attn", heads=[1])),
         (Attention.uniform("dec2.0.cross_attn", 16), Transplant("dec2.0.cross_attn.probs", own)),
     ):
-        with pytest.raises(Prob3rError, match="put something in the same place"):
+        with pytest.raises(Prob3rError, match="replace the same tokens"):
             trace(model, pair, edits=[one, two])
     apart = [
         Transplant("dec2.0.mlp", own, patches=[0]),

@@ -1,4 +1,4 @@
-"""Baselines: what stands in the place of a part of a model when its effect is asked for.
+"""Baselines: what replaces a part of a model when its effect is computed.
 
 Each has a meaning of its own: nothing (zero ablation), the mean of a data set (mean ablation), the
 mean of the tokens of the same view, or another run (activation patching, resample ablation).
@@ -22,11 +22,11 @@ from prob3r.scenes.views import Views
 
 
 class Baseline(ABC):
-    """What stands in the place of a part. A part for which it has nothing is left out.
+    """The values that replace a part. A part for which it has no values is left out.
 
     Attributes:
-        words: What is put in the place of a part, as a phrase: `nothing (zero)`.
-        has_maps: Whether it has something in the place of attention.
+        words: What replaces a part, as a phrase: `nothing (zero)`.
+        has_maps: Whether it has values for attention maps.
     """
 
     words: ClassVar[str]
@@ -49,7 +49,7 @@ class Baseline(ABC):
     def heads(
         self, site: str, own: Float[Tensor, "b k n e"]
     ) -> Float[Tensor, "b1 k1 n1 e1"] | None:
-        """Return what stands in the place of heads' outputs. An axis of size 1 stands for all.
+        """Return what replaces the outputs of heads. An axis of size 1 stands for all.
 
         Args:
             site: The name of the attention site, which ends in `.probs`.
@@ -58,17 +58,17 @@ class Baseline(ABC):
 
     @abstractmethod
     def added(self, site: str, own: Float[Tensor, "b n d"]) -> Float[Tensor, "b1 n1 d1"] | None:
-        """Return what stands in the place of what the sublayer of a residual site adds."""
+        """Return what replaces the output that the sublayer of a residual site adds."""
 
     @abstractmethod
     def stream(self, site: str, own: Float[Tensor, "b n d"]) -> Float[Tensor, "b1 n1 d1"] | None:
-        """Return what stands in the place of the whole stream at a residual site."""
+        """Return what replaces the whole stream at a residual site."""
 
     @abstractmethod
     def probs(
         self, site: str, own: Float[Tensor, "b k q m"], span: slice
     ) -> Float[Tensor, "b1 k1 q1 m1"]:
-        """Return what stands in the place of the attention of the queries in `span`."""
+        """Return what replaces the attention of the queries in `span`."""
 
 
 class Zero(Baseline):
@@ -94,7 +94,7 @@ class Zero(Baseline):
 
 
 class TokenMean(Baseline):
-    """The mean over the tokens of the same view in the same run: nothing tells one from another."""
+    """The mean over the tokens of the same view in the same run: all tokens are then the same."""
 
     words = "the mean over the tokens of the same view"
 
@@ -117,10 +117,10 @@ class TokenMean(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class DataMean(Baseline):
-    """The mean over a data set: mean ablation. It has no stream and no attention map.
+    """The mean over a data set: mean ablation. It has no values for streams and attention maps.
 
     Attributes:
-        means: Of the model, from `head_means`.
+        means: The means of the model, from `head_means`.
     """
 
     means: Means
@@ -142,7 +142,7 @@ class DataMean(Baseline):
         return None if mean is None else mean.to(own)[None, None]
 
     def stream(self, site: str, own: Tensor) -> None:
-        """Return nothing."""
+        """Return None: the means hold no streams."""
 
     def probs(self, site: str, own: Tensor, span: slice) -> Tensor:
         """Raise NotImplementedError: means hold no attention."""
@@ -151,11 +151,12 @@ class DataMean(Baseline):
 
 @dataclass(frozen=True, eq=False)
 class AnotherRun(Baseline):
-    """A run over other views: activation patching. Of views of another scene, resample ablation.
+    """A run over other views: activation patching. With another scene it is resample ablation.
 
     Attributes:
-        views: As many scenes and views as are explained, of the same sizes.
-        output: What the model says of them, once the baseline is bound.
+        views: The other views: as many scenes and views as the run that is explained has, of the
+            same sizes.
+        output: The model's output for them, or None until the baseline is bound.
     """
 
     views: Views
@@ -200,7 +201,7 @@ class AnotherRun(Baseline):
 
 
 class _Kept(Tap):
-    """Keeps all that a baseline is asked for."""
+    """Records everything that a baseline needs from the other run."""
 
     def __init__(self, edges: bool):
         self.edges = edges

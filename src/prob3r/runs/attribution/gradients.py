@@ -1,9 +1,9 @@
 """Attribution patching: the effect of every part of a model on a scalar, from one gradient.
 
-A part's effect is its gradient times its change, `grad . (baseline - own)`: what replacing the part
-does to the scalar, to first order (Nanda, "Attribution patching", 2023; Syed et al., "Attribution
-patching outperforms automated circuit discovery", 2023). One run, one gradient and, for some
-baselines, one more run give the effects of all parts.
+A part's effect is its gradient times its change, `grad . (baseline - own)`. To first order, this is
+how much the scalar changes when the part is replaced (Nanda, "Attribution patching", 2023; Syed et
+al., "Attribution patching outperforms automated circuit discovery", 2023). One run, one gradient
+and, for some baselines, one more run give the effects of all parts.
 
 With `steps` the gradient is the mean over a path instead; see `prob3r.runs.attribution.paths`.
 """
@@ -32,7 +32,7 @@ KINDS = ("sublayers", "heads", "streams", "edges", "maps")
 """What can be attributed; see `Attribution`."""
 
 EDGES = "edges"
-"""Ends the name under which the effects of edges are summed: `dec2.3.cross_attn.edges`."""
+"""The last part of a name of summed effects of edges: `dec2.3.cross_attn.edges`."""
 
 
 def attribute(
@@ -51,13 +51,14 @@ def attribute(
     Args:
         model: The model. It is not changed.
         views: The scene, or the batch of scenes, with any number of views.
-        scalar: What is explained, such as those of `prob3r.measures.scalars`.
-        baseline: What stands in the place of a part; `Zero` by default.
-        kinds: Of `KINDS`.
+        scalar: The scalar that is explained, such as one of `prob3r.measures.scalars`.
+        baseline: What replaces a part. The default is `Zero`.
+        kinds: Some of `KINDS`.
         sites: Patterns of the residual sites whose sublayers and streams are attributed.
-        steps: Points of the path of integrated gradients; 1 takes the gradient of the run itself.
-        bound_memory: Whether the run keeps little for the gradient, which takes one more run; see
-            `prob3r.runs.attribution.memory`.
+        steps: The number of points on the path of integrated gradients. 1 takes the gradient of
+            the run itself.
+        bound_memory: Whether to save memory: less of the run is kept for the gradient, at the cost
+            of about one more run. See `prob3r.runs.attribution.memory`.
 
     Raises:
         Prob3rError: A kind is unknown, a pattern matches nothing, the baseline does not fit, or
@@ -80,10 +81,10 @@ def attribute(
 
 
 class Attributed(Protocol):
-    """Attributes a scalar of a run by a gradient of its own."""
+    """A function that attributes scalars of one run. Each scalar takes one gradient."""
 
     def __call__(self, scalar: Scalar, *, last: bool = False) -> Attribution:
-        """Return the first-order effects. After the `last` scalar, the run is gone."""
+        """Return the first-order effects. After the `last` scalar, the run is freed."""
 
 
 @contextmanager
@@ -98,8 +99,8 @@ def one_run(
 ) -> Iterator[Attributed]:
     """Run a model once, and give a function that attributes any number of scalars of this run.
 
-    Each scalar takes a gradient, and a second run of each block that the gradient comes to, but no
-    whole run. Arguments and errors are those of `attribute`.
+    Each scalar takes one gradient. With `bound_memory`, the blocks that the gradient reaches run
+    once more for each scalar. Arguments and errors are those of `attribute`.
     """
     edges = _with_edges(kinds)
     wanted = frozenset(select(sites, model.sites(views.count)))
@@ -116,7 +117,7 @@ def one_run(
             if not (value.requires_grad and tap.reached):
                 raise Prob3rError(
                     f"No gradient goes through this {type(model).__name__}; its forward must not "
-                    "run under no_grad, and the scalar must follow from its output."
+                    "run under no_grad, and the scalar must be computed from its output."
                 )
             value.sum().backward(retain_graph=not last)
             effects = tap.effects
@@ -130,25 +131,25 @@ def one_run(
 def _with_edges(kinds: Collection[str]) -> bool:
     """Return whether attention is asked for. Raise Prob3rError if a kind is unknown."""
     if wrong := [kind for kind in kinds if kind not in KINDS]:
-        raise Prob3rError(f"'{wrong[0]}' is nothing to attribute; give some of {', '.join(KINDS)}.")
+        raise Prob3rError(f"'{wrong[0]}' cannot be attributed; give some of {', '.join(KINDS)}.")
     return bool({"edges", "maps"} & {*kinds})
 
 
 class Gradients(Tap):
-    """Works out the effects of the parts it is shown while a gradient comes back through them.
+    """Computes the effects of the parts of a run during its backward pass.
 
-    The gradient ends at the first of these parts: nothing before them is differentiated. A part to
-    which no gradient comes has no effect.
+    The gradient ends at the first of these parts: nothing before them is differentiated. The effect
+    of a part that no gradient reaches is zero.
 
     Args:
-        baseline: Bound to the model and the batch.
+        baseline: The baseline, bound to the model and the batch.
         setting: The model and the batch.
-        kinds: Of `KINDS`.
+        kinds: Some of `KINDS`.
         wanted: The residual sites whose sublayers and streams are attributed.
 
     Attributes:
-        effects: By kind and name, as in `Attribution`.
-        reached: Whether any part is on the way of a gradient.
+        effects: The effects by kind and name, as in `Attribution`.
+        reached: Whether a gradient can reach any part.
     """
 
     differentiates = True
@@ -164,7 +165,7 @@ class Gradients(Tap):
         self._seen: set[str] = set()
 
     def clear(self) -> None:
-        """Begin with effects of zero again, so that another gradient may come."""
+        """Set all effects to zero again, for another gradient."""
         self.effects = {
             kind: {name: torch.zeros_like(effect) for name, effect in effects.items()}
             for kind, effects in self.effects.items()
@@ -252,7 +253,7 @@ class Gradients(Tap):
         self._keep_edges(Site.parse(site), torch.cat(parts, 2))
 
     def _keep_edges(self, place: Site, effects: Tensor) -> None:
-        """Keep the effects of edges, whose queries may be summed if no map is asked for."""
+        """Keep the effects of edges. They may be summed over queries if no map is asked for."""
         if "maps" in self.kinds:
             self.effects["maps"][str(place.read(PROBS))] = effects
         if "edges" in self.kinds:
@@ -262,8 +263,8 @@ class Gradients(Tap):
 
 
 def _started(tensor: Tensor) -> Tensor:
-    """Return a tensor to which a gradient comes, and at which it ends if nothing before wants it.
+    """Return a tensor that a gradient reaches. It ends there if nothing before requires one.
 
-    It is a tensor of its own, since several sites may share one.
+    The result is a new tensor object, since several sites may share one.
     """
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()

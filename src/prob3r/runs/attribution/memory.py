@@ -2,9 +2,9 @@
 
 A gradient needs the activations of the run. In prob3r's own models every block is checkpointed: it
 keeps its input alone and runs once more when the gradient comes to it (Chen et al., "Training deep
-nets with sublinear memory cost", 2016). Modules behind an adapter cannot run in part, as their
-hooks are gone by then. Their activations are moved out of the way instead: from an accelerator to
-the host's memory, and on a processor to a temporary file.
+nets with sublinear memory cost", 2016). Parts of a module behind an adapter cannot run again,
+because the adapter's hooks are removed by then. Its activations are moved instead: from an
+accelerator to the host's memory, and on a CPU to a temporary file.
 """
 
 import tempfile
@@ -20,12 +20,12 @@ from torch.utils.checkpoint import checkpoint
 
 from prob3r.models.protocol import Model, MultiViewModel
 
-_SMALL = 2**14  # bytes of a tensor that is not worth a trip to a file
+_SMALL = 2**14  # bytes; smaller tensors stay in memory
 
 
 @contextmanager
 def frozen(model: Model) -> Iterator[None]:
-    """Let no weight of a model ask for a gradient for as long as this lasts.
+    """Let no weight of a model require a gradient inside this context.
 
     Layers then keep less of a run, and no gradient of a weight is computed.
     """
@@ -41,7 +41,7 @@ def frozen(model: Model) -> Iterator[None]:
 
 @contextmanager
 def bounded(model: Model) -> Iterator[None]:
-    """Keep little of a run that is to be differentiated. The gradient must be taken within."""
+    """Keep little of a run for its gradient. The gradient must be taken inside this context."""
     with ExitStack() as stack:
         if isinstance(model, MultiViewModel):
             for block in blocks_of(model):
@@ -69,7 +69,7 @@ def _checkpointed(block: nn.Module) -> Iterator[None]:
         block.forward = partial(checkpoint, plain, use_reentrant=False, preserve_rng_state=False)
         yield
     finally:
-        del block.forward  # the class's own is found again
+        del block.forward  # the forward of the class is found again
 
 
 _Kept = tuple[int, torch.dtype, torch.Size, BinaryIO]

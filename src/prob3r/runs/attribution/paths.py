@@ -1,10 +1,10 @@
 """Integrated gradients: effects whose gradients are means over a path.
 
-What one sublayer adds, the outputs of all heads of one sublayer, or one stream goes in a straight
-line from its own value to the baseline, and everything after it follows (Sundararajan et al.,
-"Axiomatic attribution for deep networks", ICML 2017). Of a sublayer, the sum over its tokens tends
-to the exact effect. It takes a run and a gradient for each step and sublayer; a sweep over all
-sublayers takes a run for each.
+One part at a time moves in a straight line from its own value to the baseline: what a sublayer
+adds, the outputs of all heads of a sublayer, or a stream. Everything after the part is computed
+anew at each step (Sundararajan et al., "Axiomatic attribution for deep networks", ICML 2017). With
+more steps, the sum over a part's tokens comes closer to the exact effect. Each step of each part
+takes one run and one gradient; a sweep takes only one run for each part.
 """
 
 from collections.abc import Collection
@@ -59,7 +59,7 @@ def along_paths(
 
 
 class _Changes(Tap):
-    """Notes what a baseline changes at every part.
+    """Records how a baseline changes every part.
 
     Attributes:
         found: By kind and name as in `Attribution`, the site and the change there.
@@ -95,10 +95,10 @@ class _Changes(Tap):
 
 
 class _Path(Tap):
-    """Puts points of the straight line to the baseline in the place of one site's tensor.
+    """Replaces one site's tensor by points of the straight line to the baseline.
 
     Attributes:
-        start: What a gradient is asked of: the points of the line, step by step.
+        start: The points of the line, step by step. Gradients are taken with respect to them.
     """
 
     differentiates = True

@@ -1,4 +1,4 @@
-"""What an attribution asks and answers: a scalar, the effect of every part, those that matter."""
+"""The input and the result of an attribution: a scalar, and the effect of every part on it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Measure = Callable[[Prediction], Float[Tensor, " b"]]
-"""A scalar of a run, one value a scene. A batch may hold the scenes several times over."""
+"""A scalar of a run, one value for each scene. A batch may hold the scenes several times."""
 
 Scalar = Callable[[Views, Prediction], Measure]
-"""Makes a measure, given the scenes and what the model says of them without any change."""
+"""Makes a measure from the scenes and the model's output for them without any change."""
 
 Effects = Mapping[str, Float[Tensor, "b ..."]]
 
@@ -39,7 +39,7 @@ class Part:
 
     @property
     def words(self) -> str:
-        """What the part is called: `dec2.3.cross_attn head 4`."""
+        """The name of the part: `dec2.3.cross_attn head 4`."""
         return self.site if self.head is None else f"{self.site} head {self.head}"
 
 
@@ -47,19 +47,20 @@ class Part:
 class Attribution:
     """The first-order effect of every part on a scalar: by how much replacing the part changes it.
 
-    A kind that was not asked for, or for which the baseline has nothing, is empty.
+    A kind that was not asked for, or for which the baseline has no values, is empty.
 
     Attributes:
-        value: The scalar of the run itself, scene by scene.
-        baseline: What stands in the place of a part, in words.
-        steps: How many points of the path the gradient is the mean of; 1 is the run itself.
+        value: The scalar of the run itself, one value for each scene.
+        baseline: What replaces a part, in words.
+        steps: The number of points on the path over which gradients are averaged. 1 means the
+            gradient of the run itself.
         sublayers: By residual site, the effect of what the sublayer adds to each token, `(b, n)`.
         heads: By attention site, such as `dec2.3.cross_attn.heads`, the effect of the output of
             each head at each token, `(b, k, n)`.
         streams: By residual site, the effect of each token of the whole stream, `(b, n)`.
         edges: By attention site, such as `dec2.3.cross_attn.edges`, the effect of each head's
-            attention, summed over queries and over the tokens of each view that are keys,
-            `(b, k, v)`, in the order of `Site.key_views`.
+            attention to each view, summed over the queries and over the view's keys, `(b, k, v)`.
+            The views are in the order of `Site.key_views`.
         maps: By attention site, such as `dec2.3.cross_attn.probs`, the effect of every pair of a
             query and a key, `(b, k, n, m)`.
     """

@@ -1,9 +1,9 @@
 """Changes: what an edit does at one site of one model.
 
 A change applies to `p` scenes of the batch and, at an attention site, to `j` heads. Several changes
-at one site apply in the order of their `rank`. At an attention site: a given map, masked edges,
-zeroed edges, given outputs of heads. At a residual site: a skipped sublayer, a given stream, a
-function of the stream.
+at one site apply in the order of their `rank`. The order at an attention site is: a given map,
+masked edges, zeroed edges, given outputs of heads. The order at a residual site is: a skipped
+sublayer, a given stream, a function of the stream.
 """
 
 from abc import abstractmethod
@@ -43,7 +43,7 @@ class MapChange(HeadChange):
 
     @abstractmethod
     def apply(self, probs: Float[Tensor, "p j q m"], span: slice) -> Float[Tensor, "p j q m"]:
-        """Return the map's rows of the queries in `span`."""
+        """Return the changed rows of the map for the queries in `span`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class CutEdges(MapChange):
     keys: Bool[Tensor, "p2 j2 m"]
 
     def edges(self, span: slice) -> Bool[Tensor, "p3 j3 q m"]:
-        """Return which edges are cut, of the queries in `span`."""
+        """Return which edges of the queries in `span` are cut."""
         return self.queries[..., span, None] & self.keys[..., None, :]
 
 

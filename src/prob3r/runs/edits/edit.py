@@ -124,7 +124,7 @@ class Edit(ABC):
         if not chosen:
             raise self.error(f"names no {what} and changes nothing; name at least one")
         if wrong := [i for i in chosen if not 0 <= i < count]:
-            raise self.error(f"names {what} {wrong[0]}; they count from 0 to {count - 1}")
+            raise self.error(f"names {what} {wrong[0]}; {what}s count from 0 to {count - 1}")
         if len(set(chosen)) < len(chosen):
             raise self.error(f"names a {what} twice; name each once")
         return torch.tensor(chosen, device=setting.device)

@@ -144,7 +144,7 @@ class _Heads:
     def attend(
         self, output: Tensor, queries: Tensor, keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Bool[Tensor, "b n"] | None]:
-        """Return the outputs, and the queries of which every key is masked in every head."""
+        """Return the outputs, and the mask of queries whose keys are all masked in every head."""
         silent = None
         if self.maps:
             here = (self.rows, self.heads)
@@ -219,6 +219,5 @@ def _check_collisions(site: str, changes: list[Change], setting: Setting) -> Non
                 taken[index] += where if isinstance(change, HeadChange) else where[:, None]
         if (taken > 1).any():
             raise Prob3rError(
-                f"Two edits at '{place.residual}' put something in the same place; "
-                "keep one of them."
+                f"Two edits at '{place.residual}' replace the same tokens; keep one of them."
             )

@@ -177,7 +177,7 @@ class Attention(Edit):
         return changes
 
     def _over_all_tokens(self, site: Site, setting: Setting) -> tuple[Tensor, Tokens | None]:
-        """Return the map and the queries over all tokens, special ones and other views' too."""
+        """Return the map and the queries over all tokens, with special tokens and other views."""
         probs = self.probs.to(setting.device)
         if self.keys_of is None:
             return probs, self.queries
@@ -194,7 +194,7 @@ class Attention(Edit):
                     f"has a map over {probs.shape[size]} {what}, and there are "
                     f"{span.stop - span.start}"
                 )
-        # Rows of special tokens are no queries of this edit; their map must be one all the same.
+        # This edit does not change the rows of special tokens, but they must sum to one too.
         whole = probs.new_zeros(*probs.shape[:2], len(queries), len(keys))
         whole[..., columns.start] = 1
         whole[:, :, rows] = 0
@@ -217,6 +217,7 @@ def recorded(
     record = torch.Tensor(source[str(site)]).to(setting.device)
     if record.shape[0] not in (1, len(rows)):
         raise edit.error(
-            f"has a source of {record.shape[0]} scenes for {len(rows)}; give one, or as many"
+            f"has a source of {record.shape[0]} scenes and changes {len(rows)} scenes; give a "
+            "source of one scene, or of as many as change"
         )
     return record

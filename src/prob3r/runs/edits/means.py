@@ -15,18 +15,20 @@ from prob3r.models.protocol import TokenLayout, layout_of
 from prob3r.models.sites import Site, Tap, select
 from prob3r.scenes.views import Views
 
-_ADDED = " adds"  # ends the names of what sublayers add; no site ends so
+_ADDED = " adds"  # the end of the names of what sublayers add; no site's name ends like this
 
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """The mean output of every head, and what every sublayer adds, over pairs and patches.
+    """The mean output of every head, and the mean of what every sublayer adds.
+
+    The means are over pairs and tokens.
 
     Attributes:
         values: The means `(k, e)` by attention sublayer (`dec2.3.cross_attn`).
         model: The fingerprint of the model.
         pairs: The number of pairs in the mean.
-        added: What each sublayer adds to the stream in the mean, `(d,)`. Files of earlier versions
+        added: The mean of what each sublayer adds to the stream, `(d,)`. Files of earlier versions
             hold none.
     """
 
@@ -63,7 +65,7 @@ class Means:
 def head_means(
     model: Model, scenes: Iterable[Views], report: Callable[[int], None] = lambda done: None
 ) -> Means:
-    """Return the mean output of every head of a model, and what its sublayers add in the mean.
+    """Return the mean output of every head of a model, and the mean of what its sublayers add.
 
     Args:
         model: The model.
@@ -122,8 +124,9 @@ class TokenMeans:
     """The mean and the deviation of every special token, and of all patches, over scenes.
 
     Attributes:
-        values: Two tensors by residual site, the mean and the standard deviation of every channel:
-            a row for each special token, in the order of its layout, and one for all patches.
+        values: Two tensors by residual site: the mean and the standard deviation of every channel.
+            Each has a row for each special token, in the order of the layout, and one row for all
+            patches.
         model: The fingerprint of the model.
         scenes: The number of scenes in the mean.
     """
@@ -142,8 +145,8 @@ def token_means(model: Model, scenes: Iterable[Views], pattern: str) -> TokenMea
 
     Args:
         model: The model.
-        scenes: Batches of a data set, all of as many views.
-        pattern: Of the residual sites, such as `dec*`.
+        scenes: Batches of a data set, all with the same number of views.
+        pattern: The pattern of the residual sites, such as `dec*`.
 
     Raises:
         Prob3rError: There is no scene, or the pattern matches nothing.
@@ -193,7 +196,7 @@ class _Moments(Tap):
 
     @property
     def means(self) -> dict[str, Float[Tensor, "2 s d"]]:
-        """The mean of every token and channel, and that of the squares."""
+        """The mean of every token and channel, and the mean of the squares."""
         return {
             site: total / self.counts[site].clamp_min(1)[:, None]
             for site, total in self.sums.items()
@@ -203,8 +206,8 @@ class _Moments(Tap):
 def _check(mean_of: str, model: Model) -> None:
     if mean_of != fingerprint(model):
         raise Prob3rError(
-            f"These means are of the model {mean_of}, and this one is {fingerprint(model)}; give "
-            "the means of this model."
+            f"These means belong to the model {mean_of}, but this model is {fingerprint(model)}; "
+            "give the means of this model."
         )
 
 

@@ -56,7 +56,7 @@ class TokenAblation(Edit):
         patches: The tokens that are replaced. The default is all.
         source: For `mean` and `noise`, the result of `token_means`. For `resample`, a trace of
             another scene that holds the sites, for one scene or for as many as the edit changes.
-        seed: Of the noise.
+        seed: The seed of the noise.
     """
 
     mode: str = field(default="zero", kw_only=True)
@@ -91,7 +91,7 @@ class TokenAblation(Edit):
         if not isinstance(self.source, TokenMeans):
             raise self.error(f"has mode {self.mode} and needs `source`, the result of token_means")
         if str(site) not in self.source.values:
-            raise self.error(f"finds no '{site}' in its source; take the means there")
+            raise self.error(f"finds no '{site}' in its source; take the means at this site")
         places = rows_of_tokens(layout_of(setting.model, site), tokens)
         mean, deviation = (t.to(setting.device)[places] for t in self.source.values[str(site)])
         if self.mode == "mean":
@@ -107,8 +107,8 @@ class Recode(Edit):
 
     Attributes:
         site: Residual sites, such as `dec2.3.mlp`.
-        function: Is given the stream `(scenes, tokens, width)` of a site, and returns another of
-            this shape. It is given all tokens, also those that stay as they are.
+        function: A function of the stream `(scenes, tokens, width)` of a site. It returns a tensor
+            of the same shape. It is given all tokens, including those that do not change.
         patches: The tokens that change. The default is all.
     """
 
