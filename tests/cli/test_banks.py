@@ -156,7 +156,7 @@ def test_banks_are_listed_and_removed(
         (("probes", "fit", *MODEL, "--fit-on", "nowhere"), "There are no pairs 'nowhere'"),
         (
             ("explain", *PHOTOS, *MODEL, "--fit-on", "photos", "--fit-to", "truth"),
-            "photos is not known, which probes are to be fitted to; fit them to 'own'",
+            "photos is not known, so probes cannot be fitted to it; fit them to 'own'",
         ),
         (("explain", *PHOTOS, *MODEL, "--probes", "mlp"), "No 'mlp' probes are shipped for"),
     ],
@@ -185,7 +185,7 @@ def test_probes_of_another_target_are_fitted_and_refused_where_points_are_read(
     (bank, *_) = (each for each in kept() if each.kind == "ridge")
     assert run(monkeypatch, "explain", *PHOTOS, *MODEL, "--probes", str(bank.path)) == 1
     error = " ".join(capfd.readouterr().err.split())
-    assert "These probes read the target 'match', and a pointmap is needed here" in error
+    assert "These probes read the target 'match', but a pointmap is needed here" in error
 
 
 def test_evaluate_says_what_its_probes_were_fitted_on(

@@ -137,7 +137,9 @@ def test_a_record_of_another_site_is_refused(model: DUSt3R) -> None:
     run = trace(model, pair, ["dec1.0.mlp", "enc1.embed"])
     with pytest.raises(Prob3rError, match=r"no probe for 'dec1\.0\.mlp'; see `bank\.sites`"):
         bank_of().decode(run["dec1.0.mlp"])
-    with pytest.raises(Prob3rError, match=r"'enc1\.embed' is 16 wide here, .* read 24"):
+    with pytest.raises(
+        Prob3rError, match=r"'enc1\.embed' has a width of 16 here, .* a width of 24"
+    ):
         bank_of(sites=("enc1.embed",)).decode(run["enc1.embed"])
 
 

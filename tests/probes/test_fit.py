@@ -243,10 +243,12 @@ def test_a_folder_of_photographs_is_fitted_to_the_own_output(
 
 
 def test_too_little_to_fit_on_is_one_sentence(backbone: DUSt3R, tmp_path: Path) -> None:
-    with pytest.raises(Prob3rError, match="holds 5 photographs; fitting probes takes 6 at least"):
+    with pytest.raises(Prob3rError, match="holds 5 photographs; fitting probes needs at least 6"):
         fit_scenes(str(album(tmp_path / "few", 5)), backbone, 40)
     chosen = fit_scenes(ROOMS, backbone, 1)
-    with pytest.raises(Prob3rError, match=r"16 patches .* too few to fit 16 numbers an output"):
+    with pytest.raises(
+        Prob3rError, match=r"16 patches .* too few to fit 16 numbers for each output"
+    ):
         fit_banks(backbone, chosen, Recipe())
 
 

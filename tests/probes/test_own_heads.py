@@ -87,7 +87,7 @@ def test_what_is_read_is_said_in_one_sentence(model: MultiViewModel) -> None:
 def test_models_and_blocks_that_cannot_be_read(model: MultiViewModel, views: Views) -> None:
     with pytest.raises(Prob3rError, match="There is no block 4; blocks count from 0 to 3"):
         next(at_blocks(model, views, [4]))
-    with pytest.raises(Prob3rError, match="The heads of a DUSt3R are not read at other blocks"):
+    with pytest.raises(Prob3rError, match="The heads of a DUSt3R cannot be run at other blocks"):
         what_is_read(EXAMPLES["dust3r"]())
     assert isinstance(model, AlternatingModel)
     with pytest.raises(Prob3rError, match=r"has no linear head.*at_blocks"):

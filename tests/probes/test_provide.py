@@ -50,7 +50,7 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
     first = provide(model, ["ridge"], FEW, "maxi", log)["ridge"]
     (line,) = log.lines
     plan = r"Fitting ridge probes of maxi on 60 scenes of rooms:train takes about \d+ seconds and"
-    assert re.match(rf"{plan} \d+\.\d GiB of memory; they are kept for the next time\.$", line)
+    assert re.match(rf"{plan} \d+\.\d GiB of memory; the probes are kept for later runs\.$", line)
     assert log.line_first
     assert log.shares == sorted(log.shares)
     assert log.shares[-1] == pytest.approx(1.0)
@@ -121,7 +121,7 @@ def test_a_cache_that_cannot_be_written_is_only_slower(
 ) -> None:
     cache.write_text("a file where the folder should be")
     assert provide(model, ["ridge"], FEW)["ridge"].kind == "ridge"
-    assert "not kept for the next time" in caplog.text
+    assert "not kept for later runs" in caplog.text
 
 
 SCRIPT = """

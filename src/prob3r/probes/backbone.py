@@ -14,7 +14,7 @@ def check_backbone(bank: SiteReader, model: Model) -> str:
     weights = fingerprint(model)
     if bank.backbone not in ("", weights):  # an untrained bank has none
         raise Prob3rError(
-            f"These probes were trained on the model {bank.backbone}, and this one is "
+            f"These probes were trained on the model {bank.backbone}, but this model is "
             f"{weights}; give the probes of this model."
         )
     return weights

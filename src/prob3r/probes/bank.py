@@ -85,7 +85,7 @@ class ProbeBank(SiteReader, reader=BANK):
         """Return the raw output for each pixel of each patch; see `SiteReader.read`."""
         norm_weight, norm_bias, *layers = rows
         weights, biases = layers[: len(layers) // 2], layers[len(layers) // 2 :]
-        # In the file a pixel's channels are neighbours.
+        # In the file the channels of a pixel are next to each other.
         weights[-1], biases[-1] = (
             t.unflatten(-1, (-1, 4)).mT.flatten(-2) for t in (weights[-1], biases[-1])
         )
@@ -102,7 +102,7 @@ class ProbeBank(SiteReader, reader=BANK):
         return cls(description["sites"], config, description["backbone"])
 
     def header(self) -> dict[str, Any]:
-        """Return what a file must hold beside the weights to build this bank again."""
+        """Return what a file must hold besides the weights to build this bank again."""
         control = {} if self.random_seed is None else {"random_seed": self.random_seed}
         origin = {"sites": list(self.sites), "backbone": self.backbone}
         return origin | asdict(self.config) | control

@@ -99,11 +99,14 @@ def find(
 ) -> Kept | None:
     """Return the bank in the cache that meets a request, or None.
 
+    If there are several, banks fitted on rooms are preferred, then banks fitted to the truth, then
+    the newest bank.
+
     Args:
         model: Fingerprint of the model.
         kind: `ridge`, `features`, `random` or `encoder`.
-        whose: `truth` or `own`. By default either; a bank fitted to the truth is preferred.
-        data: What it was fitted on. By default anything; rooms are preferred, then the newest.
+        whose: `truth` or `own`. The default is either.
+        data: What it was fitted on. The default is anything.
         target: Name of the target of its probes.
         token: The special token that its probes read, or "" if they read none.
     """

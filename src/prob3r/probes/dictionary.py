@@ -1,12 +1,12 @@
 """Dictionaries: TopK sparse autoencoders of residual streams, and their files.
 
 A token is centred and divided by the root of its stream's mean variance. The activations of its
-atoms are the `active` largest products with the encoder's columns, where they are positive; the
-token is read back as their sum of atoms, which are unit vectors (Gao et al., Scaling and evaluating
-sparse autoencoders, 2024, arXiv 2406.04093).
+atoms are the `active` largest products with the encoder's columns, if they are positive. The token
+is decoded as the sum of the atoms, which are unit vectors, times their activations (Gao et al.,
+Scaling and evaluating sparse autoencoders, 2024, arXiv 2406.04093).
 
 A dictionary belongs to the residual sites of one pattern, such as `dec*.3.mlp`, which is the same
-place in every view. So an atom means the same in all views.
+place in every view. Therefore an atom means the same in all views.
 """
 
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ class Shape:
 
     Attributes:
         sites: A pattern of residual sites of one width.
-        width: Of their streams.
+        width: The width of their streams.
         atoms: The number of atoms.
-        active: The most atoms that are active at one token.
+        active: The largest number of atoms that are active at one token.
         special: Whether it also reads special tokens, such as a camera token.
         backbone: The fingerprint of the model.
-        random_seed: The seed of that model's weights where it is a control, else None.
+        random_seed: For a control, the seed of the model's random weights, else None.
         data: What it was trained on, in words.
     """
 
@@ -126,18 +126,18 @@ class Dictionary(Coder):
         return largest_positive(self.products(self.standard(tokens)), self.shape.active)
 
     def decode(self, codes: Float[Tensor, "*b m"]) -> Float[Tensor, "*b d"]:
-        """Return the tokens that activations stand for."""
+        """Return the tokens that are decoded from activations."""
         return (codes @ self.atoms + self.bias) * self.spread + self.mean
 
     def splice(self) -> Recode:
-        """Return the edit that puts the reconstruction in the place of the stream."""
+        """Return the edit that replaces the stream by its reconstruction."""
         return Recode(self.shape.sites, self.reconstruct, patches=self.tokens)
 
     def scale(self, factors: Mapping[int, float]) -> Recode:
-        """Return the edit that multiplies the activations of some atoms and keeps all else.
+        """Return the edit that multiplies the activations of some atoms by factors.
 
-        What the dictionary does not explain of a token stays as it is, so that a factor of 1
-        changes nothing. A factor of 0 switches an atom off.
+        The part of a token that the dictionary does not reconstruct is kept. A factor of 1
+        therefore changes nothing. A factor of 0 switches an atom off.
 
         Raises:
             Prob3rError: There is no such atom.
@@ -156,7 +156,7 @@ class Dictionary(Coder):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that tell this shape with these weights from any other."""
+        """16 hexadecimal digits that identify the shape and the weights."""
         return digest(asdict(self.shape), self.state_dict())
 
     @property
@@ -165,12 +165,12 @@ class Dictionary(Coder):
         return None if self.shape.special else PATCHES
 
     def controls(self) -> dict[str, Coder]:
-        """Return what the dictionary is held against at its own sites, by name.
+        """Return the coders that the dictionary is compared with at its own sites, by name.
 
         `first` and `largest` are principal directions with as many active coefficients: the first
         ones, or the largest of each token among all directions. `random` are as many random
-        directions as there are atoms. `principal` are all principal directions and `neurons` the
-        channels of the stream; both lose nothing.
+        directions as there are atoms. `principal` are all principal directions, and `neurons` are
+        the channels of the stream. These two reconstruct tokens without error.
         """
         active, width = self.shape.active, self.shape.width
         return {
@@ -186,12 +186,14 @@ class Dictionary(Coder):
         weights = fingerprint(model)
         if self.shape.backbone not in ("", weights):
             raise Prob3rError(
-                f"This dictionary was trained on the model {self.shape.backbone}, and this one is "
-                f"{weights}; give the dictionary of this model."
+                f"This dictionary was trained on the model {self.shape.backbone}, but this model "
+                f"is {weights}; give the dictionary of this model."
             )
 
     def backbone_of(self, model: Model) -> Model:
-        """Return the model that it reads: this one, or its like with random weights.
+        """Return the model that it reads.
+
+        It is the given model or, for a control, the same architecture with random weights.
 
         Raises:
             Prob3rError: It was trained on another model.

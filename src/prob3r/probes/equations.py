@@ -11,23 +11,23 @@ GRID = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 _SMALLEST = 1e-4  # a standard deviation under which an input does not vary
 _TILES = 4  # per side of the Gram matrix; tiles below the diagonal are not computed
-GRAM_SHARE = (_TILES + 1) / (2 * _TILES)  # of the tiles that are computed
+GRAM_SHARE = (_TILES + 1) / (2 * _TILES)  # the share of the tiles that are computed
 
 
 class NormalEquations:
     """What a ridge regression needs of its data: sums of products.
 
-    The inputs are shifted by their mean in the first batch, so that single precision is enough for
-    inputs whose mean is large beside their spread.
+    The inputs are shifted by their mean in the first batch. Single precision is then enough for
+    inputs whose mean is large compared to their spread.
 
     Args:
         inputs: Width of the inputs.
         outputs: Width of the outputs.
-        device: Where the sums are kept.
-        dtype: Of the sums of products.
+        device: The device of the sums.
+        dtype: The dtype of the sums of products.
 
     Attributes:
-        rows: How many rows were added.
+        rows: The number of rows that were added.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class NormalEquations:
         )
 
     def add(self, inputs: Float[Tensor, "n i"], outputs: Float[Tensor, "n o"]) -> None:
-        """Add rows."""
+        """Add rows to the sums."""
         if self._shift is None:
             self._shift = inputs.mean(0)
         shifted = inputs - self._shift
@@ -60,12 +60,12 @@ class NormalEquations:
     def solve(self, standardised: bool = False) -> "Solutions":
         """Return the solutions for all ridges.
 
-        The decomposition is in double precision: it takes little beside the sums, and small ridges
-        need it.
+        The decomposition is in double precision, because small ridges need it. It takes little
+        time compared to the sums.
 
         Args:
-            standardised: Whether ridges act on inputs divided by their standard deviation. One
-                that hardly varies is not divided.
+            standardised: Whether ridges act on inputs divided by their standard deviation. An
+                input that hardly varies is not divided.
         """
         assert self._shift is not None  # there are rows
         input_mean, output_mean = self._input_sum / self.rows, self._output_sum / self.rows
@@ -92,7 +92,8 @@ class Solutions(NamedTuple):
 
     Attributes:
         values: Eigenvalues of the centred Gram matrix.
-        vectors: Its eigenvectors, as columns; divided by the inputs' scales, if they have any.
+        vectors: Its eigenvectors, as columns. For standardised inputs, rows are divided by the
+            standard deviations.
         cross: The centred products of inputs and outputs, in the basis of the eigenvectors.
         input_mean: Mean of the inputs.
         output_mean: Mean of the outputs.
@@ -105,15 +106,15 @@ class Solutions(NamedTuple):
     output_mean: Float[Tensor, " o"]
 
     def of(self, outputs: slice) -> "Solutions":
-        """Return those of some of the outputs."""
+        """Return the solutions for some of the outputs."""
         return self._replace(cross=self.cross[:, outputs], output_mean=self.output_mean[outputs])
 
     def rotate(self, inputs: Float[Tensor, "n i"]) -> Float[Tensor, "n i"]:
-        """Return inputs in the basis of the eigenvectors, which `predict` takes for any ridge."""
+        """Return inputs in the basis of the eigenvectors, for `predict` with any ridge."""
         return (inputs - self.input_mean) @ self.vectors
 
     def predict(self, rotated: Float[Tensor, "n i"], ridge: float) -> Float[Tensor, "n o"]:
-        """Return what the map of one ridge says of inputs that went through `rotate`."""
+        """Return the predictions of the map of one ridge for inputs from `rotate`."""
         return torch.addmm(self.output_mean, rotated, self._rotated_weight(ridge))
 
     def weight(self, ridge: float) -> tuple[Float[Tensor, "i o"], Float[Tensor, " o"]]:
@@ -129,9 +130,10 @@ class Solutions(NamedTuple):
 def regress(
     features: Float[Tensor, "*p b d"], outputs: Float[Tensor, "b t"], penalty: float
 ) -> Float[Tensor, "*p d t"]:
-    """Return the weights of least squared error plus a penalty times `b` times squared weights.
+    """Return the weights that minimise the squared error plus a penalty.
 
-    For many regressions of features in memory, with one ridge and without a bias.
+    The penalty is `penalty * b` times the sum of the squared weights. Many regressions with the
+    same outputs are solved at once, with one ridge and without a bias.
     """
     b, d = features.shape[-2:]
     gram = features.mT @ features + penalty * b * torch.eye(d, device=features.device)

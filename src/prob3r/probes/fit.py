@@ -1,9 +1,10 @@
 """Fitting banks in closed form: one pass of the backbone over some scenes, no learning rate.
 
 Every site has normal equations of its own, which grow while scenes stream by. Further scenes are
-held out: they choose each site's regulariser. A probe of view 2 is fitted on all views but the
-first, which models of many views treat alike. A target of pairs is read off the mean of a view's
-patches or off a special token, one row a scene, by a regression on standardised inputs.
+held out: they choose each site's regulariser. A probe of view 2 is fitted on all views after the
+first, since models of many views treat these alike. A target of pairs is decoded from the mean of a
+view's patches or from a special token. Each view of a scene then gives one row, and the regression
+is on standardised inputs.
 """
 
 import hashlib
@@ -32,24 +33,24 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.source import batches, describe
 from prob3r.scenes.views import Views
 
-HELD_PATCHES = 64  # of each view of a held-out scene
+HELD_PATCHES = 64  # the number of patches taken of each view of a held-out scene
 PAIR_GRID = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""The ridges for a target of pairs: there are few rows, perhaps fewer than inputs."""
+"""The ridges for a target of pairs. They are larger, since there may be fewer rows than inputs."""
 
 _RECORDS = 2**27  # bytes of the streams of one batch
 _LARGEST_BATCH = 16
-MOST_FORWARDS = 1.25  # of the model, that a scene takes with its sums; see benchmarks/fit.py
+MOST_FORWARDS = 1.25  # the time of a scene with its sums, in model runs; see benchmarks/fit.py
 _SOLVING = 0.1  # the share of the work that is left when all scenes have been seen
 
 
 class Plan(NamedTuple):
-    """What a fit takes, before it runs.
+    """The expected cost of a fit, computed before it runs.
 
     Attributes:
-        scenes: How many scenes it is on.
-        seconds: About how long it takes.
+        scenes: The number of scenes to fit on.
+        seconds: The approximate time.
         bytes: The memory of the model and of what `Fitting.bytes` counts. Python, its libraries and
-            intermediate results come on top.
+            intermediate results need further memory.
     """
 
     scenes: int
@@ -63,7 +64,7 @@ def fit_banks(
     recipe: Recipe,
     report: Callable[[float], None] = lambda share: None,
 ) -> list[RidgeBank]:
-    """Return a bank for each stack of `groups`, of the truth and of the own output as asked.
+    """Return a bank for each stack of `groups` and for each `whose` of the recipe.
 
     See `fit_together`.
     """
@@ -79,18 +80,19 @@ def fit_together(
 ) -> list[list[RidgeBank]]:
     """Return the banks of several recipes, which share one pass of the model.
 
-    A control with random weights has no control of its own, and neither have random features.
+    A model with random weights and a recipe with random features get no bank of the encoder.
 
     Args:
-        model: The backbone, which stays as it is.
-        chosen: What to fit on, and what to choose the regularisers on.
+        model: The backbone. It is not changed.
+        chosen: The scenes to fit on, and the held-out scenes that choose the regularisers.
         recipes: The targets and the kinds of the banks.
-        report: Called with the share of the work that is done.
-        begin: Called with the plan before the work begins. Two runs of the model are needed to
-            make it.
+        report: A function that is called with the share of the work that is done.
+        begin: A function that is called with the plan before the work begins. To make the plan, the
+            model runs twice.
 
     Raises:
-        Prob3rError: The truth is asked for and is not known, or known of too few patches.
+        Prob3rError: The target is not known, or is known for too few patches; or the model has no
+            such token.
     """
     fits = [Fitting(model, chosen, recipe) for recipe in recipes]
     total, seen = len(chosen.held_out) + len(chosen.scenes), 0
@@ -119,7 +121,7 @@ def fit_together(
 
 
 def _seconds_of_a_run(model: Model, chosen: FitScenes) -> float:
-    """Return how long it takes to have a scene and to run the model over it, the second time."""
+    """Return the seconds to load a scene and run the model over it, of the second of two runs."""
     device, place = next(model.parameters()).device, groups(model)[0].sites[-1]
     seconds = 0.0
     for row in range(2):
@@ -131,7 +133,7 @@ def _seconds_of_a_run(model: Model, chosen: FitScenes) -> float:
 
 
 class _Held(NamedTuple):
-    """Some patches of a batch at one site, and what they are to say."""
+    """Some patches of a batch at one site, and their goals."""
 
     streams: Float[Tensor, "n d"]
     goals: Goals
@@ -144,7 +146,7 @@ class _Held(NamedTuple):
 
 
 class _Chosen(NamedTuple):
-    """What was found for a probe: its ridge, its held-out error, and the mean of its goals."""
+    """The result for a probe: its ridge, its held-out error, and the mean of its goals."""
 
     ridge: float
     error: float
@@ -160,7 +162,7 @@ class Fitting:
         recipe: The target and the kind of the banks.
 
     Attributes:
-        batch: How many scenes to take at a time, so that their streams take little memory.
+        batch: The number of scenes to take at a time, so that their streams take little memory.
     """
 
     def __init__(self, model: Model, chosen: FitScenes, recipe: Recipe):
@@ -195,7 +197,7 @@ class Fitting:
             for site in reader.sites
         }
         self.held: dict[str, list[_Held]] = {site: [] for site in self.equations}
-        # Of a target that is refined after the closed form, what it was fitted on, too.
+        # The fitted rows, if the target is refined after the closed form.
         self.kept: dict[str, list[_Held]] = {site: [] for site in self.equations}
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.share = patch_share(model, recipe)
@@ -206,7 +208,7 @@ class Fitting:
 
     @property
     def bytes(self) -> int:
-        """The memory of the sums, of all banks, of the streams that are kept and of a batch's."""
+        """The memory in bytes of the sums, the banks, the kept streams and a batch's streams."""
         sums = sum(each.gram.nbytes + each.cross.nbytes for each in self.equations.values())
         banks = sum(reader.weight.nbytes for reader in self.readers) * len(self.columns.whose)
         rows, columns = patch_grid(*self.model.config.image_size, self.patch)
@@ -234,7 +236,7 @@ class Fitting:
         return bank.to(self.device)
 
     def sites(self, views: int) -> set[str]:
-        """Return the sites of so many views that are read."""
+        """Return the sites that are read in scenes with this number of views."""
         return {
             name
             for group in self.groups
@@ -251,7 +253,7 @@ class Fitting:
 
         Args:
             batch: The batch.
-            run: What was recorded of it, the sites of `sites` among it.
+            run: The trace of the batch. It must hold the sites of `sites`.
             held: Whether its scenes are held out.
         """
         self.views = batch.count
@@ -283,10 +285,12 @@ class Fitting:
                         self.kept[site].append(part)
 
     def solve(self, report: Callable[[float], None] = lambda share: None) -> list[RidgeBank]:
-        """Return the banks, by stack and whose they are; equations are given back on the way.
+        """Return the banks, ordered by stack and then by `whose`.
+
+        The equations of a site are freed when they are solved.
 
         Args:
-            report: Called with the share of the sites that are solved.
+            report: A function that is called with the share of the sites that are solved.
 
         Raises:
             Prob3rError: There are too few patches.
@@ -306,7 +310,7 @@ class Fitting:
         return solved
 
     def _fit(self, whose: Whose, found: list[_Chosen]) -> Fit:
-        """Return what a bank was fitted on, given what was found at each site."""
+        """Return the record of a bank's fit, given the results of its sites."""
         ridges, errors, averages = zip(*found, strict=True)
         return Fit(
             whose=whose,
@@ -333,7 +337,7 @@ class Fitting:
         return known & drawn.to(known.device)
 
     def _solve(self, site: str, banks: Mapping[Whose, RidgeBank], row: int) -> dict[Whose, _Chosen]:
-        """Fill in the probes of a site; return what was found for each."""
+        """Set the weights of a site's probes, and return the result for each."""
         equations = self.equations.pop(site)
         parts, kept = self.held.pop(site), self.kept.pop(site)
         bank = next(iter(banks.values()))
@@ -374,11 +378,12 @@ class Fitting:
     def _too_few(self, rows: int, bank: RidgeBank) -> Prob3rError:
         if self.recipe.target.name == POINTMAP.name:
             return Prob3rError(
-                f"{rows} patches are known in all their pixels, which is too few to fit "
-                f"{bank.inputs_width} numbers an output; give more scenes, or fit to '{OWN}'."
+                f"Only {rows} patches are known in all their pixels, which is too few to fit "
+                f"{bank.inputs_width} numbers for each output; give more scenes, or fit to "
+                f"'{OWN}'."
             )
         what = "views" if self.recipe.of_pairs else "patches"
         return Prob3rError(
-            f"The {self.recipe.target.name} of {rows} {what} is known, which is too few to fit "
-            f"{bank.inputs_width} numbers an output; give more scenes."
+            f"The {self.recipe.target.name} of only {rows} {what} is known, which is too few to "
+            f"fit {bank.inputs_width} numbers for each output; give more scenes."
         )

@@ -88,7 +88,7 @@ class Lens(SiteReader, reader="lens"):
         return cls(*(description[name] for name in ("sites", "stream", "patch", "backbone")))
 
     def header(self) -> dict[str, Any]:
-        """Return what a file must hold beside the weights to build this lens again."""
+        """Return what a file must hold besides the weights to build this lens again."""
         return {
             "reader": "lens",
             "sites": list(self.sites),

@@ -28,7 +28,8 @@ def at_blocks(
         edits: Changes to the run, in the trunk and in the heads.
 
     Raises:
-        Prob3rError: The model cannot be read so, or has no such block, or an edit does not fit.
+        Prob3rError: The model is not a `ReadsBlocks`, it has no such block, or an edit does not
+            fit.
     """
     reader = _reader(model)
     chosen, editor = _chosen(model, blocks), Editor(edits, Setting.of(model, views))
@@ -40,7 +41,10 @@ def at_blocks(
 def cameras_at_blocks(
     model: Model, views: Views, blocks: Iterable[int] | None = None, edits: Iterable[Edit] = ()
 ) -> dict[int, Cameras]:
-    """Return the cameras alone of `at_blocks`, by block, without the cost of the other heads."""
+    """Return only the cameras of `at_blocks`, by block, without the cost of the other heads.
+
+    Arguments and errors are those of `at_blocks`.
+    """
     reader = _reader(model)
     chosen, editor = _chosen(model, blocks), Editor(edits, Setting.of(model, views))
     with torch.no_grad():
@@ -52,7 +56,7 @@ def what_is_read(model: Model) -> str:
     """Return the sentence that says what the model's heads read at a block.
 
     Raises:
-        Prob3rError: The model cannot be read so.
+        Prob3rError: The model is not a `ReadsBlocks`.
     """
     return _reader(model).early
 
@@ -60,8 +64,8 @@ def what_is_read(model: Model) -> str:
 def _reader(model: Model) -> ReadsBlocks:
     if not isinstance(model, ReadsBlocks):
         raise Prob3rError(
-            f"The heads of a {type(model).__name__} are not read at other blocks than its own; "
-            "use a lens or probes."
+            f"The heads of a {type(model).__name__} cannot be run at other blocks; use a lens or "
+            "probes."
         )
     return model
 

@@ -16,7 +16,7 @@ def fit_mlps(
 ) -> list[Tensor]:
     """Return the weights of two-layer perceptrons, trained with Adam on the squared error.
 
-    Of each perceptron the weights with the lowest held-out loss are returned.
+    For each perceptron, the weights with the lowest held-out loss are returned.
 
     Args:
         features: The inputs of the `p` perceptrons: the training rows, then the held-out rows.

@@ -25,7 +25,7 @@ FITTED = ("ridge", "features", "encoder", "random")
 weights.
 """
 
-RANDOM_SEED = 0  # of the weights of the control
+RANDOM_SEED = 0  # the seed of the random weights of the control
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ class Asked:
     """Which banks are wanted.
 
     Attributes:
-        whose: `truth` or `own`; by default the truth where it is known.
-        data: What to fit on; by default whatever a bank in the cache was fitted on, rooms first,
-            and rooms if there is none.
-        scenes: On how many, if they have to be fitted; see `scenes_for`.
+        whose: `truth` or `own`. The default is the truth if it is known.
+        data: What to fit on. By default a bank in the cache is taken, whatever it was fitted on,
+            with rooms preferred. If there is none, rooms are used.
+        scenes: The number of scenes, if the banks have to be fitted. The default is `scenes_for`.
         views: Number of views of each of these scenes.
         seed: Seed of the sample, and of random features.
-        precision: The model's precision while they are fitted; see `prob3r.runs.precision`.
+        precision: The model's precision during the fit; see `prob3r.runs.precision`.
         target: Name of the target, one of `prob3r.probes.targets.TARGETS`.
-        token: The special token to read instead of the mean of the patches. Only targets of pairs
-            take one.
+        token: The special token to read. Empty means the mean of the patches. Only targets of pairs
+            can be decoded from a token.
     """
 
     whose: Whose | None = None
@@ -59,23 +59,23 @@ class Asked:
 
 @runtime_checkable
 class Show(Protocol):
-    """Shows what is being done."""
+    """Shows a person what is being done."""
 
     def announce(self, line: str) -> None:
-        """Say once what will be done, and what it takes."""
+        """Show a line that says what will be done, and what it costs. It is called once."""
 
     def progress(self, what: str, share: float) -> None:
-        """Say what is being done, and what share of it is done."""
+        """Show what is being done, and what share of it is done."""
 
 
 class Quiet:
     """Shows nothing."""
 
     def announce(self, line: str) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
     def progress(self, what: str, share: float) -> None:
-        """Say nothing."""
+        """Show nothing."""
 
 
 def provide(
@@ -86,18 +86,18 @@ def provide(
     show: Show | None = None,
     again: bool = False,
 ) -> dict[str, RidgeBank]:
-    """Return banks of a model by kind, on its device; fit and keep those that the cache lacks.
+    """Return banks of a model by kind, on its device. Fit and keep the banks that the cache lacks.
 
     Args:
         model: The model.
-        kinds: Which of `FITTED`.
-        asked: What they are to be fitted to and on.
-        name: What to call the model.
+        kinds: Some of `FITTED`.
+        asked: What the banks are fitted to and on.
+        name: The name of the model in messages.
         show: Shows what is being done.
-        again: Whether to fit those that the cache has, too.
+        again: Whether to fit banks again that are in the cache.
 
     Raises:
-        Prob3rError: A kind cannot be fitted, or see `fit_scenes` and `fit_banks`.
+        Prob3rError: A kind cannot be fitted. Also the errors of `fit_scenes` and `fit_together`.
     """
     asked = asked or Asked()
     return provide_each(model, kinds, [asked.target], asked, name, show, again)[asked.target]
@@ -112,16 +112,16 @@ def provide_each(
     show: Show | None = None,
     again: bool = False,
 ) -> dict[str, dict[str, RidgeBank]]:
-    """Return banks by target and kind; see `provide`. Those that are fitted share their passes.
+    """Return banks by target and kind; see `provide`. Targets share passes of the model.
 
     Args:
         model: The model.
-        kinds: Which of `FITTED`.
+        kinds: Some of `FITTED`.
         targets: Names of targets.
-        asked: What they are to be fitted to and on; its own target is not asked.
-        name: What to call the model.
+        asked: What the banks are fitted to and on. Its `target` is not used.
+        name: The name of the model in messages.
         show: Shows what is being done.
-        again: Whether to fit those that the cache has, too.
+        again: Whether to fit banks again that are in the cache.
 
     Raises:
         Prob3rError: See `provide`.
@@ -151,13 +151,13 @@ def provide_each(
         for target, banks in found.items():
             fit = banks[kind].fit
             assert fit is not None
-            # Controls are fitted to the same, on the same.
+            # Controls are fitted to the same goals, on the same data.
             wanted[target] = replace(wanted[target], whose=fit.whose, data=fit.data)
     return {target: {kind: banks[kind] for kind in kinds} for target, banks in found.items()}
 
 
 def _of_one_pass(targets: Sequence[str]) -> list[list[str]]:
-    """Return targets in groups that are fitted on equally many scenes."""
+    """Return targets in groups. The targets of a group are fitted on the same number of scenes."""
     groups: dict[bool, list[str]] = {}
     for target in targets:
         groups.setdefault(target_named(target).level == PAIR, []).append(target)
@@ -167,7 +167,7 @@ def _of_one_pass(targets: Sequence[str]) -> list[list[str]]:
 def _fitted(
     model: Model, kind: str, wanted: Sequence[Asked], shown: "_Shown", weights: str
 ) -> dict[str, dict[str, RidgeBank]]:
-    """Fit and keep all banks that one pass gives; return those asked for, by target and kind."""
+    """Fit and keep all banks of one pass. Return those that were asked for, by target and kind."""
     device, first = next(model.parameters()).device, wanted[0]
     recipes = [_recipe(kind, asked) for asked in wanted]
     if recipes[0].random_seed is not None:
@@ -193,23 +193,24 @@ def _fitted(
             try:
                 keep(bank, weights)
             except Prob3rError as error:  # without a cache it is only slower
-                logger.warning("The probes are not kept for the next time: %s", error)
+                logger.warning("The probes are not kept for later runs: %s", error)
         whose = asked.whose or recipe.whose[0]
         found[asked.target] = {b.kind: b for b in banks if b.fit and b.fit.whose == whose}
     return found
 
 
 def _recipe(kind: str, asked: Asked) -> Recipe:
-    """Return how a kind of probes is fitted; raise Prob3rError if their target cannot be so."""
+    """Return the recipe of a kind of probes. Raise Prob3rError if it does not fit their target."""
     target = target_named(asked.target)
     if kind == "features" and target.level == PAIR:
         raise Prob3rError(
-            f"The {target.name} is read off one mean a view, by ridge probes alone; give 'ridge'."
+            f"The {target.name} is decoded from one mean for each view, which only ridge probes "
+            "can do; give 'ridge'."
         )
     if asked.token and target.level != PAIR:
         raise Prob3rError(
-            f"The {target.name} is read off patches, and a token was given; only targets of pairs "
-            "are read off a token."
+            f"The {target.name} is decoded from patches, but a token was given; only targets of "
+            "pairs are decoded from a token."
         )
     if asked.whose == OWN and not target.own:
         raise Prob3rError(
@@ -226,7 +227,11 @@ def _recipe(kind: str, asked: Asked) -> Recipe:
 
 
 def _checked(model: Model, recipe: Recipe, asked: Asked, chosen: FitScenes) -> Recipe:
-    """Return a recipe of what is known; raise Prob3rError if that is not what was asked for."""
+    """Return the recipe with only those `whose` that are known for the scenes and the model.
+
+    Raises:
+        Prob3rError: What was asked for is not among them.
+    """
     if recipe.target.own and not chosen.truth:
         recipe = replace(recipe, whose=(OWN,))
     elif not predicts_pointmaps(model):
@@ -235,32 +240,32 @@ def _checked(model: Model, recipe: Recipe, asked: Asked, chosen: FitScenes) -> R
         needs_pointmaps(model, "fitting to the own output")
     if asked.whose not in (None, *recipe.whose):
         raise Prob3rError(
-            f"The truth of {chosen.title} is not known, which probes are to be fitted to; fit them "
+            f"The truth of {chosen.title} is not known, so probes cannot be fitted to it; fit them "
             f"to '{OWN}', the model's own final output."
         )
     return recipe
 
 
 class _Shown:
-    """Says what will be fitted and what it takes, then how far it is."""
+    """Shows what will be fitted and what it costs, and then the progress."""
 
     def __init__(self, name: str, show: Show):
         self.name, self.show = name, show
 
     def plan(self, what: str, chosen: FitScenes) -> Callable[[Plan], None]:
-        """Return what says what will be fitted, on what, and what it takes."""
+        """Return the function that announces a plan: what is fitted, on what, and its cost."""
 
         def begin(plan: Plan) -> None:
             self.show.announce(
                 f"{what} of {self.name} on {plan.scenes} scenes of {chosen.title} takes about "
-                f"{duration(plan.seconds)} and {plan.bytes / 2**30:.1f} GiB of memory; they are "
-                "kept for the next time."
+                f"{duration(plan.seconds)} and {plan.bytes / 2**30:.1f} GiB of memory; the probes "
+                "are kept for later runs."
             )
 
         return begin
 
     def of(self, what: str) -> Callable[[float], None]:
-        """Return what is to be called with the share of the work that is done."""
+        """Return the function that shows the share of the work that is done."""
         return lambda share: self.show.progress(what, share)
 
 

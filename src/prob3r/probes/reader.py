@@ -1,4 +1,4 @@
-"""What probe banks and lenses have in common: they read pointmaps off sites, and are files."""
+"""The base class of probe banks and lenses: they decode targets from sites, and have files."""
 
 import json
 from abc import ABC, abstractmethod
@@ -31,14 +31,14 @@ probes of the encoder's last block alone.
 """
 
 WEIGHTS, CARD = "probes.safetensors", "probes.json"
-"""What a folder or a repository with a bank holds; the second repeats the header of the first."""
+"""The files in a folder or a repository with a bank. The second repeats the header of the first."""
 
 BANK = "bank"
-"""The reader of headers that name none."""
+"""The reader of files whose header names none."""
 
 
 class Decoded(NamedTuple):
-    """What is read off a site.
+    """The pointmap and the confidence that are decoded from a site.
 
     Attributes:
         points: Pointmap in camera 1's frame. A trained reader's unit is the mean distance of the
@@ -51,26 +51,25 @@ class Decoded(NamedTuple):
 
 
 class SiteReader(nn.Module, ABC):
-    """Reads a target off each of several residual sites, one patch at a time.
+    """Decodes a target from each of several residual sites, one patch at a time.
 
-    Trained readers say a pointmap. A target of pairs is read off the mean of a view's patches, or
-    off a special token.
+    Trained readers decode a pointmap. A target of pairs is decoded from the mean of a view's
+    patches, or from a special token.
 
-    Every tensor that reading takes is stacked, with a row for each site, so that sites can be read
-    together or apart, and each is trained as if it were alone.
+    Every tensor that reading needs is stacked, with a row for each site. Sites can therefore be
+    read together or one by one, and each probe is trained as if it were alone.
 
     Attributes:
-        registry: Every class of readers that files hold, by what their headers call it.
-        kind: What sort of reader it is.
+        registry: Every class of readers that files hold, by its name in their headers.
+        kind: The kind of reader, such as `mlp`.
         sites: Names of the sites.
         stream: Width of their residual stream.
         patch: Side of a patch, in pixels.
         backbone: Fingerprint of the model whose sites these are.
-        target: What it says.
-        token: Of a target of pairs, the special token that is read; by default it is the mean of
-            the patches.
-        random_seed: The seed of that model's weights where it is a control with random ones, else
-            None.
+        target: What it predicts.
+        token: For a target of pairs, the special token that is read. Empty means the mean of the
+            patches.
+        random_seed: For a control, the seed of the model's random weights, else None.
 
     Raises:
         Prob3rError: A site is not a residual site, or there is none.
@@ -83,7 +82,7 @@ class SiteReader(nn.Module, ABC):
     token: str = ""
 
     def __init_subclass__(cls, reader: str = "", **others: Any) -> None:
-        """Register a class by what the headers of its files call it, if they do."""
+        """Register a class by its name in the headers of its files, if it has one."""
         super().__init_subclass__(**others)
         if reader:
             SiteReader.registry[reader] = cls
@@ -105,16 +104,16 @@ class SiteReader(nn.Module, ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What sort of reader it is."""
+        """The kind of reader, such as `mlp`."""
 
     @property
     def origin(self) -> str:
-        """What it was fitted to and on, in words; empty where that is not known."""
+        """What it was fitted to and on, in words; empty if that is not known."""
         return ""
 
     @abstractmethod
     def header(self) -> dict[str, Any]:
-        """Return what a file must hold beside the weights to build this reader again."""
+        """Return what a file must hold besides the weights to build this reader again."""
 
     @classmethod
     @abstractmethod
@@ -122,12 +121,12 @@ class SiteReader(nn.Module, ABC):
         """Return the reader that a header describes, without its weights.
 
         Raises:
-            KeyError: The header lacks something.
-            TypeError: Something in it is of the wrong type.
+            KeyError: The header lacks an entry.
+            TypeError: An entry has the wrong type.
         """
 
     def stacks(self) -> list[Tensor]:
-        """Return the tensors that reading takes, each with a row for every site."""
+        """Return the tensors that reading needs, each with a row for every site."""
         return list(self.parameters())
 
     @abstractmethod
@@ -136,7 +135,7 @@ class SiteReader(nn.Module, ABC):
     ) -> Float[Tensor, "s t p2 c"]:
         """Return the raw output for each pixel of each patch, given some sites' rows of `stacks`.
 
-        The channels lie apart in memory, so that work on each of them runs over neighbours.
+        The values of one channel lie together in memory, so that work on one channel is fast.
         """
 
     def forward(
@@ -145,7 +144,7 @@ class SiteReader(nn.Module, ABC):
         """Return the raw output for each pixel of each patch.
 
         Args:
-            streams: Patches of every site, or of those of `rows`.
+            streams: Patches of every site, or of the sites in `rows`.
             rows: Which sites these are, by their place in `sites`.
         """
         return self.read([stack[rows] for stack in self.stacks()], streams)
@@ -154,8 +153,8 @@ class SiteReader(nn.Module, ABC):
         """Return the site whose probe reads a site: its own, or view 2's for a further view.
 
         Models of many views tell the reference, view 1, from the others, and treat the others
-        alike. So a bank that was fitted on pairs reads `dec5.3.mlp` with the probe of `dec2.3.mlp`,
-        unless it has a probe of view 5's own.
+        alike. A bank that was fitted on pairs therefore reads `dec5.3.mlp` with the probe of
+        `dec2.3.mlp`, unless it has a probe for view 5.
 
         Raises:
             Prob3rError: There is no such probe.
@@ -173,7 +172,10 @@ class SiteReader(nn.Module, ABC):
         return not {site, str(place.of(min(place.view, 2)))}.isdisjoint(self.sites)
 
     def streams(self, record: Record) -> Float[Tensor, "b n d"]:
-        """Return what probes read of a record: its patches; for a target of pairs one token."""
+        """Return what probes read of a record.
+
+        These are its patches or, for a target of pairs, one special token or the patches' mean.
+        """
         patches = record.patches  # special tokens have no pixels
         if self.target.level != PAIR:
             return patches
@@ -190,8 +192,8 @@ class SiteReader(nn.Module, ABC):
         site = self.probe_for(record.site)
         if record.shape[-1] != self.stream:
             raise Prob3rError(
-                f"'{record.site}' is {record.shape[-1]} wide here, and this bank's probes read "
-                f"{self.stream}; it was trained on another model."
+                f"'{record.site}' has a width of {record.shape[-1]} here, but this bank's probes "
+                f"read a width of {self.stream}; it was trained on another model."
             )
         row, streams = self.sites.index(site), self.streams(record)
         b, n, d = streams.shape
@@ -200,7 +202,7 @@ class SiteReader(nn.Module, ABC):
         return raw[0].unflatten(0, (b, n))
 
     def tell(self, record: Record) -> Tensor:
-        """Return the target that is read off a record: `Target.decode` says what it holds.
+        """Return the target that is decoded from a record, in the form of `Target.decode`.
 
         A target of pixels is a map `(b, h, w, ...)`, one of patches `(b, n, ...)`, and one of pairs
         `(b, ...)`.
@@ -215,14 +217,14 @@ class SiteReader(nn.Module, ABC):
         return self.target.decode(raw[:, 0, 0] if self.target.level == PAIR else raw[:, :, 0])
 
     def decode(self, record: Record) -> Decoded:
-        """Return the pointmap and confidence that are read off a record.
+        """Return the pointmap and confidence that are decoded from a record.
 
         Raises:
-            Prob3rError: These probes say something else, or see `raw`.
+            Prob3rError: These probes predict another target. Also the errors of `raw`.
         """
         if self.target.name != POINTMAP.name:
             raise Prob3rError(
-                f"These probes read the target '{self.target.name}', and a pointmap is needed "
+                f"These probes read the target '{self.target.name}', but a pointmap is needed "
                 "here; give probes of pointmaps."
             )
         rows, columns = record.grid
@@ -232,11 +234,11 @@ class SiteReader(nn.Module, ABC):
     def save_pretrained(
         self, folder: str | Path, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Write `probes.safetensors` and `probes.json` into a folder, which is made if need be.
+        """Write `probes.safetensors` and `probes.json` into a folder.
 
         Args:
-            folder: Where to.
-            metadata: What else the files shall say of the probes; must fit JSON.
+            folder: The folder. It is created if it does not exist.
+            metadata: Further entries of the files' headers. JSON must be able to hold them.
 
         Raises:
             Prob3rError: The folder cannot be written to.
@@ -251,16 +253,16 @@ class SiteReader(nn.Module, ABC):
         revision: str | None = None,
         token: str | None = None,
     ) -> Reader:
-        """Return what `save_pretrained` wrote or `push_to_hub` put on the hub, float32.
+        """Return the reader that `save_pretrained` wrote or `push_to_hub` uploaded, in float32.
 
         Args:
             source: A folder, or a hub id, `owner/name` or `owner/name@revision`.
             revision: A branch, a tag or a commit of the repository.
-            token: For the hub, instead of the one that is logged in with.
+            token: An access token of the hub. The default is that of the login.
 
         Raises:
-            Prob3rError: There is no such thing, it cannot be used or fetched, or is of another sort
-                than this class.
+            Prob3rError: The source does not exist, cannot be used or downloaded, or holds a reader
+                of another class.
         """
         reader = load_probes(source, revision=revision, token=token)
         if not isinstance(reader, cls):
@@ -276,14 +278,14 @@ class SiteReader(nn.Module, ABC):
         commit_message: str = "Upload probes with prob3r",
         token: str | None = None,
     ) -> str:
-        """Put what `save_pretrained` writes on the hub and return the URL of the commit.
+        """Upload the files of `save_pretrained` to the hub and return the URL of the commit.
 
         Args:
-            repo_id: `owner/name` of a model repository, which is made if need be.
+            repo_id: `owner/name` of a model repository. It is created if it does not exist.
             metadata: As for `save_pretrained`.
-            private: Whether a new repository is; None leaves it to the owner's settings.
-            commit_message: What the commit says.
-            token: Instead of the one that is logged in with.
+            private: Whether a new repository is private. None uses the owner's settings.
+            commit_message: The message of the commit.
+            token: An access token of the hub. The default is that of the login.
 
         Raises:
             Prob3rError: The name is not `owner/name`, or the hub refuses or cannot be reached.
@@ -311,7 +313,7 @@ def save_probes(
 
 
 def save_folder(bank: SiteReader, folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a bank, or a lens, as a folder with its weights and, as JSON, their header.
+    """Write a bank, or a lens, as a folder with its weights and a JSON file of their header.
 
     Raises:
         Prob3rError: The folder cannot be written to.
@@ -330,15 +332,15 @@ def load_probes(
     revision: str | None = None,
     token: str | None = None,
 ) -> SiteReader:
-    """Return a probe bank, or a lens, float32.
+    """Return a probe bank, or a lens, in float32.
 
     Args:
         source: The name of a shipped model; the path of a bank's `.safetensors`, or of its folder;
-            or a hub id, `owner/name` or `owner/name@revision`. A path that exists goes before a hub
-            id.
-        kind: Which of a shipped model's banks: one of `KINDS`.
-        revision: Of a bank on the hub.
-        token: For the hub, instead of the one that is logged in with.
+            or a hub id, `owner/name` or `owner/name@revision`. If a path of this name exists, it is
+            not taken as a hub id.
+        kind: The kind of a shipped model's bank: one of `KINDS`.
+        revision: The revision of a bank on the hub.
+        token: An access token of the hub. The default is that of the login.
 
     Raises:
         Prob3rError: There is no such bank, or its file cannot be used or fetched.
@@ -375,8 +377,16 @@ def _read(path: Path) -> SiteReader:
 
 
 def _empty(description: Mapping[str, Any], tensors: int) -> SiteReader:
-    """Return the reader that the header of so many tensors describes, its weights still to read."""
-    # Every layer has weights; a damaged depth must not keep us building layers for hours.
+    """Return the reader that a header describes, without its weights.
+
+    Args:
+        description: The header.
+        tensors: The number of tensors in the file.
+
+    Raises:
+        ValueError: The header cannot belong to this file, or names an unknown reader.
+    """
+    # Every layer has weights. A damaged depth must not make this build layers for hours.
     if description.get("depth", 0) > tensors:
         raise ValueError("it has fewer layers than it says")
     name = description.get("reader", BANK)

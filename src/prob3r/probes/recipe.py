@@ -1,4 +1,4 @@
-"""What is fitted and on how much: the sites of a model, and the recipe of a fit."""
+"""The sites of a model that are fitted, the recipe of a fit, and its number of scenes."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -13,10 +13,10 @@ from prob3r.probes.scenes import HELD_OUT
 from prob3r.probes.targets import PAIR, POINTMAP, WHOSE, Target, Whose
 
 PATCHES_PER_UNKNOWN = 20
-LEAST_SCENES = 64  # patches of one scene are alike, however many it has
-PAIRS, HELD_PAIRS = 768, 256  # scenes for a target of pairs, each of which gives one row a view
-MOST_COST = 0.17  # of the normal equations, as a share of the products of the blocks
-LEAST_SHARE = 0.25  # of the patches; a model so small that this costs more is cheap all the same
+LEAST_SCENES = 64  # even if few would give enough patches, since patches of one scene are similar
+PAIRS, HELD_PAIRS = 768, 256  # scenes for a target of pairs; each view of a scene gives one row
+MOST_COST = 0.17  # cost limit of the normal equations, as a share of the cost of the blocks
+LEAST_SHARE = 0.25  # of the patches; if this costs more, the model is small and cheap to fit anyway
 
 
 class Group(NamedTuple):
@@ -37,7 +37,7 @@ class Group(NamedTuple):
 
 
 def groups(model: Model) -> list[Group]:
-    """Return what is fitted: all sites of the trunk, and the encoder's last ones, a control."""
+    """Return what is fitted: all sites of the trunk and, as a control, the encoder's last sites."""
     middle = trunk(model)
     found = [Group(middle, tuple(s for s in model.sites() if Site.parse(s).stack == middle.name))]
     encoder = model.stacks.get("enc")
@@ -50,15 +50,16 @@ def groups(model: Model) -> list[Group]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a fit, beside the model and the scenes.
+    """The settings of a fit, apart from the model and the scenes.
 
     Attributes:
-        whose: Whose targets to fit to. One pass serves them all, on the same patches.
-        features: How many random features; none for plain ridge regression.
-        seed: Of the random features.
-        random_seed: The seed of the model's weights, where it is a control with random ones.
-        target: What the probes say.
-        token: Of a target of pairs, the special token to read instead of the mean of the patches.
+        whose: Whose targets to fit to. One pass fits them all, on the same patches.
+        features: The number of random features. 0 means plain ridge regression.
+        seed: The seed of the random features and of the choice of patches.
+        random_seed: For a control, the seed of the model's random weights, else None.
+        target: What the probes predict.
+        token: For a target of pairs, the special token to read. Empty means the mean of the
+            patches.
     """
 
     whose: tuple[Whose, ...] = WHOSE
@@ -70,21 +71,22 @@ class Recipe:
 
     @property
     def of_pairs(self) -> bool:
-        """Whether each scene gives one row a view."""
+        """Whether the target is one of pairs: each view of a scene then gives one row."""
         return self.target.level == PAIR
 
     @property
     def held_out(self) -> int:
-        """How many scenes choose the ridges."""
+        """The number of held-out scenes, which choose the ridges."""
         return HELD_PAIRS if self.of_pairs else HELD_OUT
 
 
 def patch_share(model: Model, recipe: Recipe) -> float:
-    """Return the share of the patches whose products are summed, 1 where that costs little enough.
+    """Return the share of the patches that the normal equations use.
 
-    Products are counted: those of the normal equations take at most `MOST_COST` of those of the
-    blocks, unless that leaves less than `LEAST_SHARE`. Small models are thinned the most, whose
-    outputs are wide beside their streams.
+    It is 1 if all patches cost little enough. Cost is the number of multiplications. The normal
+    equations take at most `MOST_COST` of the cost of the blocks, but use at least `LEAST_SHARE` of
+    the patches. The share is smallest for small models, since their outputs are wide compared to
+    their streams.
     """
     if recipe.of_pairs:
         return 1.0
@@ -102,10 +104,11 @@ def patch_share(model: Model, recipe: Recipe) -> float:
 
 
 def scenes_for(model: Model, recipe: Recipe) -> int:
-    """Return how many scenes give 20 patches for each unknown of a row, or 64 if that is more.
+    """Return the number of scenes to fit on, which is at least 64.
 
-    The width is that of the trunk; a control on a wider encoder has fewer patches an unknown. For a
-    target of pairs it is 768, whatever the width.
+    Together the scenes give 20 patches for each unknown of an output of the trunk's probes. A
+    control on a wider encoder has fewer patches for each unknown. For a target of pairs the number
+    is 768, whatever the width.
     """
     if recipe.of_pairs:
         return PAIRS

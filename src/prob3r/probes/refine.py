@@ -1,4 +1,4 @@
-"""Refining a fit in closed form by a target's own loss, where squared error is only a start."""
+"""Refinement of a fit in closed form by gradient descent on a target's own loss."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,16 @@ from prob3r.probes.targets import Goals, Target
 STEPS = 200
 RATE = 5e-3
 CHECK_EVERY = 20  # steps
-_SMALLEST = 1e-9  # a sum of squares
+_SMALLEST = 1e-9  # a sum of squares under which an input does not vary
 
 
 class Refined(NamedTuple):
     """An affine map after refinement.
 
     Attributes:
-        weight: Of the inputs as they are.
-        bias: Of the outputs.
-        error: On the held-out rows.
+        weight: The weight of the inputs, in their own units.
+        bias: The bias of the outputs.
+        error: The error on the held-out rows.
     """
 
     weight: Float[Tensor, "i o"]
@@ -36,21 +36,21 @@ def refine(
     fitted: tuple[Float[Tensor, "n i"], Goals],
     held: tuple[Float[Tensor, "m i"], Goals],
 ) -> Refined:
-    """Return the map of one ridge, changed to make a target's loss small.
+    """Return the map of one ridge after refinement by a target's loss.
 
-    Adam goes down the loss over all fitted rows, in the basis of the inputs in which the
-    regularised Gram matrix is the identity. Of all steps that are looked at, the first among them,
-    the one with the least error on the held-out rows is kept.
+    Adam minimises the loss over all fitted rows. It works in the basis of the inputs in which the
+    regularised Gram matrix is the identity. The error on the held-out rows is computed before the
+    first step and after every `CHECK_EVERY` steps. The map with the smallest error is returned.
 
     Args:
-        target: Whose `loss` and `errors` count.
-        solutions: In closed form.
-        ridge: The one to start from.
-        fitted: Inputs and goals of the rows that it was fitted on.
-        held: Those of the rows held out.
+        target: The target. Its `loss` is minimised, and its `errors` choose the map.
+        solutions: The solutions in closed form.
+        ridge: The ridge of the map to start from.
+        fitted: Inputs and goals of the fitted rows.
+        held: Inputs and goals of the held-out rows.
     """
     total = solutions.values + ridge * solutions.values.mean()
-    varies = total > _SMALLEST  # inputs that do not vary say nothing
+    varies = total > _SMALLEST  # inputs that do not vary carry no information
     spread = (total / len(fitted[0])).sqrt().where(varies, 1)
     inputs, held_inputs = (solutions.rotate(x) * varies / spread for x, _ in (fitted, held))
     start = (solutions.cross / total[:, None]).where(varies[:, None], 0) * spread[:, None]

@@ -1,4 +1,4 @@
-"""Probes in closed form: an affine map a site, after a norm, and what they were fitted on."""
+"""Probes fitted in closed form, a norm and an affine map for each site, and their fit's record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,9 +15,9 @@ from prob3r.probes.scenes import title_of
 from prob3r.probes.targets import PAIR, POINTMAP, TARGETS, TRUTH, WHOSE_WORDS, Target, Whose
 
 FEATURES = 768
-"""How many random features a bank of the kind `features` has, unless another number is asked."""
+"""The number of random features of a bank of the kind `features`."""
 
-_EPS = 1e-6  # of the norm, as in the norms before the heads of CroCo and DINOv2
+_EPS = 1e-6  # in the norm, as in the norms before the heads of CroCo and DINOv2
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Fit:
     Attributes:
         whose: `truth`, or `own` for the model's own final output.
         data: The name of the scenes.
-        scenes: How many of them it was fitted on.
-        held_out: How many further ones chose the ridges.
-        views: Of each scene.
+        scenes: The number of scenes it was fitted on.
+        held_out: The number of further scenes, which chose the ridges.
+        views: The number of views of each scene.
         sample: How the scenes were chosen, in words.
-        digest: 16 hexadecimal digits of all images.
-        seed: Of the sample.
-        precision: What the model ran in.
-        ridges: Of each site: the regulariser, as a share of the mean diagonal.
-        errors: Of each site: the mean error on the held-out scenes, the first of the target's
-            `measures`. Of pointmaps it is in the unit of the scenes' mean distance to camera 1.
+        digest: The hash of all images, 16 hexadecimal digits.
+        seed: The seed of the sample.
+        precision: The precision that the model ran in.
+        ridges: The regulariser of each site, as a share of the mean diagonal of the Gram matrix.
+        errors: The mean error of each site on the held-out scenes, by the first of the target's
+            `measures`. For pointmaps the unit is the mean distance of a scene's points to camera 1.
         target: The target's name.
-        token: Of a target of pairs, the special token that is read; by default it is the mean of
-            the patches.
-        average: What says the target without any input: the mean of what the last site's probe was
-            fitted to. Empty in files of earlier versions.
+        token: For a target of pairs, the special token that is read. Empty means the mean of the
+            patches.
+        average: The prediction without any input: the mean of the goals that the last site's probe
+            was fitted to. Empty in files of earlier versions.
     """
 
     whose: Whose
@@ -61,7 +61,12 @@ class Fit:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Fit":
-        """Return what `asdict` gave; raise KeyError or TypeError if it gave no such thing."""
+        """Return the fit that `asdict` turned into these values.
+
+        Raises:
+            KeyError: A value is missing.
+            TypeError: The values do not describe a fit.
+        """
         if "whose" not in values:  # files of earlier versions knew one target
             values = {**values, "whose": values["target"], "target": POINTMAP.name}
         values = {"average": (), "token": "", **values}
@@ -87,19 +92,20 @@ class RidgeBank(SiteReader, reader="ridge"):
     """Probes of several residual sites of one width, fitted in closed form.
 
     A probe is a norm without weights and one affine map, patch by patch. With random features the
-    map reads, beside the patch, random projections of it that went through GELU (Rahimi and Recht,
-    Random features for large-scale kernel machines, 2007); all sites share the projections.
+    map also reads random projections of the patch after a GELU (Rahimi and Recht, Random features
+    for large-scale kernel machines, 2007). All sites share the projections.
 
     Args:
         sites: Names of the sites, one probe for each.
         stream: Width of their residual stream.
         patch: Side of a patch, in pixels.
         backbone: Fingerprint of the model whose sites these are.
-        features: How many random features.
-        seed: Of the random features.
+        features: The number of random features.
+        seed: The seed of the random features.
         fit: What the bank was fitted on.
-        target: What its probes say.
-        token: Of a target of pairs, the special token to read instead of the mean of the patches.
+        target: What its probes predict.
+        token: For a target of pairs, the special token to read. Empty means the mean of the
+            patches.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class RidgeBank(SiteReader, reader="ridge"):
 
     @property
     def kind(self) -> str:
-        """`ridge` or `features`; of the controls, `random` or `encoder`."""
+        """`ridge` or `features`, or for a control `random` or `encoder`."""
         if self.random_seed is not None:
             return "random"
         if Site.parse(self.sites[0]).stack == "enc":
@@ -143,7 +149,7 @@ class RidgeBank(SiteReader, reader="ridge"):
 
     @property
     def inputs_width(self) -> int:
-        """How many numbers the affine maps read of a patch."""
+        """The number of inputs of the affine maps."""
         return self.stream + self.features
 
     @property
@@ -152,7 +158,7 @@ class RidgeBank(SiteReader, reader="ridge"):
         return "" if self.fit is None else self.fit.words
 
     def inputs(self, streams: Float[Tensor, "*b d"]) -> Float[Tensor, "*b i"]:
-        """Return what the affine maps read of patches; means of patches are read as they are."""
+        """Return the inputs of the affine maps; for a target of pairs, the streams as they are."""
         if self.target.level == PAIR:
             return streams
         normed = F.layer_norm(streams, streams.shape[-1:], eps=_EPS)
@@ -181,7 +187,7 @@ class RidgeBank(SiteReader, reader="ridge"):
         return cls(fit=fit, target=TARGETS[target], **given)
 
     def header(self) -> dict[str, Any]:
-        """Return what a file must hold beside the weights to build this bank again."""
+        """Return what a file must hold besides the weights to build this bank again."""
         described = {
             "reader": "ridge",
             "sites": list(self.sites),

@@ -1,4 +1,4 @@
-"""What banks are fitted on: rooms, data sets, or a folder of photographs."""
+"""The scenes that banks are fitted on: rooms, data sets, or a folder of photographs."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from prob3r.scenes.source import Folders, Scenes, Subset
 from prob3r.scenes.views import Views
 
 ROOMS = "rooms:train"
-"""What banks are fitted on unless other scenes are asked for."""
+"""The scenes that banks are fitted on by default."""
 
 HELD_OUT = 8  # scenes
 
 
 class FitScenes(NamedTuple):
-    """What to fit a bank on.
+    """The scenes to fit a bank on.
 
     Attributes:
-        name: What they are called; see `full_name`.
-        scenes: Those that are fitted on.
-        held_out: Those that choose the regularisers.
-        seed: Of the sample.
+        name: Their name; see `full_name`.
+        scenes: The scenes that are fitted on.
+        held_out: The scenes that choose the regularisers.
+        seed: The seed of the sample.
     """
 
     name: str
@@ -42,14 +42,14 @@ class FitScenes(NamedTuple):
 
     @property
     def truth(self) -> bool:
-        """Whether the true pointmaps are known, as far as the first scene shows."""
+        """Whether the true pointmaps of the first scene are known."""
         return self.scenes.batch([0]).has_truth
 
 
 def full_name(name: str) -> str:
-    """Return a name that says which scenes are meant wherever it is read: with an absolute path.
+    """Return a name that means the same scenes in every working directory: its path is absolute.
 
-    For a folder of photographs it changes with the files in it.
+    The name of a folder of photographs ends in a digest, which changes with the files in it.
     """
     layout, colon, rest = name.partition(":")
     if colon and layout in READERS:
@@ -71,7 +71,7 @@ def _path(name: str) -> Path:
 
 
 def is_album(path: Path) -> bool:
-    """Return whether a path is a folder of photographs, and no pair or data set."""
+    """Return whether a path is a folder of photographs, and not a pair or a data set."""
     return (
         path.is_dir()
         and not Folders.found(path)
@@ -85,19 +85,21 @@ def fit_scenes(
 ) -> FitScenes:
     """Return the scenes to fit a bank on, and others that are held out.
 
-    Of rooms, the validation split is held out; of a folder, an eighth of the photographs, but two
-    at least; of a data set, other pairs of the sample.
+    For rooms, scenes of the validation split are held out. For a data set, other scenes of the
+    sample are held out. For a folder, an eighth of the photographs is held out, but at least as
+    many as a scene has views; `HELD_OUT` scenes are drawn from them.
 
     Args:
-        name: As for `open_pairs`; or a folder of photographs of which nothing is known.
+        name: As for `open_pairs`, or a folder of photographs without truth.
         model: The model.
-        count: How many scenes to fit on; all that there are if they are fewer.
-        views: Of each scene.
-        seed: Of the sample.
-        held_out: How many to hold out, at most a quarter of a data set's.
+        count: The number of scenes to fit on. If there are fewer, all are used.
+        views: The number of views of each scene.
+        seed: The seed of the sample.
+        held_out: The number of scenes to hold out, at most a quarter of a data set's sample. It has
+            no effect on a folder of photographs.
 
     Raises:
-        Prob3rError: The name stands for nothing, or there are too few scenes.
+        Prob3rError: Nothing has this name, or there are too few scenes.
     """
     device, full = next(model.parameters()).device, full_name(name)
     if is_album(path := _path(name)):
@@ -110,7 +112,7 @@ def fit_scenes(
     drawn = sample(found, count + held_out, seed)
     held = min(held_out, len(drawn) // 4)
     if not held:
-        raise Prob3rError(f"{name} has {len(drawn)} scenes; fitting probes takes four at least.")
+        raise Prob3rError(f"{name} has {len(drawn)} scenes; fitting probes needs at least four.")
     first, last = range(len(drawn) - held), range(len(drawn) - held, len(drawn))
     fitted = Subset(drawn, first, f"{len(first)} of {drawn.words}")
     return FitScenes(full, fitted, Subset(drawn, last), seed)
@@ -121,7 +123,7 @@ def _of_album(path: Path, model: Model, count: int, views: int, seed: int) -> Fi
     held = max(views, len(files) // 8)
     if len(files) < 3 * views:
         raise Prob3rError(
-            f"{path} holds {len(files)} photographs; fitting probes takes {3 * views} at least."
+            f"{path} holds {len(files)} photographs; fitting probes needs at least {3 * views}."
         )
     kept = files[:: len(files) // held][:held]
     others = [file for file in files if file not in kept]

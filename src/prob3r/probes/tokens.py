@@ -17,7 +17,7 @@ from prob3r.probes.equations import regress
 from prob3r.probes.perceptrons import fit_mlps, run_mlps
 from prob3r.probes.targets import TRUTH, Goals, Target
 
-PENALTY = 1e-2  # of the regression, times the number of rows
+PENALTY = 1e-2  # the ridge of the regression, divided by the number of rows
 LINEAR, MLP = "linear", "mlp"
 BEST, POOLED = "best", "pooled"
 _SMALLEST = 1e-4  # a standard deviation under which a feature does not vary
@@ -59,7 +59,7 @@ class TokenProbes:
         singles: Mapping[str, int],
         seed: int = 0,
     ) -> "TokenProbes":
-        """Return probes fitted to the first of some scenes, and chosen by the rest.
+        """Return probes fitted to the first scenes. The other scenes choose the best patch.
 
         Args:
             target: The target of the probes.
@@ -67,8 +67,8 @@ class TokenProbes:
             goals: The target's values for each scene.
             fitted: Number of fitted scenes.
             patches: Where the patches are among the tokens.
-            singles: Single tokens to read beside the best patch, by name.
-            seed: Seed of the perceptrons.
+            singles: Indices of single tokens to read in addition to the best patch, by name.
+            seed: Seed of the perceptrons' weights and batches.
         """
         average = goals.raw[:fitted].mean(0)
         centred = goals.raw - average
@@ -117,7 +117,7 @@ def with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "
 def _moments(
     features: Float[Tensor, "p b d"],
 ) -> tuple[Float[Tensor, "p d"], ...]:
-    """Return mean and standard deviation; 1 for a feature that does not vary."""
+    """Return the mean and the standard deviation, which is 1 for a feature that does not vary."""
     scale = features.std(1)
     return features.mean(1), scale.where(scale > _SMALLEST, 1)
 

@@ -73,7 +73,7 @@ def test_every_target_is_fitted_kept_and_read(
     if name == "pointmap":
         assert torch.equal(found, bank.decode(run["dec2.1.mlp"]).points)
     else:
-        with pytest.raises(Prob3rError, match=f"read the target '{name}', and a pointmap is"):
+        with pytest.raises(Prob3rError, match=f"read the target '{name}', but a pointmap is"):
             bank.decode(run["dec2.1.mlp"])
 
 
@@ -191,7 +191,11 @@ def test_the_cache_keeps_targets_apart(
     assert {each.fit.target for each in kept()} == {"match", "pose"}
     for asked, kind, said in (
         (Asked("own", target="depth"), "ridge", "depth are fitted to the truth alone"),
-        (Asked(target="pose"), "features", "pose is read off one mean a view, by ridge probes"),
+        (
+            Asked(target="pose"),
+            "features",
+            "pose is decoded from one mean for each view, which only",
+        ),
         (Asked(target="colour"), "ridge", "no target 'colour'"),
     ):
         with pytest.raises(Prob3rError, match=said):
@@ -215,7 +219,10 @@ def test_a_special_token_is_read_instead_of_the_mean(
     assert find(fingerprint(model), "ridge", target="pose") is None
     for given, said in (
         (Asked(scenes=4, target="pose", token="sun"), "There is no token 'sun' in this model's"),
-        (Asked(target="depth", token="camera"), "depth is read off patches, and a token was given"),
+        (
+            Asked(target="depth", token="camera"),
+            "depth is decoded from patches, but a token was given",
+        ),
     ):
         with pytest.raises(Prob3rError, match=said):
             provide(model, ["ridge"], given)
@@ -223,7 +230,9 @@ def test_a_special_token_is_read_instead_of_the_mean(
 
 def test_too_few_is_one_sentence(backbone: DUSt3R) -> None:
     chosen = fit_scenes(ROOMS, backbone, 1)
-    with pytest.raises(Prob3rError, match=r"The match of \d+ patches is known, which is too few"):
+    with pytest.raises(
+        Prob3rError, match=r"The match of only \d+ patches is known, which is too few"
+    ):
         fit_banks(backbone, chosen, Recipe((TRUTH,), target=TARGETS["match"]))
 
 

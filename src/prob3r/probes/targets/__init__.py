@@ -1,4 +1,4 @@
-"""Targets: what probes can be asked for, each a small object in a file of its kind.
+"""Targets: what probes can predict.
 
 To add one, write a `Target` and add it to `TARGETS`.
 """

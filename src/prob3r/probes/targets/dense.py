@@ -1,4 +1,4 @@
-"""What one view shows of its surfaces: the depth of its pixels, the normals of its patches."""
+"""Targets of the surfaces in one view: the depth of its pixels, and the normals of its patches."""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ class Depth(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return the mean difference of logarithms in a patch."""
+        """Return the mean absolute difference of logarithms in a patch."""
         return {self.measures[0]: (predicted - true).abs().mean(1)}
 
     def decode(self, raw: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 1"]:
@@ -47,7 +47,7 @@ class Depth(Target):
 class Normal(Target):
     """The unit normal of the surface in the view's own camera frame, towards the camera.
 
-    A patch stands for its central pixel: few patches have no edge in any of their pixels.
+    The normal of a patch is that of its central pixel, since most patches contain an edge.
     """
 
     name = "normal"

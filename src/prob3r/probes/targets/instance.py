@@ -1,10 +1,10 @@
 """The instance: which of a scene's objects a patch shows.
 
-Objects have no order and no name, so that a probe cannot say a number for each. It says where the
-object is: the mean of its true points in all views, in camera 1's frame. All patches of one object
-have the same goal, in every view, and look-alikes have different ones. A patch is then given to the
-object whose centre is the nearest to what its probe says. A patch shows what its central pixel
-shows; walls and the ground are no objects.
+Objects have no order and no name, so a probe cannot predict a number for each. It predicts where
+the object is: the mean of its true points in all views, in camera 1's frame. All patches of one
+object have the same goal, in every view. Objects that look alike have different goals. A patch is
+then assigned to the object whose centre is nearest to the prediction. The central pixel decides
+which object a patch shows. Walls and the ground are not objects.
 """
 
 import torch
@@ -17,7 +17,7 @@ from prob3r.probes.targets.target import PATCH, Goals, Target
 from prob3r.scenes.views import Views
 
 MOST = 64
-"""Labels from here on count as no object."""
+"""Labels of this value and above count as no object."""
 
 
 class Instance(Target):
@@ -30,7 +30,7 @@ class Instance(Target):
     measures = ("patches given to another object", "distance to the centre")
 
     def lacks(self, views: Views) -> str:
-        """Return in words what scenes lack; empty if they have it."""
+        """Return in words what scenes lack for this target; empty if they lack nothing."""
         if any(view.labels is None for view in views.views):
             return "they do not say which object a pixel shows"
         return super().lacks(views)
@@ -56,7 +56,7 @@ class Instance(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return 1 where another object's centre is nearer, and the distance to the right one."""
+        """Return 1 if another object's centre is nearer, else 0; and the distance to the centre."""
         assert beside is not None
         found, right = expand_points(predicted), expand_points(true)
         distances = (beside - found[:, None]).norm(dim=-1).nan_to_num(torch.inf, torch.inf)

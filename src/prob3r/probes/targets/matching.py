@@ -1,7 +1,7 @@
-"""What relates a view's patches to another view: whether it sees them, and where they lie in it.
+"""Targets between a view and another view: whether it sees a patch, and where the patch lies in it.
 
-The other view is view 1, and of view 1 it is view 2. A patch stands for its central pixel, as in
-`prob3r.geometry.patch_matches`.
+The other view is view 1; for view 1 itself it is view 2. A patch stands for its central pixel, as
+in `prob3r.geometry.patch_matches`.
 """
 
 from jaxtyping import Float
@@ -16,7 +16,7 @@ _NEAR = 1  # rows or columns, as in PCK@1
 
 
 class CoVisibility(Target):
-    """Whether the other view sees a patch's point: 1 or 0; over a half counts as yes."""
+    """Whether the other view sees a patch's point: 1 or 0. Above 0.5 counts as seen."""
 
     name = "covisibility"
     title = "co-visibility"
@@ -49,7 +49,8 @@ class CoVisibility(Target):
 class Match(Target):
     """Where a patch's point lies in the other view: column and row, in patches.
 
-    The middle of the first patch is at (0, 0). Patches that the other view does not see have none.
+    The middle of the first patch is at (0, 0). Patches that the other view does not see have no
+    match.
     """
 
     name = "match"
@@ -71,7 +72,7 @@ class Match(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return the distance in patches, and 1 where it ends within one patch of the match."""
+        """Return the distance in patches, and whether it is right within one row and one column."""
         near = ((predicted + _HALF).floor() - (true + _HALF).floor()).abs().amax(1) <= _NEAR
         distance: Tensor = (predicted - true).norm(dim=1)
         return dict(zip(self.measures, (distance, near.float()), strict=True))
@@ -82,6 +83,6 @@ class Match(Target):
 
 
 def _matches(views: Views, view: int, patch: int) -> tuple[MatchTruth, PixelMatches]:
-    """Return what matches of a view follow from, and those of its patches."""
+    """Return the truth that a view's matches are computed from, and the matches of its patches."""
     truth = views.pair(partner(view), view).match_truth
     return truth, central_matches(truth, patch)

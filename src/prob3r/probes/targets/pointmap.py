@@ -1,9 +1,8 @@
-"""The pointmap: of each pixel its 3D point in camera 1's frame, and the model's confidence.
+"""The pointmap: each pixel's 3D point in camera 1's frame, and the model's confidence.
 
-Points are fitted in the space in which a linear head is linear, before the exponential: the
-direction times `log1p` of the distance. The confidence that a probe reads is the model's own final
-one, whatever its points are fitted to, since there is no true confidence; it is the least there is
-where the model predicts none.
+Points are fitted in the space before the exponential, in which a linear head is linear: the
+direction times `log1p` of the distance. There is no true confidence, so a probe always predicts the
+model's own final confidence. If the model predicts none, the goal is the lowest confidence.
 """
 
 from collections.abc import Sequence
@@ -19,11 +18,11 @@ from prob3r.models.protocol import Prediction
 from prob3r.probes.targets.target import OWN, PIXEL, TRUTH, Goals, Target, Whose
 from prob3r.scenes.views import Views
 
-_LEAST = 1e-6  # of a confidence above 1; some models say no confidence but 1
+_LEAST = 1e-6  # least confidence minus 1; some models predict a confidence of 1 everywhere
 
 
 class Pointmap(Target):
-    """Each pixel's 3D point in camera 1's frame, in the unit of all views' mean distance to it."""
+    """Each pixel's 3D point in camera 1's frame, in units of the mean distance to camera 1."""
 
     name = "pointmap"
     title = "pointmaps"
@@ -38,8 +37,8 @@ class Pointmap(Target):
     ) -> list[Goals | None]:
         """Return the goals of every view; see `Target.goals`.
 
-        True points are in the unit in which all views together have a mean distance of 1, and the
-        model's own in the unit of the model.
+        The unit of true points is the mean distance of all views' points to camera 1. The model's
+        own points are in the unit of the model.
         """
         points: dict[Whose, Sequence[Tensor]] = {}
         units: dict[Whose, Tensor] = {}
@@ -54,7 +53,7 @@ class Pointmap(Target):
         if TRUTH in whose:
             if not views.has_truth:
                 raise Prob3rError(
-                    "The truth of these scenes is not known, which probes are to be fitted to; fit "
+                    "The truth of these scenes is not known, so probes cannot be fitted to it; fit "
                     f"them to '{OWN}', the model's own final output."
                 )
             unit = norm_factor(views.points, views.valid)
@@ -85,7 +84,7 @@ class Pointmap(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return the mean distance of a patch's points in their unit."""
+        """Return the mean distance between predicted and true points, divided by `units`."""
         distance = _norm(_points(predicted) - _points(true))[:, 0]
         return {self.measures[0]: (distance / units[:, None]).mean(1)}
 
@@ -95,7 +94,7 @@ class Pointmap(Target):
 
 
 def _points(raw: Float[Tensor, "n o"]) -> Float[Tensor, "n 3 p"]:
-    """Return points as `expand_points` does; with their channels apart, which is far faster."""
+    """Return points as `expand_points` does. With channels on their own axis it is far faster."""
     xyz = raw.unflatten(-1, (3, -1))
     norm = _norm(xyz)
     return xyz / norm.clamp(min=1e-8) * norm.expm1()

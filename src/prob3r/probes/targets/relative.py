@@ -1,6 +1,7 @@
-"""What relates the camera of a view to camera 1: its pose, and the epipolar geometry.
+"""Targets between the camera of a view and camera 1: its pose, and the epipolar geometry.
 
-One answer is about a whole view, so that a probe reads one token of it, or the mean of its patches.
+One prediction is about a whole view. A probe therefore reads one token of the view, or the mean of
+its patches.
 """
 
 from typing import NamedTuple
@@ -29,7 +30,7 @@ MATCHES = 64
 FEWEST_MATCHES = 8
 """With fewer matches a pair's epipolar error is not measured."""
 
-_SOFT = 0.02  # of half the longer side: Sampson distances well below count by their square
+_SOFT = 0.02  # in half the longer side; far smaller Sampson distances count by their square
 
 
 class Pose(NamedTuple):
@@ -50,9 +51,9 @@ class Pose(NamedTuple):
 class RelativePose(Target):
     """The pose of a view's camera in camera 1's frame, without the length of the translation.
 
-    The numbers are nine of the rotation, then the unit vector to the camera. The nine are projected
-    onto the nearest rotation (Levinson et al., An Analysis of SVD for Deep
-    Rotation Estimation, NeurIPS 2020).
+    The outputs are the nine entries of the rotation matrix, then the unit vector to the camera. The
+    nine entries are projected onto the nearest rotation (Levinson et al., An Analysis of SVD for
+    Deep Rotation Estimation, NeurIPS 2020).
     """
 
     name = "pose"
@@ -63,11 +64,11 @@ class RelativePose(Target):
     first_view = 2
 
     def lacks(self, views: Views) -> str:
-        """Return in words what scenes lack; empty if they have it."""
+        """Return in words what scenes lack for this target; empty if they lack nothing."""
         return "" if views.has_poses else "they need poses"
 
     def truth(self, views: Views, view: int, patch: int) -> Goals:
-        """Return the true goals of one view; `units` are baselines, in mean depths."""
+        """Return the true goals of one view. `units` are baselines, in mean depths if known."""
         pair = views.pair(1, view)
         pose = pair.view2_to_view1
         baseline = pose[:, :3, 3].norm(dim=-1)
@@ -83,7 +84,7 @@ class RelativePose(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return the angles; that of the translation is NaN for a short baseline."""
+        """Return both angles. The translation error is NaN for a short baseline."""
         found, rotation = Pose.of(predicted), true[:, :9].unflatten(-1, (3, 3))
         to_camera = true[:, 9:] * units[:, None]
         values = (
@@ -93,7 +94,7 @@ class RelativePose(Target):
         return dict(zip(self.measures, values, strict=True))
 
     def decode(self, raw: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 3 4"]:
-        """Return the rotation, and beside it the unit vector to the camera."""
+        """Return the rotation and, as the last column, the unit vector to the camera."""
         found = Pose.of(raw)
         return torch.cat((found.rotation, found.direction[..., None]), -1)
 
@@ -102,8 +103,8 @@ class Epipolar(Target):
     """The fundamental matrix of a view and view 1, of unit norm, on normalised positions.
 
     Normalised positions have the image's middle at (0, 0) and its longer side from -1 to 1. The
-    sign is that of `prob3r.geometry.essential`. Least squares on the nine numbers is a start; the
-    Sampson distance of true matches, made small from there, is what counts.
+    sign is that of `prob3r.geometry.essential`. The fit starts from least squares on the nine
+    numbers, and then minimises the Sampson distances of true matches.
     """
 
     name = "epipolar"
@@ -115,7 +116,7 @@ class Epipolar(Target):
     refined = True
 
     def truth(self, views: Views, view: int, patch: int) -> Goals:
-        """Return the true goals of one view; `units` are half the longer side, in pixels."""
+        """Return the true goals of one view. `units` are half the longer side, in pixels."""
         pair = views.pair(1, view)
         intrinsics = pair.view1.intrinsics, pair.view2.intrinsics
         assert intrinsics[0] is not None
@@ -143,7 +144,7 @@ class Epipolar(Target):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return the mean Sampson distance of a pair's true matches, after rank 2."""
+        """Return the mean Sampson distance of true matches, for the nearest matrix of rank 2."""
         assert beside is not None
         distance = _sampson(self.decode(predicted), beside)
         return {self.measures[0]: distance.nanmean(1) * units}
@@ -153,14 +154,14 @@ class Epipolar(Target):
     ) -> Float[Tensor, ""]:
         """Return the mean of a robust function of the Sampson distances.
 
-        It is that of Geman and McClure, `d^2 / (d^2 + s^2)`.
+        The function is that of Geman and McClure, `d^2 / (d^2 + s^2)`.
         """
         assert goals.beside is not None
         square = _sampson(predicted.unflatten(-1, (3, 3)), goals.beside).square()
         return (square / (square + _SOFT**2)).nanmean()
 
     def decode(self, raw: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 3 3"]:
-        """Return the matrix of rank 2 that is nearest."""
+        """Return the nearest matrix of rank 2."""
         u, s, vh = torch.linalg.svd(raw.unflatten(-1, (3, 3)))
         s = s * s.new_tensor([1, 1, 0])
         rank2: Tensor = u @ (s[..., None] * vh)
@@ -185,7 +186,7 @@ def _to_pixels(size: tuple[int, int], like: Tensor) -> Float[Tensor, "3 3"]:
 
 
 def _some(positions: Float[Tensor, "b n 4"]) -> Float[Tensor, "b m 4"]:
-    """Return `MATCHES` of each pair's matches, evenly spread, then NaN if there are fewer."""
+    """Return `MATCHES` of each pair's matches, evenly spread; if there are fewer, NaN follows."""
     b, n, _ = positions.shape
     there = ~positions[..., 0].isnan()
     first = (~there).int().argsort(dim=1, stable=True)  # matches go first

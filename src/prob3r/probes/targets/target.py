@@ -1,7 +1,7 @@
-"""What every target of a probe has in common: channels, what to say, errors and decoding.
+"""The base class of all targets of probes: channels, goals, errors and decoding.
 
-A target says *what* a probe reads: a pointmap, depth, a pose. *Whose* is another question: the
-truth's, or the model's own final one.
+A target is *what* a probe predicts: a pointmap, depth, a pose. It does not decide *whose*: the
+truth's, or that of the model's own final output.
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ WHOSE: tuple[Whose, ...] = (TRUTH, OWN)
 WHOSE_WORDS = {TRUTH: "the truth", OWN: "the model's own final output"}
 
 Level = Literal["pixel", "patch", "pair"]
-"""What one answer is about: each pixel of a patch, a patch, or a view together with view 1."""
+"""What one prediction is about: each pixel of a patch, a patch, or a view together with view 1."""
 
 PIXEL: Level = "pixel"
 PATCH: Level = "patch"
@@ -33,13 +33,13 @@ PAIR: Level = "pair"
 
 
 class Columns(NamedTuple):
-    """Which outputs of a regression belong to whom.
+    """Which outputs of a regression predict the truth, and which the model's own output.
 
     Attributes:
-        whose: Whose targets they are, in their order.
-        pixels: Pixels in a patch; 1 for a target of patches or pairs.
-        channels: Numbers of one answer.
-        shared: Numbers of one answer that are the same whoever it is of.
+        whose: Whose targets the outputs predict, in the order of the outputs.
+        pixels: The number of pixels in a patch; 1 for a target of patches or pairs.
+        channels: The number of values of one prediction.
+        shared: The number of further values, which are the same for the truth and the own output.
     """
 
     whose: tuple[Whose, ...]
@@ -53,25 +53,26 @@ class Columns(NamedTuple):
         return (self.channels * len(self.whose) + self.shared) * self.pixels
 
     def of(self, whose: Whose) -> slice:
-        """Return the outputs that are somebody's answer."""
+        """Return the outputs that predict the truth, or those that predict the own output."""
         size = self.channels * self.pixels
         start = size * self.whose.index(whose)
         return slice(start, start + size)
 
     @property
     def common(self) -> slice:
-        """The outputs that all share."""
+        """The outputs that are the same for the truth and the own output."""
         return slice(self.width - self.shared * self.pixels, self.width)
 
 
 class Goals(NamedTuple):
-    """What probes are to say of the patches of one view of a batch, or of its pairs.
+    """What probes should predict for the patches of one view of a batch, or for its pairs.
 
     Attributes:
-        raw: The outputs of each patch or pair, as `Columns` orders them, channel by channel.
-        known: Of which of them everything is known.
-        units: By whose they are, what errors are divided by or need to know of the scene.
-        beside: What else errors need.
+        raw: The outputs of each patch or pair, in the order of `Columns`, channel by channel.
+        known: Whether all values of a patch or pair are known.
+        units: By `whose`, a number of the scene that `errors` needs, such as the unit that errors
+            are divided by.
+        beside: Further data that `errors` needs.
     """
 
     raw: Float[Tensor, "n o"]
@@ -87,7 +88,7 @@ class Goals(NamedTuple):
         units: Float[Tensor, " n"] | None = None,
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> "Goals":
-        """Return goals that are the truth's alone. Numbers that are not known become zero."""
+        """Return goals of the truth alone. Values that are not known become zero."""
         units = torch.ones_like(raw[:, 0]) if units is None else units
         return cls(raw.nan_to_num(0, 0, 0), known, {TRUTH: units}, beside)
 
@@ -111,21 +112,21 @@ class Goals(NamedTuple):
 
 
 class Target(ABC):
-    """What a probe is to say.
+    """What a probe should predict.
 
-    A target knows no model and no probe. `goals` says what probes are fitted to, `errors` how far
-    their answers are from it, and `decode` turns an answer into what it stands for.
+    A target knows no model and no probe. `goals` returns what probes are fitted to. `errors`
+    returns how far predictions are from it. `decode` turns the outputs of a probe into the target.
 
     Attributes:
-        name: What commands and files call it.
-        title: What a sentence calls it.
-        level: What one answer is about.
-        channels: Numbers of one answer.
-        shared: Further numbers of one answer, which are the same for the truth and the own output.
-        measures: What `errors` returns, in order. The first one is an error, which ridges are
-            chosen by.
+        name: The name in commands and files.
+        title: The name in sentences.
+        level: What one prediction is about.
+        channels: The number of values of one prediction.
+        shared: The number of further values, which are the same for the truth and the own output.
+        measures: The names of what `errors` returns, in order. The first is an error, by which
+            ridges are chosen.
         own: Whether probes can be fitted to the model's own final output.
-        first_view: The first view that has such a target: 2 for what relates a view to view 1.
+        first_view: The first view that has this target: 2 if it relates a view to view 1.
         refined: Whether a fit in closed form is refined by `loss`.
     """
 
@@ -140,26 +141,26 @@ class Target(ABC):
     refined: ClassVar[bool] = False
 
     def pixels(self, patch: int) -> int:
-        """Return how many answers a patch of so many pixels a side gives."""
+        """Return the number of predictions for a patch, given its side in pixels."""
         return patch**2 if self.level == PIXEL else 1
 
     def columns(self, whose: tuple[Whose, ...], patch: int) -> Columns:
-        """Return the outputs of a regression on it."""
+        """Return the outputs of a regression on this target."""
         return Columns(whose, self.pixels(patch), self.channels, self.shared)
 
     def goals(
         self, views: Views, output: Prediction | None, patch: int, whose: tuple[Whose, ...]
     ) -> list[Goals | None]:
-        """Return what probes are to say of every view of a batch; None where a view has none.
+        """Return the goals of every view of a batch; None for a view that does not have the target.
 
         Args:
             views: The batch.
-            output: What the model says of it; needed for the own output and for confidences.
+            output: The model's output for the batch, which gives the own output and confidences.
             patch: Side of a patch, in pixels.
-            whose: Whose targets.
+            whose: Whose targets to return.
 
         Raises:
-            Prob3rError: The scenes or the output lack what the target follows from.
+            Prob3rError: The scenes or the output lack what the target is computed from.
         """
         if whose != (TRUTH,):
             raise Prob3rError(
@@ -171,7 +172,7 @@ class Target(ABC):
         return [self.truth(views, v, patch) if v >= self.first_view else None for v in numbers]
 
     def lacks(self, views: Views) -> str:
-        """Return in words what scenes lack to have such a target; empty if they have it."""
+        """Return in words what scenes lack for this target; empty if they lack nothing."""
         return "" if views.has_truth else "they need depth, intrinsics and poses"
 
     @abstractmethod
@@ -192,26 +193,26 @@ class Target(ABC):
         units: Float[Tensor, " n"],
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
-        """Return what `measures` names of each patch or pair; NaN where it cannot be measured.
+        """Return each of `measures` for each patch or pair; NaN if it cannot be measured.
 
         Args:
-            predicted: The outputs of a probe for it.
-            true: The outputs it should give.
-            units: Of the goals.
-            beside: Of the goals.
+            predicted: The outputs of a probe.
+            true: The goals, as `Goals.raw`.
+            units: The units of the goals.
+            beside: The further data of the goals.
         """
 
     def loss(
         self, predicted: Float[Tensor, "n o"], goals: Goals, whose: Whose = TRUTH
     ) -> Float[Tensor, ""]:
-        """Return what fitting makes small. The squared error is made so in closed form."""
+        """Return what fitting minimises. The squared error is minimised in closed form."""
         return (predicted - goals.raw[:, : predicted.shape[1]]).square().mean()
 
     @abstractmethod
     def decode(self, raw: Float[Tensor, "*b c"]) -> Tensor:
-        """Return what the numbers of an answer stand for."""
+        """Return the target that the outputs of a probe encode."""
 
 
 def partner(view: int) -> int:
-    """Return the view that a view's matches are in: view 1, and for view 1 itself view 2."""
+    """Return the view that a view is matched with: view 1, or view 2 for view 1 itself."""
     return 2 if view == 1 else 1
