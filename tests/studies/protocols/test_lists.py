@@ -95,7 +95,7 @@ def test_frames_that_are_not_there_are_named() -> None:
         sets_by_places(reader, {"a": [0, 3]})
     with pytest.raises(Prob3rError, match="has 0 frames of c, but the list asks for frame 1"):
         sets_by_places(reader, {"c": [0, 1]})
-    with pytest.raises(Prob3rError, match="a has 1 listed frame; a scene has two or more"):
+    with pytest.raises(Prob3rError, match="a has only one listed frame; list at least two"):
         sets_by_places(reader, {"a": [0]})
     with pytest.raises(Prob3rError, match="somewhere has no scene of this protocol"):
         sets_by_places(reader, {})

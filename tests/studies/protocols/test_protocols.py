@@ -255,7 +255,7 @@ def test_a_model_of_two_views_sees_pairs_with_the_reference(root: Written, camer
 
 def test_a_model_of_too_few_views_is_refused(root: Written) -> None:
     known = of_reader(reader("sintel", root("sintel")), most_views=4)
-    with pytest.raises(Prob3rError, match="has 5 views and the model takes 4 at most; this"):
+    with pytest.raises(Prob3rError, match="has 5 views, but the model takes at most 4; this"):
         run(protocol_named("sintel-trajectories"), known, root("sintel"))
 
 

@@ -1,7 +1,7 @@
-"""Protocols: public benchmarks by name, so that a number can be put beside a paper's.
+"""Protocols: public benchmarks by name, so that numbers can be compared with those of papers.
 
-Each file is one benchmark, or what benchmarks of one kind share. A protocol is a class with a
-`name`: it is found without being listed.
+Each file holds one benchmark, or what benchmarks of one kind share. A protocol is a class with a
+`name`. All protocols in this folder are found without a list.
 """
 
 from collections.abc import Mapping

@@ -16,23 +16,23 @@ from prob3r.studies.protocols.lists import Places, every, read_places, sets_by_p
 from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
-ROOM = 0.1  # metres, of ICP
+ROOM = 0.1  # metres, the radius of ICP
 
 
 class Clouds(Protocol):
-    """Points of all views of a scene against the true ones.
+    """The points of all views of a scene, compared with the true points.
 
-    Points count where the true depth is known. They are aligned once by the similarity of least
-    squares over all of them (Umeyama), then by ICP, point to point. Distances are to the nearest
-    point of the other cloud, normals from the 30 nearest points. The truth is compared at the
-    resolution and in the crop in which the model sees the views.
+    Only pixels with a known true depth count. The points are aligned once by the similarity of
+    least squares over all of them (Umeyama), then by ICP, point to point. Distances are to the
+    nearest point of the other cloud. Normals are computed from the 30 nearest points. Points are
+    compared at the resolution and in the crop in which the model sees the views.
 
     Attributes:
-        reader: Of the data set.
-        stride: Every so many frames of a scene are taken.
-        radius: Of ICP, in the unit of the truth.
-        unit: Of the truth.
-        scenes: Those of the published list; all that are there by default.
+        reader: The reader of the data set.
+        stride: The step between the frames that are taken of a scene.
+        radius: The radius of ICP, in the unit of the truth.
+        unit: The unit of the truth.
+        scenes: The scenes of the published list. The default is all scenes of the data set.
     """
 
     alignment = "similarity of least squares over all points (Umeyama), then ICP, point to point"
@@ -64,7 +64,7 @@ class Clouds(Protocol):
         ]
 
     def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
-        """Return the listed frames, or every so many of each scene."""
+        """Return the listed frames, or every `stride`-th frame of each scene."""
         reader = self.reader(path, model, seek=False)
         if listed is not None:
             return Chosen.of(sets_by_places(reader, read_places(listed)), f"read from {listed}")

@@ -21,14 +21,14 @@ UNSEEN = [
     "skateboard",
     "suitcase",
 ]
-"""The categories that PoseDiffusion kept out of its training; the draws come to them last."""
+"""The categories that PoseDiffusion did not train on. Their frames are drawn last."""
 
 FEWEST = 50  # frames of a sequence
-FARTHEST = 1e5  # the sum of an annotation's translation, beyond which its sequence is left out
+FARTHEST = 1e5  # a sequence is left out if the entries of a translation sum to more than this
 
 
 class CO3Dv2Poses(RelativePoses):
-    """All categories; sequences of 50 frames or more whose translations make sense."""
+    """All categories; sequences of 50 frames or more whose translations are plausible."""
 
     name = "co3dv2-poses"
     title = "CO3Dv2: relative camera poses of ten frames"

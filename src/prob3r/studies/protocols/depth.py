@@ -18,11 +18,11 @@ PIXELS = "pixels"
 class Depths(Protocol):
     """Depth of all frames of a sequence, aligned once for the whole sequence.
 
-    Sequences are averaged by the number of pixels whose true depth is known. The truth is compared
-    at the resolution and in the crop in which the model sees the frames.
+    The mean over sequences is weighted by the number of pixels with a known true depth. Depth is
+    compared at the resolution and in the crop in which the model sees the frames.
 
     Attributes:
-        clipped: Predicted depth beyond it is set to it, after the alignment.
+        clipped: The largest depth. Larger predictions are set to it after the alignment.
     """
 
     clipped: ClassVar[int | float | None] = None
@@ -42,7 +42,7 @@ class Depths(Protocol):
     ]
 
     def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
-        """Return the errors of one sequence, by alignment, and how many pixels counted."""
+        """Return the errors of one sequence, by alignment, and the number of pixels that count."""
         own, truth = [], []
         for view, depth in zip(scene.views, found.depth, strict=True):
             assert view.depth is not None  # readers of these data sets give depth

@@ -11,7 +11,7 @@ TEST = (1, 4, 9, 10, 11, 12, 13, 15, 23, 24, 29, 32, 33, 34, 48, 49, 62, 75, 77,
 
 
 class DTUClouds(Clouds):
-    """Objects on a table, known on their masks."""
+    """Objects on a table. Depth is known only on the objects' masks."""
 
     name = "dtu-points"
     title = "DTU: reconstruction from every fifth view"

@@ -17,10 +17,10 @@ PAIRS, SEED = 500, 0
 
 
 class ETH3DMatches(Matching):
-    """Matches follow from depth and cameras; what view 1 does not see is left out.
+    """Matches are computed from depth and cameras. Pixels that view 1 does not see do not count.
 
-    These are prob3r's own pairs. GLU-Net's protocol of the same name takes frames of ETH3D's videos
-    at intervals, and sparse points: its numbers are others.
+    The pairs are prob3r's own. GLU-Net's protocol of the same name takes frames of ETH3D's videos
+    at intervals, and sparse points. Its numbers cannot be compared with those of this protocol.
     """
 
     name = "eth3d-matches"

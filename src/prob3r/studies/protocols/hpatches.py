@@ -12,7 +12,7 @@ from prob3r.studies.protocols.protocol import Chosen, Key
 
 
 class HPatchesMatches(Matching):
-    """Image 1 with each of the other five: pixels of these are looked for in image 1."""
+    """Image 1 with each of the other five. Pixels of the other image are matched in image 1."""
 
     name = "hpatches-matches"
     title = "HPatches: dense matches of 59 sequences"

@@ -20,14 +20,14 @@ Places = dict[str, list[int]]
 
 
 def sets_by_places(reader: Reader, places: Places) -> FrameSets:
-    """Return one set of frames a scene.
+    """Return one set of frames for each scene.
 
     Args:
         reader: The data set.
         places: The places of the frames of each scene, in the order in which a model sees them.
 
     Raises:
-        Prob3rError: The data set lacks a scene or a frame, or a set has less than two.
+        Prob3rError: The data set lacks a scene or a frame, or a set has fewer than two frames.
     """
     frames, sets = frames_by_scene(reader.scenes), []
     for scene, numbers in places.items():
@@ -36,10 +36,10 @@ def sets_by_places(reader: Reader, places: Places) -> FrameSets:
             raise Prob3rError(
                 f"{reader.root} has {len(have)} frames of {scene}, but the list asks for frame "
                 f"{max(numbers, default=0)}, counted from 0; give the whole data set, or a list of "
-                "what is there."
+                "the frames that are there."
             )
         if len(numbers) < 2:
-            raise Prob3rError(f"{scene} has {len(numbers)} listed frame; a scene has two or more.")
+            raise Prob3rError(f"{scene} has only one listed frame; list at least two.")
         sets.append(tuple(have[number] for number in numbers))
     if not sets:
         raise Prob3rError(f"{reader.root} has no scene of this protocol.")
@@ -72,7 +72,8 @@ def drawn(reader: Reader, views: int, seed: int, scenes: Sequence[str] | None = 
     """Return frames drawn by numpy's `RandomState(seed).choice`, scene after scene.
 
     The draws are those of pi3's and VGGT's evaluations, if the scenes, their order and their
-    numbers of frames are the same. Scenes with fewer frames are left out and use no draw.
+    numbers of frames are the same. Scenes with fewer than `views` frames are left out, and nothing
+    is drawn for them.
 
     Args:
         reader: The data set.

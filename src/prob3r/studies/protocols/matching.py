@@ -14,7 +14,7 @@ from prob3r.scenes.views import Views
 from prob3r.studies.protocols.protocol import Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
-SIDE = 240  # pixels, of the images that errors are counted in
+SIDE = 240  # pixels; view 1 is taken to have this width and height when errors are counted
 WITHIN = (1, 3, 5)
 PIXELS = "pixels"
 
@@ -22,11 +22,12 @@ PIXELS = "pixels"
 class Matching(Protocol):
     """Where the pixels of view 2 lie in view 1, by what the model predicts.
 
-    The match of a pixel is the pixel of view 1 with the most alike descriptor where the model has
-    descriptors, else the one with the nearest predicted point. Errors are counted as if view 1
-    were 240x240 pixels, whatever its shape. The end-point error is averaged over the pixels of a
-    pair and then over pairs; PCK@k is the share of all pixels of all pairs that are wrong by k
-    pixels at most. Pixels count whose true match lies in what the model sees of view 1.
+    If the model has descriptors, the match of a pixel is the pixel of view 1 with the most similar
+    descriptor. Otherwise it is the pixel of view 1 with the nearest predicted point. Errors are
+    counted as if view 1 were 240x240 pixels, whatever its shape. The end-point error is averaged
+    over the pixels of a pair and then over pairs. PCK@k is the share of all pixels of all pairs
+    that are wrong by at most k pixels. A pixel counts if its true match lies in the part of view 1
+    that the model sees.
     """
 
     alignment = "none; errors in pixels of view 1 scaled to 240x240"
@@ -37,15 +38,15 @@ class Matching(Protocol):
 
     @abstractmethod
     def truth(self, number: int, scene: Views) -> tuple[PixelMatches, tuple[float, float]]:
-        """Return the true matches of one pair, and how many pixels of its framed view 1 are one.
+        """Return the true matches of one pair, and the scale of its errors.
 
         Returns:
-            The matches in the framed views, and along x and y the number of pixels of 240 in one
-            pixel of the framed view 1.
+            The matches, in pixels of the framed views; and the scale along x and y: the number of
+            pixels of a 240x240 image in one pixel of the framed view 1.
         """
 
     def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
-        """Return the errors of one pair, and how many pixels counted."""
+        """Return the errors of one pair, and the number of pixels that count."""
         truth, scale = self.truth(number, scene)
         matches = predicted_matches(found.predictions[0])
         pixels, visible = (t[0].to(matches.device) for t in truth)

@@ -1,4 +1,4 @@
-"""Neural RGB-D: reconstruction from frames of each scene, far apart or near."""
+"""Neural RGB-D: reconstruction from sparse or dense frames of each scene."""
 
 from typing import ClassVar
 

@@ -1,7 +1,7 @@
 """Protocol: a public benchmark by name, with its frames, its alignment and its metrics.
 
-A protocol is a class with a `name` in any file of this folder: it is found without being listed. It
-says which frames (`choose`) and which numbers of one scene (`measure`); `run` does the rest.
+A protocol is a class with a `name` in any file of this folder; it is found without a list. Its
+method `choose` returns the frames, and `measure` the numbers of one scene. `run` does the rest.
 """
 
 from abc import ABC, abstractmethod
@@ -134,8 +134,8 @@ class Protocol(ABC):
 
         Args:
             path: The data set's folder.
-            model: What frames the images.
-            listed: A file with the published list; without, the list is rebuilt.
+            model: The model that frames the images, or a `Framing`.
+            listed: A file with the published list. Without it the list is rebuilt.
 
         Raises:
             Prob3rError: The data set or the list cannot be used.

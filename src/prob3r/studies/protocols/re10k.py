@@ -10,7 +10,7 @@ from prob3r.studies.protocols.relative_poses import SEED, VIEWS, RelativePoses
 
 
 class RealEstate10KPoses(RelativePoses):
-    """The recordings that are there, in the order of their names."""
+    """All recordings in the folder, in the order of their names."""
 
     name = "re10k-poses"
     title = "RealEstate10K: relative camera poses of ten frames"

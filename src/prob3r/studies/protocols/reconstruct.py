@@ -1,11 +1,11 @@
 """The reconstruction of a scene by a model, for protocols: points, cameras, depth in one frame.
 
 Models differ in what they predict and in how many views they take. A model of any number of views
-sees all views of a scene at once. A model of two sees the reference with each other view, and the
-pairs' reconstructions are brought to one scale by view 1's pointmap: by the median over its pixels
-of the ratio of the distances to camera 1. Cameras are the model's own where it predicts them;
-otherwise they are found by PnP from its pointmaps, with the focal length read off view 1's. The
-intrinsics of the data set are never used.
+sees all views of a scene at once. A model of two views sees the reference with each other view. The
+reconstructions of these pairs are brought to one scale by view 1's pointmap: the scale is the
+median over its pixels of the ratio of the distances to camera 1. If the model predicts cameras,
+they are used. Otherwise cameras are found by PnP from its pointmaps, with the focal length
+estimated from view 1's pointmap. The intrinsics of the data set are never used.
 """
 
 from collections.abc import Sequence
@@ -54,8 +54,8 @@ def views_at_once(model: Model, views: int) -> bool:
     if model.most_views == 2:
         return False
     raise Prob3rError(
-        f"A scene has {views} views and the model takes {model.most_views} at most; this protocol "
-        "needs a model of two views or one of as many as its scenes have."
+        f"A scene has {views} views, but the model takes at most {model.most_views}; this protocol "
+        "needs a model that takes two views, or all views of a scene."
     )
 
 

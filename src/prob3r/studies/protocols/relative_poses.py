@@ -18,10 +18,10 @@ SEED = 42
 class RelativePoses(Protocol):
     """Poses of ten frames of each sequence, pair by pair.
 
-    RRA@k and RTA@k are the shares of all pairs of frames whose relative rotation, or direction of
-    the relative translation, is wrong by less than k degrees. AUC@k is the area under the recall
-    curve of the larger of both, in steps of one degree. A scene with a camera that is not found
-    counts with its pairs as failures.
+    RRA@k is the share of all pairs of frames whose relative rotation is wrong by less than k
+    degrees. RTA@k is the same for the direction of the relative translation. AUC@k is the area
+    under the recall curve of the larger of both errors, in steps of one degree. If a camera is not
+    found, all pairs with it count as failures.
     """
 
     alignment = (

@@ -82,7 +82,8 @@ def run(
         count: Number of scenes of a seeded sample; by default all. A result on a sample states that
             its frames are not those of the protocol.
         seed: Seed of the sample and of the bootstrap.
-        report: Called with the number of scenes done and the number of all scenes.
+        report: A function that is called with the number of scenes done and the number of all
+            scenes.
 
     Raises:
         Prob3rError: The data set or the list cannot be used, more than 1 % of the scenes are
@@ -125,7 +126,7 @@ def run(
 
 
 def _frames(protocol: Protocol, chosen: Chosen) -> dict[str, Any]:
-    """Return what a result file says of the frames."""
+    """Return the description of the frames for result files."""
     digest = chosen.digest
     published = None if protocol.published is None else digest == protocol.published
     return {

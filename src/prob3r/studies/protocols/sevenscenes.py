@@ -1,4 +1,4 @@
-"""7-Scenes: reconstruction from frames of each test sequence, far apart or near."""
+"""7-Scenes: reconstruction from sparse or dense frames of each test sequence."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,7 @@ class _SevenScenes(Clouds):
     farthest: ClassVar[int | float | None] = 10.0
 
     def places(self, path: Path, reader: Reader) -> Places:
-        """Return every so many frames of each test sequence."""
+        """Return the places of every `stride`-th frame of each test sequence."""
         found = [
             f"{folder.parent.name}/{folder.name}"
             for split in sorted(path.resolve().glob("*/TestSplit.txt"))

@@ -25,7 +25,7 @@ SEQUENCES = [
     "temple_2",
     "temple_3",
 ]
-"""Those whose camera moves, by ParticleSfM's and MonST3R's choice."""
+"""The sequences whose camera moves, as ParticleSfM and MonST3R chose them."""
 
 LAYOUT = "sintel: the folder `training`, with final/, depth/ and camdata_left/"
 FRAMES = "all frames of 14 sequences, the final pass: pi3's configs/data/{}.yaml"
@@ -49,7 +49,7 @@ class SintelTrajectories(Trajectories):
 
 
 class SintelDepth(Depths):
-    """The depth of a film; beyond 70 units nothing counts."""
+    """The depth of a film. Pixels with a true depth beyond 70 units do not count."""
 
     name = "sintel-depth"
     title = "Sintel: depth of 14 sequences"

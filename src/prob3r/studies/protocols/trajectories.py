@@ -16,8 +16,9 @@ from prob3r.studies.protocols.reconstruct import Reconstruction
 class Trajectories(Protocol):
     """Cameras of the frames of each recording, in their order.
 
-    ATE is the root mean square distance of the positions after the similarity that fits them best;
-    RPE that of the difference of the motions from frame to frame. Each is averaged over recordings.
+    ATE is the root mean square distance of the positions after the similarity that fits them best.
+    RPE is the root mean square of the difference of the motions from frame to frame. Each is
+    averaged over recordings.
     """
 
     alignment = "similarity of least squares over the cameras' positions (Umeyama)"

@@ -12,7 +12,7 @@ STRIDE, MOST = 3, 90
 
 
 class _Colours(TUM):
-    """Colour images with poses; depth is neither needed nor asked for."""
+    """Colour images with poses. Depth is not needed, and is not read."""
 
     has_depth = False
 

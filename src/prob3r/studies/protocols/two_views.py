@@ -24,8 +24,8 @@ class TwoViews(Protocol):
     the errors. A pair without a pose counts as a failure.
 
     Attributes:
-        reader: Of the list.
-        count: How many pairs the published list has.
+        reader: The reader of the list.
+        count: The number of pairs in the published list.
     """
 
     alignment = (
@@ -40,7 +40,7 @@ class TwoViews(Protocol):
     count: ClassVar[int]
 
     def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
-        """Return the pairs of the list that stands with the images."""
+        """Return the pairs of the list in the data set's folder."""
         refuse_list(self.name, listed)
         reader = self.reader(path, model)
         pairs = FrameSets(reader, [tuple(pair) for pair in reader.pairs.tolist()])
