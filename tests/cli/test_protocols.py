@@ -74,7 +74,7 @@ def test_pairs_and_protocols_are_not_compared(root: Path, tmp_path: Path) -> Non
             ["--protocol", "re10k-poses", "--data", "x", "--probes", "mlp"],
             "--probes has no meaning for the protocol re10k-poses; leave it out",
         ),
-        (["--frames", "list.json"], "--frames has no meaning for pairs without a --protocol"),
+        (["--frames", "list.json"], "--frames has no meaning for data without a --protocol"),
     ],
 )
 def test_what_cannot_be_run_is_said(arguments: list[str], words: str) -> None:

@@ -131,6 +131,13 @@ def views_of(images: "list[Path]", network: "Model", size: int | None = None) ->
     return Views.from_images(images, framing).to(next(network.parameters()).device)
 
 
+def check_views(network: "Model", model: str, views: int) -> None:
+    """Raise Prob3rError if a model takes fewer views than are asked for."""
+    most = network.most_views
+    if most is not None and most < views:
+        raise Prob3rError(f"{model} takes at most {most} views, and --views is {views}.")
+
+
 def chosen(
     data: str,
     network: "Model",

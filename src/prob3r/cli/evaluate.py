@@ -18,6 +18,7 @@ from prob3r.cli.app import (
     PrecisionName,
     Rotation,
     app,
+    check_views,
     chosen,
     console,
     in_precision,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from prob3r.studies.protocols import Outcome
 
-PAIRS = 512
+PAIRS, SCENES = 512, 128
 ROOMS = "rooms:test"
 
 SHORT = {
@@ -67,9 +68,13 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Number of pairs, a random sample; 512 by default. With --protocol: number of "
-            "scenes; all by default.",
+            help="Number of pairs, a random sample; 512 by default. With --views: number of "
+            "scenes; 128 by default. With --protocol: number of scenes; all by default.",
         ),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(min=2, help="Measure scenes of this many views, by cameras and by points."),
     ] = None,
     overlap: Overlap = None,
     rotation: Rotation = None,
@@ -88,18 +93,22 @@ def evaluate(
     device: Device = "cpu",
     precision: PrecisionName = "auto",
 ) -> None:
-    """Measure a model on pairs, together with references, or on a public benchmark."""
+    """Measure a model on pairs or scenes, together with references, or on a public benchmark."""
     from prob3r.models import load
     from prob3r.studies import evaluate as measure
     from prob3r.studies.evaluation import about_pairs, write_rows
 
+    of_pairs = {"--overlap": overlap, "--rotation": rotation}
+    of_probes = {"--probes": probes, "--fit-to": fit_to, "--fit-on": fit_on}
     if protocol is not None:
-        of_pairs = {"--overlap": overlap, "--rotation": rotation}
-        of_probes = {"--probes": probes, "--fit-to": fit_to, "--fit-on": fit_on}
-        _refuse(f"the protocol {protocol}", {**of_pairs, **of_probes})
+        _refuse(f"the protocol {protocol}", {**of_pairs, **of_probes, "--views": views})
         _protocol(model, protocol, data, frames, pairs, json_file, device, precision)
         return
-    _refuse("pairs without a --protocol", {"--frames": frames})
+    _refuse("data without a --protocol", {"--frames": frames})
+    if views is not None:
+        _refuse("scenes of --views", {**of_pairs, **of_probes})
+        _scenes(model, data, views, pairs or SCENES, json_file, device, precision)
+        return
     pairs = pairs or PAIRS
     network = load(model, device)
     which = asked(fit_to, fit_on, precision)
@@ -124,6 +133,44 @@ def _refuse(what: str, given: Mapping[str, object]) -> None:
     for option, value in given.items():
         if value is not None:
             raise Prob3rError(f"{option} has no meaning for {what}; leave it out.")
+
+
+def _scenes(
+    model: str,
+    data: str,
+    views: int,
+    count: int,
+    json_file: Path | None,
+    device: str,
+    precision: str,
+) -> None:
+    """Measure a model on scenes of several views, print the table and write the rows."""
+    from prob3r.models import load
+    from prob3r.scenes.several import open_views
+    from prob3r.studies.evaluation import write_rows
+    from prob3r.studies.scene_evaluation import about_scenes, evaluate_scenes
+
+    network = load(model, device)
+    check_views(network, model, views)
+    with progress() as report, in_precision(precision, network):
+        table = evaluate_scenes(
+            network,
+            open_views(data, network, views, device),
+            count,
+            report=lambda done, total: report("Scenes", done / total),
+        )
+    sources = list(dict.fromkeys(table.source))
+    printed = Table("metric", *sources, title=f"{model} on {data}, {views} views")
+    printed.caption = (
+        f"median over scenes, of an AUC the mean [95 % interval]; {table.attrs['sample']}; "
+        "cameras by the camera head (stated) and by the pointmaps (points), over all pairs of views"
+    )
+    for metric, rows in table.groupby("metric", sort=False):
+        cells = {row.source: _cell(row) for row in rows.itertuples()}
+        printed.add_row(str(metric), *(cells.get(source, "") for source in sources))
+    wide(console).print(printed)
+    if json_file is not None:
+        write_rows(table, json_file, about_scenes(network, model, data, views, table))
 
 
 def _protocol(

@@ -19,6 +19,7 @@ from prob3r.cli.app import (
     Overlap,
     Rotation,
     app,
+    check_views,
     chosen,
     console,
     errors,
@@ -236,9 +237,7 @@ def strangers(
     from prob3r.scenes.several import open_views
 
     network = load(model, device)
-    most = network.most_views
-    if most is not None and most < views:
-        raise Prob3rError(f"{model} takes at most {most} views, and --views is {views}.")
+    check_views(network, model, views)
     make_folder(out.parent)
     with progress() as report:
         calibration = StrangerCalibration.of(

@@ -71,6 +71,29 @@ def shuffled(pair: Pair) -> Shuffled:
     return Shuffled(pair.with_views(view1=view1), known.to(rows.device), elsewhere.to(rows.device))
 
 
+class OtherFirst(NamedTuple):
+    """A batch of scenes, each with the image of view 1 of another scene.
+
+    Attributes:
+        views: The batch. Only the images of view 1 are changed. A scene without a control is
+            unchanged.
+        known: Whether each scene has a control.
+    """
+
+    views: Views
+    known: Bool[Tensor, " b"]
+
+
+def with_other_first(views: Views) -> OtherFirst:
+    """Return the control of a batch of scenes: view 1 shows another scene; see `other_scenes`."""
+    first, *others = views.views
+    rows = other_scenes(views)
+    known = rows >= 0
+    rows = rows.where(known, torch.arange(len(views))).to(first.image.device)
+    shown = replace(first, image=first.image[rows])
+    return OtherFirst(Views((shown, *others), views.names, views.scenes), known.to(rows.device))
+
+
 def other_scenes(views: Views) -> Int[Tensor, " b"]:
     """Return, for each row of a batch, the nearest previous row that shows another scene.
 

@@ -21,6 +21,7 @@ from prob3r.studies.framework.study import (
 )
 from prob3r.studies.framework.verdict import Finding
 from prob3r.studies.page import write_findings
+from prob3r.studies.scene_evaluation import evaluate_scenes
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
@@ -41,6 +42,7 @@ __all__ = [
     "Study",
     "conduct",
     "evaluate",
+    "evaluate_scenes",
     "fetch_results",
     "leave_out",
     "load_study",

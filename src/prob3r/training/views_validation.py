@@ -1,7 +1,6 @@
 """Validation of a model of many views during training, on held-out rooms."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from prob3r.geometry import (
     auc,
     invert_rigid,
+    mean_depth,
     median,
     normalise,
     pointmap_error,
@@ -20,7 +20,7 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.models import Model
-from prob3r.scenes.shuffled import other_scenes
+from prob3r.scenes.shuffled import with_other_first
 from prob3r.scenes.views import Views
 from prob3r.training.validation import held_out
 
@@ -82,7 +82,7 @@ class _Errors(NamedTuple):
 def _measure(model: Model, batches: Sequence[Views]) -> dict[str, float]:
     found = [_errors(model, scenes, scenes) for scenes in batches]
     errors = _Errors(*(torch.cat(column) for column in zip(*found, strict=True)))
-    control = torch.cat([_errors(model, _shuffled(s), s).rotation for s in batches])
+    control = torch.cat([_control_rotation(model, scenes) for scenes in batches])
     worst = pose_error(errors.rotation, errors.translation)
     return {
         "pointmap_error1": median(errors.points1).item(),
@@ -95,12 +95,11 @@ def _measure(model: Model, batches: Sequence[Views]) -> dict[str, float]:
     }
 
 
-def _shuffled(scenes: Views) -> Views:
-    """Return rooms, each with the image of view 1 of another room."""
-    first, *others = scenes.views
-    rows = other_scenes(scenes).to(first.image.device)
-    shown = replace(first, image=first.image[rows])
-    return Views((shown, *others))
+def _control_rotation(model: Model, scenes: Views) -> Float[Tensor, " n"]:
+    """Return the rotation errors of the scenes whose view 1 can show another scene."""
+    control = with_other_first(scenes)
+    rows = control.known.nonzero()[:, 0].tolist()
+    return _errors(model, control.views[rows], scenes[rows]).rotation
 
 
 def _errors(model: Model, shown: Views, scenes: Views) -> _Errors:
@@ -110,13 +109,11 @@ def _errors(model: Model, shown: Views, scenes: Views) -> _Errors:
     stated, true = output.cameras.cam_to_world, scenes.cam_to_world
     stated = invert_rigid(stated[:, 0])[:, None] @ stated
     valid = scenes.valid
-    depths = [view.depth for view in scenes.views]
-    known = [(d * v).sum((1, 2)) for d, v in zip(depths, valid, strict=True) if d is not None]
-    mean_depth = sum(known) / torch.stack([v.sum((1, 2)) for v in valid]).sum(0).clamp(min=1)
+    depth = mean_depth([view.points for view in scenes.views], valid)
     rotation, translation, still = [], [], []
     for pose, wanted in zip(stated.unbind(1)[1:], true.unbind(1)[1:], strict=True):
         rotation.append(rotation_error(pose[:, :3, :3], wanted[:, :3, :3]))
-        translation.append(translation_error(pose[:, :3, 3], wanted[:, :3, 3], mean_depth))
+        translation.append(translation_error(pose[:, :3, 3], wanted[:, :3, 3], depth))
         identity = torch.eye(3).to(wanted).expand(len(wanted), 3, 3)
         still.append(rotation_error(identity, wanted[:, :3, :3]))
     maps = normalise(output.points, valid), normalise(scenes.points, valid), valid
