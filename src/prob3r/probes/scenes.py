@@ -87,7 +87,7 @@ def fit_scenes(
 
     For rooms, scenes of the validation split are held out. For a data set, other scenes of the
     sample are held out. For a folder, an eighth of the photographs is held out, but at least as
-    many as a scene has views; `HELD_OUT` scenes are drawn from them.
+    many as a scene has views; the held-out scenes are drawn from them.
 
     Args:
         name: As for `open_pairs`, or a folder of photographs without truth.
@@ -95,15 +95,14 @@ def fit_scenes(
         count: The number of scenes to fit on. If there are fewer, all are used.
         views: The number of views of each scene.
         seed: The seed of the sample.
-        held_out: The number of scenes to hold out, at most a quarter of a data set's sample. It has
-            no effect on a folder of photographs.
+        held_out: The number of scenes to hold out, at most a quarter of a data set's sample.
 
     Raises:
         Prob3rError: Nothing has this name, or there are too few scenes.
     """
     device, full = next(model.parameters()).device, full_name(name)
     if is_album(path := _path(name)):
-        return _of_album(path, model, count, views, seed)
+        return _of_album(path, model, count, views, seed, held_out)
     found = _open(name, model, views, device)
     if name == ROOMS:
         validation = _open("rooms:validation", model, views, device)
@@ -118,7 +117,9 @@ def fit_scenes(
     return FitScenes(full, fitted, Subset(drawn, last), seed)
 
 
-def _of_album(path: Path, model: Model, count: int, views: int, seed: int) -> FitScenes:
+def _of_album(
+    path: Path, model: Model, count: int, views: int, seed: int, held_out: int
+) -> FitScenes:
     files = photographs_in(path).files
     held = max(views, len(files) // 8)
     if len(files) < 3 * views:
@@ -132,7 +133,7 @@ def _of_album(path: Path, model: Model, count: int, views: int, seed: int) -> Fi
     return FitScenes(
         full_name(str(path)),
         Subset(drawn, range(count), words),
-        Album(kept, model, HELD_OUT, views, seed),
+        Album(kept, model, held_out, views, seed),
         seed,
     )
 

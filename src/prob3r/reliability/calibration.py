@@ -190,7 +190,7 @@ class Calibration:
         ):
             if mine != given:
                 raise Prob3rError(
-                    f"This calibration was made for the {what} {mine}, and this one is {given}; "
+                    f"This calibration was made for the {what} {mine}, but this one is {given}; "
                     "make one for it with `prob3r train reliability`."
                 )
 

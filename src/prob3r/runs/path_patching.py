@@ -21,6 +21,7 @@ from prob3r.models.protocol import Model, MultiViewModel, Prediction
 from prob3r.models.sites import Site, Tap, TapAround
 from prob3r.runs.edits import Edit, Editor, Transplant
 from prob3r.runs.replay import Replay
+from prob3r.runs.trace import Done
 from prob3r.scenes.views import Views
 
 OUTPUT = "output"
@@ -144,7 +145,7 @@ class Paths:
         before = self._sites[: self._sites.index(site)]
         streams = {name: self._streams[name] for name in before}
         known = _Known({**streams, **changed}, site, tap)
-        with torch.no_grad(), suppress(_Done):
+        with torch.no_grad(), suppress(Done):
             self.model(*self.views.images, tap=known)
         assert known.found is not None  # every site fires
         return known.found
@@ -155,10 +156,6 @@ class Paths:
             f"'{receiver}' reads nothing that '{sent.site}' changes directly; receivers are "
             f"{some}, …."
         )
-
-
-class _Done(Exception):  # noqa: N818 - a signal, not an error
-    """Ends a run after the sublayer that is asked for."""
 
 
 class _Known(TapAround):
@@ -180,4 +177,4 @@ class _Known(TapAround):
         if site != self.site:  # of another view in the same batch
             return tensor
         self.found = self.tap(site, tensor)
-        raise _Done
+        raise Done

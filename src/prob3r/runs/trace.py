@@ -152,7 +152,7 @@ def trace(
     wanted = resolve(model, record, views.count, reductions)
     recorder = Recorder(wanted, editor, reductions, dtype, device, stop=not output)
     result: Prediction | None = None
-    with torch.no_grad(), suppress(_Done):
+    with torch.no_grad(), suppress(Done):
         result = model(*views.images, tap=recorder)
     return recorder.trace(model, views, result)
 
@@ -182,8 +182,8 @@ def resolve(
     return found
 
 
-class _Done(Exception):  # noqa: N818 - a signal, not an error
-    """Ends a run whose last wanted site has been recorded."""
+class Done(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a run after the last site that is needed."""
 
 
 @dataclass
@@ -270,7 +270,7 @@ class Recorder(Tap):
             kept = kept.clone()
         self.records[site] = kept
         if self.stop and self.records.keys() == self.wanted:
-            raise _Done
+            raise Done
 
     def _of_all_views(self, site: str) -> bool:
         """Return whether the same record is wanted of every view."""

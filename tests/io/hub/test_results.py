@@ -48,7 +48,7 @@ def test_one_study_alone(owner: Hub, results: Path) -> None:
 
 def test_results_of_another_model_are_refused(owner: Hub, results: Path) -> None:
     push_results(results, "lab/results")
-    with pytest.raises(Prob3rError, match=r"'lab/results' are of the model .*, and this one is"):
+    with pytest.raises(Prob3rError, match=r"'lab/results' are of the model .*, but this one is"):
         fetch_results("lab/results", random(CONFIG, seed=2))
 
 

@@ -79,7 +79,7 @@ def fetch_results(
     backbone = _backbone(folder, str(source))
     if model is not None and backbone != (weights := fingerprint(model)):
         raise Prob3rError(
-            f"The results in '{source}' are of the model {backbone}, and this one is {weights}; "
+            f"The results in '{source}' are of the model {backbone}, but this one is {weights}; "
             "give the results of this model."
         )
     return folder
