@@ -116,9 +116,9 @@ class PoseProbes(Study):
         for name, model in backbones.items():
             sites = [torch.cat(parts) for parts in zip(*streams.pop(name), strict=True)]
             layout, tokens = trunk(model).layout(2), sites[0].shape[1]
-            seen = Resized(rooms, model) if name == POSITIVE else rooms
+            shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
             size = Framing.of(model).fitted(rooms.size) if name == POSITIVE else rooms.size
-            sinks = Sinks.find(model, seen, SINK_ROOMS, self.batch)
+            sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
             singles = _singles(model, sinks, size, tokens)
             patches = layout.patches(tokens)
             self.readers[name] = TokenProbes.fit(
