@@ -50,6 +50,15 @@ def test_studies_say_what_they_lack() -> None:
     assert not Pose().missing_controls(under(**{"mini-vggt": random(CONFIG, seed=2)}))
 
 
+def test_the_positive_control_is_its_own() -> None:
+    model, other = random(CONFIG, seed=1), random(CONFIG, seed=2)
+    own = ModelUnderTest(model, "mini-vggt")
+    assert own.positive is model
+    assert not Pose().missing_controls(own)
+    assert ModelUnderTest(model, "m", references={"mini-vggt": other}).positive is other
+    assert ModelUnderTest(model, "m").positive is None
+
+
 def test_the_page_names_missing_controls_and_studies_that_were_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

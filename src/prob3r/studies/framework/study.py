@@ -100,6 +100,11 @@ class ModelUnderTest:
         return found[0]
 
     @property
+    def positive(self) -> Model | None:
+        """The positive control `mini-vggt`, which can be the model under test itself."""
+        return self.model if self.name == POSITIVE else self.references.get(POSITIVE)
+
+    @property
     def origins(self) -> dict[str, str]:
         """The target and the data of the fit of each kind of probes, if they are known."""
         return {kind: bank.origin for kind, bank in self.banks.items() if bank.origin}

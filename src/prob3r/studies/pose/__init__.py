@@ -124,8 +124,8 @@ class Pose(Study):
 
 def _models(tested: ModelUnderTest) -> dict[str, Model]:
     """Return the models that are cut."""
-    twin = tested.references.get(POSITIVE)
-    return {MODEL: tested.model} | ({} if twin is None else {POSITIVE: twin})
+    positive = tested.positive
+    return {MODEL: tested.model} | ({} if positive is None else {POSITIVE: positive})
 
 
 def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:

@@ -167,7 +167,7 @@ def _backbones(tested: ModelUnderTest) -> dict[str, Model]:
     found = {
         MODEL: tested.model,
         RANDOM: tested.untrained,
-        POSITIVE: tested.references.get(POSITIVE),
+        POSITIVE: tested.positive,
     }
     return {name: model for name, model in found.items() if model is not None}
 
