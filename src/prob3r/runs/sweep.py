@@ -1,4 +1,4 @@
-"""Sweeps: many variants of a run over many pairs, each measured against the run without edits."""
+"""Sweeps: many variants of a run over many scenes, each measured against the run without edits."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -36,61 +36,61 @@ MEMORY = 2**30  # bytes that the variants of one stack may take by default
 
 def sweep(
     model: Model,
-    pairs: Views | Iterable[Views],
+    scenes: Views | Iterable[Views],
     variants: Variants | Callable[[Any], Variants],
     metrics: Metric | None = None,
     *,
     memory: int = MEMORY,
     report: Callable[[int], None] = lambda done: None,
 ) -> "pd.DataFrame":
-    """Run every variant over every pair and measure what it changes.
+    """Run every variant over every scene and measure what it changes.
 
     Sublayers that a variant does not change are reused from the run without edits. Variants that
     change the same sublayers run as one batch. Outputs are measured at once and are not kept.
 
     Args:
         model: The model. It is not changed.
-        pairs: A batch of scenes, or several batches.
-        variants: The variants, or a function that returns the variants for a batch of pairs.
+        scenes: A batch of scenes, or several batches.
+        variants: The variants, or a function that returns the variants for a batch of scenes.
         metrics: A function that returns the metrics. The default is `errors_of`.
         memory: The approximate memory in bytes that the variants of one stack may take.
         report: A function that is called with the number of runs done: one for each variant and
-            pair.
+            scene.
 
     Returns:
-        A row for each variant, pair and metric: the `value`, the value without edits (`clean`),
+        A row for each variant, scene and metric: the `value`, the value without edits (`clean`),
         and their difference, the `effect`. `attrs` names the `precision` that the model ran in.
 
     Raises:
-        Prob3rError: There is no variant or no pair. Or an edit does not fit or changes nothing;
+        Prob3rError: There is no variant or no scene. Or an edit does not fit or changes nothing;
             this is checked before anything runs over the batch.
     """
     import pandas as pd  # takes long, and `import prob3r` should not
 
     measure, tables, first, done = metrics or errors_of, [], 0, 0
-    for pair in [pairs] if isinstance(pairs, Views) else pairs:
-        chosen = variants(pair) if callable(variants) else variants
-        setting = Setting.of(model, pair)
+    for views in [scenes] if isinstance(scenes, Views) else scenes:
+        chosen = variants(views) if callable(variants) else variants
+        setting = Setting.of(model, views)
         editors = {name: Editor(edits, setting) for name, edits in chosen.items()}
-        replay = Replay(model, pair)
+        replay = Replay(model, views)
         groups: dict[frozenset[str], list[Hashable]] = defaultdict(list)
         for name, editor in editors.items():
             groups[replay.changed(editor.changes)].append(name)
         size = max(1, memory // replay.bytes_per_variant)
         output = replay.clean.output
         assert output is not None  # a replay always has it
-        clean = measure(output, pair, output)
-        named = pair.names or range(first, first + len(pair))
-        first += len(pair)
+        clean = measure(output, views, output)
+        named = views.names or range(first, first + len(views))
+        first += len(views)
         for names in groups.values():
             for start in range(0, len(names), size):
                 part = names[start : start + size]
                 stack = {name: chosen[name] for name in part}
                 tables.append(_measured(replay, output, clean, stack, named, measure))
-                done += len(part) * len(pair)
+                done += len(part) * len(views)
                 report(done)
     if not tables:
-        raise Prob3rError("There is nothing to sweep; give at least one variant and one pair.")
+        raise Prob3rError("There is nothing to sweep; give at least one variant and one scene.")
     table = pd.concat(tables, ignore_index=True)
     table.attrs["precision"] = running_precision(model)
     return table
@@ -106,7 +106,7 @@ class Head(NamedTuple):
 
 def sweep_heads(
     model: Model,
-    pairs: Views | Iterable[Views],
+    scenes: Views | Iterable[Views],
     sites: str | None = None,
     modes: Sequence[str] = ("zero",),
     means: Means | None = None,
@@ -116,7 +116,7 @@ def sweep_heads(
 
     Args:
         model: The model. It is not changed.
-        pairs: A batch of scenes, or several batches.
+        scenes: A batch of scenes, or several batches.
         sites: A pattern of attention sublayers. The default is view 2's attention to other views.
         modes: Modes of `HeadAblation`. `resample` takes each scene's outputs from another scene of
             its batch.
@@ -132,15 +132,15 @@ def sweep_heads(
             missing, or a batch has no other scene for `resample`.
     """
 
-    def variants(pair: Views) -> Variants:
-        setting = Setting.of(model, pair)
+    def variants(views: Views) -> Variants:
+        setting = Setting.of(model, views)
         places = trunk(model).between(2) if sites is None else setting.attention_sites(sites)
         chosen = [place.probs for place in places]
         sources: dict[str, Any] = {"mean": means}
         if "resample" in modes:
             wanted = [str(site.read(HEADS)) for site in chosen]
-            given = Donated.of(pair, trace(model, pair, wanted, output=False))
-            if len(given.rows) < len(pair):
+            given = Donated.of(views, trace(model, views, wanted, output=False))
+            if len(given.rows) < len(views):
                 raise Prob3rError(
                     "resample takes the outputs of heads from another scene of the batch, but a "
                     "batch holds only one scene, or its scenes are not known; give batches of at "
@@ -158,7 +158,7 @@ def sweep_heads(
             for h in heads
         }
 
-    table = spread(sweep(model, pairs, variants, **others))
+    table = spread(sweep(model, scenes, variants, **others))
     table.insert(1, "block", [Site.parse(site).block for site in table.site])
     return table
 
@@ -255,10 +255,10 @@ def _measured(
     """Return the rows of variants that run as one batch."""
     import pandas as pd
 
-    pair, count = replay.views, len(variants)
+    views, count = replay.views, len(variants)
     edited = measure(
         replay.stack(list(variants.values())),
-        pair[[*range(len(pair))] * count],
+        views[[*range(len(views))] * count],
         output.map(partial(repeat, copies=count)),
     )
     keys = [(name, row) for name in variants for row in names]
