@@ -11,7 +11,7 @@ from prob3r import cli
 from prob3r.errors import Prob3rError
 from prob3r.geometry import Interval
 from prob3r.measures.views import ViewRelations
-from prob3r.models import VGGT, DUSt3R, fingerprint, load, random, save
+from prob3r.models import VGGT, DUSt3R, fingerprint, load, random, save, shipped, shipped_file
 from prob3r.reliability.prediction import calibration_bins, cross_fitted, fit_logistic
 from prob3r.reliability.strangers import (
     SIGNALS,
@@ -149,6 +149,14 @@ def test_another_model_is_refused(calibration: StrangerCalibration, model: VGGT)
     with pytest.raises(Prob3rError, match="calibration of strangers was made for the model"):
         calibration.check(random(VGGT_CONFIG, seed=2))
     assert StrangerCalibration.shipped("mini", model) is None
+
+
+def test_what_is_shipped_fits_its_model() -> None:
+    names = [name for name in shipped() if shipped_file(name, "strangers.json")]
+    assert names == ["mini-vggt"]
+    found = StrangerCalibration.shipped("mini-vggt", load("mini-vggt"))
+    assert found is not None
+    assert found.data == "rooms:validation"
 
 
 def test_scenes_make_a_calibration(model: VGGT, monkeypatch: pytest.MonkeyPatch) -> None:
