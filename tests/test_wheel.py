@@ -44,4 +44,4 @@ def test_a_wheel_holds_no_tests_and_no_oversized_weights(unpacked: Path) -> None
     assert tops == {"prob3r"}
     weights = list((unpacked / "prob3r/weights").glob("*/model.safetensors"))
     assert weights
-    assert all(path.stat().st_size < 25e6 for path in weights)
+    assert all(path.stat().st_size < 28e6 for path in weights)

@@ -59,7 +59,7 @@ def test_a_bank_in_half_precision_is_read_as_single(bank: ProbeBank, tmp_path: P
 
 
 def test_the_probes_of_another_model_are_refused(bank: ProbeBank, model: DUSt3R) -> None:
-    with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, and this one"):
+    with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, but this model"):
         check_backbone(bank, random(model, seed=9))
 
 
@@ -71,7 +71,7 @@ def test_a_control_brings_its_backbone_with_it(model: DUSt3R, tmp_path: Path) ->
     assert (loaded.kind, loaded.random_seed) == ("random", 3)
     assert fingerprint(backbone_of(loaded, model)) == bank.backbone
     loaded.random_seed = 4
-    with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, and this one"):
+    with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, but this model"):
         backbone_of(loaded, model)
 
 

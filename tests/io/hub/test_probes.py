@@ -51,7 +51,7 @@ def test_the_hub_and_back(owner: Hub, bank: ProbeBank, model: DUSt3R) -> None:
     for loaded in (ProbeBank.from_pretrained("lab/bank"), load_probes("lab/bank")):
         assert_same(loaded, bank)
         check_backbone(loaded, model)
-        with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, and this"):
+        with pytest.raises(Prob3rError, match=f"trained on the model {bank.backbone}, but"):
             check_backbone(loaded, random(SMALL, 9))
 
 
