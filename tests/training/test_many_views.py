@@ -295,3 +295,14 @@ def test_validation_measures_cameras_relative_to_the_stated_first_one() -> None:
     assert found["everyday_rotation_error"] < 0.1
     assert found["shuffled_rotation_error"] == pytest.approx(found["still_rotation_error"])
     assert found["still_rotation_error"] > 5
+
+
+def test_a_room_alone_in_its_batch_has_no_shuffled_control() -> None:
+    """A batch of two and one of one: only the first has a control."""
+    some, alone = (ViewsValidation(16, n, "cpu", batch=2, views=3) for n in (3, 1))
+    found = some.measure(Posed(some.staged))
+    assert found["rotation_error"] < 0.1
+    assert found["shuffled_rotation_error"] > 5
+    found = alone.measure(Posed(alone.staged))
+    assert found["rotation_error"] < 0.1
+    assert math.isnan(found["shuffled_rotation_error"])

@@ -96,10 +96,10 @@ def _measure(model: Model, batches: Sequence[Views]) -> dict[str, float]:
 
 
 def _control_rotation(model: Model, scenes: Views) -> Float[Tensor, " n"]:
-    """Return the rotation errors of the scenes whose view 1 can show another scene."""
+    """Return the rotation errors if view 1 shows another scene; NaN where there is no other."""
     control = with_other_first(scenes)
-    rows = control.known.nonzero()[:, 0].tolist()
-    return _errors(model, control.views[rows], scenes[rows]).rotation
+    rotation = _errors(model, control.views, scenes).rotation  # view after view
+    return rotation.where(control.known.repeat(scenes.count - 1), torch.nan)
 
 
 def _errors(model: Model, shown: Views, scenes: Views) -> _Errors:
