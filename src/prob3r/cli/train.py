@@ -144,7 +144,7 @@ def probes(
         source = open_pairs(data, network, processes.device)
     if source is not None:  # keep at most 1/8 of few pairs for validation
         how = replace(how, validation_pairs=min(how.validation_pairs, -(-len(source) // 8)))
-    with _progress() as report:
+    with _progress(processes.first) as report:
         best = train_probes(
             network, bank, how, out, _seconds(minutes), report, pairs=source, processes=processes
         )
@@ -262,7 +262,7 @@ def _seconds(minutes: float | None) -> float:
 
 
 @contextmanager
-def _progress(first: bool = True) -> Iterator[Callable[["Stretch"], None]]:
+def _progress(first: bool) -> Iterator[Callable[["Stretch"], None]]:
     """Yield a function that shows the progress of a training run, in the first process alone."""
     columns = (
         TextColumn("stage {task.fields[stage]}"),

@@ -83,7 +83,7 @@ def pair_errors(output: Prediction, pair: Pair) -> dict[str, Float[Tensor, " b"]
     """
     errors = pair.errors_of(output.points)._asdict()
     if output.cameras is not None:
-        depth = mean_depth([view.points for view in pair.views], pair.valid)
+        depth = pair.mean_depth
         stated = camera_errors(output.cameras.cam_to_world, pair.cam_to_world, depth)
         errors |= {name: stated[name] for name in ("rotation_error", "translation_error")}
     return errors

@@ -1,4 +1,4 @@
-"""A DUSt3R with an explicit pose: the positive control of studies that look for pose."""
+"""A DUSt3R with an explicit pose in a camera token, which moves the points of view 2."""
 
 from collections.abc import Sequence
 from typing import ClassVar

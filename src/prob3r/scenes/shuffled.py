@@ -15,7 +15,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.scenes.views import Pair, View, Views
+from prob3r.scenes.views import Pair, Scenes, View, Views
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,10 +65,8 @@ def shuffled(pair: Pair) -> Shuffled:
     so the previous pair is used.
     """
     rows, elsewhere = _others(pair)
-    known = rows >= 0
-    rows = rows.where(known, torch.arange(len(pair))).to(pair.view1.image.device)
-    view1 = replace(pair.view1, image=pair.view1.image[rows])
-    return Shuffled(pair.with_views(view1=view1), known.to(rows.device), elsewhere.to(rows.device))
+    shown, known = _given_first(pair, rows)
+    return Shuffled(shown, known, elsewhere.to(known.device))
 
 
 class OtherFirst(NamedTuple):
@@ -86,12 +84,7 @@ class OtherFirst(NamedTuple):
 
 def with_other_first(views: Views) -> OtherFirst:
     """Return the control of a batch of scenes: view 1 shows another scene; see `other_scenes`."""
-    first, *others = views.views
-    rows = other_scenes(views)
-    known = rows >= 0
-    rows = rows.where(known, torch.arange(len(views))).to(first.image.device)
-    shown = replace(first, image=first.image[rows])
-    return OtherFirst(Views((shown, *others), views.names, views.scenes), known.to(rows.device))
+    return OtherFirst(*_given_first(views, other_scenes(views)))
 
 
 def other_scenes(views: Views) -> Int[Tensor, " b"]:
@@ -106,6 +99,13 @@ def other_scenes(views: Views) -> Int[Tensor, " b"]:
         others = ((row - step) % count for step in range(1, count))
         rows[row] = next((other for other in others if scenes[other] != scenes[row]), -1)
     return rows
+
+
+def _given_first(views: Scenes, rows: Int[Tensor, " b"]) -> tuple[Scenes, Bool[Tensor, " b"]]:
+    """Return scenes with the view-1 image of another row, and which have one; -1 is none."""
+    first, known = views.views[0], rows >= 0
+    rows = rows.where(known, torch.arange(len(views))).to(first.image.device)
+    return views.with_first(replace(first, image=first.image[rows])), known.to(rows.device)
 
 
 def _others(pair: Pair) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:

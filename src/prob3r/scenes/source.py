@@ -276,11 +276,11 @@ def read_each(pairs: Scenes[Seen], indices: Sequence[int]) -> Read[Seen]:
     if isinstance(pairs, Subset):
         return read_each(pairs.pairs, [pairs.indices[i] for i in indices])
     if isinstance(pairs, Resized):
-        read = read_each(pairs.pairs, indices)
-        return Read([found.resized_for(pairs.framing) for found in read.found], read.corrupt)
+        whole = read_each(pairs.pairs, indices)
+        return Read([found.resized_for(pairs.framing) for found in whole.found], whole.corrupt)
     if not isinstance(pairs, Items):
         return Read([pairs.batch(indices)], [])
-    read = Read([], [])
+    read = Read[Seen]([], [])
     for index in indices:
         try:
             read.found.append(pairs[index])

@@ -16,6 +16,7 @@ from prob3r.geometry import (
     PatchMatches,
     PoseAndShape,
     invert_rigid,
+    mean_depth,
     overlap,
     patch_matches,
     pose_and_shape,
@@ -111,11 +112,13 @@ class View:
         if size == self.size:
             return self
 
+        rows, columns = (
+            (2 * torch.arange(new, device=self.image.device) + 1) * old // (2 * new)
+            for new, old in zip(size, self.size, strict=True)
+        )
+
         def nearest(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
-            sampled = F.interpolate(values[:, None].double(), size, mode="nearest-exact")[:, 0]
-            return sampled.to(values.dtype)
+            return None if values is None else values[:, rows[:, None], columns]
 
         return View(
             F.interpolate(self.image, size, mode="bilinear", antialias=True),
@@ -268,6 +271,15 @@ class Views:
         """Masks of the pixels whose true points are reliable; raises as `View.known`."""
         return tuple(view.known for view in self.views)
 
+    @property
+    def mean_depth(self) -> Float[Tensor, " b"]:
+        """The mean depth of all valid points, each in its own camera's frame; NaN without any.
+
+        Raises:
+            Prob3rError: A view has no depth or no intrinsics.
+        """
+        return mean_depth([view.points for view in self.views], self.valid)
+
     def map(self: Scenes, function: Callable[[Tensor], Tensor]) -> Scenes:
         """Return views with `function` applied to every tensor that is not None."""
         return self.with_each(lambda view: view.map(function))
@@ -276,6 +288,10 @@ class Views:
         """Return views with `function` applied to each view."""
         views = tuple(function(view) for view in self.views)
         return self._with(views, self.names, self.scenes)
+
+    def with_first(self: Scenes, view: View) -> Scenes:
+        """Return the views with view 1 replaced."""
+        return self._with((view, *self.views[1:]), self.names, self.scenes)
 
     def resized_for(self: Scenes, model: Framing | FramesImages) -> Scenes:
         """Return the views at the size of another model; see `Framing.fitted`."""

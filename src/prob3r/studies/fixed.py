@@ -44,7 +44,6 @@ from torch import Tensor
 
 from prob3r.geometry import (
     auc,
-    mean_depth,
     median,
     norm_factor,
     percentiles,
@@ -245,7 +244,7 @@ def _pose_errors(
     true = pair.view2_to_view1
     nowhere = torch.full_like(true[0], torch.nan)
     poses = torch.stack([nowhere if pose is None else pose.to(true) for pose in found])
-    depth = mean_depth([view.points for view in pair.views], pair.valid)
+    depth = pair.mean_depth
     turned = rotation_error(poses[:, :3, :3], true[:, :3, :3]).nan_to_num(180.0)
     # A zero translation has no direction and is wrong by 180 degrees.
     heading = poses[:, :3, 3].nan_to_num(0.0)

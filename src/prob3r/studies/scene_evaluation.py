@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.geometry import bootstrap_interval, mean_depth, median
+from prob3r.geometry import bootstrap_interval, median
 from prob3r.measures.controls import SHUFFLED
 from prob3r.measures.scenes import CAMERA_ERRORS, POINTS, STATED, camera_errors, scene_errors
 from prob3r.measures.statistics import mean
@@ -107,7 +107,7 @@ def _measured(
 
 def _identity_errors(output: Prediction, views: Views) -> dict[str, Float[Tensor, " b"]]:
     """Return the errors of cameras that are all at camera 1's pose."""
-    depth = mean_depth([view.points for view in views.views], views.valid)
+    depth = views.mean_depth
     still = torch.eye(4).to(depth).repeat(len(views), views.count, 1, 1)
     errors = camera_errors(still, views.cam_to_world, depth)
     tellers = (POINTS,) if output.cameras is None else (STATED, POINTS)

@@ -11,7 +11,6 @@ from torch import Tensor
 from prob3r.geometry import (
     auc,
     invert_rigid,
-    mean_depth,
     median,
     normalise,
     pointmap_error,
@@ -109,7 +108,7 @@ def _errors(model: Model, shown: Views, scenes: Views) -> _Errors:
     stated, true = output.cameras.cam_to_world, scenes.cam_to_world
     stated = invert_rigid(stated[:, 0])[:, None] @ stated
     valid = scenes.valid
-    depth = mean_depth([view.points for view in scenes.views], valid)
+    depth = scenes.mean_depth
     rotation, translation, still = [], [], []
     for pose, wanted in zip(stated.unbind(1)[1:], true.unbind(1)[1:], strict=True):
         rotation.append(rotation_error(pose[:, :3, :3], wanted[:, :3, :3]))

@@ -14,7 +14,6 @@ from torch import Tensor
 from prob3r.geometry import (
     essential,
     fundamental,
-    mean_depth,
     pixel_grid,
     pixel_matches,
     rotation_error,
@@ -73,7 +72,7 @@ class RelativePose(Target):
         pose = pair.view2_to_view1
         baseline = pose[:, :3, 3].norm(dim=-1)
         if views.has_truth:
-            baseline = baseline / mean_depth([each.points for each in pair.views], pair.valid)
+            baseline = baseline / pair.mean_depth
         raw = torch.cat((pose[:, :3, :3].flatten(1), F.normalize(pose[:, :3, 3], dim=-1)), 1)
         return Goals.of_truth(raw, raw.isfinite().all(1), baseline)
 

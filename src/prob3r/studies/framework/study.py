@@ -110,6 +110,11 @@ class ModelUnderTest:
         return {kind: bank.origin for kind, bank in self.banks.items() if bank.origin}
 
 
+def as_shown(source: str, model: Model, pair: Pair) -> Pair:
+    """Return pairs as a source's model sees them: the positive control sees its own size."""
+    return pair.resized_for(model) if source == POSITIVE else pair
+
+
 @dataclass(frozen=True)
 class Result:
     """The result of a study, for one model and data set.

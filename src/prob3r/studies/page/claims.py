@@ -6,10 +6,12 @@ words; `Claim.read` names the source that we read. `docs/field.md` has more on e
 
 from dataclasses import dataclass
 
+from prob3r.studies.framework.study import POSITIVE
+
 ABSTRACT = "abstract read"
 SUMMARY = "abstract read; the rest from summaries"
 
-POSITIVES = ("mini-vggt", "mini-pose")
+POSITIVES = (POSITIVE, "mini-pose")
 """The models that carry an explicit pose: the positive control, and that of older files."""
 
 

@@ -57,7 +57,14 @@ from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
 from prob3r.scenes.source import Pairs, Resized
 from prob3r.scenes.views import Pair
-from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.framework.study import (
+    BETWEEN,
+    MODEL,
+    POSITIVE,
+    ModelUnderTest,
+    Study,
+    as_shown,
+)
 from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 from prob3r.studies.pose.contrasts import Contrast, by_cut, contrast, rows_of
 from prob3r.studies.pose.figures import draw_blocks, draw_cuts, draw_heads
@@ -103,18 +110,18 @@ class Pose(Study):
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the effect of every knockout on every error of view 2."""
-        parts = []
-        for name, model in _models(tested).items():
-            shown = pair if name == MODEL else pair.resized_for(model)
-            parts.append(knock_out(model, shown, self.known[name]).assign(source=name))
+        parts = [
+            knock_out(model, as_shown(name, model, pair), self.known[name]).assign(source=name)
+            for name, model in _models(tested).items()
+        ]
         return pd.concat(parts, ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """Return the answers to the questions of C3 that knockouts can answer."""
-        own, twin = (contrast(table, source, ISOLATED) for source in (MODEL, POSITIVE))
-        found = [_hardly(table, own, twin)]
-        if twin is not None:
-            found.append(_positive(table, twin))
+        own, positive = (contrast(table, source, ISOLATED) for source in (MODEL, POSITIVE))
+        found = [_hardly(table, own, positive)]
+        if positive is not None:
+            found.append(_positive(table, positive))
         return [*found, _sinks(table)]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
@@ -128,19 +135,19 @@ def _models(tested: ModelUnderTest) -> dict[str, Model]:
     return {MODEL: tested.model} | ({} if positive is None else {POSITIVE: positive})
 
 
-def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) -> Finding:
+def _hardly(table: pd.DataFrame, own: Contrast | None, positive: Contrast | None) -> Finding:
     statement = "Cutting the marked tokens hardly changes the relative pose"
     if own is None:
         statement = f"{statement}: there are none by definition"
         unit = "degrees of rotation error"
         return not_measurable("C3", statement, unit, "nothing to control for", 0)
-    if twin is None:
+    if positive is None:
         method = f"there is no {POSITIVE} to show that the method can tell"
-    elif twin.by_more_than(BREAKS):
+    elif positive.by_more_than(BREAKS):
         method = f"the same cut breaks {POSITIVE}"
     else:
         method = f"the same cut does not break {POSITIVE} either, so that the method cannot tell"
-    can_tell = twin is not None and twin.by_more_than(BREAKS)
+    can_tell = positive is not None and positive.by_more_than(BREAKS)
     hardly = own.effect.high < HARDLY or not own.stands_out
     verdict = decide(can_tell and hardly, can_tell and own.effect.low > HARDLY)
     zero = contrast(table, MODEL, ISOLATED, ZERO)
@@ -165,17 +172,17 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, twin: Contrast | None) ->
     )
 
 
-def _positive(table: pd.DataFrame, twin: Contrast) -> Finding:
+def _positive(table: pd.DataFrame, positive: Contrast) -> Finding:
     zero = contrast(table, POSITIVE, ISOLATED, ZERO)
     assert zero is not None  # what is cut in one mode is cut in the other
     return Finding(
         "C3",
         "In a model that carries an explicit pose, the same cut breaks the pose",
-        decide(twin.by_more_than(BREAKS), refuted=True),
-        *twin.over_mass,
+        decide(positive.by_more_than(BREAKS), refuted=True),
+        *positive.over_mass,
         unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",
-        control=f"{_told(twin)}; with zeroed probabilities {_told(zero)}",
-        pairs=twin.pairs,
+        control=f"{_told(positive)}; with zeroed probabilities {_told(zero)}",
+        pairs=positive.pairs,
     )
 
 

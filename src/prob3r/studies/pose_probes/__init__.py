@@ -57,11 +57,17 @@ from prob3r.probes.targets import POSE, Goals
 from prob3r.probes.tokens import POOLED, TokenProbes
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
-from prob3r.scenes.framing import Framing
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, Resized, batches
 from prob3r.scenes.views import Pair
-from prob3r.studies.framework.study import BETWEEN, MODEL, POSITIVE, ModelUnderTest, Study
+from prob3r.studies.framework.study import (
+    BETWEEN,
+    MODEL,
+    POSITIVE,
+    ModelUnderTest,
+    Study,
+    as_shown,
+)
 from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.pose_probes.figures import draw_blocks, draw_tokens
 from prob3r.studies.pose_probes.rows import (
@@ -110,14 +116,14 @@ class PoseProbes(Study):
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
             goals.append(POSE.truth(pair, 2, tested.model.config.patch))
             for name, model in backbones.items():
-                seen = pair.resized_for(model) if name == POSITIVE else pair
+                seen = as_shown(name, model, pair)
                 run = trace(model, seen, sites_of(model), output=False, dtype=torch.float16)
                 streams[name].append([torch.Tensor(record) for record in run.values()])
         for name, model in backbones.items():
             sites = [torch.cat(parts) for parts in zip(*streams.pop(name), strict=True)]
             layout, tokens = trunk(model).layout(2), sites[0].shape[1]
             shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
-            size = Framing.of(model).fitted(rooms.size) if name == POSITIVE else rooms.size
+            size = as_shown(name, model, first).view2.size
             sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
             singles = _singles(model, sinks, size, tokens)
             patches = layout.patches(tokens)
@@ -129,7 +135,7 @@ class PoseProbes(Study):
         """Return the errors of the poses that are read, and of those beside them."""
         parts = []
         for name, model in _backbones(tested).items():
-            seen = pair.resized_for(model) if name == POSITIVE else pair
+            seen = as_shown(name, model, pair)
             parts.append(_measured(model, self.readers[name], seen, pair).assign(source=name))
             if name in (MODEL, POSITIVE):
                 found = pair_errors(model(*seen.images), seen)
@@ -148,8 +154,8 @@ class PoseProbes(Study):
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """Return the answers to the questions of C3 that probes can answer."""
-        twin = _camera(table) if (table.source == POSITIVE).any() else None
-        return [_pooled(table, twin), *([] if twin is None else [twin])]
+        positive = _camera(table) if (table.source == POSITIVE).any() else None
+        return [_pooled(table, positive), *([] if positive is None else [positive])]
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the errors over the blocks, and those of all tokens at the last site."""
@@ -269,13 +275,13 @@ def _camera(table: pd.DataFrame) -> Finding:
     )
 
 
-def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
+def _pooled(table: pd.DataFrame, positive: Finding | None) -> Finding:
     patch, pooled = (at_last_site(table, MODEL, tokens) for tokens in (PATCHES, (POOLED,)))
     average = _beside(table, AVERAGE)
     gap = median_interval(patch.errors - pooled.errors)
     below = median_interval(pooled.errors - average)
     refuted = gap.low <= 0 or below.high >= 0
-    shown = twin is not None and twin.verdict == "supported"
+    shown = positive is not None and positive.verdict == "supported"
     verdict = decide(gap.value > MARGIN and shown and not refuted, refuted)
     controls = {
         f"pooled, {source}": at_last_site(table, source, (POOLED,)).errors
@@ -287,9 +293,9 @@ def _pooled(table: pd.DataFrame, twin: Finding | None) -> Finding:
         controls[IDENTITY] = _beside(table, IDENTITY)
     controls["the model's output"] = _beside(table, OUTPUT)
     more = "; ".join(f"{name} {_level(v)}" for name, v in controls.items())
-    if twin is None:
+    if positive is None:
         more += f"; there is no {POSITIVE} to show that probes find a pose where there is one"
-    elif twin.verdict != "supported":
+    elif positive.verdict != "supported":
         more += f"; probes do not find the pose of {POSITIVE} in its camera token"
     return Finding(
         "C3",
