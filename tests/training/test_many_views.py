@@ -22,6 +22,7 @@ from prob3r.training.backbone import _BackboneTask
 from prob3r.training.many_views import ManyViews, Truth, camera_loss, dense_loss
 from prob3r.training.processes import Processes
 from prob3r.training.stream import ViewsStream
+from prob3r.training.validation import Validation
 from prob3r.training.views_validation import ViewsValidation
 from tests.training.conftest import CONFIG as TWO_VIEWS
 
@@ -306,3 +307,19 @@ def test_a_room_alone_in_its_batch_has_no_shuffled_control() -> None:
     found = alone.measure(Posed(alone.staged))
     assert found["rotation_error"] < 0.1
     assert math.isnan(found["shuffled_rotation_error"])
+
+
+@pytest.mark.parametrize("kind", [Validation, ViewsValidation])
+def test_a_validation_leaves_no_tensor_that_takes_no_gradient(
+    kind: type[Validation | ViewsValidation],
+) -> None:
+    """Libraries keep tensors that they make; those of the inference mode fail in later runs."""
+    model = random(TWO_VIEWS) if kind is Validation else random(CONFIG)
+    seen = []
+
+    def look(*_: object) -> None:
+        seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+
+    model.register_forward_pre_hook(look)
+    kind(16, 2, "cpu").measure(model)
+    assert set(seen) == {(False, False)}

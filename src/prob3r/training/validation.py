@@ -55,7 +55,8 @@ class Validation:
     def measure(self, model: Model) -> dict[str, float]:
         """Return medians over pairs of the errors, and of the rotation error of the control."""
         # To compile the blocks again for this batch would take longer than to run them eagerly.
-        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        # No inference mode: libraries keep tensors made in it, and later gradients fail on them.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             measured = _measure(model, self.batches)
             if self.everyday:
                 found = _measure(model, self.everyday)

@@ -60,7 +60,8 @@ class ViewsValidation:
     def measure(self, model: Model) -> dict[str, float]:
         """Return medians over views, the AUC of camera errors, and the control's rotation error."""
         # To compile the blocks again for this batch would take longer than to run them eagerly.
-        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+        # No inference mode, for the reason in `Validation`.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             measured = _measure(model, self.staged)
             if self.everyday:
                 found = _measure(model, self.everyday)
