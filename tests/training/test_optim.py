@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prob3r.models import DUSt3R
+from prob3r.models.completion import CrossViewCompletion
 from prob3r.training.optim import Muon, optimizers, orthogonalise
-from prob3r.training.pairs import CrossViewCompletion
 from prob3r.training.recipe import Recipe, Stage
 from tests.training.conftest import CONFIG
 

@@ -74,22 +74,13 @@ class PosedDUSt3R(DUSt3R):
         grid2: tuple[int, int],
     ) -> Prediction:
         """Return the pointmaps and confidences, view 2's local one moved by the pose."""
-        output, (rotation, translation) = self.read_local(states1, states2, grid1, grid2)
-        local = output.points[1]
-        moved = torch.einsum("bij,bhwj->bhwi", rotation, local) + translation[:, None, None]
-        return Prediction((output.points[0], moved), output.confidence)
-
-    def read_local(
-        self,
-        states1: Sequence[Tensor],
-        states2: Sequence[Tensor],
-        grid1: tuple[int, int],
-        grid2: tuple[int, int],
-    ) -> tuple[Prediction, tuple[Float[Tensor, "b 3 3"], Float[Tensor, "b 3"]]]:
-        """Return the outputs of the heads, view 2's pointmap in camera 2's frame, and the pose."""
         patches = [state[:, : grid2[0] * grid2[1]] for state in states2]
         with torch.autocast(states1[-1].device.type, enabled=False):
-            return super().read(states1, patches, grid1, grid2), self.pose(states2)
+            output = super().read(states1, patches, grid1, grid2)
+            rotation, translation = self.pose(states2)
+        first, local = output.points
+        moved = torch.einsum("bij,bhwj->bhwi", rotation, local) + translation[:, None, None]
+        return Prediction((first, moved), output.confidence, local_points=(first, local))
 
     def _embed_for_decoder(self, view: int, encoded: Tensor) -> Tensor:
         patches = super()._embed_for_decoder(view, encoded)

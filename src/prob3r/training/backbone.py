@@ -10,19 +10,21 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import make_folder
-from prob3r.models import DUSt3R, save
+from prob3r.models import MultiViewModel, load, save
+from prob3r.models.architectures import ARCHITECTURES
+from prob3r.models.completion import with_completion
 from prob3r.models.layers import DecoderBlock, EncoderBlock, ViewsBlock
 from prob3r.models.sites import Tap
+from prob3r.models.start import start_from
 from prob3r.runs.precision import has_bfloat16
 from prob3r.training.attention import DirectAttention, OthersFirst
 from prob3r.training.loop import Progress, Task, run
 from prob3r.training.many_views import ManyViews
 from prob3r.training.objectives import Objective
 from prob3r.training.optim import optimizers
-from prob3r.training.pairs import Completion, CrossViewCompletion, Pointmaps
+from prob3r.training.pairs import Completion, Pointmaps
 from prob3r.training.processes import Processes
 from prob3r.training.recipe import Recipe, Stage
-from prob3r.training.start import start_of
 from prob3r.training.stream import Stream, ViewsStream
 from prob3r.training.validation import Validation
 from prob3r.training.views_validation import ViewsValidation
@@ -100,9 +102,7 @@ class _BackboneTask(Task):
         self.keep_every = recipe.keep_every
         torch.manual_seed(recipe.seed)
         self.model = start_of(recipe).to(device)
-        self.module: nn.Module = self.model
-        if isinstance(self.model, DUSt3R):
-            self.module = CrossViewCompletion(self.model, tap=self.tap).to(device)
+        self.module = with_completion(self.model, self.tap).to(device)
         for pattern in {pattern for stage in self.stages for pattern in stage.learns}:
             if not any(fnmatchcase(name, pattern) for name, _ in self.module.named_parameters()):
                 raise Prob3rError(
@@ -218,3 +218,21 @@ class _BackboneTask(Task):
 
     def end(self, number: int) -> None:
         self.objective.end()
+
+
+def start_of(recipe: Recipe) -> MultiViewModel:
+    """Return the model that a recipe starts from, with random weights or those of `recipe.start`.
+
+    Raises:
+        Prob3rError: The model of `recipe.start` does not fit; see `prob3r.models.start`.
+    """
+    model = ARCHITECTURES[recipe.architecture](recipe.model)
+    if recipe.start:
+        start = load(recipe.start)
+        try:
+            start_from(start, model)
+        except Prob3rError as error:
+            raise Prob3rError(
+                f"The recipe {recipe.name} cannot start from '{recipe.start}'. {error}"
+            ) from error
+    return model

@@ -1,12 +1,11 @@
-"""The models that training runs start from."""
+"""The weights that a fresh model takes from a trained one, to be trained further."""
 
 import torch
 from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
-from prob3r.models import VGGT, DUSt3R, PosedDUSt3R, load
-from prob3r.models.architectures import ARCHITECTURES
 from prob3r.models.dinov2 import IMAGENET_DEVIATION, IMAGENET_MEAN, PatchEmbedding
+from prob3r.models.dust3r import DUSt3R
 from prob3r.models.layers import (
     DecoderBlock,
     EncoderBlock,
@@ -15,39 +14,33 @@ from prob3r.models.layers import (
     SelfAttention,
     ViewsBlock,
 )
-from prob3r.models.protocol import MultiViewModel
-from prob3r.training.recipe import Recipe
+from prob3r.models.posed import PosedDUSt3R
+from prob3r.models.protocol import Model, MultiViewModel
+from prob3r.models.vggt import VGGT
 
 QUIET = 0.1
 """The factor by which the stream of a copied encoder is scaled."""
 
 
-def start_of(recipe: Recipe) -> MultiViewModel:
-    """Return the model that a recipe starts from, with random weights or those of `recipe.start`.
+@torch.no_grad()
+def start_from(start: Model, model: MultiViewModel) -> None:
+    """Copy the weights of one model into a fresh one, in place.
 
-    A model with an explicit pose can start from a DUSt3R of its shape; see `PosedDUSt3R.from_twin`.
-    A VGGT can start from a DUSt3R whose blocks fit into its own; see `lend`.
+    Both have the same architecture and shape, with two exceptions. A `PosedDUSt3R` can start from a
+    DUSt3R of its shape; see `PosedDUSt3R.from_twin`. A VGGT can start from a DUSt3R whose blocks
+    fit into its own; see `lend`.
 
     Raises:
-        Prob3rError: The model of `recipe.start` does not fit.
+        Prob3rError: The start does not fit.
     """
-    kind = ARCHITECTURES[recipe.architecture]
-    model: MultiViewModel = kind(recipe.model)
-    if not recipe.start:
-        return model
-    start = load(recipe.start)
     if isinstance(model, VGGT) and type(start) is DUSt3R:
         lend(start, model)
-        return model
-    if kind is PosedDUSt3R and type(start) is DUSt3R:
+        return
+    if isinstance(model, PosedDUSt3R) and type(start) is DUSt3R:
         start = PosedDUSt3R.from_twin(start)
-    if not isinstance(start, kind) or start.config != recipe.model:
-        raise Prob3rError(
-            f"The recipe {recipe.name} starts from '{recipe.start}', which has another shape; give "
-            "both the same architecture and [model]."
-        )
+    if type(start) is not type(model) or start.config != model.config:
+        raise Prob3rError("The start has another architecture or another shape.")
     model.load_state_dict(start.state_dict())
-    return model
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Tests of the models that training runs start from."""
+"""Tests of the weights that a fresh model takes from a trained one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.models import VGGT, DUSt3R, DUSt3RConfig, VGGTConfig, random, save
 from prob3r.models.dinov2 import PatchEmbedding, imagenet_normalised
+from prob3r.models.start import QUIET, lend
+from prob3r.training.backbone import start_of
 from prob3r.training.recipe import Recipe, Stage
-from prob3r.training.start import QUIET, lend, start_of
 
 LENDER = DUSt3RConfig(
     image_size=(32, 32),
