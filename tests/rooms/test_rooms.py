@@ -501,12 +501,12 @@ def test_batches_of_any_size_run_at_the_compiled_one(monkeypatch, pairs):
         batch = rooms.batch(range(count))
         assert len(batch) == count
         torch.testing.assert_close(batch.view2.depth, pairs.view2.depth[:count], atol=1e-4, rtol=0)
-    assert seen == [4] * 10  # geometry and colour of 1 + 1 + 3 chunks
+    assert seen == [8] * 10  # geometry and colour of 1 + 1 + 3 chunks
 
 
 def test_compiled_chunks_are_small_on_a_cpu(monkeypatch, pairs):
     monkeypatch.setattr(render_module, "_compiled", lambda function: function)
-    monkeypatch.setattr(dataset_module, "CACHED", 3 * 2 * 32 * 32 + 5)
+    monkeypatch.setattr(dataset_module, "CACHED", 3 * 32 * 32 + 5)
     rooms = Rooms("test", SIZE)
     batch = rooms.batch(range(8))
     assert rooms.chunk == 3

@@ -158,7 +158,7 @@ class Rooms(Independent, Generic[Seen]):
         """
         _check_views(views)
         other = cast("Rooms[Views]", copy.copy(self))
-        other.views, other.chunk = views, None
+        other.views = views
         return other
 
     def cameras(
@@ -247,25 +247,27 @@ class Rooms(Independent, Generic[Seen]):
     def _render_compiled(
         self, scene: Scene, intrinsics: Float[Tensor, "b v 3 3"], pose: Float[Tensor, "b v 4 4"]
     ) -> Frame:
+        # Every camera is rendered with a scene of its own: one shape for any number of views.
+        scenes, views = pose.shape[:2]
+        intrinsics, pose = intrinsics.flatten(0, 1)[:, None], pose.flatten(0, 1)[:, None]
         count = len(pose)
         self.chunk = self.chunk or min(count, self._most_at_once())
         frames = []
         for first in range(0, count, self.chunk):
-            # A short chunk is padded with copies of the last scene.
+            # A short chunk is padded with copies of the last camera.
             rows = torch.arange(first, first + self.chunk, device=self.device)
             rows = rows.clamp(max=count - 1)
-            part = Scene(*(t[rows] for t in scene))
+            part = Scene(*(t[rows // views] for t in scene))
             cameras = intrinsics[rows], pose[rows]
             frame = render(part, *cameras, self.size, self.samples, self.atlas, compiled=True)
             frames.append(frame)
-        return Frame(*(torch.cat(tensors)[:count] for tensors in zip(*frames, strict=True)))
+        whole = (torch.cat(tensors)[:count, 0] for tensors in zip(*frames, strict=True))
+        return Frame(*(tensor.unflatten(0, (scenes, views)) for tensor in whole))
 
     def _most_at_once(self) -> int:
-        """Return the scenes of a chunk: so few that a compiled loop's output fits a CPU's cache."""
+        """Return the images of a chunk: so few that a compiled loop's output fits a CPU's cache."""
         height, width = self.size
-        return (
-            max(1, CACHED // (self.views * height * width)) if self.device.type == "cpu" else SPAN
-        )
+        return max(1, CACHED // (height * width)) if self.device.type == "cpu" else SPAN
 
 
 def _check_views(views: int) -> None:

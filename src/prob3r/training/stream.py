@@ -131,20 +131,11 @@ class _Source:
 
     def __init__(self, stage: Stage, device: torch.device | str, photographs: Path | None):
         self.share, size = stage.everyday, (stage.size, stage.size)
-        # To compile the renderer for every number of views would take many minutes.
-        compile = stage.views == (2,)
-        rooms = Rooms("train", size, device=device, compile=compile)
+        rooms = Rooms("train", size, device=device)
         self.staged = _by_views(rooms, stage.views)
         self.everyday: dict[int, Rooms[Any]] = {}
         if stage.everyday:
-            rooms = Rooms(
-                "train",
-                size,
-                photographs=photographs,
-                device=device,
-                compile=compile,
-                style="everyday",
-            )
+            rooms = Rooms("train", size, photographs=photographs, device=device, style="everyday")
             self.everyday = _by_views(rooms, stage.views)
 
     def draw(
