@@ -251,7 +251,7 @@ class Rooms(Independent, Generic[Seen]):
         scenes, views = pose.shape[:2]
         intrinsics, pose = intrinsics.flatten(0, 1)[:, None], pose.flatten(0, 1)[:, None]
         count = len(pose)
-        self.chunk = self.chunk or min(count, self._most_at_once())
+        self.chunk = self.chunk or min(count, self.most_at_once)
         frames = []
         for first in range(0, count, self.chunk):
             # A short chunk is padded with copies of the last camera.
@@ -264,8 +264,9 @@ class Rooms(Independent, Generic[Seen]):
         whole = (torch.cat(tensors)[:count, 0] for tensors in zip(*frames, strict=True))
         return Frame(*(tensor.unflatten(0, (scenes, views)) for tensor in whole))
 
-    def _most_at_once(self) -> int:
-        """Return the images of a chunk: so few that a compiled loop's output fits a CPU's cache."""
+    @property
+    def most_at_once(self) -> int:
+        """Images of a chunk at most: so few that a compiled loop's output fits a CPU's cache."""
         height, width = self.size
         return max(1, CACHED // (height * width)) if self.device.type == "cpu" else SPAN
 

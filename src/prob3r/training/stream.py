@@ -44,8 +44,9 @@ class Stream:
     ):
         self.stage = stage
         self.seed = seed
-        self.source = _Source(stage, device, photographs)
         self.steps_per_chunk = max(1, chunk // stage.batch)
+        images = self.steps_per_chunk * stage.batch
+        self.source = _Source(stage, device, photographs, images)
         self.candidates = int(self.steps_per_chunk * stage.batch / 2 / stage.pool_start) + 1
         self._chunk: tuple[int, Pair] | None = None
 
@@ -93,8 +94,8 @@ class ViewsStream:
     ):
         self.stage = stage
         self.seed = seed
-        self.source = _Source(stage, device, photographs)
         self.rounds = max(1, chunk // stage.batch // len(stage.views))
+        self.source = _Source(stage, device, photographs, self.rounds * 2 * stage.batch)
         counts = [self._wanted(views) for views in stage.views]
         self.candidates = sum(int(count / stage.pool_start) + 1 for count in counts)
         self._chunk: tuple[int, list[Views]] | None = None
@@ -127,16 +128,18 @@ class ViewsStream:
 
 
 class _Source:
-    """Draws and renders scenes of both styles."""
+    """Draws and renders scenes of both styles, at most so many images at once."""
 
-    def __init__(self, stage: Stage, device: torch.device | str, photographs: Path | None):
+    def __init__(
+        self, stage: Stage, device: torch.device | str, photographs: Path | None, images: int
+    ):
         self.share, size = stage.everyday, (stage.size, stage.size)
         rooms = Rooms("train", size, device=device)
-        self.staged = _by_views(rooms, stage.views)
+        self.staged = _by_views(rooms, stage.views, images)
         self.everyday: dict[int, Rooms[Any]] = {}
         if stage.everyday:
             rooms = Rooms("train", size, photographs=photographs, device=device, style="everyday")
-            self.everyday = _by_views(rooms, stage.views)
+            self.everyday = _by_views(rooms, stage.views, images)
 
     def draw(
         self,
@@ -177,7 +180,9 @@ def _first(seed: int, candidates: int) -> int:
     return (seed * _STRIDE + candidates) % (SPAN - _STRIDE)
 
 
-def _by_views(rooms: Rooms[Any], views: Sequence[int]) -> dict[int, Rooms[Any]]:
+def _by_views(rooms: Rooms[Any], views: Sequence[int], images: int) -> dict[int, Rooms[Any]]:
+    """Return the rooms for each number of views; they share one size of compiled chunks."""
+    rooms.chunk = min(images, rooms.most_at_once)
     return {count: rooms.with_views(count) for count in views}
 
 
