@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, transform, unproject
-from prob3r.models import VGGT, Prediction, VGGTConfig, random
+from prob3r.models import VGGT, Prediction, VGGTConfig, load, random
 from prob3r.models.camera_head import cameras_of, encoding_of
 from prob3r.models.dinov2 import DINOv2, imagenet_normalised
 from prob3r.models.sites import Site, Tap
@@ -186,9 +186,8 @@ def test_modulations_read_the_tokens_and_all_iterations_before(small: VGGT) -> N
     assert small.head_sites(1)[-2:] == ["cam1.1.global_mlp", "cam1.3.global_mlp"]
 
 
-def test_a_config_to_train_from_scratch() -> None:
-    with torch.device("meta"):
-        model = VGGT(VGGTConfig.small())
+def test_the_shipped_one_is_small_and_has_no_encoder() -> None:
+    model = load("mini-vggt")
     assert sum(p.numel() for p in model.parameters()) < 15e6
     assert {str(Site.parse(site).stack) for site in model.sites()} == {"dec", "cam"}
 

@@ -89,26 +89,6 @@ class VGGTConfig:
             check_square(self.image_size, self.patch, "with a DINOv2 encoder ")
         check_rope_base(self.rope_base)
 
-    @classmethod
-    def small(cls, image_size: tuple[int, int] = (128, 128), patch: int = 8) -> "VGGTConfig":
-        """Return the configuration of a VGGT of about 12 million weights, to train from scratch.
-
-        A convolution embeds its patches; it has 8 frame and 8 global blocks.
-        """
-        return cls(
-            image_size,
-            patch,
-            width=192,
-            depth=8,
-            heads=6,
-            enc_depth=0,
-            head_blocks=(1, 3, 5, 7),
-            features=64,
-            channels=(48, 96, 96, 96),
-            cam_depth=2,
-            cam_heads=6,
-        )
-
     @property
     def blocks(self) -> int:
         """Number of blocks with weights of their own."""

@@ -3,8 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from prob3r.models import Model, VGGTConfig, random
-from prob3r.models.vggt import VGGT
+from prob3r.models import Model, MultiViewModel, load
 from prob3r.runs.attribution import attribute
 from prob3r.runs.attribution.memory import blocks_of, bounded, frozen
 from tests.models.examples import EXAMPLES
@@ -32,9 +31,9 @@ def kept(model: Model, size: tuple[int, int], bound: bool) -> int:
 
 
 def test_a_checkpointed_run_keeps_a_fraction() -> None:
-    config = VGGTConfig.small((32, 32), 8)
-    model = random(config).double()
-    assert isinstance(model, VGGT)
+    model = load("mini-vggt")
+    assert isinstance(model, MultiViewModel)
+    model = model.double()
     assert kept(model, (32, 32), True) < kept(model, (32, 32), False) / 3
 
 
