@@ -217,6 +217,8 @@ def test_samples_differ_by_seed_and_cover_evenly() -> None:
     assert spread.mean() == pytest.approx(0.5, abs=0.02)
     assert sample(pairs, 5, 7).words == "5 of 1073741824 pairs, drawn with seed 7"
     assert sample(Numbers(5), 9).words == "all 5 pairs"
+    three = Rooms("test", size=(8, 8), compile=False, views=3)
+    assert sample(three, 2).words.startswith("2 of 1073741824 scenes of 3 views, the first")
     assert sample(Subset(pairs, range(9), "9 easy pairs"), 2).words.startswith("2 of 9 easy pairs,")
 
 

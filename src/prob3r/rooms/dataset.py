@@ -121,6 +121,11 @@ class Rooms(Independent, Generic[Seen]):
     def __len__(self) -> int:
         return SPAN
 
+    @property
+    def noun(self) -> str:
+        """What the scenes are: pairs, or scenes of so many views."""
+        return "pairs" if self.views == 2 else f"scenes of {self.views} views"
+
     def __getitem__(self, index: int) -> Seen:
         """Return one scene as a batch of 1; raise as `batch`."""
         return self.batch([index])

@@ -20,6 +20,7 @@ class ViewFolders(Items[Views]):
 
     def __init__(self, folders: Folders, views: int):
         self.folders, self.views = folders, views
+        self.noun = f"scenes of {views} views"
 
     def __len__(self) -> int:
         return len(self.folders)

@@ -247,8 +247,13 @@ def batches(pairs: Scenes[Seen], count: int, size: int, *, workers: int = 0) -> 
 
 
 def describe(pairs: Scenes[Views]) -> str:
-    """Return in words how pairs were selected; without a selection, how many there are."""
-    return (isinstance(pairs, Subset) and pairs.words) or f"all {len(pairs)} pairs"
+    """Return in words how scenes were selected; without a selection, how many there are.
+
+    A source of other scenes than pairs states what they are in its attribute `noun`.
+    """
+    if isinstance(pairs, Subset) and pairs.words:
+        return pairs.words
+    return f"all {len(pairs)} {getattr(pairs, 'noun', 'pairs')}"
 
 
 def share_views(pairs: Scenes[Views]) -> bool:

@@ -21,6 +21,8 @@ class FrameSets(Items[Views]):
         sets: The frames of each scene by their numbers, the reference first.
     """
 
+    noun = "sets of frames"
+
     def __init__(self, reader: Reader, sets: Sequence[FrameSet]):
         self.reader = reader
         self.sets = sets
