@@ -28,6 +28,7 @@ from prob3r.studies.evaluation import evaluate
 from prob3r.training.probes import bank_for, clip_rows, record_streams, site_errors, site_losses
 from tests.accelerator import Remote, accelerator
 from tests.models.examples import VGGT_CONFIG
+from tests.studies.few import prepare_on_few
 
 CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 2, 2)
 SEVERAL = replace(VGGT_CONFIG, depth=3)
@@ -58,15 +59,7 @@ def pair(here: DUSt3R, device: str) -> Pair:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("FITTED", "HELD_OUT"):
-        monkeypatch.setattr(f"prob3r.studies.pose_probes.{name}", 8)
-    monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 2)
-    monkeypatch.setattr("prob3r.studies.pose_probes.SINK_ROOMS", 2)
-    monkeypatch.setattr("prob3r.studies.pose.SINK_PAIRS", 2)
-    monkeypatch.setattr("prob3r.studies.readable.SCENES", 60)
-    monkeypatch.setattr("prob3r.probes.recipe.HELD_PAIRS", 4)
-    monkeypatch.setattr("prob3r.probes.refine.STEPS", 2)
-    monkeypatch.setattr("prob3r.studies.evaluation.MEAN_POSE_PAIRS", 2)
+    prepare_on_few(monkeypatch, steps=2)
 
 
 def moved(module: Module, device: str) -> Module:

@@ -22,6 +22,7 @@ from prob3r.training.probes import bank_for
 from tests.checks import every
 from tests.models.examples import EXAMPLES
 from tests.models.joint import example, scene
+from tests.studies.few import prepare_on_few
 
 MODELS: dict[str, Callable[[], Model]] = {
     "pairs through an adapter": lambda: example("05_bring_your_own_model").model(),
@@ -31,28 +32,10 @@ MODELS: dict[str, Callable[[], Model]] = {
 OF_MORE = {"middle_blocks", "camera_token", "registers"}
 """Studies of more blocks, or of special tokens, than some of these models have."""
 
-SMALL = {
-    "sinks.SINK_PAIRS": 2,
-    "matching_heads.CHOSEN_ON": 2,
-    "middle_blocks.MEAN_SCENES": 2,
-    "cuts.tokens.MEAN_SCENES": 2,
-    "evaluation.MEAN_POSE_PAIRS": 8,
-    "pose.SINK_PAIRS": 2,
-    "pose_probes.SINK_ROOMS": 2,
-    "pose_probes.FITTED": 8,
-    "pose_probes.HELD_OUT": 4,
-    "readable.SCENES": 24,
-    "roles.EXAMPLE_AMONG": 2,
-}
-
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Model:
-    for name, value in SMALL.items():
-        monkeypatch.setattr(f"prob3r.studies.{name}", value)
-    monkeypatch.setattr("prob3r.probes.perceptrons.STEPS", 20)
-    monkeypatch.setattr("prob3r.probes.recipe.HELD_PAIRS", 4)
-    monkeypatch.setattr("prob3r.probes.refine.STEPS", 20)
+    prepare_on_few(monkeypatch, steps=20)
     made: Model = MODELS[request.param]()
     return made
 
