@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from prob3r.errors import Prob3rError
 from prob3r.studies.origins.checkpoints import (
-    Checkpoint,
-    checkpoint_of,
+    CheckpointName,
+    checkpoint_name,
     counted_from,
     onset,
     pairs_seen,
@@ -17,12 +17,12 @@ from prob3r.studies.origins.checkpoints import (
     "name", ["mini", "mini-matched", "mini-1", "mini-1-x", "-1-2", "mini-1-2 "]
 )
 def test_other_names_are_not_of_weights_along_training(name: str) -> None:
-    assert checkpoint_of(name) is None
+    assert checkpoint_name(name) is None
 
 
 def test_a_name_says_the_training_the_stage_and_the_pairs() -> None:
-    assert checkpoint_of("mini-1-8192") == Checkpoint("mini", 1, 8192)
-    assert checkpoint_of("mini-matched-2-16") == Checkpoint("mini-matched", 2, 16)
+    assert checkpoint_name("mini-1-8192") == CheckpointName("mini", 1, 8192)
+    assert checkpoint_name("mini-matched-2-16") == CheckpointName("mini-matched", 2, 16)
 
 
 def test_pairs_of_earlier_stages_count() -> None:

@@ -20,9 +20,9 @@ from prob3r.studies.pose.knockouts import (
     OUTPUTS,
     REST,
     STRENGTH,
-    Known,
+    SinksAndMeans,
     Variant,
-    isolated,
+    isolations,
     knock_out,
 )
 from tests.checks import every
@@ -40,11 +40,13 @@ def posed() -> DUSt3R:
     return PosedDUSt3R.from_twin(random(CONFIG, seed=1)).eval()
 
 
-def known(model: DUSt3R, each: bool = True) -> Known:
-    return Known.of(model, Subset(Rooms("test", (32, 32), compile=False), range(2)), 2, 2, each)
+def known(model: DUSt3R, each: bool = True) -> SinksAndMeans:
+    return SinksAndMeans.of(
+        model, Subset(Rooms("test", (32, 32), compile=False), range(2)), 2, 2, each
+    )
 
 
-def with_sinks(found: Known) -> Known:
+def with_sinks(found: SinksAndMeans) -> SinksAndMeans:
     """Declare one key of a self-attention head and two of a cross-attention head sinks."""
     mass = {site: 0 * keys for site, keys in found.sinks.mass.items()}
     mass["dec2.0.self_attn"][1, 5] = 1
@@ -108,7 +110,7 @@ def test_a_cut_of_sinks_is_the_knockout_of_these_keys(posed: DUSt3R, pair: Pair)
 def test_an_isolated_camera_token_might_as_well_not_be_there(posed: DUSt3R, pair: Pair) -> None:
     marked = MarkedTokens(torch.zeros(2, 16).bool(), torch.arange(17).expand(2, 17) == 16)
     run = trace(posed, pair, token_sites(posed), output=False)
-    cut = isolated(posed, run, pair, marked)[Variant(ISOLATED, MASK, CHOSEN)]
+    cut = isolations(posed, run, pair, marked)[Variant(ISOLATED, MASK, CHOSEN)]
     assert cut.tokens.tolist() == [1, 1]
     streams = trace(posed, pair, "dec?.*", cut.edits, output=False)
     plain = trace(random(CONFIG, seed=1), pair, "dec?.*", output=False)

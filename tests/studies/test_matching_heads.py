@@ -23,7 +23,7 @@ from prob3r.studies.matching_heads.cuts import (
     PCK,
     RANDOM,
     TOP,
-    Known,
+    RankedHeads,
 )
 from tests.models.examples import EXAMPLES
 
@@ -98,7 +98,7 @@ def test_the_share_is_that_of_the_medians() -> None:
 def test_controls_are_other_heads_of_equal_number_and_entropy() -> None:
     heads = [(block, head) for block in range(10) for head in range(4)]
     entropy = [1.0, 2.0, *np.linspace(3, 0, 38)]
-    known = Known(heads, entropy, Means({}, "", 1))
+    known = RankedHeads(heads, entropy, Means({}, "", 1))
     assert known.few == 2
     chosen = known.chosen()
     assert chosen[MATCHING, 0] == heads[:2]

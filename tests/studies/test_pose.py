@@ -9,7 +9,7 @@ from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
 from prob3r.studies.framework.study import MODEL, POSITIVE, ModelUnderTest
 from prob3r.studies.pose import Pose
-from prob3r.studies.pose.contrasts import contrast
+from prob3r.studies.pose.contrasts import weighed_contrast
 from prob3r.studies.pose.knockouts import ALL, BLOCK, HEAD, ISOLATED, OUTPUTS, REST, STRENGTH
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
@@ -134,14 +134,14 @@ def test_stand_ins_for_sinks_are_called_so() -> None:
 
 def test_a_contrast_is_that_of_the_pairs() -> None:
     table = made(SMALL | {(MODEL, ISOLATED): (9.0, 2.0, 4.0)})
-    found = contrast(table, MODEL, ISOLATED)
+    found = weighed_contrast(table, MODEL, ISOLATED)
     assert found is not None
-    assert found.effect.value == pytest.approx(9, abs=0.1)
-    assert found.over_count.value == pytest.approx(7, abs=0.1)
-    assert found.over_mass.value == pytest.approx(5, abs=0.1)
-    assert found.by_more_than(4.0)
-    assert not found.by_more_than(6.0)
-    assert contrast(table, MODEL, "nothing") is None
+    assert found.contrast.effect.value == pytest.approx(9, abs=0.1)
+    assert found.contrast.over_count.value == pytest.approx(7, abs=0.1)
+    assert found.contrast.over_mass.value == pytest.approx(5, abs=0.1)
+    assert found.contrast.by_more_than(4.0)
+    assert not found.contrast.by_more_than(6.0)
+    assert weighed_contrast(table, MODEL, "nothing") is None
 
 
 def test_a_tiny_model_and_its_twin_from_end_to_end() -> None:

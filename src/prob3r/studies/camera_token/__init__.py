@@ -45,7 +45,7 @@ from prob3r.scenes.shuffled import other_scenes
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.camera_token.contrasts import CAMERA, REGISTER, as_words, standings
-from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN, draw_cuts, draw_swaps
+from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN, draw_swaps, draw_token_cuts
 from prob3r.studies.cuts.effects import POINTMAP, effects_of
 from prob3r.studies.cuts.losses import (
     CAMERAS_HARDLY,
@@ -128,7 +128,7 @@ class CameraToken(Study[Views]):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return figures of the cuts with their controls, and of the swaps block by block."""
-        drawn = {"cuts": draw_cuts(table)}
+        drawn = {"cuts": draw_token_cuts(table)}
         return drawn | ({"swaps": draw_swaps(table)} if (table["mode"] == SWAP).any() else {})
 
 

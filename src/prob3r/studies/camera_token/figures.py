@@ -41,7 +41,7 @@ _NAMES = {
 }
 
 
-def draw_cuts(table: pd.DataFrame) -> "Figure":
+def draw_token_cuts(table: pd.DataFrame) -> "Figure":
     """Return the cuts of the camera token with their controls, one panel for each metric."""
     colours = {_NAMES[name]: colour for name, colour in _COLOURS.items()}
     losses = {metric: _bars(table, metric) for metric in loss_metrics(table)}

@@ -1,1 +1,1 @@
-"""Shared code of studies of cuts: effects of variants, losses, and the tokens that are cut."""
+"""Shared code of studies of cuts: effects, contrasts, losses, and the tokens that are cut."""

@@ -50,13 +50,13 @@ from prob3r.studies.matching_heads.cuts import (
     MODES,
     PCK,
     RANDOM,
-    Known,
-    by_cut,
+    RankedHeads,
+    by_heads,
     cut_rows,
     pck_rows,
     read_heads,
 )
-from prob3r.studies.matching_heads.figures import draw_cuts, draw_heads, draw_steps
+from prob3r.studies.matching_heads.figures import draw_head_cuts, draw_head_pck, draw_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ class MatchingHeads(Study[Views]):
     attention = BETWEEN
 
     def __init__(self) -> None:
-        self.known: Known | None = None
+        self.known: RankedHeads | None = None
 
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Views]) -> None:
         """Find the heads that match most, their entropy, and the means of all heads' outputs."""
@@ -91,7 +91,7 @@ class MatchingHeads(Study[Views]):
         order = middle.argsort(descending=True, stable=True).tolist()
         spread = torch.cat(entropies).mean(0).tolist()
         means = head_means(model, few)
-        self.known = Known([heads[0][i] for i in order], [spread[i] for i in order], means)
+        self.known = RankedHeads([heads[0][i] for i in order], [spread[i] for i in order], means)
 
     def measure(self, tested: ModelUnderTest, pair: Views) -> pd.DataFrame:
         """Return the PCK@1 of every head, and the effects of every cut."""
@@ -115,13 +115,13 @@ class MatchingHeads(Study[Views]):
         """Return the heads' PCK@1, and the effects of cutting heads on cameras and points."""
         metrics = camera_metric(table), POINTMAP
         with figure(1, 3, PAGE, 2.4) as (heads, axes):
-            draw_heads(axes[0], table)
+            draw_head_pck(axes[0], table)
             for axis, metric in zip(axes[1:], metrics, strict=True):
                 draw_steps(axis, table, metric)
             axes[1].legend()
         with figure(1, 2, PAGE, 2.4) as (cuts, axes):
             for axis, metric in zip(axes, metrics, strict=True):
-                draw_cuts(axis, table, metric)
+                draw_head_cuts(axis, table, metric)
             handles, labels = axes[0].get_legend_handles_labels()
             cuts.legend(handles, labels, loc="outside lower center", ncols=4)
         return {"heads": heads, "cuts": cuts}
@@ -155,7 +155,7 @@ class Loss(NamedTuple):
 
 def _loss(table: pd.DataFrame, metric: str, mode: str) -> Loss | None:
     """Return the loss in a mode; None if cutting all heads loses nothing."""
-    found = by_cut(table, metric, mode)
+    found = by_heads(table, metric, mode)
     total = median_interval(found[ALL])
     if not total.low > 0 or RANDOM not in found:
         return None

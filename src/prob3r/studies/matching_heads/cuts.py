@@ -36,7 +36,7 @@ Head = tuple[int, int]
 """A head: its block and its number."""
 
 
-class Cut(NamedTuple):
+class HeadCut(NamedTuple):
     """A cut: which heads, the mode, the number of heads, and the random draw."""
 
     cut: str
@@ -46,8 +46,8 @@ class Cut(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known before the scenes are cut.
+class RankedHeads:
+    """The heads by how well they match, measured before the scenes are cut.
 
     Attributes:
         heads: All heads of the attention between views, in decreasing order of PCK@1.
@@ -99,7 +99,7 @@ def read_heads(
     return head_pck(run, model, views)
 
 
-def pck_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
+def pck_rows(model: Model, views: Views, known: RankedHeads) -> pd.DataFrame:
     """Return the PCK@1 of every head."""
     heads, accuracy, _ = read_heads(model, views)
     level = chance(patch_grid(*views.view(1).size, model.config.patch))
@@ -121,19 +121,19 @@ def pck_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def cut_rows(model: Model, views: Views, known: Known) -> pd.DataFrame:
+def cut_rows(model: Model, views: Views, known: RankedHeads) -> pd.DataFrame:
     """Return the effects of every cut; a scene alone in its batch has no rows for `resample`."""
     places = _places(model, views.count)
     wanted = [str(site.read(HEADS)) for sites in places.values() for site in sites]
     rows, others = Donated.of(views, trace(model, views, wanted, output=False))
     sources = {"zero": None, "mean": known.means, "resample": others}
-    variants: dict[Cut, list[Edit]] = {}
+    variants: dict[HeadCut, list[Edit]] = {}
     cuts = [
-        (Cut(cut, mode, len(heads), draw), heads)
+        (HeadCut(cut, mode, len(heads), draw), heads)
         for (cut, draw), heads in known.chosen().items()
         for mode in MODES
     ]
-    cuts += [(Cut(cut, "mean", count), heads) for (cut, count), heads in known.steps().items()]
+    cuts += [(HeadCut(cut, "mean", count), heads) for (cut, count), heads in known.steps().items()]
     for cut, heads in cuts:
         of_some = cut.mode == "resample" and len(rows) < len(views)
         if of_some and not rows:
@@ -170,7 +170,7 @@ def _drawn(heads: Sequence[Head], count: int, seed: int) -> list[Head]:
     return [heads[i] for i in order[:count]]
 
 
-def by_cut(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
+def by_heads(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
     """Return the effect of every kind of cut by scene; for random heads, the mean of the draws."""
     rows = table[table.cut.isin(CUTS)]
     found = {}

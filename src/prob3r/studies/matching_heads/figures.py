@@ -18,14 +18,14 @@ from prob3r.studies.matching_heads.cuts import (
     PCK,
     RANDOM,
     TOP,
-    by_cut,
+    by_heads,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_heads(axis: "Axes", table: pd.DataFrame) -> None:
+def draw_head_pck(axis: "Axes", table: pd.DataFrame) -> None:
     """Draw the PCK@1 of every head by block."""
     rows = table[table.metric == PCK]
     middle = rows.groupby(["block", "head", "matching"], as_index=False).value.median()
@@ -56,7 +56,7 @@ def draw_steps(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
     axis.set_xticks(counts, [f"{count:g}" for count in counts])
 
 
-def draw_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
+def draw_head_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
     """Draw the change of an error by every cut in every mode."""
     colours = {
         MATCHING: COLOURS["cross_attn"],
@@ -71,7 +71,9 @@ def draw_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
         ALL: "all heads between views",
     }
     for place, mode in enumerate(MODES):
-        for step, (cut, values) in enumerate(sorted(by_cut(table, metric, mode).items(), key=_at)):
+        for step, (cut, values) in enumerate(
+            sorted(by_heads(table, metric, mode).items(), key=_at)
+        ):
             found = median_interval(values)
             x = place + 0.19 * (step - 1.5)
             bars = [[found.value - found.low], [found.high - found.value]]

@@ -44,7 +44,7 @@ from prob3r.studies.framework.figures import PAGE, figure
 from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
 from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
-from prob3r.studies.origins.figures import draw_blocks, draw_matches, draw_rotation, entries
+from prob3r.studies.origins.figures import draw_best_heads, draw_matches, draw_rotation, entries
 from prob3r.studies.origins.history import CHECKPOINT, TESTED, VARIANT, History, history_of
 
 if TYPE_CHECKING:
@@ -97,13 +97,13 @@ class Origins(Study):
         """Return matches and rotation along training, and the heads of every model by block."""
         if not (table.role == CHECKPOINT).any():
             with figure(width=PAGE / 2, height=2.8) as (drawn, axes):
-                draw_blocks(axes[0], table)
+                draw_best_heads(axes[0], table)
             return {"origins": drawn}
         history = history_of(table)
         with figure(1, 3, PAGE, 2.8) as (drawn, axes):
             draw_matches(axes[0], table, history)
             draw_rotation(axes[1], table, history)
-            draw_blocks(axes[2], table)
+            draw_best_heads(axes[2], table)
             drawn.legend(*entries(axes[:2]), loc="outside lower center", ncols=4)
         return {"origins": drawn}
 

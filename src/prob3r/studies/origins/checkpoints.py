@@ -16,7 +16,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 
 
-class Checkpoint(NamedTuple):
+class CheckpointName(NamedTuple):
     """The parts of a checkpoint's name."""
 
     training: str
@@ -24,10 +24,10 @@ class Checkpoint(NamedTuple):
     pairs: int
 
 
-def checkpoint_of(name: str) -> Checkpoint | None:
+def checkpoint_name(name: str) -> CheckpointName | None:
     """Return the parts of a checkpoint's name; None for any other name."""
     match = re.fullmatch(r"(.+)-(\d+)-(\d+)", name)
-    return Checkpoint(match[1], int(match[2]), int(match[3])) if match else None
+    return CheckpointName(match[1], int(match[2]), int(match[3])) if match else None
 
 
 def pairs_seen(names: Iterable[str]) -> dict[str, int]:
@@ -39,7 +39,7 @@ def pairs_seen(names: Iterable[str]) -> dict[str, int]:
     Raises:
         Prob3rError: The weights are of more than one training, or a stage between them is missing.
     """
-    found = {name: said for name in names if (said := checkpoint_of(name))}
+    found = {name: said for name in names if (said := checkpoint_name(name))}
     trainings = {said.training for said in found.values()}
     if len(trainings) > 1:
         raise Prob3rError(
@@ -60,7 +60,7 @@ def pairs_seen(names: Iterable[str]) -> dict[str, int]:
 
 def counted_from(names: Iterable[str]) -> str:
     """Return from which stage `pairs_seen` counts, in words; empty if from the first stage."""
-    first = min(said.stage for name in names if (said := checkpoint_of(name)))
+    first = min(said.stage for name in names if (said := checkpoint_name(name)))
     return f" from stage {first} on" if first else ""
 
 

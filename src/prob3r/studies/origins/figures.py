@@ -80,7 +80,7 @@ def _mark(axis: "Axes", history: History) -> None:
     axis.set_xlabel(f"pairs seen (thousands)\n{history.since}")
 
 
-def draw_blocks(axis: "Axes", table: pd.DataFrame) -> None:
+def draw_best_heads(axis: "Axes", table: pd.DataFrame) -> None:
     """Draw the best head of every block of every model, and the number of correspondence heads."""
     along = pairs_seen(table[table.role == CHECKPOINT].model.unique())
     others = list(table[table.role != CHECKPOINT].model.unique())

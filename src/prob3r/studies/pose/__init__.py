@@ -66,8 +66,8 @@ from prob3r.studies.framework.study import (
     as_shown,
 )
 from prob3r.studies.framework.verdict import Finding, decide, not_measurable
-from prob3r.studies.pose.contrasts import Contrast, by_cut, contrast, rows_of
-from prob3r.studies.pose.figures import draw_blocks, draw_cuts, draw_heads
+from prob3r.studies.pose.contrasts import WeighedContrast, by_cut, rows_of, weighed_contrast
+from prob3r.studies.pose.figures import draw_block_cuts, draw_head_sinks, draw_knockouts
 from prob3r.studies.pose.knockouts import (
     ALL,
     ISOLATED,
@@ -75,7 +75,7 @@ from prob3r.studies.pose.knockouts import (
     REST,
     STRENGTH,
     ZERO,
-    Known,
+    SinksAndMeans,
     knock_out,
 )
 
@@ -99,14 +99,14 @@ class Pose(Study):
     most = 64
 
     def __init__(self) -> None:
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, SinksAndMeans] = {}
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Find the sinks of the model and of the positive control, and the means of outputs."""
         for name, model in _models(tested).items():
             each = name == MODEL
             shown = pairs if each else Resized(pairs, model)
-            self.known[name] = Known.of(model, shown, SINK_PAIRS, self.batch, each)
+            self.known[name] = SinksAndMeans.of(model, shown, SINK_PAIRS, self.batch, each)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the effect of every knockout on every error of view 2."""
@@ -118,7 +118,7 @@ class Pose(Study):
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """Return the answers to the questions of C3 that knockouts can answer."""
-        own, positive = (contrast(table, source, ISOLATED) for source in (MODEL, POSITIVE))
+        own, positive = (weighed_contrast(table, source, ISOLATED) for source in (MODEL, POSITIVE))
         found = [_hardly(table, own, positive)]
         if positive is not None:
             found.append(_positive(table, positive))
@@ -126,7 +126,11 @@ class Pose(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the cuts beside their controls, the heads' sinks, and the blocks."""
-        return {"cuts": draw_cuts(table), "heads": draw_heads(table), "blocks": draw_blocks(table)}
+        return {
+            "cuts": draw_knockouts(table),
+            "heads": draw_head_sinks(table),
+            "blocks": draw_block_cuts(table),
+        }
 
 
 def _models(tested: ModelUnderTest) -> dict[str, Model]:
@@ -135,7 +139,9 @@ def _models(tested: ModelUnderTest) -> dict[str, Model]:
     return {MODEL: tested.model} | ({} if positive is None else {POSITIVE: positive})
 
 
-def _hardly(table: pd.DataFrame, own: Contrast | None, positive: Contrast | None) -> Finding:
+def _hardly(
+    table: pd.DataFrame, own: WeighedContrast | None, positive: WeighedContrast | None
+) -> Finding:
     statement = "Cutting the marked tokens hardly changes the relative pose"
     if own is None:
         statement = f"{statement}: there are none by definition"
@@ -143,21 +149,22 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, positive: Contrast | None
         return not_measurable("C3", statement, unit, "nothing to control for", 0)
     if positive is None:
         method = f"there is no {POSITIVE} to show that the method can tell"
-    elif positive.by_more_than(BREAKS):
+    elif positive.contrast.by_more_than(BREAKS):
         method = f"the same cut breaks {POSITIVE}"
     else:
         method = f"the same cut does not break {POSITIVE} either, so that the method cannot tell"
-    can_tell = positive is not None and positive.by_more_than(BREAKS)
-    hardly = own.effect.high < HARDLY or not own.stands_out
-    verdict = decide(can_tell and hardly, can_tell and own.effect.low > HARDLY)
-    zero = contrast(table, MODEL, ISOLATED, ZERO)
+    can_tell = positive is not None and positive.contrast.by_more_than(BREAKS)
+    hardly = own.contrast.effect.high < HARDLY or not own.contrast.stands_out
+    verdict = decide(can_tell and hardly, can_tell and own.contrast.effect.low > HARDLY)
+    zero = weighed_contrast(table, MODEL, ISOLATED, ZERO)
     assert zero is not None  # what is cut in one mode is cut in the other
     others = [
-        (metric.replace("_", " "), contrast(table, MODEL, ISOLATED, MASK, metric), places)
+        (metric.replace("_", " "), weighed_contrast(table, MODEL, ISOLATED, MASK, metric), places)
         for metric, places in (("translation_error", 2), ("shape_error", 3))
     ]
     more = "; ".join(
-        f"{name} {as_text(found.effect, places)}, over mass {as_text(found.over_mass, places)}"
+        f"{name} {as_text(found.contrast.effect, places)}, "
+        f"over mass {as_text(found.contrast.over_mass, places)}"
         for name, found, places in others
         if found is not None
     )
@@ -165,21 +172,21 @@ def _hardly(table: pd.DataFrame, own: Contrast | None, positive: Contrast | None
         "C3",
         statement,
         verdict,
-        *own.over_mass,
+        *own.contrast.over_mass,
         unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",
         control=f"{_told(own)}; with zeroed probabilities {_told(zero)}; {more}; {method}",
         pairs=own.pairs,
     )
 
 
-def _positive(table: pd.DataFrame, positive: Contrast) -> Finding:
-    zero = contrast(table, POSITIVE, ISOLATED, ZERO)
+def _positive(table: pd.DataFrame, positive: WeighedContrast) -> Finding:
+    zero = weighed_contrast(table, POSITIVE, ISOLATED, ZERO)
     assert zero is not None  # what is cut in one mode is cut in the other
     return Finding(
         "C3",
         "In a model that carries an explicit pose, the same cut breaks the pose",
-        decide(positive.by_more_than(BREAKS), refuted=True),
-        *positive.over_mass,
+        decide(positive.contrast.by_more_than(BREAKS), refuted=True),
+        *positive.contrast.over_mass,
         unit="degrees of rotation error, marked tokens isolated less random tokens of equal mass",
         control=f"{_told(positive)}; with zeroed probabilities {_told(zero)}",
         pairs=positive.pairs,
@@ -191,11 +198,13 @@ def _sinks(table: pd.DataFrame) -> Finding:
     heads = strength.drop_duplicates(["sublayer", "block", "head"])
     count = int(heads.sinks.sum())
     every, rest = (rows_of(table, MODEL, scope, MASK) for scope in (ALL, REST))
-    cut, kept = contrast(table, MODEL, ALL), contrast(table, MODEL, REST)
+    cut, kept = weighed_contrast(table, MODEL, ALL), weighed_contrast(table, MODEL, REST)
     assert cut is not None  # something stands in where there are no sinks
     assert kept is not None
     gap = median_interval(by_cut(rest)[CHOSEN] - by_cut(every)[CHOSEN])
-    verdict = decide(not cut.stands_out and gap.low > 0, cut.stands_out and gap.low <= 0)
+    verdict = decide(
+        not cut.contrast.stands_out and gap.low > 0, cut.contrast.stands_out and gap.low <= 0
+    )
     times = float(strength.groupby(["sublayer", "block", "head"]).value.median().max())
     stands_in = "" if count else "; the strongest key of every head stands in for them"
     return Finding(
@@ -211,14 +220,14 @@ def _sinks(table: pd.DataFrame) -> Finding:
     )
 
 
-def _told(found: Contrast) -> str:
+def _told(found: WeighedContrast) -> str:
     tokens, mass = (
         [f"{value:{form}}" for value in values]
         for values, form in ((found.tokens, ".0f"), (found.mass, ".3f"))
     )
     return (
-        f"effect {as_text(found.effect)}, over random ones of equal count "
-        f"{as_text(found.over_count)}, of equal mass {as_text(found.over_mass)} "
+        f"effect {as_text(found.contrast.effect)}, over random ones of equal count "
+        f"{as_text(found.contrast.over_count)}, of equal mass {as_text(found.contrast.over_mass)} "
         f"({tokens[0]}, {tokens[1]} and {tokens[2]} tokens of mass {mass[0]}, {mass[1]} and "
         f"{mass[2]})"
     )

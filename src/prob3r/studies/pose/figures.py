@@ -38,7 +38,7 @@ _MODE_NAMES = {MASK: "masked", ZERO: "zeroed"}
 _TURN = "change of rotation\nerror (degrees)"
 
 
-def draw_cuts(table: pd.DataFrame) -> "Figure":
+def draw_knockouts(table: pd.DataFrame) -> "Figure":
     """Return cuts of many tokens with their controls, models in rows and scopes in columns."""
     sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
     with figure(len(sources), 3, PAGE, 1.8) as (drawn, axes):
@@ -75,7 +75,7 @@ def draw_cuts(table: pd.DataFrame) -> "Figure":
     return drawn
 
 
-def draw_heads(table: pd.DataFrame) -> "Figure":
+def draw_head_sinks(table: pd.DataFrame) -> "Figure":
     """Return the strength of the sinks of every head, and the effect of cutting them."""
     own = table[table.source == MODEL]
     strengths, cuts = own[own.scope == STRENGTH], rows_of(own, MODEL, HEAD, MASK)
@@ -106,7 +106,7 @@ def draw_heads(table: pd.DataFrame) -> "Figure":
     return drawn
 
 
-def draw_blocks(table: pd.DataFrame) -> "Figure":
+def draw_block_cuts(table: pd.DataFrame) -> "Figure":
     """Return the effect of cutting one block: its sinks, or the outputs of all its heads."""
     own = table[table.source == MODEL]
     kinds = _kinds(own)

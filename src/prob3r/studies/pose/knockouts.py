@@ -66,7 +66,7 @@ class Variant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known:
+class SinksAndMeans:
     """What is measured on a model before its pairs are cut.
 
     Attributes:
@@ -79,7 +79,7 @@ class Known:
     means: Means | None
 
     @classmethod
-    def of(cls, model: Model, pairs: Pairs, count: int, batch: int, each: bool) -> "Known":
+    def of(cls, model: Model, pairs: Pairs, count: int, batch: int, each: bool) -> "SinksAndMeans":
         """Measure a model on a sample of the pairs.
 
         Args:
@@ -95,8 +95,8 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One variant, and how much it cuts, or keeps.
+class WeighedCut:
+    """The edits of one variant, and how much they cut, or keep.
 
     Attributes:
         edits: The edits that make the cut.
@@ -109,20 +109,20 @@ class Cut:
     mass: Float[Tensor, " b"]
 
 
-def knock_out(model: Model, pair: Pair, known: Known) -> pd.DataFrame:
+def knock_out(model: Model, pair: Pair, known: SinksAndMeans) -> pd.DataFrame:
     """Return the effect of every variant on every error, a row for each pair, variant and error.
 
     The columns are those of `Variant`; `sinks`: whether the cut keys are sinks and not keys that
-    replace them; `tokens` and `mass` of `Cut`; and `metric`, `clean` (the error without the cut)
-    and `value` (the change by the cut). Pairs in which a variant has nothing to cut have no row.
-    For the scope `STRENGTH` the value is the attention to a head's strongest key in the pair, as a
-    multiple of its uniform share, and `sinks` tells whether that head has sinks.
+    replace them; `tokens` and `mass` of `WeighedCut`; and `metric`, `clean` (the error without the
+    cut) and `value` (the change by the cut). Pairs in which a variant has nothing to cut have no
+    row. For the scope `STRENGTH` the value is the attention to a head's strongest key in the pair,
+    as a multiple of its uniform share, and `sinks` tells whether that head has sinks.
     """
     sites = token_sites(model)
     outputs = [str(site.read(HEADS)) for site in trunk(model).attention(2)]
     run = trace(model, pair, [*sites, *outputs] if known.means else sites, output=False)
     marked = MarkedTokens.of(model, pair, run, known.sinks)
-    cuts = _sink_cuts(run, pair, known, marked) | isolated(model, run, pair, marked)
+    cuts = _sink_cuts(run, pair, known, marked) | isolations(model, run, pair, marked)
     if known.means:
         cuts |= _outputs(run, pair, known.means)
     variants = {variant: cut.edits for variant, cut in cuts.items()}
@@ -150,7 +150,9 @@ def _strengths(run: Trace, sinks: Sinks) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _sink_cuts(run: Trace, pair: Pair, known: Known, marked: MarkedTokens) -> dict[Variant, Cut]:
+def _sink_cuts(
+    run: Trace, pair: Pair, known: SinksAndMeans, marked: MarkedTokens
+) -> dict[Variant, WeighedCut]:
     """Return the cuts of sinks, or of what stands in for them."""
     sinks = known.sinks
     masks = _masked(run, pair, sinks, marked)
@@ -185,7 +187,7 @@ def _cut_keys(
     heads: Mapping[str, list[int]],
     mode: str,
     kept: bool,
-) -> Cut:
+) -> WeighedCut:
     """Return the cut of keys of some heads by sublayer, or of all other keys of these heads."""
     edits = [
         Knockout(site, mode=mode, heads=heads[site], keys=~chosen if kept else chosen)
@@ -196,7 +198,7 @@ def _cut_keys(
         [(_mass(run, s)[:, heads[s]] * chosen).sum(-1) for s, chosen in keys.items()], 1
     )
     tokens = torch.cat([chosen.sum(-1) for chosen in keys.values()], 1).sum(1)
-    return Cut(edits, tokens, mass.mean(1))
+    return WeighedCut(edits, tokens, mass.mean(1))
 
 
 def _masked(
@@ -219,7 +221,9 @@ def _mass(run: Trace, site: str) -> Float[Tensor, "b k m"]:
     return torch.Tensor(run[str(Site.parse(site).read("mass"))])
 
 
-def isolated(model: Model, run: Trace, pair: Pair, marked: MarkedTokens) -> dict[Variant, Cut]:
+def isolations(
+    model: Model, run: Trace, pair: Pair, marked: MarkedTokens
+) -> dict[Variant, WeighedCut]:
     """Return the isolation of all marked tokens, and of their controls, in both modes."""
     masses = [attention_mass(model, pair, run, view) for view in (1, 2)]
     masks = [
@@ -236,7 +240,7 @@ def isolated(model: Model, run: Trace, pair: Pair, marked: MarkedTokens) -> dict
             if edits:
                 one, two = ((m * t).sum(1) for m, t in zip(masses, tokens, strict=True))
                 count = tokens.view1.sum(1) + tokens.view2.sum(1)
-                cuts[Variant(ISOLATED, mode, cut)] = Cut(edits, count, one + two)
+                cuts[Variant(ISOLATED, mode, cut)] = WeighedCut(edits, count, one + two)
     return cuts
 
 
@@ -267,7 +271,7 @@ def _every_block(site: Site) -> str:
     return f"{site.stream}.*.{site.sublayer}"
 
 
-def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, Cut]:
+def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, WeighedCut]:
     """Return the replacement of the outputs of all heads of a sublayer, in every mode.
 
     `resample` takes each pair's outputs from a pair of another scene; a pair that has none in its
@@ -289,7 +293,7 @@ def _outputs(run: Trace, pair: Pair, means: Means) -> dict[Variant, Cut]:
             edit = HeadAblation(str(site), mode=mode, source=source, scenes=subset)
             count = torch.zeros(pairs, dtype=torch.long)
             count[chosen] = tokens
-            cuts[variant] = Cut([edit], count, torch.ones(pairs))
+            cuts[variant] = WeighedCut([edit], count, torch.ones(pairs))
     return cuts
 
 

@@ -69,7 +69,7 @@ from prob3r.studies.framework.study import (
     as_shown,
 )
 from prob3r.studies.framework.verdict import Finding, decide
-from prob3r.studies.pose_probes.figures import draw_blocks, draw_tokens
+from prob3r.studies.pose_probes.figures import draw_errors_by_block, draw_tokens
 from prob3r.studies.pose_probes.rows import (
     AVERAGE,
     CAMERA,
@@ -159,7 +159,7 @@ class PoseProbes(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the errors over the blocks, and those of all tokens at the last site."""
-        return {"blocks": draw_blocks(table), "tokens": draw_tokens(table)}
+        return {"blocks": draw_errors_by_block(table), "tokens": draw_tokens(table)}
 
 
 def sites_of(model: Model) -> list[str]:

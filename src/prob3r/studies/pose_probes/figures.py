@@ -23,7 +23,7 @@ _MARKERS = {LINEAR: "s", MLP: "o"}
 _TOKEN_NAMES = {POOLED: "mean of patches", BEST: "best patch", CAMERA: "camera token"}
 
 
-def draw_blocks(table: pd.DataFrame) -> "Figure":
+def draw_errors_by_block(table: pd.DataFrame) -> "Figure":
     """Return the errors over the blocks, a row an error, a column a model."""
     sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
     with figure(len(METRICS), len(sources), PAGE, 2.2) as (drawn, axes):

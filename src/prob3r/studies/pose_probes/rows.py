@@ -19,7 +19,7 @@ PATCHES = (BEST, "sink", "centre", "corner")
 METRICS = ("rotation_error", "translation_error")
 
 
-class Read(NamedTuple):
+class BestProbe(NamedTuple):
     """The better probe of the better of some tokens.
 
     Attributes:
@@ -31,11 +31,11 @@ class Read(NamedTuple):
     errors: Float[Tensor, " n"]
 
 
-def at_last_site(table: pd.DataFrame, source: str, tokens: tuple[str, ...]) -> Read:
+def at_last_site(table: pd.DataFrame, source: str, tokens: tuple[str, ...]) -> BestProbe:
     """Return what is read best at the last site, by the median rotation error."""
     sites = list(dict.fromkeys(table[table.token != ""].site))
     rows = table[(table.source == source) & (table.site == sites[-1])]
     rows = rows[(rows.metric == METRICS[0]) & rows.token.isin(tokens)]
     names, values = wide(rows.assign(what=rows.token + ", " + rows.probe), "what")
     least = int(median(values.T).argmin())
-    return Read(names[least], values[:, least])
+    return BestProbe(names[least], values[:, least])

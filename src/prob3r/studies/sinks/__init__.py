@@ -58,7 +58,7 @@ from prob3r.studies.framework.verdict import (
     is_below_zero,
     not_measurable,
 )
-from prob3r.studies.sinks.contrasts import contrast, of_keys, per_pair
+from prob3r.studies.sinks.contrasts import of_keys, per_pair, removal_contrast
 from prob3r.studies.sinks.figures import draw_norms, draw_ranks, draw_removals
 from prob3r.studies.sinks.measured import (
     BROADCAST,
@@ -70,7 +70,7 @@ from prob3r.studies.sinks.measured import (
     NORM,
     OUTPUT_SHARE,
     RANK,
-    Known,
+    SinkKinds,
     changes,
     removals,
     writes,
@@ -96,11 +96,11 @@ class AttentionSinks(Study):
     attention = BETWEEN
 
     def __init__(self) -> None:
-        self.known: Known | None = None
+        self.known: SinkKinds | None = None
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Find the sinks and their kinds."""
-        self.known = Known.of(tested.model, pairs, SINK_PAIRS, self.batch)
+        self.known = SinkKinds.of(tested.model, pairs, SINK_PAIRS, self.batch)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return what sinks and their controls write, and what removing them changes."""
@@ -194,22 +194,22 @@ def _removing(table: pd.DataFrame) -> Finding:
     statement = "Removing no-op sinks changes nothing, and removing broadcast sinks does"
     if "mode" not in table:
         return _nothing(table, statement, "change of view 2's points")
-    found = {(kind, mode): contrast(table, kind, mode) for kind in KINDS for mode in MODES}
+    found = {(kind, mode): removal_contrast(table, kind, mode) for kind in KINDS for mode in MODES}
     no_op, broadcast = found[NO_OP, "zero"], found[BROADCAST, "zero"]
     words = "; ".join(
-        f"{kind} sinks, {mode}: {as_text(c.change, 4)}, over as many random keys "
-        f"{as_text(c.over, 4)}, over random keys of equal mass {as_text(c.over_mass, 4)}"
+        f"{kind} sinks, {mode}: {as_text(c.effect, 4)}, over as many random keys "
+        f"{as_text(c.over_count, 4)}, over random keys of equal mass {as_text(c.over_mass, 4)}"
         for (kind, mode), c in found.items()
         if c is not None
     )
     if no_op is None or broadcast is None:
         return _nothing(table, statement, "change of view 2's points", words)
-    holds = [not no_op.over.low > 0, broadcast.over.low > 0]
+    holds = [not no_op.over_count.low > 0, broadcast.over_count.low > 0]
     return Finding(
         "N7",
         statement,
         decide(all(holds), not any(holds)),
-        *broadcast.over,
+        *broadcast.over_count,
         unit="change of view 2's points in the scene's unit, broadcast sinks zeroed less as many "
         "random keys",
         control=words,

@@ -9,7 +9,7 @@ from prob3r.measures.statistics import median_interval
 from prob3r.measures.tokens import CHOSEN, COUNT, CUTS, MASS
 from prob3r.studies.cuts.effects import effect
 from prob3r.studies.framework.figures import COLOURS
-from prob3r.studies.sinks.contrasts import contrast, of_keys
+from prob3r.studies.sinks.contrasts import of_keys, removal_contrast
 from prob3r.studies.sinks.measured import (
     BROADCAST,
     CHANGE,
@@ -81,7 +81,7 @@ def draw_removals(axis: "Axes", table: pd.DataFrame) -> None:
     names = list[str]()
     for kind in KINDS:
         for mode in MODES:
-            if "mode" not in table or contrast(table, kind, mode) is None:
+            if "mode" not in table or removal_contrast(table, kind, mode) is None:
                 continue
             rows = table[(table.kind == kind) & (table["mode"] == mode)]
             for step, cut in enumerate(CUTS):

@@ -44,7 +44,7 @@ class Removal(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Known:
+class SinkKinds:
     """The sinks of a model.
 
     Attributes:
@@ -58,7 +58,7 @@ class Known:
     sinks: Sinks
 
     @classmethod
-    def of(cls, model: Model, pairs: Pairs, count: int, batch: int) -> "Known":
+    def of(cls, model: Model, pairs: Pairs, count: int, batch: int) -> "SinkKinds":
         """Return the sinks over a sample of the pairs, and their kinds."""
         device = next(model.parameters()).device
         sinks = Sinks.find(model, pairs, count, batch)
@@ -107,7 +107,7 @@ def _of(found: Mapping[str, Written], key: Key) -> _OfKey:
     return _OfKey(found[site].norm[:, head, number].cpu(), found[site].share[:, head, number].cpu())
 
 
-def writes(found: Mapping[str, Written], known: Known) -> pd.DataFrame:
+def writes(found: Mapping[str, Written], known: SinkKinds) -> pd.DataFrame:
     """Return a row for each pair and value of every sink, its control key and its head."""
     parts = []
 
@@ -135,7 +135,9 @@ def _kind_of_head(kinds: set[str]) -> str:
     return BROADCAST if BROADCAST in kinds else NO_OP if kinds else NONE
 
 
-def removals(found: Mapping[str, Written], pair: Pair, known: Known) -> dict[Removal, list[Edit]]:
+def removals(
+    found: Mapping[str, Written], pair: Pair, known: SinkKinds
+) -> dict[Removal, list[Edit]]:
     """Return the removal of the sinks of every kind, and of their controls, in both modes."""
     variants: dict[Removal, list[Edit]] = defaultdict(list)
     for kind in KINDS:
