@@ -47,9 +47,9 @@ from prob3r.training.probes import (
     CLIP,
     bank_for,
     clip_rows,
-    group_losses,
     optimizer_for,
     record_streams,
+    site_batch_losses,
     site_losses,
 )
 
@@ -181,12 +181,14 @@ def training(config: Shape, compiled: bool = False) -> Callable[[], object]:
     """Return a step of the training of a full bank."""
     model, bank = bank_for(random(config), "mlp")
     pair, optimizer = noise(config, BATCH["training"]), optimizer_for(bank)
-    of_group = torch.compile(group_losses, dynamic=False) if compiled else group_losses
+    of_site_batch = (
+        torch.compile(site_batch_losses, dynamic=False) if compiled else site_batch_losses
+    )
 
     def step() -> None:
         optimizer.zero_grad()
         streams = record_streams(model, bank, pair)
-        site_losses(bank, streams, pair, of_group).sum().backward()
+        site_losses(bank, streams, pair, of_site_batch).sum().backward()
         clip_rows(bank, CLIP)
         optimizer.step()
 

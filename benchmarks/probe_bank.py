@@ -19,7 +19,7 @@ from prob3r.models.heads import decode_points
 from prob3r.probes import ProbeBank, ProbeConfig
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.training.probes import clip_rows, group_losses, site_losses
+from prob3r.training.probes import clip_rows, site_batch_losses, site_losses
 
 ROUNDS, STEPS = 3, 2
 SIDE, BLOCKS = 96, 6
@@ -50,7 +50,7 @@ def banked(streams: Tensor, pair: Pair) -> Callable[[], None]:
     """A step of the bank, as `prob3r train probes` takes it."""
     bank = ProbeBank(SITES, CONFIG).to(streams.device)
     optimizer = torch.optim.AdamW(bank.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    compiled = torch.compile(group_losses, dynamic=False)
+    compiled = torch.compile(site_batch_losses, dynamic=False)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""A group's gradients are computed on the way forth; they must be those of the way back."""
+"""A site batch's gradients are computed on the way forth; they must be those of the way back."""
 
 import pytest
 import torch
@@ -7,7 +7,13 @@ from torch import Tensor
 from prob3r.models import DUSt3R
 from prob3r.scenes import Pair
 from prob3r.training import site_losses
-from prob3r.training.probes import _groups, bank_for, group_losses, record_streams, seen_pixels
+from prob3r.training.probes import (
+    _site_batches,
+    bank_for,
+    record_streams,
+    seen_pixels,
+    site_batch_losses,
+)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear", "tuned"])
@@ -20,8 +26,8 @@ def test_gradients_are_those_of_one_way_back(model: DUSt3R, rooms: Pair, kind: s
     def gradients(losses: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad((weights * losses).sum(), learned)
 
-    groups = list(_groups(bank, streams, rooms, seen_pixels(rooms)))
-    plain = torch.cat([group_losses(bank, group) for group in groups])
+    site_batches = list(_site_batches(bank, streams, rooms, seen_pixels(rooms)))
+    plain = torch.cat([site_batch_losses(bank, site_batch) for site_batch in site_batches])
     losses = site_losses(bank, streams, rooms)
     assert torch.equal(losses, plain)
     for found, expected in zip(gradients(losses), gradients(plain), strict=True):

@@ -142,7 +142,7 @@ def record_streams(model: Model, reader: SiteReader, pair: Pair) -> Float[Tensor
     return torch.stack([records[site].patches.flatten(0, 1) for site in reader.sites])
 
 
-class Group(NamedTuple):
+class SiteBatch(NamedTuple):
     """Some sites of a reader, and their targets for one batch.
 
     Attributes:
@@ -161,25 +161,25 @@ class Group(NamedTuple):
     total: Float[Tensor, " s"]
 
 
-def group_losses(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
-    """Return the losses of a group's sites, as `site_losses` describes them."""
-    points, confidence = decode_points(reader.read(group.rows, group.streams).float())
-    losses = weigh((points - group.true).norm(dim=-1), confidence) * group.seen
-    return losses.sum((1, 2)) / group.total
+def site_batch_losses(reader: SiteReader, site_batch: SiteBatch) -> Float[Tensor, " s"]:
+    """Return the losses of the sites of a site batch, as `site_losses` describes them."""
+    points, confidence = decode_points(reader.read(site_batch.rows, site_batch.streams).float())
+    losses = weigh((points - site_batch.true).norm(dim=-1), confidence) * site_batch.seen
+    return losses.sum((1, 2)) / site_batch.total
 
 
-def group_errors(reader: SiteReader, group: Group) -> Float[Tensor, " s"]:
-    """Return the errors of a group's sites, as `site_errors` describes them."""
-    points, _ = decode_points(reader.read(group.rows, group.streams).float())
-    errors = (points - group.true).norm(dim=-1) * group.seen
-    return errors.sum((1, 2)) / group.total
+def site_batch_errors(reader: SiteReader, site_batch: SiteBatch) -> Float[Tensor, " s"]:
+    """Return the errors of the sites of a site batch, as `site_errors` describes them."""
+    points, _ = decode_points(reader.read(site_batch.rows, site_batch.streams).float())
+    errors = (points - site_batch.true).norm(dim=-1) * site_batch.seen
+    return errors.sum((1, 2)) / site_batch.total
 
 
 def site_losses(
     reader: SiteReader,
     streams: Float[Tensor, "s t d"],
     pair: Pair,
-    of_group: Callable[[SiteReader, Group], Tensor] = group_losses,
+    of_site_batch: Callable[[SiteReader, SiteBatch], Tensor] = site_batch_losses,
     seen: Float[Tensor, "2"] | None = None,
 ) -> Float[Tensor, " s"]:
     """Return each site's confidence-weighted regression loss (Wang et al. 2024, eq. 4).
@@ -192,25 +192,25 @@ def site_losses(
         reader: The reader that is trained.
         streams: The batch at every site, from `record_streams`.
         pair: The batch.
-        of_group: `group_losses`, or the same compiled, which is faster.
+        of_site_batch: `site_batch_losses`, or the same compiled, which is faster.
         seen: Number of pixels of each view in which the truth is known. If this is one part of a
             batch, it is the number over all parts, so that their losses add up. The default is the
             number of this part.
     """
     seen = seen_pixels(pair) if seen is None else seen
-    groups = _groups(reader, streams, pair, seen)
+    site_batches = _site_batches(reader, streams, pair, seen)
     if not torch.is_grad_enabled():
-        return torch.cat([of_group(reader, group) for group in groups])
+        return torch.cat([of_site_batch(reader, site_batch) for site_batch in site_batches])
     early: Callable[..., Tensor] = _SiteLosses.apply
-    return early(of_group, reader, groups, *reader.stacks())
+    return early(of_site_batch, reader, site_batches, *reader.stacks())
 
 
 def site_errors(
     reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair
 ) -> Float[Tensor, " s"]:
     """Return each site's mean distance to the true points, in the unit of its target."""
-    groups = _groups(reader, streams, pair, seen_pixels(pair))
-    return torch.cat([group_errors(reader, group) for group in groups])
+    site_batches = _site_batches(reader, streams, pair, seen_pixels(pair))
+    return torch.cat([site_batch_errors(reader, site_batch) for site_batch in site_batches])
 
 
 def seen_pixels(pair: Pair) -> Float[Tensor, "2"]:
@@ -234,31 +234,32 @@ def optimizer_for(reader: SiteReader) -> torch.optim.Optimizer:
 
 
 class _SiteLosses(torch.autograd.Function):
-    """The losses of all sites, with gradients that the forward pass computes group by group.
+    """The losses of all sites, with gradients that the forward pass computes in site batches.
 
-    The activations of a group are freed before the next group starts, so a bank needs the memory of
-    one group's activations instead of all groups'. The gradients of all groups are allocated first,
-    because tensors that are allocated between groups and kept would fragment the memory.
+    The activations of a site batch are freed before the next one starts, so a bank needs the memory
+    of the activations of one site batch instead of all. All gradients are allocated first, because
+    tensors that are allocated between site batches and kept would fragment the memory.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        of_group: Callable[[SiteReader, Group], Tensor],
+        of_site_batch: Callable[[SiteReader, SiteBatch], Tensor],
         reader: SiteReader,
-        groups: Iterable[Group],
+        site_batches: Iterable[SiteBatch],
         *stacks: Tensor,
     ) -> Float[Tensor, " s"]:
         """Return the losses."""
         learned = ctx.needs_input_grad[3:]
         gradients = [torch.empty_like(s) for s in itertools.compress(stacks, learned)]
         losses: list[Tensor] = []
-        for group in groups:
+        for site_batch in site_batches:
             with torch.enable_grad():
                 rows = [
-                    r.detach().requires_grad_(n) for r, n in zip(group.rows, learned, strict=True)
+                    r.detach().requires_grad_(n)
+                    for r, n in zip(site_batch.rows, learned, strict=True)
                 ]
-                found = of_group(reader, group._replace(rows=rows))
+                found = of_site_batch(reader, site_batch._replace(rows=rows))
                 parts = torch.autograd.grad(found.sum(), list(itertools.compress(rows, learned)))
             here = slice(len(losses), len(losses) + len(found))
             for gradient, part in zip(gradients, parts, strict=True):
@@ -277,10 +278,10 @@ class _SiteLosses(torch.autograd.Function):
         return None, None, None, *(next(gradients).mul_(scale) if n else None for n in ctx.learned)
 
 
-def _groups(
+def _site_batches(
     reader: SiteReader, streams: Float[Tensor, "s t d"], pair: Pair, total: Float[Tensor, "2"]
-) -> Iterator[Group]:
-    """Yield the groups of sites that are computed at once, with their targets."""
+) -> Iterator[SiteBatch]:
+    """Yield the sites that are computed at once, with their targets."""
     size = _at_once(streams)
     # Each channel is contiguous in memory, as in the raw output.
     true = [
@@ -292,11 +293,11 @@ def _groups(
     rows = zip(*(stack.split(size) for stack in reader.stacks()), strict=True)
     for part, patches, chosen in zip(rows, streams.split(size), views, strict=True):
         points, mask = (torch.stack([both[v] for v in chosen]) for both in (true, seen))
-        yield Group(part, patches, points.mT, mask, total[chosen])
+        yield SiteBatch(part, patches, points.mT, mask, total[chosen])
 
 
 def _at_once(streams: Float[Tensor, "s t d"]) -> int:
-    """Return how many sites a group has.
+    """Return how many sites a site batch has.
 
     On a CPU it is one, so that the result of each operation is still in the cache for the next one.
     On a GPU it is all sites, because one site alone does not use the whole GPU.
@@ -330,7 +331,7 @@ class _BankTask(Task):
         self.module = bank
         self.optimizers = [optimizer_for(bank)]
         self.device = next(model.parameters()).device
-        self.of_group = torch.compile(group_losses, dynamic=False)
+        self.of_site_batch = torch.compile(site_batch_losses, dynamic=False)
 
     def begin(self, number: int) -> None:
         stage, training = self.stages[number], self.training
@@ -358,7 +359,7 @@ class _BankTask(Task):
                 part = pair[rows.tolist()]
                 with torch.autocast(self.device.type, torch.bfloat16, self.training.bf16):
                     streams = record_streams(self.model, self.bank, part)
-                    yield site_losses(self.bank, streams, part, self.of_group, seen).sum()
+                    yield site_losses(self.bank, streams, part, self.of_site_batch, seen).sum()
 
     def clip(self) -> None:
         clip_rows(self.bank, CLIP)
