@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from prob3r.models import DUSt3RConfig, load, random
 from prob3r.models.protocol import Model
 from prob3r.probes.fit import Fitting
-from prob3r.probes.recipe import Recipe, scenes_for
+from prob3r.probes.recipe import FitSettings, scenes_for
 from prob3r.probes.scenes import ROOMS, fit_scenes
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
@@ -50,7 +50,9 @@ _FORMULAS = {torch.ops.aten.addmm_: lambda into, a, b, *_, **__: 2 * a[0] * a[1]
 
 def measured(table: Table, name: str, model: Model, batches: int) -> None:
     """Fit on some batches of rooms, turn by turn with plain forwards."""
-    fitting = Fitting(model, fit_scenes(ROOMS, model, scenes_for(model, Recipe())), Recipe())
+    fitting = Fitting(
+        model, fit_scenes(ROOMS, model, scenes_for(model, FitSettings())), FitSettings()
+    )
     rooms: Any = Rooms("train", model.config.image_size, compile=False)
     size = fitting.batch
     pairs = [rooms.batch(range(n * size, (n + 1) * size)) for n in range(batches + 2)]
@@ -66,7 +68,7 @@ def measured(table: Table, name: str, model: Model, batches: int) -> None:
         operations(lambda: fitting.take(pairs[0], held=False)),
     ]
     solved = seconds(fitting.solve)
-    scenes = scenes_for(model, Recipe())
+    scenes = scenes_for(model, FitSettings())
     table.add_row(
         name,
         f"{size}",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, fingerprint, random
 from prob3r.probes import Lens, SiteReader
-from prob3r.probes.dictionary import Dictionary, Shape, file_name
+from prob3r.probes.dictionary import Dictionary, DictionaryShape, file_name
 from prob3r.report import explain
 from prob3r.runs.edits import head_means
 from prob3r.runs.encoded import encoding_once
@@ -98,7 +98,7 @@ def test_studies(here: DUSt3R, model: DUSt3R, device: str, name: str, tmp_path: 
         study.folder = tmp_path
         for seed in (None, 0):
             backbone = fingerprint(here if seed is None else random(CONFIG, seed))
-            made = Dictionary.drawn(Shape("dec*.1.mlp", 16, 32, 4, False, backbone, seed))
+            made = Dictionary.drawn(DictionaryShape("dec*.1.mlp", 16, 32, 4, False, backbone, seed))
             made.save(tmp_path / file_name(made.shape))
     scenes: Scenes[Views] = open_pairs(study.data or "rooms:test", here, device)
     try:

@@ -11,7 +11,7 @@ from prob3r.models import DUSt3R, fingerprint
 from prob3r.probes.coders import Basis, Directions, largest_positive
 from prob3r.probes.dictionary import (
     Dictionary,
-    Shape,
+    DictionaryShape,
     dictionaries_in,
     file_name,
     sites_of,
@@ -26,7 +26,7 @@ SITES = "dec*.1.mlp"
 
 def perfect(width: int, backbone: str = "", sites: str = SITES, **others) -> Dictionary:
     """A dictionary whose atoms are the channels and their opposites: it loses nothing."""
-    made = Dictionary(Shape(sites, width, 2 * width, width, backbone=backbone, **others))
+    made = Dictionary(DictionaryShape(sites, width, 2 * width, width, backbone=backbone, **others))
     both = torch.cat((torch.eye(width), -torch.eye(width)))
     with torch.no_grad():
         made.directions.copy_(both)
@@ -41,7 +41,7 @@ def test_only_the_largest_positive_numbers_stay() -> None:
 
 
 def test_activations_and_reconstructions_by_hand() -> None:
-    made = Dictionary(Shape(SITES, 2, 3, 1))
+    made = Dictionary(DictionaryShape(SITES, 2, 3, 1))
     with torch.no_grad():
         made.directions.copy_(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]))
         made.encoder.copy_(torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]]))
@@ -76,7 +76,7 @@ def test_atoms_are_switched_off_and_up(model: DUSt3R, rooms: Pair) -> None:
 
 
 def test_what_the_dictionary_does_not_explain_stays_when_an_atom_changes() -> None:
-    made = Dictionary.drawn(Shape(SITES, 4, 4, 1)).requires_grad_(False)
+    made = Dictionary.drawn(DictionaryShape(SITES, 4, 4, 1)).requires_grad_(False)
     tokens = torch.randn(3, 5, 4)
     changed = made.scale({0: 1.0}).function(tokens)
     torch.testing.assert_close(changed, tokens)
@@ -105,7 +105,7 @@ def test_principal_directions_keep_the_first_or_the_largest() -> None:
 def test_moments_give_the_principal_directions() -> None:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randn(20_000, 3, generator=generator) * torch.tensor([1.0, 3.0, 0.1]) + 5
-    made = Dictionary(Shape(SITES, 3, 6, 2)).requires_grad_(False)
+    made = Dictionary(DictionaryShape(SITES, 3, 6, 2)).requires_grad_(False)
     made.fit_moments(tokens.mean(0), tokens.T.cov())
     assert made.spread.item() == pytest.approx(((1 + 9 + 0.01) / 3) ** 0.5, rel=0.02)
     torch.testing.assert_close(made.principal.abs(), torch.eye(3)[[1, 0, 2]], rtol=0, atol=0.02)
@@ -154,12 +154,12 @@ def test_damaged_files_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(Prob3rError, match="not finite"):
         Dictionary.load(path)
     wrong = perfect(4)
-    wrong.shape = Shape(SITES, 4, 9, 2)
+    wrong.shape = DictionaryShape(SITES, 4, 9, 2)
     wrong.save(path)
     with pytest.raises(Prob3rError, match="does not fit its own header"):
         Dictionary.load(path)
     with pytest.raises(Prob3rError, match="must be from 1 to the number of atoms, 4"):
-        Dictionary(Shape(SITES, 4, 4, 5))
+        Dictionary(DictionaryShape(SITES, 4, 4, 5))
 
 
 def test_sites_share_one_width(model: DUSt3R) -> None:

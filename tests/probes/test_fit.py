@@ -17,8 +17,8 @@ from prob3r.models.heads import compress_points, expand_points
 from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
 from prob3r.probes import recipe as recipe_module
-from prob3r.probes.fit import Fitting, Plan, fit_banks, fit_together
-from prob3r.probes.recipe import Recipe, groups, patch_share, scenes_for
+from prob3r.probes.fit import FitCost, Fitting, fit_banks, fit_together
+from prob3r.probes.recipe import FitSettings, groups, patch_share, scenes_for
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
 from prob3r.probes.targets import TRUTH, WHOSE
 from prob3r.rooms import Rooms
@@ -50,7 +50,7 @@ def chosen(backbone: DUSt3R) -> FitScenes:
 
 @pytest.fixture(scope="module")
 def banks(backbone: DUSt3R, chosen: FitScenes) -> list[RidgeBank]:
-    return fit_banks(backbone, chosen, Recipe())
+    return fit_banks(backbone, chosen, FitSettings())
 
 
 def bank_of(banks: list[RidgeBank], kind: str, whose: str) -> RidgeBank:
@@ -140,9 +140,9 @@ def test_ridges_are_the_best_on_held_out_scenes(
 def test_random_features_read_what_an_affine_map_cannot(
     backbone: DUSt3R, chosen: FitScenes, banks: list[RidgeBank]
 ) -> None:
-    wide = fit_banks(backbone, chosen, Recipe(features=40, seed=3))
+    wide = fit_banks(backbone, chosen, FitSettings(features=40, seed=3))
     assert {b.kind for b in wide} == {"features"}
-    again = fit_banks(backbone, chosen, Recipe(features=40, seed=3))
+    again = fit_banks(backbone, chosen, FitSettings(features=40, seed=3))
     assert torch.equal(wide[0].weight, again[0].weight)
     stream = torch.randn(5, 16)
     normed = torch.nn.functional.layer_norm(stream, (16,))
@@ -156,7 +156,7 @@ def test_random_features_read_what_an_affine_map_cannot(
 
 def test_a_control_has_random_weights(backbone: DUSt3R, chosen: FitScenes, tmp_path: Path) -> None:
     like = random(backbone, 7)
-    found = fit_banks(like, chosen, Recipe(random_seed=7))
+    found = fit_banks(like, chosen, FitSettings(random_seed=7))
     assert [bank.kind for bank in found] == ["random", "random"]
     save_probes(found[0], tmp_path / "control.safetensors")
     loaded = load_probes(tmp_path / "control.safetensors")
@@ -169,7 +169,7 @@ def test_every_architecture_with_its_views(name: str) -> None:
     model = EXAMPLES[name]()
     views = 2 if model.most_views == 2 else 3
     whose = WHOSE if predicts_pointmaps(model) else (TRUTH,)
-    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), Recipe(whose))
+    found = fit_banks(model, fit_scenes(ROOMS, model, 12, views), FitSettings(whose))
     bank = found[0]
     stack = trunk(model).name
     assert bank.sites == tuple(s for s in model.sites() if s.startswith(stack))
@@ -191,8 +191,8 @@ def test_further_views_count_for_view_2() -> None:
 def test_the_number_of_scenes_follows_from_the_width() -> None:
     with torch.device("meta"):
         large = DUSt3R(DUSt3RConfig((224, 224)))
-    assert scenes_for(large, Recipe()) == 79  # 20 patches x 769 unknowns / 196 patches a view
-    assert scenes_for(random(CONFIG), Recipe()) == 64
+    assert scenes_for(large, FitSettings()) == 79  # 20 patches x 769 unknowns / 196 patches a view
+    assert scenes_for(random(CONFIG), FitSettings()) == 64
 
 
 def test_small_models_sum_the_products_of_fewer_patches(
@@ -204,10 +204,10 @@ def test_small_models_sum_the_products_of_fewer_patches(
     outputs = 7 * 64
     sites = 7 * 24 * (24 * 5 / 8 + outputs) + 16 * (16 * 5 / 8 + outputs)
     monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.0)
-    share = patch_share(random(config), Recipe())
+    share = patch_share(random(config), FitSettings())
     assert share == pytest.approx(recipe_module.MOST_COST * blocks / sites)
     monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.25)
-    fitting = Fitting(backbone, chosen, Recipe())
+    fitting = Fitting(backbone, chosen, FitSettings())
     for start in range(0, 24, 8):
         fitting.take(chosen.scenes.batch(range(start, start + 8)), held=False)
     assert 0.15 < fitting.equations["dec1.embed"].rows / (24 * 16) < 0.35
@@ -231,13 +231,13 @@ def test_a_folder_of_photographs_is_fitted_to_the_own_output(
     assert isinstance(chosen.scenes, Subset)
     albums = chosen.scenes.pairs, chosen.held_out
     assert [len(album.photographs) for album in albums] == [18, 2]  # type: ignore[attr-defined]
-    (bank, _) = fit_banks(backbone, chosen, Recipe(whose=("own",)))
+    (bank, _) = fit_banks(backbone, chosen, FitSettings(whose=("own",)))
     assert bank.fit is not None
     assert bank.fit.data.startswith(f"{folder}#")
     assert bank.fit.words == (f"fitted to the model's own final output on 40 scenes of {folder}")
     assert "40 draws of 2 among 18 photographs" in bank.fit.sample
     with pytest.raises(Prob3rError, match="truth of these scenes is not known"):
-        fit_banks(backbone, chosen, Recipe())
+        fit_banks(backbone, chosen, FitSettings())
     (folder / "00.png").unlink()
     assert fit_scenes(str(folder), backbone, 40).name != chosen.name
 
@@ -249,7 +249,7 @@ def test_too_little_to_fit_on_is_one_sentence(backbone: DUSt3R, tmp_path: Path) 
     with pytest.raises(
         Prob3rError, match=r"16 patches .* too few to fit 16 numbers for each output"
     ):
-        fit_banks(backbone, chosen, Recipe())
+        fit_banks(backbone, chosen, FitSettings())
 
 
 def test_patches_with_a_hole_are_left_out(backbone: DUSt3R) -> None:
@@ -269,8 +269,8 @@ def test_patches_with_a_hole_are_left_out(backbone: DUSt3R) -> None:
             return pair.with_views(view2=replace(view, valid=valid, depth=depth))
 
     kept = sample(Rooms("validation", (32, 32), compile=False), 8)
-    whole = fit_banks(backbone, FitScenes("rooms", Subset(rooms, range(24)), kept), Recipe())
-    holes = fit_banks(backbone, FitScenes("holes", Holes(), kept), Recipe())  # type: ignore[arg-type]
+    whole = fit_banks(backbone, FitScenes("rooms", Subset(rooms, range(24)), kept), FitSettings())
+    holes = fit_banks(backbone, FitScenes("holes", Holes(), kept), FitSettings())  # type: ignore[arg-type]
     row = whole[0].sites.index("dec2.1.mlp")
     raw = compress_points(torch.full((1, 3), 1e6)).abs().max()
     assert holes[0].bias[row].abs().max() < raw
@@ -284,7 +284,7 @@ def test_points_come_back_from_before_the_exponential() -> None:
 
 
 def test_the_plan_counts_what_a_fit_keeps(backbone: DUSt3R, chosen: FitScenes) -> None:
-    fitting, plans = Fitting(backbone, chosen, Recipe()), list[Plan]()
+    fitting, costs = Fitting(backbone, chosen, FitSettings()), list[FitCost]()
     fitting.take(chosen.held_out.batch(range(8)), held=True)
     run = trace(backbone, chosen.scenes.batch(range(fitting.batch)), list(fitting.equations))
     tensors = [*backbone.parameters(), *run.values()]
@@ -292,9 +292,9 @@ def test_the_plan_counts_what_a_fit_keeps(backbone: DUSt3R, chosen: FitScenes) -
         tensors += [equations.gram, equations.cross]
     for kept in fitting.held.values():
         tensors += [each.streams for each in kept]
-    (banks,) = fit_together(backbone, chosen, [Recipe()], begin=plans.append)
+    (banks,) = fit_together(backbone, chosen, [FitSettings()], begin=costs.append)
     tensors += [bank.weight for bank in banks]
-    (plan,) = plans
+    (cost,) = costs
     # Patches of which a pixel is not known are not kept.
-    assert plan.bytes == pytest.approx(sum(tensor.nbytes for tensor in tensors), rel=0.05)
-    assert (plan.scenes, plan.seconds > 0) == (24, True)
+    assert cost.bytes == pytest.approx(sum(tensor.nbytes for tensor in tensors), rel=0.05)
+    assert (cost.scenes, cost.seconds > 0) == (24, True)

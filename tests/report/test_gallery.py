@@ -12,7 +12,7 @@ import torch
 from prob3r.errors import Prob3rError
 from prob3r.measures.atoms import TESTS
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
-from prob3r.probes.dictionary import Dictionary, Shape
+from prob3r.probes.dictionary import Dictionary, DictionaryShape
 from prob3r.report.gallery import EXAMPLES, Seen, choose, look, write_gallery
 from prob3r.rooms import Rooms
 from prob3r.scenes.sampling import sample
@@ -28,7 +28,9 @@ def model() -> DUSt3R:
 
 @pytest.fixture(scope="module")
 def dictionary(model: DUSt3R) -> Dictionary:
-    shape = Shape("dec*.0.mlp", 24, 48, 6, backbone=fingerprint(model), data="made-up scenes")
+    shape = DictionaryShape(
+        "dec*.0.mlp", 24, 48, 6, backbone=fingerprint(model), data="made-up scenes"
+    )
     return Dictionary.drawn(shape).requires_grad_(False)
 
 
@@ -90,7 +92,9 @@ def test_the_best_of_every_test_come_first_and_silent_atoms_never() -> None:
 def test_any_number_of_views() -> None:
     joint = joint_model()
     width = next(iter(joint.stacks.values())).width
-    made = Dictionary.drawn(Shape("dec*.0.mlp", width, 2 * width, 8)).requires_grad_(False)
+    made = Dictionary.drawn(DictionaryShape("dec*.0.mlp", width, 2 * width, 8)).requires_grad_(
+        False
+    )
 
     class Scenes:
         def __len__(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from prob3r.errors import Prob3rError
 from prob3r.measures.atoms import TESTS
 from prob3r.models import DUSt3R, fingerprint, random
-from prob3r.probes.dictionary import Dictionary, Shape, file_name
+from prob3r.probes.dictionary import Dictionary, DictionaryShape, file_name
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies import LackingError, ModelUnderTest, conduct
@@ -120,7 +120,9 @@ def test_figures_have_units() -> None:
 def tested(model: DUSt3R, tmp_path: Path) -> ModelUnderTest:
     for backbone, seed in ((model, None), (random(model, 3), 3)):
         weights = fingerprint(backbone)
-        made = Dictionary.drawn(Shape("dec*.1.mlp", 24, 48, 6, backbone=weights, random_seed=seed))
+        made = Dictionary.drawn(
+            DictionaryShape("dec*.1.mlp", 24, 48, 6, backbone=weights, random_seed=seed)
+        )
         made.save(tmp_path / file_name(made.shape))
     return ModelUnderTest(model, "m")
 

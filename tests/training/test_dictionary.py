@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from prob3r.models import DUSt3R, write_tensors
-from prob3r.probes.dictionary import Dictionary, Shape
+from prob3r.probes.dictionary import Dictionary, DictionaryShape
 from prob3r.training import loop
 from prob3r.training.activations import Shards
 from prob3r.training.dictionary import DictionaryTraining, _Task, train_dictionary
@@ -77,7 +77,7 @@ def test_dead_atoms_come_back(tmp_path: Path) -> None:
     shards = Shards(tmp_path / "shards")
     dead = {}
     for patience in (1_000, 10**9):
-        dictionary = Dictionary.drawn(Shape(SITE, WIDTH, 64, ACTIVE))
+        dictionary = Dictionary.drawn(DictionaryShape(SITE, WIDTH, 64, ACTIVE))
         with torch.no_grad():
             dictionary.encoder[:, 32:] *= 1e-3  # half of the atoms never win
         training = DictionaryTraining(64, ACTIVE, 60_000, 250, 3e-3, dead=patience)

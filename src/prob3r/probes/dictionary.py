@@ -33,7 +33,7 @@ ACTIVE = 16
 
 
 @dataclass(frozen=True)
-class Shape:
+class DictionaryShape:
     """The shape of a dictionary, and what it belongs to.
 
     Attributes:
@@ -67,7 +67,7 @@ class Dictionary(Coder):
         Prob3rError: There are fewer atoms than active ones, or none.
     """
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: DictionaryShape):
         super().__init__()
         if not 0 < shape.active <= shape.atoms:
             raise Prob3rError(
@@ -88,7 +88,7 @@ class Dictionary(Coder):
         self.variances: Tensor
 
     @classmethod
-    def drawn(cls, shape: Shape, seed: int = 0) -> "Dictionary":
+    def drawn(cls, shape: DictionaryShape, seed: int = 0) -> "Dictionary":
         """Return a dictionary with random weights, for training to start from.
 
         The encoder is the transpose of the atoms, so that few atoms are never active.
@@ -226,7 +226,7 @@ class Dictionary(Coder):
             raise Prob3rError(
                 f"{path} holds no dictionary; train one with `prob3r dictionary train`."
             )
-        found = filled(lambda: cls(Shape(**about)), tensors, path, "dictionary")
+        found = filled(lambda: cls(DictionaryShape(**about)), tensors, path, "dictionary")
         return found.requires_grad_(False)
 
 
@@ -254,7 +254,7 @@ def folder_of(model: str) -> Path:
     return user_cache("dictionaries") / model
 
 
-def file_name(shape: Shape) -> str:
+def file_name(shape: DictionaryShape) -> str:
     """Return the name of the file of a dictionary in its folder."""
     kind = "dictionary" if shape.random_seed is None else "random"
     safe = shape.sites.replace("*", "_").replace("?", "_")

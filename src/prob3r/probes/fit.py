@@ -22,7 +22,7 @@ from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes.equations import GRID, NormalEquations
-from prob3r.probes.recipe import Group, Recipe, groups, patch_share
+from prob3r.probes.recipe import FitSettings, SiteGroup, groups, patch_share
 from prob3r.probes.refine import refine
 from prob3r.probes.ridge import Fit, RidgeBank
 from prob3r.probes.scenes import FitScenes
@@ -43,7 +43,7 @@ MOST_FORWARDS = 1.25  # the time of a scene with its sums, in model runs; see be
 _SOLVING = 0.1  # the share of the work that is left when all scenes have been seen
 
 
-class Plan(NamedTuple):
+class FitCost(NamedTuple):
     """The expected cost of a fit, computed before it runs.
 
     Attributes:
@@ -61,46 +61,46 @@ class Plan(NamedTuple):
 def fit_banks(
     model: Model,
     chosen: FitScenes,
-    recipe: Recipe,
+    settings: FitSettings,
     report: Callable[[float], None] = lambda share: None,
 ) -> list[RidgeBank]:
-    """Return a bank for each stack of `groups` and for each `whose` of the recipe.
+    """Return a bank for each stack of `groups` and for each `whose` of the settings.
 
     See `fit_together`.
     """
-    return fit_together(model, chosen, [recipe], report)[0]
+    return fit_together(model, chosen, [settings], report)[0]
 
 
 def fit_together(
     model: Model,
     chosen: FitScenes,
-    recipes: Sequence[Recipe],
+    settings: Sequence[FitSettings],
     report: Callable[[float], None] = lambda share: None,
-    begin: Callable[[Plan], None] | None = None,
+    begin: Callable[[FitCost], None] | None = None,
 ) -> list[list[RidgeBank]]:
-    """Return the banks of several recipes, which share one pass of the model.
+    """Return the banks of several fits, which share one pass of the model.
 
-    A model with random weights and a recipe with random features get no bank of the encoder.
+    A model with random weights and a fit with random features get no bank of the encoder.
 
     Args:
         model: The backbone. It is not changed.
         chosen: The scenes to fit on, and the held-out scenes that choose the regularisers.
-        recipes: The targets and the kinds of the banks.
+        settings: The targets and the kinds of the banks.
         report: A function that is called with the share of the work that is done.
-        begin: A function that is called with the plan before the work begins. To make the plan, the
+        begin: A function that is called with the cost before the work begins. To find the cost, the
             model runs twice.
 
     Raises:
         Prob3rError: The target is not known, or is known for too few patches; or the model has no
             such token.
     """
-    fits = [Fitting(model, chosen, recipe) for recipe in recipes]
+    fits = [Fitting(model, chosen, one) for one in settings]
     total, seen = len(chosen.held_out) + len(chosen.scenes), 0
     if begin is not None:
         seconds = MOST_FORWARDS * total * _seconds_of_a_run(model, chosen) / (1 - _SOLVING)
         weights = sum(weight.nbytes for weight in model.parameters())
         needed = weights + sum(fitting.bytes for fitting in fits)
-        begin(Plan(len(chosen.scenes), seconds, needed))
+        begin(FitCost(len(chosen.scenes), seconds, needed))
     for source, held in ((chosen.held_out, True), (chosen.scenes, False)):
         with reusing_views(source, model):
             for batch in batches(source, len(source), min(fit.batch for fit in fits)):
@@ -159,27 +159,27 @@ class Fitting:
     Args:
         model: The backbone.
         chosen: The scenes.
-        recipe: The target and the kind of the banks.
+        settings: The target and the kind of the banks.
 
     Attributes:
         batch: The number of scenes to take at a time, so that their streams take little memory.
     """
 
-    def __init__(self, model: Model, chosen: FitScenes, recipe: Recipe):
-        self.model, self.chosen, self.recipe, self.groups = model, chosen, recipe, groups(model)
-        if recipe.features or recipe.random_seed is not None:
+    def __init__(self, model: Model, chosen: FitScenes, settings: FitSettings):
+        self.model, self.chosen, self.settings, self.groups = model, chosen, settings, groups(model)
+        if settings.features or settings.random_seed is not None:
             del self.groups[1:]
         self.device = next(model.parameters()).device
         self.patch = model.config.patch
-        self.columns = recipe.target.columns(recipe.whose, self.patch)
-        if recipe.token:
-            self.groups = [g for g in self.groups if recipe.token in g.stack.layout(2).special]
+        self.columns = settings.target.columns(settings.whose, self.patch)
+        if settings.token:
+            self.groups = [g for g in self.groups if settings.token in g.stack.layout(2).special]
         if not self.groups:
             known = ", ".join(trunk(model).layout(2).special) or "no special tokens"
             raise Prob3rError(
-                f"There is no token '{recipe.token}' in this model's trunk; it has {known}."
+                f"There is no token '{settings.token}' in this model's trunk; it has {known}."
             )
-        first = recipe.target.first_view
+        first = settings.target.first_view
         self.groups = [
             group._replace(sites=tuple(s for s in group.sites if Site.parse(s).view >= first))
             for group in self.groups
@@ -191,7 +191,7 @@ class Fitting:
                 reader.inputs_width,
                 self.columns.width,
                 self.device,
-                torch.float64 if recipe.of_pairs else torch.float32,
+                torch.float64 if settings.of_pairs else torch.float32,
             )
             for reader in self.readers
             for site in reader.sites
@@ -199,8 +199,8 @@ class Fitting:
         self.held: dict[str, list[_Held]] = {site: [] for site in self.equations}
         # The fitted rows, if the target is refined after the closed form.
         self.kept: dict[str, list[_Held]] = {site: [] for site in self.equations}
-        self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.share = patch_share(model, recipe)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.share = patch_share(model, settings)
         self.views, self.digest = 0, hashlib.blake2b(digest_size=8)
         rows, columns = patch_grid(*model.config.image_size, self.patch)
         width = sum(len(group.sites) * group.stack.width for group in self.groups)
@@ -212,26 +212,26 @@ class Fitting:
         sums = sum(each.gram.nbytes + each.cross.nbytes for each in self.equations.values())
         banks = sum(reader.weight.nbytes for reader in self.readers) * len(self.columns.whose)
         rows, columns = patch_grid(*self.model.config.image_size, self.patch)
-        patches, pairs = rows * columns, self.recipe.of_pairs
+        patches, pairs = rows * columns, self.settings.of_pairs
         kept = len(self.chosen.held_out) * (1 if pairs else min(HELD_PATCHES, patches))
-        if self.recipe.target.refined:
+        if self.settings.target.refined:
             kept += int(len(self.chosen.scenes) * (1 if pairs else patches * self.share))
         width = sum(len(group.sites) * group.stack.width for group in self.groups)
         return sums + banks + 4 * width * (kept + self.batch * patches)
 
-    def _bank(self, group: Group) -> RidgeBank:
+    def _bank(self, group: SiteGroup) -> RidgeBank:
         """Return a bank that has everything but its weights."""
-        seed, features = self.recipe.seed, self.recipe.features
+        seed, features = self.settings.seed, self.settings.features
         bank = RidgeBank(
             group.sites,
             group.stack.width,
             self.patch,
             features=features,
             seed=seed,
-            target=self.recipe.target,
-            token=self.recipe.token,
+            target=self.settings.target,
+            token=self.settings.token,
         )
-        bank.random_seed = self.recipe.random_seed
+        bank.random_seed = self.settings.random_seed
         bank.draw_features()
         return bank.to(self.device)
 
@@ -263,10 +263,12 @@ class Fitting:
             site: group.read_by(site, batch.count) for group in self.groups for site in group.sites
         }
         assert run.output is not None
-        target, whose = self.recipe.target, self.recipe.whose
+        target, whose = self.settings.target, self.settings.whose
         goals = target.goals(batch, run.output, self.patch, whose)
         rows, columns = patch_grid(*batch.views[0].size, self.patch)
-        share = HELD_PATCHES / (rows * columns) if held and not self.recipe.of_pairs else self.share
+        share = (
+            HELD_PATCHES / (rows * columns) if held and not self.settings.of_pairs else self.share
+        )
         chosen = [None if view is None else self._some(view.known, share) for view in goals]
         for reader in self.readers:
             for site in reader.sites:
@@ -314,7 +316,7 @@ class Fitting:
         ridges, errors, averages = zip(*found, strict=True)
         return Fit(
             whose=whose,
-            target=self.recipe.target.name,
+            target=self.settings.target.name,
             data=self.chosen.name,
             scenes=len(self.chosen.scenes),
             held_out=len(self.chosen.held_out),
@@ -325,7 +327,7 @@ class Fitting:
             precision=running_precision(self.model),
             ridges=ridges,
             errors=errors,
-            token=self.recipe.token,
+            token=self.settings.token,
             average=tuple(averages[-1].tolist()),
         )
 
@@ -341,25 +343,25 @@ class Fitting:
         equations = self.equations.pop(site)
         parts, kept = self.held.pop(site), self.kept.pop(site)
         bank = next(iter(banks.values()))
-        least = 1 if self.recipe.of_pairs else bank.inputs_width
+        least = 1 if self.settings.of_pairs else bank.inputs_width
         if equations.rows <= least or not parts:
             raise self._too_few(equations.rows, bank)
         held = _Held.join(parts)
         if not len(held.streams):
             raise self._too_few(0, bank)
-        solutions = equations.solve(standardised=self.recipe.of_pairs)
+        solutions = equations.solve(standardised=self.settings.of_pairs)
         del equations
         rotated = solutions.rotate(bank.inputs(held.streams))
         found = {}
         for whose, each in banks.items():
             points = solutions.of(self.columns.of(whose))
-            grid = PAIR_GRID if self.recipe.of_pairs else GRID
+            grid = PAIR_GRID if self.settings.of_pairs else GRID
             errors = [self._error(points.predict(rotated, r), held.goals, whose) for r in grid]
             best = min(range(len(grid)), key=errors.__getitem__)
             found[whose] = _Chosen(grid[best], errors[best], points.output_mean)
             weights = [points.weight(grid[best])]
             if kept:
-                better = refine(self.recipe.target, points, grid[best], _Held.join(kept), held)
+                better = refine(self.settings.target, points, grid[best], _Held.join(kept), held)
                 weights = [better[:2]]
                 found[whose] = found[whose]._replace(error=better.error)
             weights.append(solutions.of(self.columns.common).weight(grid[best]))
@@ -370,20 +372,20 @@ class Fitting:
 
     def _error(self, predicted: Tensor, goals: Goals, whose: Whose) -> float:
         """Return the mean of a target's first measure over held-out patches."""
-        target = self.recipe.target
+        target = self.settings.target
         true = goals.raw[:, self.columns.of(whose)]
         measured = target.errors(predicted, true, goals.units[whose], goals.beside)
         return measured[target.measures[0]].nanmean().item()
 
     def _too_few(self, rows: int, bank: RidgeBank) -> Prob3rError:
-        if self.recipe.target.name == POINTMAP.name:
+        if self.settings.target.name == POINTMAP.name:
             return Prob3rError(
                 f"Only {rows} patches are known in all their pixels, which is too few to fit "
                 f"{bank.inputs_width} numbers for each output; give more scenes, or fit to "
                 f"'{OWN}'."
             )
-        what = "views" if self.recipe.of_pairs else "patches"
+        what = "views" if self.settings.of_pairs else "patches"
         return Prob3rError(
-            f"The {self.recipe.target.name} of only {rows} {what} is known, which is too few to "
+            f"The {self.settings.target.name} of only {rows} {what} is known, which is too few to "
             f"fit {bank.inputs_width} numbers for each output; give more scenes."
         )

@@ -11,8 +11,8 @@ from prob3r.errors import Prob3rError
 from prob3r.models import Model, fingerprint, random
 from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
-from prob3r.probes.fit import Plan, fit_together
-from prob3r.probes.recipe import Recipe, scenes_for
+from prob3r.probes.fit import FitCost, fit_together
+from prob3r.probes.recipe import FitSettings, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
 from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, target_named
@@ -169,38 +169,38 @@ def _fitted(
 ) -> dict[str, dict[str, RidgeBank]]:
     """Fit and keep all banks of one pass. Return those that were asked for, by target and kind."""
     device, first = next(model.parameters()).device, wanted[0]
-    recipes = [_recipe(kind, asked) for asked in wanted]
-    if recipes[0].random_seed is not None:
-        model = random(model, recipes[0].random_seed).to(device)
-    count = first.scenes or scenes_for(model, recipes[0])
+    every = [_settings(kind, asked) for asked in wanted]
+    if every[0].random_seed is not None:
+        model = random(model, every[0].random_seed).to(device)
+    count = first.scenes or scenes_for(model, every[0])
     chosen = fit_scenes(
-        first.data or ROOMS, model, count, first.views, first.seed, recipes[0].held_out
+        first.data or ROOMS, model, count, first.views, first.seed, every[0].held_out
     )
-    recipes = [
-        _checked(model, recipe, asked, chosen)
-        for recipe, asked in zip(recipes, wanted, strict=True)
+    every = [
+        _checked(model, settings, asked, chosen)
+        for settings, asked in zip(every, wanted, strict=True)
     ]
     heavy = AUTO if isinstance(model, nn.Module) else "float32"
     precision = choose(heavy if first.precision == AUTO else first.precision, device, heavy=True)
     with running_in(precision, model, keep_rounded=False):  # the sums need the memory
         of = f" of {len(wanted)} targets" if len(wanted) > 1 else ""
         what = f"Fitting {kind} probes{of}"
-        begin = shown.plan(what, chosen)
-        fitted = fit_together(model, chosen, recipes, shown.of(what), begin)
+        begin = shown.cost(what, chosen)
+        fitted = fit_together(model, chosen, every, shown.of(what), begin)
     found: dict[str, dict[str, RidgeBank]] = {}
-    for asked, recipe, banks in zip(wanted, recipes, fitted, strict=True):
+    for asked, settings, banks in zip(wanted, every, fitted, strict=True):
         for bank in banks:
             try:
                 keep(bank, weights)
             except Prob3rError as error:  # without a cache it is only slower
                 logger.warning("The probes are not kept for later runs: %s", error)
-        whose = asked.whose or recipe.whose[0]
+        whose = asked.whose or settings.whose[0]
         found[asked.target] = {b.kind: b for b in banks if b.fit and b.fit.whose == whose}
     return found
 
 
-def _recipe(kind: str, asked: Asked) -> Recipe:
-    """Return the recipe of a kind of probes. Raise Prob3rError if it does not fit their target."""
+def _settings(kind: str, asked: Asked) -> FitSettings:
+    """Return the settings of a kind of probes. Raise Prob3rError if they do not fit its target."""
     target = target_named(asked.target)
     if kind == "features" and target.level == PAIR:
         raise Prob3rError(
@@ -216,7 +216,7 @@ def _recipe(kind: str, asked: Asked) -> Recipe:
         raise Prob3rError(
             f"Probes of the {target.name} are fitted to the truth alone; give '{TRUTH}'."
         )
-    return Recipe(
+    return FitSettings(
         whose=WHOSE if target.own else (TRUTH,),
         features=FEATURES if kind == "features" else 0,
         seed=asked.seed,
@@ -226,24 +226,24 @@ def _recipe(kind: str, asked: Asked) -> Recipe:
     )
 
 
-def _checked(model: Model, recipe: Recipe, asked: Asked, chosen: FitScenes) -> Recipe:
-    """Return the recipe with only those `whose` that are known for the scenes and the model.
+def _checked(model: Model, settings: FitSettings, asked: Asked, chosen: FitScenes) -> FitSettings:
+    """Return the settings with only those `whose` that are known for the scenes and the model.
 
     Raises:
         Prob3rError: What was asked for is not among them.
     """
-    if recipe.target.own and not chosen.truth:
-        recipe = replace(recipe, whose=(OWN,))
+    if settings.target.own and not chosen.truth:
+        settings = replace(settings, whose=(OWN,))
     elif not predicts_pointmaps(model):
-        recipe = replace(recipe, whose=(TRUTH,))
-    if asked.whose == OWN or recipe.whose == (OWN,):
+        settings = replace(settings, whose=(TRUTH,))
+    if asked.whose == OWN or settings.whose == (OWN,):
         needs_pointmaps(model, "fitting to the own output")
-    if asked.whose not in (None, *recipe.whose):
+    if asked.whose not in (None, *settings.whose):
         raise Prob3rError(
             f"The truth of {chosen.title} is not known, so probes cannot be fitted to it; fit them "
             f"to '{OWN}', the model's own final output."
         )
-    return recipe
+    return settings
 
 
 class _Shown:
@@ -252,13 +252,13 @@ class _Shown:
     def __init__(self, name: str, show: Show):
         self.name, self.show = name, show
 
-    def plan(self, what: str, chosen: FitScenes) -> Callable[[Plan], None]:
-        """Return the function that announces a plan: what is fitted, on what, and its cost."""
+    def cost(self, what: str, chosen: FitScenes) -> Callable[[FitCost], None]:
+        """Return the function that announces what is fitted, on what, and its cost."""
 
-        def begin(plan: Plan) -> None:
+        def begin(cost: FitCost) -> None:
             self.show.announce(
-                f"{what} of {self.name} on {plan.scenes} scenes of {chosen.title} takes about "
-                f"{duration(plan.seconds)} and {plan.bytes / 2**30:.1f} GiB of memory; the probes "
+                f"{what} of {self.name} on {cost.scenes} scenes of {chosen.title} takes about "
+                f"{duration(cost.seconds)} and {cost.bytes / 2**30:.1f} GiB of memory; the probes "
                 "are kept for later runs."
             )
 

@@ -1,4 +1,4 @@
-"""The sites of a model that are fitted, the recipe of a fit, and its number of scenes."""
+"""The sites of a model that are fitted, the settings of a fit, and its number of scenes."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -19,7 +19,7 @@ MOST_COST = 0.17  # cost limit of the normal equations, as a share of the cost o
 LEAST_SHARE = 0.25  # of the patches; if this costs more, the model is small and cheap to fit anyway
 
 
-class Group(NamedTuple):
+class SiteGroup(NamedTuple):
     """The sites of one stack, whose probes become one bank.
 
     Attributes:
@@ -36,20 +36,22 @@ class Group(NamedTuple):
         return [str(place.of(v)) for v in self.stack.streams(views) if min(v, 2) == place.view]
 
 
-def groups(model: Model) -> list[Group]:
+def groups(model: Model) -> list[SiteGroup]:
     """Return what is fitted: all sites of the trunk and, as a control, the encoder's last sites."""
     middle = trunk(model)
-    found = [Group(middle, tuple(s for s in model.sites() if Site.parse(s).stack == middle.name))]
+    found = [
+        SiteGroup(middle, tuple(s for s in model.sites() if Site.parse(s).stack == middle.name))
+    ]
     encoder = model.stacks.get("enc")
     if encoder is not None and encoder is not middle and encoder.patches:
         last = [site for site in encoder.sites(2) if site.block == encoder.blocks - 1]
         sublayer = encoder.sublayers[-1][-1]
-        found.append(Group(encoder, tuple(str(s) for s in last if s.sublayer == sublayer)))
+        found.append(SiteGroup(encoder, tuple(str(s) for s in last if s.sublayer == sublayer)))
     return found
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FitSettings:
     """The settings of a fit, apart from the model and the scenes.
 
     Attributes:
@@ -80,7 +82,7 @@ class Recipe:
         return HELD_PAIRS if self.of_pairs else HELD_OUT
 
 
-def patch_share(model: Model, recipe: Recipe) -> float:
+def patch_share(model: Model, settings: FitSettings) -> float:
     """Return the share of the patches that the normal equations use.
 
     It is 1 if all patches cost little enough. Cost is the number of multiplications. The normal
@@ -88,9 +90,9 @@ def patch_share(model: Model, recipe: Recipe) -> float:
     the patches. The share is smallest for small models, since their outputs are wide compared to
     their streams.
     """
-    if recipe.of_pairs:
+    if settings.of_pairs:
         return 1.0
-    outputs = recipe.target.columns(recipe.whose, model.config.patch).width
+    outputs = settings.target.columns(settings.whose, model.config.patch).width
     forward = sum(
         (4 if sublayer in ATTENTION else 8) * stack.width**2
         for stack in model.stacks.values()
@@ -98,21 +100,21 @@ def patch_share(model: Model, recipe: Recipe) -> float:
         for sublayers in stack.sublayers
         for sublayer in sublayers
     )
-    widths = [stack.width + recipe.features for stack, sites in groups(model) for _ in sites[::2]]
+    widths = [stack.width + settings.features for stack, sites in groups(model) for _ in sites[::2]]
     equations = sum(w * (w * GRAM_SHARE + outputs) for w in widths)
     return min(1.0, max(LEAST_SHARE, MOST_COST * forward / equations))
 
 
-def scenes_for(model: Model, recipe: Recipe) -> int:
+def scenes_for(model: Model, settings: FitSettings) -> int:
     """Return the number of scenes to fit on, which is at least 64.
 
     Together the scenes give 20 patches for each unknown of an output of the trunk's probes. A
     control on a wider encoder has fewer patches for each unknown. For a target of pairs the number
     is 768, whatever the width.
     """
-    if recipe.of_pairs:
+    if settings.of_pairs:
         return PAIRS
-    unknowns = trunk(model).width + recipe.features + 1
+    unknowns = trunk(model).width + settings.features + 1
     rows, columns = patch_grid(*model.config.image_size, model.config.patch)
-    patches = rows * columns * patch_share(model, recipe)
+    patches = rows * columns * patch_share(model, settings)
     return max(LEAST_SCENES, ceil(PATCHES_PER_UNKNOWN * unknowns / patches))

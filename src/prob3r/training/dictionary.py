@@ -22,7 +22,7 @@ from prob3r.probes.dictionary import (
     ACTIVE,
     ATOMS_PER_CHANNEL,
     Dictionary,
-    Shape,
+    DictionaryShape,
     file_name,
     sites_of,
 )
@@ -98,7 +98,7 @@ def train_dictionary(
     site = sites_of(model, pattern, shards.about.views)[0]
     device = next(model.parameters()).device
     width = stack_of(model, site).width
-    shape = Shape(
+    shape = DictionaryShape(
         pattern,
         width,
         training.atoms or ATOMS_PER_CHANNEL * width,

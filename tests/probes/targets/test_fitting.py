@@ -14,7 +14,7 @@ from prob3r.probes import recipe as recipe_module
 from prob3r.probes.cache import find, kept
 from prob3r.probes.equations import NormalEquations
 from prob3r.probes.fit import fit_banks
-from prob3r.probes.recipe import Recipe
+from prob3r.probes.recipe import FitSettings
 from prob3r.probes.refine import held_error, refine
 from prob3r.probes.scenes import ROOMS, fit_scenes
 from prob3r.probes.targets import TARGETS, TRUTH, Epipolar, Goals
@@ -47,7 +47,7 @@ def banks(backbone: DUSt3R) -> dict[str, RidgeBank]:
         patch.setattr(recipe_module, "LEAST_SHARE", 1.0)
         chosen = fit_scenes(ROOMS, backbone, 40, held_out=12)
         return {
-            name: fit_banks(backbone, chosen, Recipe((TRUTH,), target=target))[0]
+            name: fit_banks(backbone, chosen, FitSettings((TRUTH,), target=target))[0]
             for name, target in TARGETS.items()
         }
 
@@ -233,7 +233,7 @@ def test_too_few_is_one_sentence(backbone: DUSt3R) -> None:
     with pytest.raises(
         Prob3rError, match=r"The match of only \d+ patches is known, which is too few"
     ):
-        fit_banks(backbone, chosen, Recipe((TRUTH,), target=TARGETS["match"]))
+        fit_banks(backbone, chosen, FitSettings((TRUTH,), target=TARGETS["match"]))
 
 
 def test_goals_of_several_batches_are_one() -> None:
