@@ -17,7 +17,7 @@ FOV = (40.0, 80.0)  # degrees, across the width of the image
 MARGIN = 0.3  # metres between a camera and a wall or an object
 
 
-class Cameras(NamedTuple):
+class RoomCameras(NamedTuple):
     """The cameras of each scene.
 
     Attributes:
@@ -69,7 +69,7 @@ def look_at(
     return pose
 
 
-def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
+def draw_cameras(draws: Draws, scene: Scene) -> RoomCameras:
     """Choose the best of several candidate pairs of cameras.
 
     The orbit's angle between the two cameras is drawn once for all candidates, so the choice among
@@ -101,10 +101,10 @@ def draw_cameras(draws: Draws, scene: Scene) -> Cameras:
     roll = draws.between(-1.0, 1.0, c, 2) * draws.between(0.0, 0.14, c, 2)
     poses = look_at(eye, target, roll)
 
-    return Cameras(slope, choose(scene, slope, poses))
+    return RoomCameras(slope, choose(scene, slope, poses))
 
 
-def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
+def add_camera(draws: Draws, scene: Scene, cameras: RoomCameras) -> RoomCameras:
     """Add one camera to each scene, the best of several candidates.
 
     Its orbit's angle to camera 1 is drawn as for the second camera of a pair. The score of a
@@ -141,7 +141,7 @@ def add_camera(draws: Draws, scene: Scene, cameras: Cameras) -> Cameras:
     slopes = torch.stack([cameras.slope[:, 0], slope], dim=1)
     both = torch.stack([first[:, None].expand_as(poses), poses], dim=2)
     chosen = choose(scene, slopes, both)[:, 1]
-    return Cameras(
+    return RoomCameras(
         torch.cat([cameras.slope, slope[:, None]], dim=1),
         torch.cat([cameras.cam_to_world, chosen[:, None]], dim=1),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PixelMatches
 from prob3r.rooms.atlas import read_atlas
-from prob3r.rooms.cameras import Cameras, add_camera, draw_cameras, intrinsics_for
+from prob3r.rooms.cameras import RoomCameras, add_camera, draw_cameras, intrinsics_for
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.everyday import add_clutter, project_photograph
 from prob3r.rooms.handheld import draw_handheld
@@ -208,7 +208,7 @@ class Rooms(Independent, Generic[Seen]):
         intrinsics = intrinsics_for(cameras.slope, self.size).float()
         return scene, intrinsics, cameras.cam_to_world.float()
 
-    def _draw(self, indices: Sequence[int]) -> tuple[Scene, Cameras]:
+    def _draw(self, indices: Sequence[int]) -> tuple[Scene, RoomCameras]:
         """Return scenes and cameras in double precision, so that rounding changes no choice."""
         if not len(indices):
             raise Prob3rError("indices is empty; it must name at least one pair.")

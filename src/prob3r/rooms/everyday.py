@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.rooms.cameras import Cameras, look_at
+from prob3r.rooms.cameras import RoomCameras, look_at
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.scene import CYLINDERS, ELLIPSOIDS, OBJECTS, PARKED, Scene
 from prob3r.rooms.textures import PROJECTED, SPAN, draw_textures, soften_textures
@@ -68,7 +68,7 @@ def add_clutter(draws: Draws, scene: Scene, photographs: int) -> Scene:
     )
 
 
-def project_photograph(draws: Draws, scene: Scene, cameras: Cameras, photographs: int) -> Scene:
+def project_photograph(draws: Draws, scene: Scene, cameras: RoomCameras, photographs: int) -> Scene:
     """Project a photograph onto most surfaces of some scenes, from a place near camera 1.
 
     An image of such a scene has the statistics of a photograph, but the content of the photograph

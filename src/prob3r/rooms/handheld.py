@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.rooms.cameras import CANDIDATES, Cameras, choose, look_at
+from prob3r.rooms.cameras import CANDIDATES, RoomCameras, choose, look_at
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.scene import Scene
 
@@ -18,7 +18,7 @@ MARGIN = 0.2  # metres between a camera and a wall or an object
 ORBIT, PAN, STEP, WALK = 0.4, 0.55, 0.7, 0.8
 
 
-def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
+def draw_handheld(draws: Draws, scene: Scene) -> RoomCameras:
     """Choose the best of several candidate pairs of handheld cameras.
 
     From camera 1 to camera 2, the camera orbits the point of interest, pans in place, steps aside,
@@ -73,7 +73,7 @@ def draw_handheld(draws: Draws, scene: Scene) -> Cameras:
     eyes_of_both = torch.stack([eye, eye2], dim=2)
     targets_of_both = torch.stack([target, target2 + glance], dim=2)
     poses = look_at(eyes_of_both, targets_of_both, _draw_rolls(draws))
-    return Cameras(slope, choose(scene, slope, poses, OVERLAP, MARGIN))
+    return RoomCameras(slope, choose(scene, slope, poses, OVERLAP, MARGIN))
 
 
 def _draw_lenses(draws: Draws) -> Float[Tensor, "b 2"]:

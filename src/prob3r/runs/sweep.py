@@ -96,7 +96,7 @@ def sweep(
     return table
 
 
-class Head(NamedTuple):
+class AblatedHead(NamedTuple):
     """One head of an attention sublayer, and how it is switched off."""
 
     site: str
@@ -148,7 +148,7 @@ def sweep_heads(
                 )
             sources["resample"] = given.records
         heads = [
-            Head(str(site.residual), head, mode)
+            AblatedHead(str(site.residual), head, mode)
             for mode in modes
             for site in chosen
             for head in range(setting.heads(site))

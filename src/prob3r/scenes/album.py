@@ -57,7 +57,7 @@ class Album(Items[Views]):
             raise CorruptError(str(error)) from error
 
 
-class Photographs(NamedTuple):
+class AlbumFiles(NamedTuple):
     """The photographs of a folder.
 
     Attributes:
@@ -69,7 +69,7 @@ class Photographs(NamedTuple):
     digest: str
 
 
-def photographs_in(folder: Path) -> Photographs:
+def photographs_in(folder: Path) -> AlbumFiles:
     """Return the photographs in a folder, without those in its subfolders."""
     files = sorted(
         file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()
@@ -78,4 +78,4 @@ def photographs_in(folder: Path) -> Photographs:
     for file in files:
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
-    return Photographs(files, digest.hexdigest())
+    return AlbumFiles(files, digest.hexdigest())
