@@ -10,8 +10,8 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, project, rotation_angle, transform
 from prob3r.measures.camera_motion import twist
 from prob3r.measures.scalars import (
-    Change,
-    Depth,
+    OutputDistance,
+    RegionDepth,
     Rotation,
     Sampson,
     Scalar,
@@ -125,11 +125,11 @@ def test_depth_is_that_of_the_views_own_camera(rooms: Pair, clean: Prediction) -
     for number, view in enumerate(rooms.views, 1):
         assert view.depth is not None
         expected = 100 * view.depth[:, region].mean(1) / unit
-        found = Depth(number, region)(rooms, clean)(clean)
+        found = RegionDepth(number, region)(rooms, clean)(clean)
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
     # A view that is moved takes its camera along: its depth stays.
     matrix = rigid(turn(own_axis(rooms), 25), torch.zeros(SCENES, 3))
-    measure = Depth(2, region)(rooms, clean)
+    measure = RegionDepth(2, region)(rooms, clean)
     torch.testing.assert_close(measure(moved(clean, matrix)), measure(clean), rtol=1e-4, atol=0)
 
 
@@ -167,14 +167,14 @@ def test_the_distance_to_another_run_is_the_mean_over_all_points(clean: Predicti
     one = Prediction(unit, clean.confidence)
     other = one._replace(points=(one.points[0], -one.points[1]))
     for view, expected in ((1, 0.0), (2, 200.0), (None, 100.0)):
-        found = Change(other, view)(pair, one)(one)
+        found = OutputDistance(other, view)(pair, one)(one)
         torch.testing.assert_close(found, torch.full((SCENES,), expected), rtol=1e-4, atol=1e-4)
 
 
 ALL = (
     Rotation(),
     Translation(),
-    Depth(2),
+    RegionDepth(2),
     Sampson(torch.rand(SCENES, 9, 2), torch.rand(SCENES, 9, 2)),
     TruthDistance(),
 )
@@ -217,7 +217,7 @@ def test_what_has_no_scalar_is_one_sentence(rooms: Pair, clean: Prediction) -> N
     with pytest.raises(Prob3rError, match="Camera 2 is where camera 1 is"):
         Translation()(rooms, alike)
     with pytest.raises(Prob3rError, match="The region is"):
-        Depth(1, torch.ones(3, 4, dtype=torch.bool))(rooms, clean)
+        RegionDepth(1, torch.ones(3, 4, dtype=torch.bool))(rooms, clean)
     bare = Pair(*(View(view.image) for view in rooms.views))
     with pytest.raises(Prob3rError, match="No truth is known of these views"):
         TruthDistance()(bare, clean)

@@ -6,7 +6,7 @@ import torch
 
 from prob3r.geometry import central_intrinsics, transform, unproject
 from prob3r.measures.attention import AttentionRecords
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.measures.views import ViewRelations, disagreeing, fit, overlaps
 from prob3r.models import VGGT, VGGTConfig, random
 from prob3r.runs.trace import trace
@@ -29,10 +29,10 @@ def wall(shift: float, depth: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
     return transform(local, pose), pose
 
 
-def cameras_of(poses: list[torch.Tensor], lost: tuple[int, ...] = ()) -> Cameras:
+def cameras_of(poses: list[torch.Tensor], lost: tuple[int, ...] = ()) -> EstimatedCameras:
     matrix = central_intrinsics(torch.tensor([float(SIDE)]), (SIDE, SIDE))[0]
     inliers = [None if i == 0 or i in lost else 1.0 for i in range(len(poses))]
-    return Cameras((matrix,) * len(poses), torch.stack(poses, 1), tuple(inliers))
+    return EstimatedCameras((matrix,) * len(poses), torch.stack(poses, 1), tuple(inliers))
 
 
 def test_views_of_one_wall_overlap_where_they_see_the_same_part() -> None:

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from prob3r.geometry import norm_factor
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.measures.reference import Points
 from prob3r.reliability.check import Check, check_output, find_matches, reprojected
-from prob3r.reliability.classical import Reconstruction
+from prob3r.reliability.classical import ClassicalReconstruction
 from prob3r.reliability.matchers import SIFT
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, View, Views
@@ -23,7 +23,7 @@ def room() -> Pair:
 
 def checked(views: Views, points: Points) -> list[Check]:
     return check_output(
-        views, points, Cameras.of(views, points, torch.ones(points[0].shape[:3])), SIFT
+        views, points, EstimatedCameras.of(views, points, torch.ones(points[0].shape[:3])), SIFT
     )
 
 
@@ -110,7 +110,7 @@ def test_points_without_an_image_are_infinitely_far() -> None:
     pixels2 = torch.tensor([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
     pixels1 = torch.tensor([[3.0, 1.0]] * 3)
     none = torch.zeros(3, dtype=torch.bool)
-    found = Reconstruction(pixels1, pixels2, none, None, torch.zeros(0, 3))
+    found = ClassicalReconstruction(pixels1, pixels2, none, None, torch.zeros(0, 3))
     assert reprojected(found, pair, points, intrinsics).tolist() == [2.0, math.inf, math.inf]
 
 

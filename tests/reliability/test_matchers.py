@@ -93,7 +93,7 @@ def test_missing_lightglue_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPat
         lightglue_matches(torch.zeros(3, 64, 64), torch.zeros(3, 64, 64))
 
 
-def distances(room: Pair, found: matchers.PixelMatches) -> Tensor:
+def distances(room: Pair, found: matchers.ImageMatches) -> Tensor:
     """How far matches are from the truth in view 1, in pixels."""
     column, row = found.pixels2.round().long().unbind(1)
     local = room.view2.points[:, row, column]

@@ -57,6 +57,6 @@ def test_what_is_not_finite_does_not_count() -> None:
 def test_what_comes_nearer_is_aligned(learning: Explanation) -> None:
     m = learning.measurements
     found = Arrows.of(
-        m.steps, learning.measured.points, learning.measured.reference, m.setting.patch
+        m.steps, learning.measured.points, learning.measured.reference, m.provenance.patch
     )
     assert min(found.alignments[1:6]) > 0.3

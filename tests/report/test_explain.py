@@ -23,7 +23,7 @@ from tests.report.stand_ins import CONFIG, KnowingModel, KnowingProbes, random_p
 
 def test_what_is_right_has_no_error(knowing: Explanation) -> None:
     curves = knowing.measurements.curves
-    assert knowing.measurements.setting.reference == TRUTH
+    assert knowing.measurements.provenance.reference == TRUTH
     for view in (1, 2):
         for metric in METRICS:
             values = [v for v in curves[view][metric] if not isnan(v)]
@@ -52,7 +52,7 @@ def test_without_intrinsics_the_focal_length_is_read_off_view_1(room: Pair) -> N
     assert final.focal == pytest.approx(float(room.view1.intrinsics[0, 0, 0]), rel=1e-3)
     angle = float(rotation_angle(room.view2_to_view1[:, :3, :3]))
     assert final.rotation == pytest.approx(angle, abs=0.5)
-    assert explanation.measurements.setting.reference == FINAL
+    assert explanation.measurements.provenance.reference == FINAL
     assert max(explanation.measurements.curves[2]["rotation_error"]) < 0.1
 
 
@@ -66,7 +66,7 @@ def test_errors_fall_along_the_sites(learning: Explanation) -> None:
 
 def test_without_truth_all_is_against_the_final_state(guessing: Explanation) -> None:
     m = guessing.measurements
-    assert m.setting.reference == FINAL
+    assert m.provenance.reference == FINAL
     assert {kind for kinds in m.against.values() for kind in kinds.values()} == {FINAL}
     ends = [m.curves[2][metric][-1] for metric in METRICS if metric != "translation_error"]
     assert max(ends) < 0.1

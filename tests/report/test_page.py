@@ -48,9 +48,11 @@ def test_every_sentence_is_on_the_page(guessing: Explanation) -> None:
 
 def test_names_are_text_and_nothing_more(knowing: Explanation) -> None:
     m = knowing.measurements
-    nasty = replace(m.setting, pair="</script><script>alert(1)</script>{{style}}", model="<b>&")
+    nasty = replace(m.provenance, pair="</script><script>alert(1)</script>{{style}}", model="<b>&")
     html = page(
-        replace(knowing, measured=knowing.measured._replace(measurements=replace(m, setting=nasty)))
+        replace(
+            knowing, measured=knowing.measured._replace(measurements=replace(m, provenance=nasty))
+        )
     )
     assert "<script>alert" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{style}}" in html

@@ -11,7 +11,7 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import project, rotation_error, translation_error
 from prob3r.models import DUSt3RConfig, random
 from prob3r.reliability.classical import (
-    Reconstruction,
+    ClassicalReconstruction,
     point_error,
     reconstruct,
     right_matches,
@@ -94,7 +94,7 @@ def test_right_matches_are_near_the_truth(room: Pair) -> None:
     pixels2 = torch.stack([x, y], -1).flatten(0, 1)
     moved = true + torch.where(torch.arange(100) < 30, 7.0, 5.0)[:, None] * torch.tensor([1.0, 0])
     none = torch.zeros(100, dtype=torch.bool)
-    found = Reconstruction(moved, pixels2, none, None, torch.zeros(0, 3))
+    found = ClassicalReconstruction(moved, pixels2, none, None, torch.zeros(0, 3))
     assert right_matches(found.pixels1, found.pixels2, room).item() == pytest.approx(0.7)
 
 

@@ -118,7 +118,9 @@ def _scalar(of: str, view: int | None, region: Box | None, views: "Views") -> "S
     if view is not None:
         views.view(view)  # raises Prob3rError if there is no such view
     if of == "depth":
-        return scalars.Depth(view or 1, None if region is None else _mask(region, views, view or 1))
+        return scalars.RegionDepth(
+            view or 1, None if region is None else _mask(region, views, view or 1)
+        )
     if of == "truth":
         return scalars.TruthDistance(view)
     if view == 1:

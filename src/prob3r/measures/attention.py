@@ -42,7 +42,7 @@ BY_VIEW = Reduction(lambda probs: probs.sum(-1, keepdim=True), by_view=True)
 
 
 @dataclass(frozen=True)
-class Head:
+class HeadStatistics:
     """How one head of a view, or the mean of a block's heads, attends to view 1.
 
     Attributes:
@@ -176,7 +176,7 @@ class AttentionRecords:
         view: int,
         final: PatchMatches,
         true: PatchMatches | None,
-    ) -> list[Head]:
+    ) -> list[HeadStatistics]:
         """Return one row for every head of a view's attention, and one for each block's mean.
 
         Args:
@@ -206,7 +206,7 @@ class AttentionRecords:
             assert place.block is not None
             mean = len(near) - 1
             rows += [
-                Head(
+                HeadStatistics(
                     view=view,
                     block=place.block,
                     head=None if k == mean else k,

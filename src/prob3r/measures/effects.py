@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from prob3r.measures.attention import Head
+from prob3r.measures.attention import HeadStatistics
 from prob3r.measures.reference import Reference
 from prob3r.models import Model, Prediction
 from prob3r.models.protocol import trunk
@@ -17,12 +17,12 @@ METRICS = ("rotation_error", "shape_error")
 
 
 def with_effects(
-    heads: Sequence[Head],
+    heads: Sequence[HeadStatistics],
     model: Model,
     views: Views,
     reference: Reference,
     report: Callable[[float], None],
-) -> list[Head]:
+) -> list[HeadStatistics]:
     """Return the rows of the table of heads with the effects of switching each head off.
 
     A head of a view is switched off in that view alone, and the errors are that view's.

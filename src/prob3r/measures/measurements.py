@@ -10,9 +10,9 @@ from torch import Tensor
 
 from prob3r.geometry import PatchMatches
 from prob3r.io.files import to_json
-from prob3r.measures.attention import AttentionRecords, Head, Strongest
+from prob3r.measures.attention import AttentionRecords, HeadStatistics, Strongest
 from prob3r.measures.camera_path import CameraCurves
-from prob3r.measures.reconstruction import Cameras, Final, Matches, reconstruction
+from prob3r.measures.reconstruction import EstimatedCameras, Final, Matches, reconstruction
 from prob3r.measures.reference import Points, Reference, errors_by_step
 from prob3r.measures.steps import OUTPUT, Step, trunk_steps
 from prob3r.measures.views import ViewRelations
@@ -25,7 +25,7 @@ from prob3r.scenes import Views
 
 
 @dataclass(frozen=True)
-class Setting:
+class Provenance:
     """What was explained, and with what.
 
     Attributes:
@@ -58,7 +58,7 @@ class Measurements:
     """Everything measured of one scene.
 
     Attributes:
-        setting: What was explained, and with what.
+        provenance: What was explained, and with what.
         finals: The model's output of view 1 and each other view, by the other view's number.
         steps: The sites of the trunk in their order, then the output.
         curves: By view and metric, one value a step; NaN where there is none. The metrics are
@@ -69,12 +69,12 @@ class Measurements:
         camera_path: What the model's own camera head says at every block; None without such a head.
     """
 
-    setting: Setting
+    provenance: Provenance
     finals: dict[int, Final]
     steps: list[Step]
     curves: dict[int, dict[str, list[float]]]
     against: dict[int, dict[str, str]]
-    heads: list[Head]
+    heads: list[HeadStatistics]
     relations: ViewRelations
     camera_path: CameraCurves | None = None
 
@@ -105,7 +105,7 @@ class Measurements:
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as JSON can hold them; see `Explanation.to_json`."""
         content: dict[str, Any] = {
-            "setting": asdict(self.setting),
+            "setting": asdict(self.provenance),
             "final": asdict(self.final),
             "against": {f"view{view}": kinds for view, kinds in self.against.items()},
             "sites": self.rows(),
@@ -135,7 +135,7 @@ class Measured(NamedTuple):
         poses: Poses of all cameras at every step, as the pointmaps state them relative to the
             reference.
         focal: Focal lengths of all views in x and y, in pixels.
-        cameras: The cameras as the output states them.
+        cameras: The cameras estimated from the output's pointmaps.
         matches: By view from view 2 on, its matches in view 1 by the output's own pointmaps.
         attention: The most attended patches of one view for every patch of another view, by the
             numbers of the attending view and the attended view.
@@ -147,7 +147,7 @@ class Measured(NamedTuple):
     confidence: tuple[Float[Tensor, "1 _h _w"], ...]
     poses: Float[Tensor, "steps v 4 4"]
     focal: Float[Tensor, "v 2"]
-    cameras: Cameras
+    cameras: EstimatedCameras
     matches: dict[int, PatchMatches]
     attention: dict[tuple[int, int], Strongest]
 
@@ -187,7 +187,7 @@ def measure(
     views: Views,
     bank: SiteReader | None,
     recording: Recording,
-    setting: Setting,
+    provenance: Provenance,
     report: Callable[[str, float], None],
 ) -> Measured:
     """Return all that is measured of one run.
@@ -197,7 +197,7 @@ def measure(
         views: The scene.
         bank: The probes, if there are any.
         recording: What is recorded.
-        setting: What is explained; its `reference` is filled in.
+        provenance: What is explained; its `reference` is filled in.
         report: Called with what is done next, and the share of the work that is done.
     """
     sites, attention = recording.steps, recording.attention
@@ -210,7 +210,7 @@ def measure(
     sure = [[one.confidence for one in every] for every in decoded] + [list(confidence)]
 
     report("Finding the cameras", 0.4)
-    cameras = Cameras.of(views, final, confidence[0])
+    cameras = EstimatedCameras.of(views, final, confidence[0])
     reference = Reference.of(views, final, cameras.poses)
     raw: list[Points] = [tuple(one.points for one in every) for every in decoded] + [final]
     points = [reference.normalise(every) for every in raw]
@@ -222,8 +222,8 @@ def measure(
         curves[view]["confidence"] = [float(every[view - 1].median()) for every in sure]
 
     report("Reading the attention", 0.8)
-    strongest, patch = attention.strongest(run), setting.patch
-    heads, finals, found = list[Head](), dict[int, Final](), dict[int, PatchMatches]()
+    strongest, patch = attention.strongest(run), provenance.patch
+    heads, finals, found = list[HeadStatistics](), dict[int, Final](), dict[int, PatchMatches]()
     for view in numbers[1:]:
         matches = Matches.of(views, points[-1], cameras, view, patch)
         found[view] = matches.final
@@ -235,9 +235,9 @@ def measure(
         )
     relations = ViewRelations.of_run(attention, run, points[-1], cameras, patch)
     steps = [*sites, Step(None, OUTPUT)]
-    setting = replace(setting, reference=reference.kind)
+    provenance = replace(provenance, reference=reference.kind)
     return Measured(
-        measurements=Measurements(setting, finals, steps, curves, against, heads, relations),
+        measurements=Measurements(provenance, finals, steps, curves, against, heads, relations),
         reference=reference,
         points=points,
         confidence=confidence,

@@ -76,8 +76,8 @@ class Final:
     chance: float
 
 
-class Cameras(NamedTuple):
-    """The cameras as the model's output states them.
+class EstimatedCameras(NamedTuple):
+    """The cameras estimated from the pointmaps of a model's output.
 
     Attributes:
         intrinsics: Intrinsics of all views, in pixels.
@@ -92,7 +92,9 @@ class Cameras(NamedTuple):
     inliers: tuple[float | None, ...]
 
     @classmethod
-    def of(cls, views: Views, points: Points, confidence1: Float[Tensor, "1 h w"]) -> "Cameras":
+    def of(
+        cls, views: Views, points: Points, confidence1: Float[Tensor, "1 h w"]
+    ) -> "EstimatedCameras":
         """Return the cameras of a scene's output."""
         matrices = tuple(m[0] for m in intrinsics_of(views, points[0], confidence1))
         poses, inliers = [torch.eye(4).to(points[0])], list[float | None]([None])
@@ -115,7 +117,9 @@ class Matches(NamedTuple):
     true: PatchMatches | None
 
     @classmethod
-    def of(cls, views: Views, points: Points, cameras: Cameras, view: int, patch: int) -> "Matches":
+    def of(
+        cls, views: Views, points: Points, cameras: EstimatedCameras, view: int, patch: int
+    ) -> "Matches":
         """Return the matches of a view, given the output's pointmaps of all views."""
         pair, first, own = views.pair(1, view), points[0], points[view - 1]
         seen1, seen = finite(first), finite(own)
@@ -129,7 +133,7 @@ def reconstruction(
     points: Points,
     confidence: tuple[Float[Tensor, "1 _h _w"], ...],
     probed: Float[Tensor, "1 h2 w2 3"] | None,
-    cameras: Cameras,
+    cameras: EstimatedCameras,
     matches: Matches,
     view: int,
     patch: int,

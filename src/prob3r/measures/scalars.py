@@ -153,7 +153,7 @@ class Translation:
 
 
 @dataclass(frozen=True, eq=False)
-class Depth:
+class RegionDepth:
     """The mean depth of a region of a view in its own camera, in percent of the mean distance.
 
     Attributes:
@@ -261,7 +261,7 @@ class TruthDistance:
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class OutputDistance:
     """The mean distance of a run's points to another run's, in percent of the mean distance.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prob3r.geometry import central_pixels, invert_rigid, patch_of_pixels, project, transform
 from prob3r.measures.attention import AttentionRecords
-from prob3r.measures.reconstruction import TOLERANCE, Cameras
+from prob3r.measures.reconstruction import TOLERANCE, EstimatedCameras
 from prob3r.measures.reference import Points
 from prob3r.runs.trace import Trace
 
@@ -51,7 +51,7 @@ class ViewRelations:
         attention: Float[Tensor, "blocks v v"],
         similarity: Float[Tensor, "v v"],
         points: Points,
-        cameras: Cameras,
+        cameras: EstimatedCameras,
         patch: int,
     ) -> "ViewRelations":
         """Return the relations of the views of one scene.
@@ -72,7 +72,12 @@ class ViewRelations:
 
     @classmethod
     def of_run(
-        cls, records: AttentionRecords, run: Trace, points: Points, cameras: Cameras, patch: int
+        cls,
+        records: AttentionRecords,
+        run: Trace,
+        points: Points,
+        cameras: EstimatedCameras,
+        patch: int,
     ) -> "ViewRelations":
         """Return the relations of the views of one scene, from a run with `records` recorded.
 
@@ -84,7 +89,7 @@ class ViewRelations:
 
 
 def overlaps(
-    points: Points, cameras: Cameras, patch: int
+    points: Points, cameras: EstimatedCameras, patch: int
 ) -> tuple[Float[Tensor, "v v"], Float[Tensor, "v v"]]:
     """Return how the pointmap of every view agrees with that of every other view.
 

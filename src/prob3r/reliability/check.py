@@ -23,10 +23,10 @@ from prob3r.geometry import (
     translation_error,
 )
 from prob3r.io.files import to_json
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.measures.reference import Points
 from prob3r.models import Prediction
-from prob3r.reliability.classical import NEAR, Reconstruction, reconstruct
+from prob3r.reliability.classical import NEAR, ClassicalReconstruction, reconstruct
 from prob3r.reliability.matchers import MATCHERS
 from prob3r.scenes import Pair, View, Views
 
@@ -77,7 +77,9 @@ class Check:
         return dict(to_json(asdict(self)))
 
 
-def check_output(views: Views, points: Points, cameras: Cameras, matcher: str) -> list[Check]:
+def check_output(
+    views: Views, points: Points, cameras: EstimatedCameras, matcher: str
+) -> list[Check]:
     """Return the checks of all views except view 1, each with view 1.
 
     Args:
@@ -110,12 +112,14 @@ def check_pairs(pairs: Sequence[Pair], output: Prediction, matcher: str) -> list
         view1, view2 = (View(view.image, fine=view.fine) for view in pair.views)
         pair = Pair(view1, view2)
         one = output.map(lambda t, i=row: t[i : i + 1])  # type: ignore[misc]
-        cameras = Cameras.of(pair, one.points, one.confidence[0])
+        cameras = EstimatedCameras.of(pair, one.points, one.confidence[0])
         found += check_output(pair, one.points, cameras, matcher)
     return found
 
 
-def _checked(views: Views, points: Points, cameras: Cameras, matcher: str, view: int) -> Check:
+def _checked(
+    views: Views, points: Points, cameras: EstimatedCameras, matcher: str, view: int
+) -> Check:
     pair = views.pair(1, view)
     matrices = cameras.intrinsics[0], cameras.intrinsics[view - 1]
     found = find_matches(pair, matrices, matcher)
@@ -160,7 +164,7 @@ def signals_of(checks: Sequence[Check]) -> dict[str, Float[Tensor, " b"]]:
 
 def find_matches(
     pair: Pair, intrinsics: tuple[Float[Tensor, "3 3"], Float[Tensor, "3 3"]], matcher: str
-) -> Reconstruction:
+) -> ClassicalReconstruction:
     """Return the matches of one pair and their pose, in pixels of the views as the model sees them.
 
     Args:
@@ -189,7 +193,7 @@ def _fine(view: View, intrinsics: Float[Tensor, "3 3"]) -> View:
 
 
 def reprojected(
-    found: Reconstruction,
+    found: ClassicalReconstruction,
     pair: Pair,
     points2: Float[Tensor, "h w 3"],
     intrinsics1: Float[Tensor, "3 3"],

@@ -23,7 +23,7 @@ ITERATIONS = 10_000  # largest number of RANSAC iterations
 NEAR = 1 / 32  # largest error of a right match, as a share of view 1's longer side: 3 of 96 pixels
 
 
-class Reconstruction(NamedTuple):
+class ClassicalReconstruction(NamedTuple):
     """The result of the classical pipeline for a pair.
 
     Attributes:
@@ -42,7 +42,7 @@ class Reconstruction(NamedTuple):
     points: Float[Tensor, "k 3"]
 
 
-def reconstruct(pair: Pair, match: Matcher = sift_matches) -> Reconstruction:
+def reconstruct(pair: Pair, match: Matcher = sift_matches) -> ClassicalReconstruction:
     """Return the relative pose and the points of one pair, from fixed matches alone.
 
     Args:
@@ -57,7 +57,7 @@ def reconstruct(pair: Pair, match: Matcher = sift_matches) -> Reconstruction:
     pose, inliers = pose_from_matches(pair, pixels1, pixels2)
     rays1, rays2 = rays(pixels1[inliers], matrix1), rays(pixels2[inliers], matrix2)
     points = rays1 if pose is None else triangulate(rays1, rays2, pose)
-    return Reconstruction(pixels1, pixels2, inliers, pose, points)
+    return ClassicalReconstruction(pixels1, pixels2, inliers, pose, points)
 
 
 def pose_from_matches(

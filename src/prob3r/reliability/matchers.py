@@ -40,14 +40,14 @@ class Keypoints(NamedTuple):
     descriptors: Float[Tensor, "n 128"]
 
 
-class PixelMatches(NamedTuple):
+class ImageMatches(NamedTuple):
     """Positions (x, y) of matches in two images, in pixels with centres at integers."""
 
     pixels1: Float[Tensor, "m 2"]
     pixels2: Float[Tensor, "m 2"]
 
 
-Matcher = Callable[[Float[Tensor, "3 h w"], Float[Tensor, "3 h2 w2"]], PixelMatches]
+Matcher = Callable[[Float[Tensor, "3 h w"], Float[Tensor, "3 h2 w2"]], ImageMatches]
 """A function from two images, with colours in [-1, 1], to the matches between them."""
 
 
@@ -62,11 +62,11 @@ def is_installed(matcher: str) -> bool:
     return all(find_spec(package) is not None for package in needed)
 
 
-def sift_matches(image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]) -> PixelMatches:
+def sift_matches(image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]) -> ImageMatches:
     """Return the matches of SIFT keypoints; raise Prob3rError if OpenCV is not installed."""
     found1, found2 = keypoints(image1), keypoints(image2)
     first, second = mutual_matches(found1.descriptors, found2.descriptors).unbind(1)
-    return PixelMatches(found1.pixels[first], found2.pixels[second])
+    return ImageMatches(found1.pixels[first], found2.pixels[second])
 
 
 def keypoints(image: Float[Tensor, "3 h w"]) -> Keypoints:
@@ -123,7 +123,7 @@ def mutual_matches(
 
 def lightglue_matches(
     image1: Float[Tensor, "3 h w"], image2: Float[Tensor, "3 h2 w2"]
-) -> PixelMatches:
+) -> ImageMatches:
     """Return the matches of LightGlue between ALIKED keypoints.
 
     Raises:
@@ -133,7 +133,7 @@ def lightglue_matches(
     with torch.no_grad():
         found = [detector(((image + 1) / 2)[None].cpu())[0] for image in (image1, image2)]
         if min(len(features.keypoints) for features in found) == 0:
-            return PixelMatches(torch.zeros(0, 2), torch.zeros(0, 2))
+            return ImageMatches(torch.zeros(0, 2), torch.zeros(0, 2))
         seen = [
             {
                 "keypoints": features.keypoints[None],
@@ -143,7 +143,7 @@ def lightglue_matches(
             for features, image in zip(found, (image1, image2), strict=True)
         ]
         first, second = matcher({"image0": seen[0], "image1": seen[1]})["matches"][0].unbind(1)
-    return PixelMatches(found[0].keypoints[first], found[1].keypoints[second])
+    return ImageMatches(found[0].keypoints[first], found[1].keypoints[second])
 
 
 MATCHERS: Mapping[str, Matcher] = {SIFT: sift_matches, LIGHTGLUE: lightglue_matches}

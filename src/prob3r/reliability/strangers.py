@@ -23,7 +23,7 @@ from prob3r.geometry import Interval
 from prob3r.io.files import to_json
 from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.belonging import ATTENTION, BEST_PATCHES, doubts, of_others, received
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.measures.views import ViewRelations
 from prob3r.models import Model, fingerprint, shipped_file
 from prob3r.models.protocol import needs_pointmaps
@@ -294,5 +294,5 @@ def relations_of(model: Model, views: Views) -> ViewRelations:
     run = trace(model, views, records.sites(["by_view"]), reductions=records.reductions)
     assert run.output is not None
     points = run.output.points
-    cameras = Cameras.of(views, points, run.output.confidence[0])
+    cameras = EstimatedCameras.of(views, points, run.output.confidence[0])
     return ViewRelations.of_run(records, run, points, cameras, model.config.patch)

@@ -39,7 +39,7 @@ def encode(explanation: Explanation) -> dict[str, Any]:
     """
     found, m = explanation.measured, explanation.measurements
     truth = found.reference.kind == TRUTH
-    views = [view_of(view, m.setting.patch) for view in explanation.views.views]
+    views = [view_of(view, m.provenance.patch) for view in explanation.views.views]
     used = {step.sublayer for step in m.steps}
     content = {
         "views": views,
@@ -134,7 +134,7 @@ def _sites(found: Measured) -> dict[str, Any]:
 
 def _arrows(measured: Measured, view: int) -> dict[str, Any]:
     m = measured.measurements
-    patch = m.setting.patch
+    patch = m.provenance.patch
     found = Arrows.of(m.steps, measured.points, measured.reference, patch, view)
     return {
         "means": half_floats(found.means),

@@ -10,7 +10,7 @@ from prob3r.errors import Prob3rError
 from prob3r.measures.camera_path import CameraCurves, camera_path
 from prob3r.measures.effects import with_effects
 from prob3r.measures.influence import Influence, influences
-from prob3r.measures.measurements import Measured, Recording, Setting, measure
+from prob3r.measures.measurements import Measured, Provenance, Recording, measure
 from prob3r.measures.reference import FINAL
 from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import ReadsBlocks, needs_pointmaps
@@ -74,7 +74,7 @@ def explain(
             or the matcher is not installed.
     """
     check_views(model, views)
-    setting = _setting(model, views, bank, model_name)
+    provenance = _provenance(model, views, bank, model_name)
     if strangers is not None:
         strangers.check(model)
         strangers = None if edits else strangers
@@ -84,7 +84,7 @@ def explain(
         check_fits(model, views.count, size, recording.sites)
     progress("Running the model", 0.0)
     run = recording.run(model, views, edits)
-    found = measure(run, views, bank, recording, setting, progress)
+    found = measure(run, views, bank, recording, provenance, progress)
     if isinstance(model, ReadsBlocks):
         progress("Reading the camera head", 0.84)
         path = CameraCurves.of(camera_path(model, views, edits=edits), views)
@@ -114,8 +114,8 @@ def explain(
         measured=found,
         happened=(what_happened_to_many if many else what_happened)(found.measurements),
         trust=[
-            *reliability(judged, setting.pair),
-            *stranger_sentences(belonging, strangers, setting.pair),
+            *reliability(judged, provenance.pair),
+            *stranger_sentences(belonging, strangers, provenance.pair),
             *check_sentences(checks, judged is not None),
             *(trust_in_many if many else trust)(found.measurements),
         ],
@@ -153,10 +153,10 @@ def check_count(model: Model, views: int) -> None:
         raise Prob3rError(f"This model takes at most {most} views, and there are {views}.")
 
 
-def _setting(model: Model, views: Views, bank: SiteReader | None, name: str) -> Setting:
-    """Return the setting of an explanation; raise Prob3rError if the bank is of another model."""
+def _provenance(model: Model, views: Views, bank: SiteReader | None, name: str) -> Provenance:
+    """Return what is explained and with what; raise Prob3rError if the bank is of another model."""
     unnamed = "two views" if views.count == 2 else f"{views.count} views"
-    return Setting(
+    return Provenance(
         precision=running_precision(model),
         model=name,
         fingerprint=fingerprint(model) if bank is None else check_backbone(bank, model),

@@ -50,7 +50,7 @@ class Explanation:
         """Return the numbers and the sentences, as values that JSON can hold.
 
         Keys:
-            setting: What was explained, and with what (`measurements.Setting`).
+            setting: What was explained, and with what (`measurements.Provenance`).
             final: The output of views 1 and 2 as a reconstruction (`reconstruction.Final`).
             finals: Of three or more views only: the same for each view from view 2 on.
             relations: Of three or more views only: which view attends to which, and how well the
@@ -63,9 +63,9 @@ class Explanation:
                 `sublayer`, the errors `rotation_error` and `translation_error` in degrees,
                 `scale_error`, `shape_error` and `pointmap_error` as `geometry.PoseAndShape`
                 defines them, and the median `confidence`.
-            heads: One row for each head of the attention between views (`attention.Head`); a null
-                `head` is the mean of its block's. Rows name their `view` if there are more than
-                two views.
+            heads: One row for each head of the attention between views
+                (`attention.HeadStatistics`); a null `head` is the mean of its block's. Rows name
+                their `view` if there are more than two views.
             reliability: The probability that view 2's rotation is wrong, and how well it was
                 calibrated (`reliability.judgement.Judgement`); null without a calibration.
             check: How every view except view 1 agrees with matches that were found without the

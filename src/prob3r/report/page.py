@@ -52,33 +52,33 @@ def write_page(explanation: Explanation, path: Path) -> None:
 
 def page(explanation: Explanation) -> str:
     """Return the HTML of an explanation."""
-    setting = explanation.measurements.setting
-    several = len(setting.sizes) > 2
-    sizes = " and ".join(f"{width} × {height}" for height, width in sorted({*setting.sizes}))
+    provenance = explanation.measurements.provenance
+    several = len(provenance.sizes) > 2
+    sizes = " and ".join(f"{width} × {height}" for height, width in sorted({*provenance.sizes}))
     parts = {
-        "title": escape(f"{setting.pair}: what {setting.model} does"),
+        "title": escape(f"{provenance.pair}: what {provenance.model} does"),
         "style": asset("style.css"),
         "script": "\n".join(asset(name) for name in SCRIPTS),
         "data": inline(json.dumps(encode(explanation), separators=(",", ":"), allow_nan=False)),
         **_words(explanation),
-        "pair": escape(setting.pair),
+        "pair": escape(provenance.pair),
         "views": _views(explanation) if several else "",
         "relations": asset("relations.html") if several else "",
         "camera_path": _camera_path(explanation.measurements),
         "influence": _influence(explanation),
         "fits": _FITS.format(tolerance=f"{100 * TOLERANCE:g}") if several else "",
-        "model": escape(setting.model),
+        "model": escape(provenance.model),
         "probes": escape(_probes(explanation)),
         "reference": escape(_reference(explanation)),
         "happened": _list(explanation.happened),
         "trust": _list(explanation.trust),
         "size": sizes,
-        "patch": str(setting.patch),
+        "patch": str(provenance.patch),
         "sink": f"{SINK:g}",
         "tolerance": f"{100 * TOLERANCE:g}",
-        "fingerprint": escape(setting.fingerprint),
-        "precision": escape(setting.precision),
-        "versions": escape(", ".join(f"{k} {v}" for k, v in setting.versions.items())),
+        "fingerprint": escape(provenance.fingerprint),
+        "precision": escape(provenance.precision),
+        "versions": escape(", ".join(f"{k} {v}" for k, v in provenance.versions.items())),
     }
     # In one pass, so that nothing in a name is ever taken for a place to fill.
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset("template.html"))
@@ -138,15 +138,15 @@ def _influence(explanation: Explanation) -> str:
 
 def _probes(explanation: Explanation) -> str:
     """Return the kind of the probes, with the target and the data of their fit."""
-    setting = explanation.measurements.setting
-    kind = {"mlp": "MLP"}.get(setting.probes, setting.probes)
-    return f"{kind}, {setting.fitted}" if setting.fitted else kind
+    provenance = explanation.measurements.provenance
+    kind = {"mlp": "MLP"}.get(provenance.probes, provenance.probes)
+    return f"{kind}, {provenance.fitted}" if provenance.fitted else kind
 
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 _COLUMNS: Mapping[str, Callable[[Measurements, int], str]] = {
-    "Size": lambda m, view: "{1} × {0}".format(*m.setting.sizes[view - 1]),
+    "Size": lambda m, view: "{1} × {0}".format(*m.provenance.sizes[view - 1]),
     "Confidence": lambda m, view: _number(m.finals[max(view, 2)].confidence[view > 1], 1),
     "Seen by view 1": lambda m, view: _percent(m, view, "overlap"),
     "Fits the others": lambda m, view: percent(m.relations.fit[view - 1]),
@@ -186,11 +186,11 @@ def _views(explanation: Explanation) -> str:
         + "</tr>"
         for view in m.curves
     )
-    where = "the last site" if m.setting.reference == FINAL else "the output"
+    where = "the last site" if m.provenance.reference == FINAL else "the output"
     return (
         '<section aria-labelledby="h-views"><h2 id="h-views">The views</h2><p class="hint">'
         "The output of every view, and its errors "
-        f"at {where} against the {m.setting.reference}, each as in a pair with view 1.</p>"
+        f"at {where} against the {m.provenance.reference}, each as in a pair with view 1.</p>"
         f'<div class="card views"><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div></div></section>\n"
     )

@@ -48,12 +48,12 @@ def write_ply(explanation: Explanation, path: Path) -> None:
     properties = [
         f"property {_TYPES[vertices.dtype[name].str]} {name}" for name in _VERTEX.names or ()
     ]
-    setting = explanation.measurements.setting
+    provenance = explanation.measurements.provenance
     header = "\n".join(
         [
             "ply",
             "format binary_little_endian 1.0",
-            f"comment {' '.join(f'{setting.pair} by {setting.model}'.split())}",
+            f"comment {' '.join(f'{provenance.pair} by {provenance.model}'.split())}",
             "comment camera 1's frame: x right, y down, z forward; mean distance 1",
             f"element vertex {len(vertices)}",
             *properties,

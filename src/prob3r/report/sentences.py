@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from prob3r.measures import curves
-from prob3r.measures.attention import Head
+from prob3r.measures.attention import HeadStatistics
 from prob3r.measures.measurements import Measurements
 from prob3r.measures.reconstruction import LOW_CONFIDENCE
 from prob3r.measures.reference import FINAL
@@ -209,7 +209,7 @@ def _switched_off(m: Measurements, view: int) -> Iterator[Sentence]:
     )
 
 
-def best_head(heads: list[Head]) -> Head | None:
+def best_head(heads: list[HeadStatistics]) -> HeadStatistics | None:
     """Return the head that agrees most with the final geometry; None if no agreement is known."""
     known = [head for head in heads if isfinite(head.agreement)]
     return max(known, key=lambda head: head.agreement, default=None)

@@ -16,7 +16,7 @@ from prob3r.geometry import patch_grid, rotation_error
 from prob3r.measures.attention import AttentionRecords
 from prob3r.measures.camera_path import camera_path
 from prob3r.measures.influence import Influence, influence
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.measures.reference import TRUTH, Reference
 from prob3r.measures.steps import OUTPUT, Step
 from prob3r.measures.views import ViewRelations
@@ -32,7 +32,7 @@ from prob3r.runs.edits import Edit
 from prob3r.runs.trace import trace
 from prob3r.scenes import Views
 from prob3r.viewer.attention import PatchAttention, Pin, attention_of
-from prob3r.viewer.readings import Reading, reader_of
+from prob3r.viewer.readings import RunPointmaps, reader_of
 from prob3r.viewer.run import HEAD_ROTATION, PairSteps, Run, measure, thinned
 
 SHOWN_PIXELS = 50_000
@@ -124,7 +124,9 @@ class Experiment:
         self._influences: dict[tuple[int, str], Influence] = {}
         clean = self._reader.read()
         self._output = clean.output.points
-        self._cameras = Cameras.of(self.views, clean.output.points, clean.output.confidence[0])
+        self._cameras = EstimatedCameras.of(
+            self.views, clean.output.points, clean.output.confidence[0]
+        )
         self.focal = [
             _drawable(torch.diagonal(matrix)[:2].tolist(), width)
             for matrix, (_, width) in zip(self._cameras.intrinsics, sizes, strict=True)
@@ -215,15 +217,17 @@ class Experiment:
                 reductions=records.reductions,
             )
         poses = torch.from_numpy(run.poses[-1:]).to(run.final[0])
-        cameras = Cameras(self._cameras.intrinsics, poses, (None, *[1.0] * (self.views.count - 1)))
+        cameras = EstimatedCameras(
+            self._cameras.intrinsics, poses, (None, *[1.0] * (self.views.count - 1))
+        )
         patch = self.probed.model.config.patch
         return ViewRelations.of_run(records, found, run.final, cameras, patch)
 
     @torch.no_grad()
-    def _result(self, reading: Reading, before: Run | None, edits: Sequence[Edit]) -> Run:
+    def _result(self, read: RunPointmaps, before: Run | None, edits: Sequence[Edit]) -> Run:
         """Measure what was read, from the first step on that the edits changed."""
-        start, output = reading.start, reading.output
-        every = [self.reference.normalise(p) for p in [*reading.points, output.points]]
+        start, output = read.start, read.output
+        every = [self.reference.normalise(p) for p in [*read.points, output.points]]
         of_view = [torch.cat(points) for points in zip(*every, strict=True)]
         shown = tuple(self._shown(points) for points in of_view)
         thin = [points[:, self._pick, self._pick] for points in of_view]

@@ -16,8 +16,8 @@ from prob3r.runs.trace import Trace
 from prob3r.scenes import Views
 
 
-class Reading(NamedTuple):
-    """The pointmaps that were read from one run.
+class RunPointmaps(NamedTuple):
+    """The pointmaps read from one run.
 
     Attributes:
         start: The first step that differs from the clean run; 0 for the clean run itself.
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
 
 @runtime_checkable
-class Reader(Protocol):
+class RunReader(Protocol):
     """Read pointmaps from the runs of one model on one scene.
 
     Attributes:
@@ -42,11 +42,11 @@ class Reader(Protocol):
     steps: list[Step]
     words: str
 
-    def read(self, edits: Sequence[Edit] = ()) -> Reading:
+    def read(self, edits: Sequence[Edit] = ()) -> RunPointmaps:
         """Return what is read off a run with edits."""
 
 
-def reader_of(model: Model, views: Views, bank: SiteReader | None) -> Reader:
+def reader_of(model: Model, views: Views, bank: SiteReader | None) -> RunReader:
     """Return a reader by probes; without probes, one by the model's heads, or of the output."""
     if bank is not None:
         return ProbeReader(model, views, bank)
@@ -67,7 +67,7 @@ class ProbeReader:
         residuals = [step.site(view) for step in self.steps for view in self.views]
         self._replay = Replay(model, views, residuals)
 
-    def read(self, edits: Sequence[Edit] = ()) -> Reading:
+    def read(self, edits: Sequence[Edit] = ()) -> RunPointmaps:
         """Return what is read off a run with edits."""
         run = self._replay.run(edits) if edits else self._replay.clean
         start = self._first_changed(run) if edits else 0
@@ -76,7 +76,7 @@ class ProbeReader:
             tuple(self.bank.decode(run[step.site(view)]).points for view in self.views)
             for step in self.steps[start:]
         ]
-        return Reading(start, points, run.output)
+        return RunPointmaps(start, points, run.output)
 
     def _first_changed(self, run: Trace) -> int:
         """Return the first step at which a trace differs from the clean one."""
@@ -101,10 +101,10 @@ class HeadReader:
             f"There are no probes: the model's own heads read every block. {what_is_read(model)}"
         )
 
-    def read(self, edits: Sequence[Edit] = ()) -> Reading:
+    def read(self, edits: Sequence[Edit] = ()) -> RunPointmaps:
         """Return what is read off a run with edits."""
         found = [said for _, said in at_blocks(self.model, self.views, edits=edits)]
-        return Reading(0, [prediction.points for prediction in found[:-1]], found[-1])
+        return RunPointmaps(0, [prediction.points for prediction in found[:-1]], found[-1])
 
 
 class OutputReader:
@@ -117,7 +117,7 @@ class OutputReader:
         self.steps: list[Step] = []
 
     @torch.no_grad()
-    def read(self, edits: Sequence[Edit] = ()) -> Reading:
+    def read(self, edits: Sequence[Edit] = ()) -> RunPointmaps:
         """Return what is read off a run with edits."""
         editor = Editor(edits, Setting.of(self.model, self.views))
-        return Reading(0, [], self.model(*self.views.images, tap=editor))
+        return RunPointmaps(0, [], self.model(*self.views.images, tap=editor))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, transform
-from prob3r.measures.reconstruction import Cameras
+from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.models import Model, Prediction
 from prob3r.scenes.views import View, Views, views_of
 
@@ -93,7 +93,7 @@ def _of(scene: Views, prediction: Prediction) -> Reconstruction:
         poses = prediction.cameras.cam_to_world
     else:
         bare = views_of([View(view.image) for view in scene.views])
-        cameras = Cameras.of(bare, points, prediction.confidence[0])
+        cameras = EstimatedCameras.of(bare, points, prediction.confidence[0])
         poses = cameras.poses.clone()
         for number, inliers in enumerate(cameras.inliers[1:], start=1):
             if inliers is None:
