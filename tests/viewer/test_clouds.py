@@ -138,10 +138,10 @@ def test_a_click_on_a_point_gives_its_pixel(session: Session) -> None:
     view = 0 if (maps[0] == outside).all(-1).any() else 1
     row, column = np.argwhere((maps[view] == outside).all(-1))[0]
     direction = -outside / np.linalg.norm(outside)
-    hit = pick(drawing, 3.0, outside - 2 * direction, direction, 0.1)
-    assert hit is not None
-    assert (hit.view, hit.row, hit.column) == (view + 1, row, column)
-    assert hit.distance == pytest.approx(2.0, abs=1e-3)
+    click = pick(drawing, 3.0, outside - 2 * direction, direction, 0.1)
+    assert click is not None
+    assert (click.view, click.row, click.column) == (view + 1, row, column)
+    assert click.distance == pytest.approx(2.0, abs=1e-3)
     away = np.array([0.0, 0.0, 1.0])
     assert pick(drawing, 3.0, every.max(0) + 100, away, 0.1) is None
 
@@ -157,9 +157,9 @@ def test_a_click_on_a_photograph_gives_its_pixel(session: Session, view: int) ->
     )
     target = camera.pose[:3, :3] @ local + camera.pose[:3, 3]
     direction = camera.pose[:3, :3] @ np.array([0.0, 0.0, 1.0])
-    hit = pick(drawing, 4.0, target - 0.05 * direction, direction, depth)
-    assert hit is not None
-    assert (hit.view, hit.row, hit.column) == (view, row, column)
+    click = pick(drawing, 4.0, target - 0.05 * direction, direction, depth)
+    assert click is not None
+    assert (click.view, click.row, click.column) == (view, row, column)
 
 
 def test_the_box_holds_most_points_and_the_cameras(session: Session) -> None:

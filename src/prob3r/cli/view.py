@@ -26,7 +26,7 @@ from prob3r.errors import Prob3rError
 if TYPE_CHECKING:
     from prob3r.probes import Asked
     from prob3r.viewer import ProbedModel
-    from prob3r.viewer.sources import Source
+    from prob3r.viewer.sources import ViewsSource
 
 
 @app.command()
@@ -124,17 +124,17 @@ def view(
         running.close()
 
 
-def _source(images: list[Path], room: int | None, views: int = 2) -> "Source":
+def _source(images: list[Path], room: int | None, views: int = 2) -> "ViewsSource":
     """Return the requested scene; the bundled street by default."""
     from prob3r.scenes.folder import bundled
-    from prob3r.viewer.sources import Folder, Photographs, Room
+    from prob3r.viewer.sources import Folder, PhotographFiles, Room
 
     if room is not None and not images:
         return Room(room, views)
     if room is None and not images:
         return Folder(bundled("leuven"))
     if room is None and len(images) > 1:
-        return Photographs(tuple(images))
+        return PhotographFiles(tuple(images))
     if room is None and images[0].is_dir():
         return Folder(images[0])
     given = f"{images[0]} alone is no scene; " if room is None else ""

@@ -171,8 +171,8 @@ def _scale(pane: Pane, display: Display) -> Scale | None:
     return Scale(colours.HEAT, 0.0, high, f"distance from {whence}, in mean distances")
 
 
-class Camera(NamedTuple):
-    """A camera as a frustum with its photograph.
+class Frustum(NamedTuple):
+    """The frustum of a camera, with its photograph.
 
     Attributes:
         fov: Vertical field of view, in radians.
@@ -187,8 +187,8 @@ class Camera(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"]
 
 
-def cameras(drawing: Drawing, position: float) -> dict[int, Camera]:
-    """Return the drawn cameras of a pane, by view."""
+def cameras(drawing: Drawing, position: float) -> dict[int, Frustum]:
+    """Return the frustums of the drawn cameras of a pane, by view."""
     if drawing.display.cameras == NO_CAMERAS:
         return {}
     experiment, poses = drawing.pane.experiment, drawing.poses(position)
@@ -198,7 +198,7 @@ def cameras(drawing: Drawing, position: float) -> dict[int, Camera]:
         height, width = image.shape[:2]
         fov = 2 * atan(height / 2 / focal[1])
         if drawing.display.shows(view):
-            found[view] = Camera(fov, width / focal[0] * focal[1] / height, pose, image)
+            found[view] = Frustum(fov, width / focal[0] * focal[1] / height, pose, image)
     return found
 
 
@@ -249,7 +249,7 @@ class Box(NamedTuple):
         return 1.4 * max(float(self.high[0] - self.low[0]), 0.8 * self.radius)
 
 
-class Hit(NamedTuple):
+class Click(NamedTuple):
     """The target of a click: a pixel of a view, in the full image, and its distance."""
 
     view: int
@@ -264,7 +264,7 @@ def pick(
     origin: Float[np.ndarray, "3"],
     direction: Float[np.ndarray, "3"],
     depth: float,
-) -> Hit | None:
+) -> Click | None:
     """Return what a ray hits first: a point, or a photograph in a frustum; None for neither.
 
     Args:
@@ -274,7 +274,7 @@ def pick(
         direction: Direction of the ray, of unit length.
         depth: Distance of a photograph from its camera.
     """
-    hits = []
+    found = []
     stride = drawing.pane.experiment.stride
     for view, (points, mask) in enumerate(zip(drawing.maps(position), drawing.masks, strict=True)):
         pixels = np.argwhere(mask)
@@ -285,27 +285,27 @@ def pick(
         if len(near):
             best = near[np.argmin(along[near])]
             row, column = pixels[best] * stride
-            hits.append(Hit(view + 1, int(row), int(column), float(along[best])))
-    hits += [
-        hit
-        for view, camera in cameras(drawing, position).items()
-        if (hit := _photograph(view, camera, origin, direction, depth))
+            found.append(Click(view + 1, int(row), int(column), float(along[best])))
+    found += [
+        click
+        for view, frustum in cameras(drawing, position).items()
+        if (click := _photograph(view, frustum, origin, direction, depth))
     ]
-    return min(hits, key=lambda hit: hit.distance, default=None)
+    return min(found, key=lambda click: click.distance, default=None)
 
 
 def _photograph(
-    view: int, camera: Camera, origin: np.ndarray, direction: np.ndarray, depth: float
-) -> Hit | None:
+    view: int, frustum: Frustum, origin: np.ndarray, direction: np.ndarray, depth: float
+) -> Click | None:
     """Return which pixel of a frustum's photograph a ray hits."""
-    rotation, centre = camera.pose[:3, :3], camera.pose[:3, 3]
+    rotation, centre = frustum.pose[:3, :3], frustum.pose[:3, 3]
     start, way = rotation.T @ (origin - centre), rotation.T @ direction
     if abs(way[2]) < 1e-9:
         return None
     along = float((depth - start[2]) / way[2])
-    height, width = camera.image.shape[:2]
-    half = depth * np.tan(camera.fov / 2)
-    x, y = (start + along * way)[:2] / (half * camera.aspect, half)
+    height, width = frustum.image.shape[:2]
+    half = depth * np.tan(frustum.fov / 2)
+    x, y = (start + along * way)[:2] / (half * frustum.aspect, half)
     if along <= 0 or max(abs(x), abs(y)) >= 1:
         return None
-    return Hit(view, int((y + 1) / 2 * height), int((x + 1) / 2 * width), along)
+    return Click(view, int((y + 1) / 2 * height), int((x + 1) / 2 * width), along)

@@ -10,7 +10,7 @@ from prob3r.errors import Prob3rError
 from prob3r.reliability.matchers import best_matcher
 from prob3r.viewer import saving, tables
 from prob3r.viewer.experiment import Experiment
-from prob3r.viewer.sources import Source
+from prob3r.viewer.sources import ViewsSource
 from prob3r.viewer.tabs import NOTE, Tab
 from prob3r.viewer.uploads import LIMIT, Uploads, limit
 from prob3r.viewer.visit import set_value
@@ -86,7 +86,7 @@ class FilesTab(Tab):
                 self.visit.guarded(self._saving(name, make))
             )
 
-    def open(self, source: Source) -> None:
+    def open(self, source: ViewsSource) -> None:
         """Open another scene."""
         with self.visit.busy("Running the model on the new photographs"):
             self.session.open(source)

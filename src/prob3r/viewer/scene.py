@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from prob3r.viewer import colours
 from prob3r.viewer.attention import Pin, rays
-from prob3r.viewer.clouds import Box, Camera, Drawing, Hit, cameras, path_lines, pick
+from prob3r.viewer.clouds import Box, Click, Drawing, Frustum, cameras, path_lines, pick
 from prob3r.viewer.session import Session
 
 UP = (0.0, -1.0, 0.0)
@@ -80,22 +80,22 @@ class SceneRenderer:
 
     def pick(self, origin: Sequence[float], direction: Sequence[float]) -> Pin | None:
         """Return the patch that a click hits; None if it hits no patch."""
-        hits: list[tuple[Hit, Drawing]] = []
+        clicks: list[tuple[Click, Drawing]] = []
         unit = np.array(direction) / np.linalg.norm(direction)
         for i, drawing in enumerate(self.drawings):
             start = np.array(origin) - self.offset(i)
-            hit = pick(drawing, self.session.timeline.position, start, unit, self.depth)
-            if hit is not None:
-                hits.append((hit, drawing))
-        if not hits:
+            click = pick(drawing, self.session.timeline.position, start, unit, self.depth)
+            if click is not None:
+                clicks.append((click, drawing))
+        if not clicks:
             return None
-        hit, drawing = min(hits, key=lambda found: found[0].distance)
+        click, drawing = min(clicks, key=lambda found: found[0].distance)
         experiment = drawing.pane.experiment
         if experiment.grids != self.session.experiment.grids:
             return None
         patch = experiment.probed.model.config.patch
-        columns = experiment.grids[hit.view - 1][1]
-        return Pin(hit.view, hit.row // patch * columns + hit.column // patch)
+        columns = experiment.grids[click.view - 1][1]
+        return Pin(click.view, click.row // patch * columns + click.column // patch)
 
     @property
     def depth(self) -> float:
@@ -211,15 +211,15 @@ class SceneRenderer:
                 f"{name}/title", drawing.pane.title, position=top, anchor="bottom-center"
             )
 
-    def _draw_camera(self, name: str, view: int, camera: Camera) -> viser.CameraFrustumHandle:
+    def _draw_camera(self, name: str, view: int, frustum: Frustum) -> viser.CameraFrustumHandle:
         handle = self.scene.add_camera_frustum(
             name,
-            camera.fov,
-            camera.aspect,
+            frustum.fov,
+            frustum.aspect,
             color=colours.of_view(view),
-            image=camera.image,
-            wxyz=_quaternion(camera.pose),
-            position=camera.pose[:3, 3],
+            image=frustum.image,
+            wxyz=_quaternion(frustum.pose),
+            position=frustum.pose[:3, 3],
             thickness=2.0,
             thickness_units="screen",
             cast_shadow=False,

@@ -16,7 +16,7 @@ from prob3r.viewer.gate import Gate, gated
 from prob3r.viewer.panels import Panel
 from prob3r.viewer.scene import UP
 from prob3r.viewer.session import Session
-from prob3r.viewer.sources import Source
+from prob3r.viewer.sources import ViewsSource
 from prob3r.viewer.visit import Visit
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Viewer:
     def __init__(
         self,
         probed: ProbedModel,
-        source: Source,
+        source: ViewsSource,
         others: Mapping[str, Callable[[], ProbedModel]] | None = None,
         *,
         host: str = "127.0.0.1",

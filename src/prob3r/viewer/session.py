@@ -17,7 +17,7 @@ from prob3r.viewer.attention import MOST_PINS, PatchAttention, Pin
 from prob3r.viewer.display import ALL, FINAL_STATE, NOTHING, OF_HEAD, THE_TRUTH, Display
 from prob3r.viewer.experiment import Experiment, ProbedModel
 from prob3r.viewer.run import METRICS, Run, title
-from prob3r.viewer.sources import Source
+from prob3r.viewer.sources import ViewsSource
 from prob3r.viewer.timeline import TimelinePosition
 
 MOST_ABLATIONS = 50
@@ -64,7 +64,7 @@ class Session:
     def __init__(
         self,
         probed: ProbedModel,
-        source: Source,
+        source: ViewsSource,
         others: Mapping[str, Callable[[], ProbedModel]] | None = None,
         experiment: Experiment | None = None,
     ):
@@ -90,7 +90,7 @@ class Session:
         last = len(self.experiment.steps) - 1
         self.timeline = TimelinePosition(last, float(last), last)
 
-    def open(self, source: Source) -> None:
+    def open(self, source: ViewsSource) -> None:
         """Open another scene, without ablations and without a comparison.
 
         Raises:

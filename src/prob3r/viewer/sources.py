@@ -9,7 +9,7 @@ from prob3r.scenes import Views
 
 
 @runtime_checkable
-class Source(Protocol):
+class ViewsSource(Protocol):
     """The views of a scene, which can be read for any model."""
 
     @property
@@ -21,7 +21,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Photographs:
+class PhotographFiles:
     """Image files.
 
     Attributes:

@@ -7,7 +7,7 @@ from viser import _messages
 
 from prob3r.errors import Prob3rError
 from prob3r.viewer.experiment import MOST_VIEWS
-from prob3r.viewer.sources import Photographs
+from prob3r.viewer.sources import PhotographFiles
 
 LIMIT = 40 * 2**20
 """Most bytes of one photograph."""
@@ -45,7 +45,7 @@ class Uploads:
         name = Path(file.name.replace("\\", "/")).name[:NAME_LENGTH]
         self.names.append(name or f"view {view}")
 
-    def take(self) -> Photographs:
+    def take(self) -> PhotographFiles:
         """Return all photographs, and start a new set.
 
         Raises:
@@ -54,7 +54,7 @@ class Uploads:
         count = len(self.names)
         if count < 2:
             raise Prob3rError(f"There are {count} photographs; choose at least two of one scene.")
-        taken = Photographs(
+        taken = PhotographFiles(
             tuple(self._path(view) for view in range(1, count + 1)), tuple(self.names)
         )
         self.clear()
