@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from prob3r.models import DUSt3RConfig, load, random
 from prob3r.models.protocol import Model
 from prob3r.probes.fit import Fitting
-from prob3r.probes.recipe import FitSettings, scenes_for
 from prob3r.probes.scenes import ROOMS, fit_scenes
+from prob3r.probes.settings import FitSettings, scenes_for
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 

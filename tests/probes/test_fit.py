@@ -18,8 +18,8 @@ from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
 from prob3r.probes import recipe as recipe_module
 from prob3r.probes.fit import FitCost, Fitting, fit_banks, fit_together
-from prob3r.probes.recipe import FitSettings, groups, patch_share, scenes_for
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
+from prob3r.probes.settings import FitSettings, groups, patch_share, scenes_for
 from prob3r.probes.targets import TRUTH, WHOSE
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace

@@ -1,4 +1,5 @@
 import importlib
+from functools import partial
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch import Tensor, nn
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import entropy
-from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
+from prob3r.models import Cameras, CroCo, DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.runs.trace import REDUCTIONS, Record, Reduction, Trace, attention_on, trace
 from prob3r.scenes import Pair, View
 from prob3r.scenes.views import views_of
@@ -226,3 +227,34 @@ def test_a_record_of_one_view_holds_no_memory_of_the_others() -> None:
         assert torch.equal(record, whole[site]), site
     shared = [r for r in whole.values() if r.untyped_storage().nbytes() > r.nbytes]
     assert len(shared) > 20
+
+
+def test_a_call_gives_the_model_more_than_images() -> None:
+    """Here which patches are hidden, and the cameras where they are known."""
+    croco = EXAMPLES["croco"]()
+    assert isinstance(croco, CroCo)
+    generator = torch.Generator().manual_seed(1)
+    scenes = views_of([View(2 * torch.rand(2, 3, 28, 42, generator=generator) - 1)] * 2)
+    mask = croco.draw_mask(scenes.images[0], generator)
+    completed = trace(
+        croco,
+        scenes,
+        ["enc1.*", "dec1.*"],
+        output=False,
+        call=lambda *images, tap: croco.complete(*images, mask, tap=tap),
+    )
+    assert completed["enc1.0.mlp"].shape[1] == 3  # the half that is not hidden
+    assert completed["dec1.0.mlp"].shape[1] == 6
+    plain = trace(croco, scenes, ["dec1.0.mlp"], output=False)
+    assert not torch.equal(completed["dec1.0.mlp"], plain["dec1.0.mlp"])
+
+    posed = EXAMPLES["depth-anything-3"]()
+    cameras = Cameras(torch.eye(4).repeat(2, 2, 1, 1), torch.eye(3).repeat(2, 2, 1, 1) * 30)
+    cameras.cam_to_world[:, 1, 0, 3] = 1
+    known = trace(posed, scenes, "dec*", call=partial(posed, cameras=cameras))
+    with torch.no_grad():
+        expected = posed(*scenes.images, cameras=cameras)
+    assert all(map(torch.equal, flat(known.output), flat(expected)))
+    unknown = trace(posed, scenes, "dec*")
+    last = posed.head_sites()[-1]
+    assert not torch.equal(known[last], unknown[last])

@@ -25,4 +25,4 @@ def prepare_on_few(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         monkeypatch.setattr(f"prob3r.studies.{name}", value)
     for name in ("perceptrons", "refine"):
         monkeypatch.setattr(f"prob3r.probes.{name}.STEPS", steps)
-    monkeypatch.setattr("prob3r.probes.recipe.HELD_PAIRS", 4)
+    monkeypatch.setattr("prob3r.probes.settings.HELD_PAIRS", 4)

@@ -243,7 +243,7 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
     from dataclasses import replace
 
     from prob3r.probes import RidgeBank, load_probes, provide, shipped_probes
-    from prob3r.probes.recipe import groups
+    from prob3r.probes.settings import groups
     from prob3r.studies.framework.study import CONTROLS
 
     bank = maybe_reader(network, model, probes, which)

@@ -22,10 +22,10 @@ from prob3r.models import Model, fingerprint
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes.equations import GRID, NormalEquations
-from prob3r.probes.recipe import FitSettings, SiteGroup, groups, patch_share
 from prob3r.probes.refine import refine
 from prob3r.probes.ridge import Fit, RidgeBank
 from prob3r.probes.scenes import FitScenes
+from prob3r.probes.settings import FitSettings, SiteGroup, groups, patch_share
 from prob3r.probes.targets import OWN, POINTMAP, Goals, Whose
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision

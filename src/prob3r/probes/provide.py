@@ -12,9 +12,9 @@ from prob3r.models import Model, fingerprint, random
 from prob3r.models.protocol import needs_pointmaps, predicts_pointmaps
 from prob3r.probes.cache import find, keep
 from prob3r.probes.fit import FitCost, fit_together
-from prob3r.probes.recipe import FitSettings, scenes_for
 from prob3r.probes.ridge import FEATURES, RidgeBank
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes, full_name
+from prob3r.probes.settings import FitSettings, scenes_for
 from prob3r.probes.targets import OWN, PAIR, POINTMAP, TRUTH, WHOSE, Whose, target_named
 from prob3r.runs.precision import AUTO, choose, running_in
 

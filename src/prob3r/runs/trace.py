@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -130,6 +131,7 @@ def trace(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     reductions: Mapping[str, Reduction] = REDUCTIONS,
+    call: Callable[..., Any] | None = None,
 ) -> Trace:
     """Run a model over the views of a scene, or a batch of scenes, and record sites.
 
@@ -144,6 +146,10 @@ def trace(
         dtype: The type of the residual records. The default is the type of the computation.
         device: The device of the records. The default is the device of the computation.
         reductions: The reductions of attention sites, by name.
+        call: How to run the model, if it takes more than images: a function of the images and of
+            `tap`. With known cameras: `partial(model, cameras=cameras)`. To complete a view:
+            `lambda *images, tap: model.complete(*images, mask, tap=tap)`. It returns a
+            `Prediction`; with `output=False` it can return anything.
 
     Raises:
         Prob3rError: A pattern matches no site, a site never fired, or an edit does not fit.
@@ -153,7 +159,7 @@ def trace(
     recorder = Recorder(wanted, editor, reductions, dtype, device, stop=not output)
     result: Prediction | None = None
     with torch.no_grad(), suppress(Done):
-        result = model(*views.images, tap=recorder)
+        result = (call or model)(*views.images, tap=recorder)
     return recorder.trace(model, views, result)
 
 

@@ -14,9 +14,9 @@ from prob3r.probes import recipe as recipe_module
 from prob3r.probes.cache import find, kept
 from prob3r.probes.equations import NormalEquations
 from prob3r.probes.fit import fit_banks
-from prob3r.probes.recipe import FitSettings
 from prob3r.probes.refine import held_error, refine
 from prob3r.probes.scenes import ROOMS, fit_scenes
+from prob3r.probes.settings import FitSettings
 from prob3r.probes.targets import TARGETS, TRUTH, Epipolar, Goals
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace

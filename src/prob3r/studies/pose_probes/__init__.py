@@ -52,7 +52,7 @@ from prob3r.measures.tokens import Sinks, several_sizes
 from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
-from prob3r.probes.recipe import HELD_PAIRS, PAIRS
+from prob3r.probes.settings import HELD_PAIRS, PAIRS
 from prob3r.probes.targets import POSE, Goals
 from prob3r.probes.tokens import POOLED, TokenProbes
 from prob3r.rooms import Rooms

@@ -51,7 +51,7 @@ from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes import Asked, RidgeBank, backbone_of, provide_each
-from prob3r.probes.recipe import groups
+from prob3r.probes.settings import groups
 from prob3r.probes.targets import PAIR, POINTMAP, TARGETS, TRUTH, Goals, Target
 from prob3r.runs.precision import running_precision
 from prob3r.runs.trace import Trace, trace
