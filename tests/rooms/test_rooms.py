@@ -516,6 +516,21 @@ def test_compiled_chunks_are_small_on_a_cpu(monkeypatch, pairs):
     assert wide.chunk == 1
 
 
+def test_any_number_of_views_runs_at_the_compiled_size(monkeypatch):
+    monkeypatch.setattr(render_module, "_compiled", lambda function: function)
+    rooms = Rooms("test", SIZE)
+    rooms.chunk = 4
+    for views in (2, 3, 5):
+        found = rooms.with_views(views)
+        seen = found.batch(range(3))
+        expected = Rooms("test", SIZE, compile=False, views=views).batch(range(3))
+        assert found.chunk == 4
+        for one, other in zip(seen.views, expected.views, strict=True):
+            assert torch.equal(one.labels, other.labels)
+            torch.testing.assert_close(one.image, other.image, atol=1e-5, rtol=0)
+            torch.testing.assert_close(one.depth, other.depth, atol=1e-4, rtol=0)
+
+
 def test_the_contact_sheet_shows_four_tiles_a_pair(pairs):
     sheet = contact_sheet(pairs[:3], scale=2)
     assert sheet.size == (2 * (4 * 32 + 3 * 4), 2 * (3 * 32 + 2 * 4))
