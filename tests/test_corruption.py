@@ -40,8 +40,9 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.scenes.source import batches, open_pairs
 from prob3r.studies import write_findings
+from prob3r.studies.framework.conduct import conduct
 from prob3r.studies.framework.results import compare, frames_of, provenance, write_result
-from prob3r.studies.framework.study import ModelUnderTest, conduct
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.protocols import protocol_named
 from prob3r.training import run
 from prob3r.training.probes import bank_for

@@ -14,7 +14,8 @@ from prob3r.models import DUSt3R, random
 from prob3r.probes import load_probes, save_probes
 from prob3r.report import Explanation, write_json, write_page, write_ply
 from prob3r.rooms import Rooms
-from prob3r.studies.framework.study import ModelUnderTest, conduct
+from prob3r.studies.framework.conduct import conduct
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.training import run
 from prob3r.training.probes import bank_for
 from tests.report.conftest import guessing

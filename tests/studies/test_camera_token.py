@@ -8,7 +8,7 @@ from prob3r.studies.camera_token import CameraToken
 from prob3r.studies.camera_token.contrasts import CAMERA, MODES, REGISTER
 from prob3r.studies.camera_token.figures import TO_DONOR, TO_OWN
 from prob3r.studies.cuts.tokens import SWAP
-from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from tests.models.examples import EXAMPLES
 

@@ -9,7 +9,7 @@ from prob3r.probes import ProbeBank
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies.correspondence import Correspondence
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.training.probes import bank_for
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)

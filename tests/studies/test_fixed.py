@@ -23,7 +23,7 @@ from prob3r.rooms.larger import enlarged
 from prob3r.scenes import Pair, View
 from prob3r.scenes.sampling import sample
 from prob3r.studies.fixed import FixedCorrespondences, texture
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 
 CONFIG = DUSt3RConfig((64, 64), 8, 16, 1, 2, 16, 2, 2)
 OVERLAPPING = 2  # a room whose views share most of what they see

@@ -17,7 +17,7 @@ from prob3r.studies.frame_attention import (
     meeting,
     restrictions,
 )
-from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from tests.models.examples import EXAMPLES
 

@@ -7,7 +7,7 @@ from prob3r.models import DUSt3RConfig, random
 from prob3r.rooms import Rooms
 from prob3r.scenes import Framing, Pair, View
 from prob3r.scenes.source import open_pairs
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.lookalikes import Copies, LookAlikes
 
 CONFIG = DUSt3RConfig((64, 64), 8, 16, 1, 2, 16, 2, 2)

@@ -9,7 +9,7 @@ from prob3r.models import fingerprint
 from prob3r.probes import SiteReader
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
-from prob3r.studies.framework.study import MODEL, ModelUnderTest
+from prob3r.studies.framework.tested import MODEL, ModelUnderTest
 from prob3r.studies.match_readout import (
     ATTENTION,
     FEATURES,

@@ -11,7 +11,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.edits import Means
 from prob3r.runs.trace import trace
 from prob3r.studies.cuts.effects import POINTMAP
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.matching_heads import MatchingHeads, share_of_loss
 from prob3r.studies.matching_heads.cuts import (
     ALL,

@@ -8,7 +8,7 @@ import pytest
 from prob3r.models import VGGT, DUSt3R, DUSt3RConfig, MultiViewModel, Pi3
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import HeadAblation, Skip
-from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from prob3r.studies.middle_blocks import MODES, MiddleBlocks, Window, windows
 from tests.models.examples import EXAMPLES, PI3_CONFIG, VGGT_CONFIG, drawn

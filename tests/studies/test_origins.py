@@ -8,7 +8,7 @@ import torch
 from prob3r.measures.heads import MEAN
 from prob3r.models import DUSt3R, DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
-from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.origins import CHECKPOINT, TESTED, VARIANT, Origins
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)

@@ -7,7 +7,7 @@ from prob3r.measures.tokens import CUTS
 from prob3r.models import DUSt3RConfig, PosedDUSt3R, random
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
-from prob3r.studies.framework.study import MODEL, POSITIVE, ModelUnderTest
+from prob3r.studies.framework.tested import MODEL, POSITIVE, ModelUnderTest
 from prob3r.studies.pose import Pose
 from prob3r.studies.pose.contrasts import weighed_contrast
 from prob3r.studies.pose.knockouts import ALL, BLOCK, HEAD, ISOLATED, OUTPUTS, REST, STRENGTH

@@ -10,7 +10,7 @@ from prob3r.probes import perceptrons
 from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
-from prob3r.studies.framework.study import MODEL, POSITIVE, ModelUnderTest
+from prob3r.studies.framework.tested import MODEL, POSITIVE, ModelUnderTest
 from prob3r.studies.pose_probes import (
     AVERAGE,
     CAMERA,

@@ -14,7 +14,8 @@ from prob3r.probes import recipe as recipe_module
 from prob3r.probes.targets import TARGETS
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
-from prob3r.studies.framework.study import MODEL, ModelUnderTest, conduct
+from prob3r.studies.framework.conduct import conduct
+from prob3r.studies.framework.tested import MODEL, ModelUnderTest
 from prob3r.studies.readable import OF_TWO_VIEWS, Readable
 from prob3r.studies.readable.rows import (
     ENCODER,

@@ -4,7 +4,7 @@ import pytest
 
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import TOKEN_MODES
-from prob3r.studies.framework.study import LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from prob3r.studies.registers import PATCHES, REGISTERS, Registers
 from tests.models.examples import EXAMPLES

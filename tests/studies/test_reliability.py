@@ -37,7 +37,7 @@ from prob3r.reliability.signals import (
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair
 from prob3r.studies import reliability
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.reliability import Reliability
 from prob3r.training.probes import bank_for
 

@@ -10,7 +10,7 @@ from prob3r.models.protocol import trunk
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import Knockout
 from prob3r.runs.trace import trace
-from prob3r.studies.framework.study import ModelUnderTest
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.sinks import AttentionSinks
 from prob3r.studies.sinks.measured import (
     BROADCAST,

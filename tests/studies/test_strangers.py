@@ -5,7 +5,7 @@ import torch
 from prob3r.measures.belonging import ATTENTION, BEST_PATCHES, INPUT, MEAN_FEATURES, SCORES
 from prob3r.rooms import Rooms
 from prob3r.scenes.strangers import with_strangers
-from prob3r.studies.framework.study import MODEL, LackingError, ModelUnderTest
+from prob3r.studies.framework.tested import MODEL, LackingError, ModelUnderTest
 from prob3r.studies.strangers import ALIKE, RANDOM, Strangers, blocks_of
 from tests.models.examples import EXAMPLES
 

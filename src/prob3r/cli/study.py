@@ -212,7 +212,7 @@ def _tested(
     from prob3r.models import load, shipped
     from prob3r.probes import backbone_of
     from prob3r.studies import ModelUnderTest
-    from prob3r.studies.framework.study import POSITIVE
+    from prob3r.studies.framework.tested import POSITIVE
 
     device = processes.device
     network = load(model, device)
@@ -244,7 +244,7 @@ def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[st
 
     from prob3r.probes import RidgeBank, load_probes, provide, shipped_probes
     from prob3r.probes.settings import groups
-    from prob3r.studies.framework.study import CONTROLS
+    from prob3r.studies.framework.tested import CONTROLS
 
     bank = maybe_reader(network, model, probes, which)
     if bank is None:

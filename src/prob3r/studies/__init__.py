@@ -9,16 +9,10 @@ from pkgutil import iter_modules
 from typing import Any
 
 from prob3r.studies.evaluation import evaluate
+from prob3r.studies.framework.conduct import Result, conduct, leave_out
 from prob3r.studies.framework.sharing import fetch_results, push_results
-from prob3r.studies.framework.study import (
-    LackingError,
-    ModelUnderTest,
-    Result,
-    Study,
-    conduct,
-    leave_out,
-    load_study,
-)
+from prob3r.studies.framework.study import Study, load_study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from prob3r.studies.page import write_findings
 from prob3r.studies.scene_evaluation import evaluate_scenes

@@ -51,7 +51,8 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:

@@ -76,7 +76,8 @@ from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair, View
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import ModelUnderTest, Study
+from prob3r.studies.framework.study import Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide, is_above_zero
 
 if TYPE_CHECKING:

@@ -51,7 +51,8 @@ from prob3r.studies.cuts.losses import (
     with_losses,
 )
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:

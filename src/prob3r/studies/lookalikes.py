@@ -32,7 +32,8 @@ from prob3r.rooms import Rooms
 from prob3r.runs.trace import Reduction, trace
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:

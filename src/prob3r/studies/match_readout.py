@@ -47,7 +47,8 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import BETWEEN, MODEL, OWN_PROBES, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import MODEL, OWN_PROBES, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:

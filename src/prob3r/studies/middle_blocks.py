@@ -63,7 +63,8 @@ from prob3r.studies.cuts.losses import (
 )
 from prob3r.studies.frame_attention import meeting
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, Verdict, decide, is_above_zero
 
 if TYPE_CHECKING:

@@ -58,7 +58,8 @@ from prob3r.measures.statistics import (
 from prob3r.models.sites import Site
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
-from prob3r.studies.framework.study import ModelUnderTest, Study, stratum
+from prob3r.studies.framework.study import Study, stratum
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:

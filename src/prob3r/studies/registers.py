@@ -54,7 +54,8 @@ from prob3r.studies.cuts.tokens import (
     special_tokens,
 )
 from prob3r.studies.framework.figures import COLOURS
-from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 
 if TYPE_CHECKING:

@@ -80,7 +80,8 @@ from prob3r.rooms.larger import larger_rooms, with_fine
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study, stratum
+from prob3r.studies.framework.study import BETWEEN, Study, stratum
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import NOT_MEASURABLE, Finding, is_above_zero
 
 if TYPE_CHECKING:

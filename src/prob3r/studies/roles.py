@@ -48,7 +48,8 @@ from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, batches
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.framework.study import WITHIN, ModelUnderTest, Study
+from prob3r.studies.framework.study import WITHIN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide, is_below_zero
 
 if TYPE_CHECKING:

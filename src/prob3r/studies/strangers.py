@@ -54,7 +54,8 @@ from prob3r.scenes.source import Scenes
 from prob3r.scenes.strangers import Mixed, with_strangers
 from prob3r.scenes.views import Views
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import BETWEEN, MODEL, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import MODEL, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide, is_above_zero, not_measurable
 
 if TYPE_CHECKING:

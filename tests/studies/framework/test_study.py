@@ -13,8 +13,10 @@ from prob3r.runs.precision import running_in
 from prob3r.scenes import Pair, Views
 from prob3r.scenes.sampling import sample
 from prob3r.studies import STUDIES
+from prob3r.studies.framework.conduct import conduct
 from prob3r.studies.framework.figures import figure
-from prob3r.studies.framework.study import LackingError, ModelUnderTest, Study, conduct, load_study
+from prob3r.studies.framework.study import Study, load_study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 from tests.held import Held
 from tests.models.examples import VGGT_CONFIG

@@ -84,7 +84,8 @@ from prob3r.studies.dictionaries.rows import (
     UNEXPLAINED,
     UNTRAINED,
 )
-from prob3r.studies.framework.study import LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.study import Study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
 
 if TYPE_CHECKING:

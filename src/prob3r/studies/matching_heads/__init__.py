@@ -41,7 +41,8 @@ from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
 from prob3r.studies.cuts.effects import POINTMAP, camera_metric
 from prob3r.studies.framework.figures import PAGE, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 from prob3r.studies.matching_heads.cuts import (
     ALL,

@@ -41,7 +41,8 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import PAGE, figure
-from prob3r.studies.framework.study import BETWEEN, LackingError, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.origins.checkpoints import onset, pairs_seen
 from prob3r.studies.origins.figures import draw_best_heads, draw_matches, draw_rotation, entries

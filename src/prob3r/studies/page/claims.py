@@ -6,7 +6,7 @@ words; `Claim.read` names the source that we read. `docs/field.md` has more on e
 
 from dataclasses import dataclass
 
-from prob3r.studies.framework.study import POSITIVE
+from prob3r.studies.framework.tested import POSITIVE
 
 ABSTRACT = "abstract read"
 SUMMARY = "abstract read; the rest from summaries"

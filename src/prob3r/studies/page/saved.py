@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prob3r.errors import Prob3rError
-from prob3r.studies.framework.study import NOT_RUN
+from prob3r.studies.framework.conduct import NOT_RUN
 from prob3r.studies.framework.verdict import Finding
 
 VERDICTS = ("supported", "not supported", "mixed")

@@ -57,14 +57,8 @@ from prob3r.measures.tokens import CHOSEN, SINK
 from prob3r.models import Model
 from prob3r.scenes.source import Pairs, Resized
 from prob3r.scenes.views import Pair
-from prob3r.studies.framework.study import (
-    BETWEEN,
-    MODEL,
-    POSITIVE,
-    ModelUnderTest,
-    Study,
-    as_shown,
-)
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import MODEL, POSITIVE, ModelUnderTest, as_shown
 from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 from prob3r.studies.pose.contrasts import WeighedContrast, by_cut, rows_of, weighed_contrast
 from prob3r.studies.pose.figures import draw_block_cuts, draw_head_sinks, draw_knockouts

@@ -12,7 +12,7 @@ from prob3r.measures.steps import SUBLAYER_WORDS
 from prob3r.measures.tokens import CHOSEN, COUNT, MASS
 from prob3r.models.sites import ATTENTION
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
-from prob3r.studies.framework.study import MODEL, POSITIVE
+from prob3r.studies.framework.tested import MODEL, POSITIVE
 from prob3r.studies.pose.contrasts import by_cut, rows_of
 from prob3r.studies.pose.knockouts import (
     ALL,

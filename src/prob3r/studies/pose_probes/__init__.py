@@ -60,14 +60,8 @@ from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, Resized, batches
 from prob3r.scenes.views import Pair
-from prob3r.studies.framework.study import (
-    BETWEEN,
-    MODEL,
-    POSITIVE,
-    ModelUnderTest,
-    Study,
-    as_shown,
-)
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import MODEL, POSITIVE, ModelUnderTest, as_shown
 from prob3r.studies.framework.verdict import Finding, decide
 from prob3r.studies.pose_probes.figures import draw_errors_by_block, draw_tokens
 from prob3r.studies.pose_probes.rows import (

@@ -10,7 +10,7 @@ from prob3r.measures.statistics import median_interval, medians, wide
 from prob3r.models.sites import Site
 from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
 from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, figure
-from prob3r.studies.framework.study import MODEL, POSITIVE
+from prob3r.studies.framework.tested import MODEL, POSITIVE
 from prob3r.studies.pose_probes.rows import AVERAGE, CAMERA, METRICS, OUTPUT, PATCHES, RANDOM
 
 if TYPE_CHECKING:

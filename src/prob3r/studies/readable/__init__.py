@@ -58,7 +58,8 @@ from prob3r.runs.trace import Trace, trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
-from prob3r.studies.framework.study import MODEL, ModelUnderTest, Study
+from prob3r.studies.framework.study import Study
+from prob3r.studies.framework.tested import MODEL, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding, Verdict, decide
 from prob3r.studies.readable.figures import draw_curves, draw_overview
 from prob3r.studies.readable.rows import (

@@ -11,7 +11,7 @@ from prob3r.measures.statistics import medians, wide
 from prob3r.models.sites import Site
 from prob3r.probes.targets import TARGETS
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
-from prob3r.studies.framework.study import MODEL
+from prob3r.studies.framework.tested import MODEL
 from prob3r.studies.readable.rows import CAMERA_TOKEN, ENCODER, MEAN, RANDOM, SAME_PLACE, skill
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from torch import Tensor
 from prob3r.geometry import Interval
 from prob3r.measures.statistics import as_text, median_interval, wide
 from prob3r.probes.targets import TARGETS
-from prob3r.studies.framework.study import MODEL
+from prob3r.studies.framework.tested import MODEL
 
 RANDOM, ENCODER = "random", "encoder"
 CAMERA, CAMERA_TOKEN = "camera", "camera token"

@@ -50,7 +50,8 @@ from prob3r.scenes.source import Pairs
 from prob3r.scenes.views import Pair
 from prob3r.studies.cuts.effects import effects_of
 from prob3r.studies.framework.figures import PAGE, figure
-from prob3r.studies.framework.study import BETWEEN, ModelUnderTest, Study
+from prob3r.studies.framework.study import BETWEEN, Study
+from prob3r.studies.framework.tested import ModelUnderTest
 from prob3r.studies.framework.verdict import (
     NOT_MEASURABLE,
     Finding,
