@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from prob3r.cost.plan import attributing, sweeping
+from prob3r.cost.jobs import attributing, sweeping
 from prob3r.geometry import bootstrap_interval, median
 from prob3r.measures.scalars import Rotation, Scalar, Translation, TruthDistance
 from prob3r.models import DUSt3RConfig, Model, Prediction, load

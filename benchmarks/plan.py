@@ -35,7 +35,8 @@ from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from prob3r.cost.dry_run import operations
-from prob3r.cost.plan import EVERY_SITE, Cost, Plan, plan
+from prob3r.cost.jobs import EVERY_SITE, Cost
+from prob3r.cost.plan import Plan, plan
 from prob3r.models import DUSt3RConfig, VGGTConfig, random
 from prob3r.models.protocol import Shape
 from prob3r.runs.sweep import sweep_heads

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_leaves
 
 from prob3r import cli
 from prob3r.cost.dry_run import DryRun, operations, storage_bytes
-from prob3r.cost.plan import EVERY_SITE, attributing, plan, sweeping, tracing, training
+from prob3r.cost.jobs import EVERY_SITE, attributing, sweeping, tracing, training
+from prob3r.cost.plan import plan
 from prob3r.errors import Prob3rError
 from prob3r.models import (
     VGGT,

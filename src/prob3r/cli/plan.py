@@ -13,7 +13,8 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
 
 if TYPE_CHECKING:
-    from prob3r.cost.plan import Cost, Plan
+    from prob3r.cost.jobs import Cost
+    from prob3r.cost.plan import Plan
 
 GIB = 2**30
 
@@ -52,7 +53,7 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate memory and operations of work on a model, without running it."""
-    from prob3r.cost.plan import EVERY_SITE
+    from prob3r.cost.jobs import EVERY_SITE
     from prob3r.cost.plan import plan as planned
 
     found = planned(

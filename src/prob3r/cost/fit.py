@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from prob3r.cost.plan import tracing
+from prob3r.cost.jobs import tracing
 from prob3r.errors import Prob3rError
 from prob3r.models.protocol import Model, MultiViewModel
 from prob3r.models.sites import Site
