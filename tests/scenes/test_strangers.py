@@ -1,7 +1,8 @@
 import torch
 
 from prob3r.scenes.strangers import with_strangers
-from prob3r.scenes.views import View, Views
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views
 
 
 def scenes(count: int = 6, views: int = 4, known: bool = True) -> Views:

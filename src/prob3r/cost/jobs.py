@@ -28,7 +28,8 @@ from prob3r.runs.edits import HeadAblation
 from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import MEMORY, sweep
 from prob3r.runs.trace import trace
-from prob3r.scenes.views import Pair, View, Views, views_of
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Views, views_of
 from prob3r.training.probes import (
     CLIP,
     bank_for,

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from prob3r.geometry import central_pixels, normal_map, patchify, transform
 from prob3r.scenes.shuffled import other_scenes
-from prob3r.scenes.views import View, Views
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views
 
 YES_OR_NO = ("floor", "edge", "covisible")
 GRADED = ("depth", "normal x", "normal y", "normal z")

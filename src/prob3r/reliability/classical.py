@@ -15,7 +15,8 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, median, project, transform
 from prob3r.reliability.matchers import Matcher, sift_matches
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair
 
 MAX_ERROR = 1.0  # Sampson distance of an inlier, in pixels
 ENOUGH = 15  # fewest inliers of a pose that counts as found, as in COLMAP

@@ -21,7 +21,8 @@ from prob3r.rooms.render import Frame, render, sight_lines
 from prob3r.rooms.scene import Scene, draw_scene
 from prob3r.scenes.readers.items import Seen
 from prob3r.scenes.source import Independent
-from prob3r.scenes.views import Pair, View, Views, views_of
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Views, views_of
 
 logger = logging.getLogger(__name__)
 

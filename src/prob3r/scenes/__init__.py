@@ -2,7 +2,8 @@
 
 from prob3r.scenes.framing import Framing
 from prob3r.scenes.photographs import PIXEL_LIMIT, Photograph, load_photograph
-from prob3r.scenes.views import Pair, View, Views, stack
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Views, stack
 
 __all__ = [
     "PIXEL_LIMIT",

@@ -6,7 +6,8 @@ from PIL import Image
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair
 
 GAP = 4  # pixels between the tiles
 # Yellow to dark blue in five steps: near is bright.

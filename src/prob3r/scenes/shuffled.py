@@ -15,7 +15,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from prob3r.geometry import CoarseView, seen_share
-from prob3r.scenes.views import Pair, Scenes, View, Views
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Scenes, Views
 
 if TYPE_CHECKING:
     import pandas as pd

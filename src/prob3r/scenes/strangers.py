@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from prob3r.scenes.views import View, Views
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views
 
 THUMBNAIL = 4
 """Cells along each side of the grid of mean colours by which photographs are compared."""

@@ -73,7 +73,8 @@ from prob3r.rooms import Rooms
 from prob3r.rooms.larger import ENLARGED, larger_pairs, larger_rooms
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair
 from prob3r.studies.evaluation import AUC_DEGREES
 from prob3r.studies.framework.figures import COLOURS, PAGE, band, figure
 from prob3r.studies.framework.study import Study

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.scenes.readers.items import Seen
-from prob3r.scenes.views import View
+from prob3r.scenes.view import View
 
 _REACH = 3  # pixels on each side that a blur covers
 

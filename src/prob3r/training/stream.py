@@ -13,7 +13,8 @@ from prob3r.geometry import rotation_between
 from prob3r.rooms import Rooms
 from prob3r.rooms.dataset import SPAN
 from prob3r.scenes.readers.items import Seen
-from prob3r.scenes.views import Pair, View, Views, stack
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Views, stack
 from prob3r.training.photometry import photographed
 from prob3r.training.recipe import Stage
 

@@ -18,7 +18,7 @@ from prob3r.geometry import (
 from prob3r.probes.targets import OWN, TARGETS, TRUTH, Goals, Target, target_named
 from prob3r.rooms import Rooms
 from prob3r.scenes import Pair, Views
-from prob3r.scenes.views import View
+from prob3r.scenes.view import View
 
 PATCH = 8
 ROWS = 32 // PATCH

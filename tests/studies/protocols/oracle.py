@@ -10,7 +10,7 @@ from prob3r.models import DUSt3R, DUSt3RConfig, Prediction
 from prob3r.models.protocol import Cameras
 from prob3r.models.sites import Tap
 from prob3r.scenes.readers import Reader
-from prob3r.scenes.views import View
+from prob3r.scenes.view import View
 
 CONFIG = DUSt3RConfig((48, 64), 16, 16, 1, 2, 24, 2, 2)
 

@@ -17,7 +17,8 @@ from prob3r.geometry import patch_of_pixels, pixel_matches
 from prob3r.scenes.check.survey import PairCheck, Survey, colours_in_1
 from prob3r.scenes.contact_sheet import RAMP
 from prob3r.scenes.source import Pairs, read_each
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair
 
 GAP = 8  # pixels between tiles
 POINTS = (3, 5)  # numbered points along the height and along the width of view 2

@@ -14,7 +14,7 @@ from prob3r.scenes.framing import Framing, Window
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import image_size, read_depth, reading, reason_of
-from prob3r.scenes.views import View
+from prob3r.scenes.view import View
 
 COARSE_GRID = (48, 64)
 """Points along the height and the width that the overlap of two frames is computed from."""

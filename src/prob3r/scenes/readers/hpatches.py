@@ -19,7 +19,8 @@ from prob3r.scenes.framing import FramesImages, Framing, Window
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import image_size, read_table, reading
 from prob3r.scenes.readers.items import Items
-from prob3r.scenes.views import Pair, View
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair
 
 IMAGES = range(2, 7)  # images other than image 1
 

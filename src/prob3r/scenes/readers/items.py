@@ -8,7 +8,8 @@ from typing import Generic
 from typing_extensions import TypeVar
 
 from prob3r.errors import Prob3rError
-from prob3r.scenes.views import Pair, View, Views, stack
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Pair, Views, stack
 
 Seen = TypeVar("Seen", bound=Views, default=Pair)
 

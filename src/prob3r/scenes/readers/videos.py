@@ -8,7 +8,8 @@ from prob3r.errors import Prob3rError
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.files import read_depth, reading
 from prob3r.scenes.readers.items import Items
-from prob3r.scenes.views import View, Views, views_of
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views, views_of
 
 
 class Film(NamedTuple):

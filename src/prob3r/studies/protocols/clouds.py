@@ -11,7 +11,8 @@ from torch import Tensor
 from prob3r.geometry import align, cloud_errors, register, transform
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import Reader
-from prob3r.scenes.views import View, Views
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views
 from prob3r.studies.protocols.lists import Places, every, read_places, sets_by_places
 from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction

@@ -19,7 +19,8 @@ from prob3r.errors import Prob3rError
 from prob3r.geometry import invert_rigid, transform
 from prob3r.measures.reconstruction import EstimatedCameras
 from prob3r.models import Model, Prediction
-from prob3r.scenes.views import View, Views, views_of
+from prob3r.scenes.view import View
+from prob3r.scenes.views import Views, views_of
 
 AT_ONCE = "all views at once"
 PAIRS = "pairs with the reference, brought to one scale by view 1's pointmap"
