@@ -13,7 +13,7 @@ from prob3r.probes import (
     load_probes,
     save_probes,
 )
-from prob3r.probes.reader import KINDS
+from prob3r.probes.files import KINDS
 from prob3r.training.probes import bank_for
 
 SITES = ("dec2.1.mlp", "dec1.embed")

@@ -9,7 +9,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, fingerprint, read_tensors
 from prob3r.probes import ProbeBank, ProbeConfig, load_probes
-from prob3r.probes.reader import KINDS
+from prob3r.probes.files import KINDS
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair
 from prob3r.training import ProbeTraining, Progress, Stage, site_losses, train_probes

@@ -78,8 +78,8 @@ def reader_of(
         Prob3rError: There are no such probes, or they cannot be fitted.
     """
     from prob3r.probes import Asked, Lens, load_probes, provide, shipped_probes
+    from prob3r.probes.files import KINDS
     from prob3r.probes.provide import FITTED
-    from prob3r.probes.reader import KINDS
 
     which = which or Asked()
     device = next(network.parameters()).device

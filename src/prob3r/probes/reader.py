@@ -14,24 +14,15 @@ from torch import Tensor, nn
 from prob3r.errors import Prob3rError
 from prob3r.geometry import unpatchify
 from prob3r.io.files import make_folder, writing_to
-from prob3r.io.hub import download, hub_id, upload
-from prob3r.models import filled, read_tensors, shipped, shipped_file, write_tensors
+from prob3r.io.hub import upload
+from prob3r.models import filled, read_tensors, write_tensors
 from prob3r.models.heads import decode_points
 from prob3r.models.sites import Site
+from prob3r.probes.files import CARD, WEIGHTS, find_probes
 from prob3r.probes.targets import PAIR, PIXEL, POINTMAP, Target
 from prob3r.runs.trace import Record
 
 Reader = TypeVar("Reader", bound="SiteReader")
-
-KINDS = ("mlp", "linear", "tuned", "random", "encoder")
-"""What can be trained and shipped: two kinds of probes, the tuned lens, and two controls.
-
-`random` is the MLP bank of a backbone of the same shape with random weights; `encoder` holds MLP
-probes of the encoder's last block alone.
-"""
-
-WEIGHTS, CARD = "probes.safetensors", "probes.json"
-"""The files in a folder or a repository with a bank. The second repeats the header of the first."""
 
 BANK = "bank"
 """The reader of files whose header names none."""
@@ -338,34 +329,14 @@ def load_probes(
         source: The name of a shipped model; the path of a bank's `.safetensors`, or of its folder;
             or a hub id, `owner/name` or `owner/name@revision`. If a path of this name exists, it is
             not taken as a hub id.
-        kind: The kind of a shipped model's bank: one of `KINDS`.
+        kind: The kind of a shipped model's bank: one of `prob3r.probes.files.KINDS`.
         revision: The revision of a bank on the hub.
         token: An access token of the hub. The default is that of the login.
 
     Raises:
         Prob3rError: There is no such bank, or its file cannot be used or fetched.
     """
-    if kind not in KINDS:
-        raise Prob3rError(f"kind is '{kind}'; it must be one of {', '.join(KINDS)}.")
-    path = Path(source)
-    if source not in shipped():
-        if (repository := hub_id(source, revision)) and not path.exists():
-            path = download(repository, [WEIGHTS], [CARD], token=token)
-        if path.is_dir():
-            path /= WEIGHTS
-        if path.suffix:
-            return _read(path)
-    if not (file := shipped_probes(source, kind)):
-        raise Prob3rError(
-            f"No '{kind}' probes are shipped for '{source}'; give the path of a bank's "
-            ".safetensors, or fit one at once with `prob3r probes fit`."
-        )
-    return _read(file)
-
-
-def shipped_probes(model: str | Path, kind: str) -> Path | None:
-    """Return the file of the probes of a kind that are shipped with a model, or None."""
-    return shipped_file(model, f"probes-{kind}.safetensors")
+    return _read(find_probes(source, kind, revision=revision, token=token))
 
 
 def _read(path: Path) -> SiteReader:

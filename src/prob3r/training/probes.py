@@ -20,8 +20,9 @@ from prob3r.models.heads import decode_points
 from prob3r.models.protocol import AnyModel, stack_of, trunk
 from prob3r.models.sites import Site
 from prob3r.probes.bank import ProbeBank, ProbeConfig
+from prob3r.probes.files import KINDS
 from prob3r.probes.lens import Lens
-from prob3r.probes.reader import KINDS, SiteReader, save_probes
+from prob3r.probes.reader import SiteReader, save_probes
 from prob3r.rooms import Rooms
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.trace import trace
