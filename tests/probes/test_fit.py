@@ -16,7 +16,7 @@ from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random
 from prob3r.models.heads import compress_points, expand_points
 from prob3r.models.protocol import predicts_pointmaps, trunk
 from prob3r.probes import RidgeBank, backbone_of, load_probes, save_probes
-from prob3r.probes import recipe as recipe_module
+from prob3r.probes import settings as settings_module
 from prob3r.probes.fit import FitCost, Fitting, fit_banks, fit_together
 from prob3r.probes.scenes import ROOMS, FitScenes, fit_scenes
 from prob3r.probes.settings import FitSettings, groups, patch_share, scenes_for
@@ -34,7 +34,7 @@ CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 16, 2, 2)
 def _all_patches() -> Iterator[None]:
     """Models as small as these would be thinned."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe_module, "LEAST_SHARE", 1.0)
+        patch.setattr(settings_module, "LEAST_SHARE", 1.0)
         yield
 
 
@@ -203,10 +203,10 @@ def test_small_models_sum_the_products_of_fewer_patches(
     blocks = (4 + 8) * 16**2 + 2 * (4 + 4 + 8) * 24**2
     outputs = 7 * 64
     sites = 7 * 24 * (24 * 5 / 8 + outputs) + 16 * (16 * 5 / 8 + outputs)
-    monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(settings_module, "LEAST_SHARE", 0.0)
     share = patch_share(random(config), FitSettings())
-    assert share == pytest.approx(recipe_module.MOST_COST * blocks / sites)
-    monkeypatch.setattr(recipe_module, "LEAST_SHARE", 0.25)
+    assert share == pytest.approx(settings_module.MOST_COST * blocks / sites)
+    monkeypatch.setattr(settings_module, "LEAST_SHARE", 0.25)
     fitting = Fitting(backbone, chosen, FitSettings())
     for start in range(0, 24, 8):
         fitting.take(chosen.scenes.batch(range(start, start + 8)), held=False)

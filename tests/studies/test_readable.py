@@ -10,7 +10,7 @@ import torch
 from prob3r.errors import Prob3rError
 from prob3r.measures.controls import SHUFFLED
 from prob3r.models import DUSt3RConfig, random
-from prob3r.probes import recipe as recipe_module
+from prob3r.probes import settings as settings_module
 from prob3r.probes.targets import TARGETS
 from prob3r.rooms import Rooms
 from prob3r.scenes.source import Subset
@@ -104,7 +104,7 @@ def conducted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFr
     folder = tmp_path_factory.mktemp("readable")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr(recipe_module, "HELD_PAIRS", 12)
+        patch.setattr(settings_module, "HELD_PAIRS", 12)
         patch.setattr("prob3r.studies.readable.SCENES", 60)
         rooms = Subset(Rooms("test", (32, 32), compile=False), range(6))
         tested = ModelUnderTest(random(CONFIG, seed=1), "m")

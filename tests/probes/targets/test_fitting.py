@@ -10,7 +10,7 @@ from prob3r.errors import Prob3rError
 from prob3r.io.files import to_json
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random, read_tensors, write_tensors
 from prob3r.probes import Asked, RidgeBank, load_probes, provide, save_probes
-from prob3r.probes import recipe as recipe_module
+from prob3r.probes import settings as settings_module
 from prob3r.probes.cache import find, kept
 from prob3r.probes.equations import NormalEquations
 from prob3r.probes.fit import fit_banks
@@ -44,7 +44,7 @@ def backbone() -> DUSt3R:
 def banks(backbone: DUSt3R) -> dict[str, RidgeBank]:
     """Of the trunk, by target."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe_module, "LEAST_SHARE", 1.0)
+        patch.setattr(settings_module, "LEAST_SHARE", 1.0)
         chosen = fit_scenes(ROOMS, backbone, 40, held_out=12)
         return {
             name: fit_banks(backbone, chosen, FitSettings((TRUTH,), target=target))[0]
@@ -177,7 +177,7 @@ def test_the_cache_keeps_targets_apart(
     backbone: DUSt3R, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(recipe_module, "HELD_PAIRS", 8)
+    monkeypatch.setattr(settings_module, "HELD_PAIRS", 8)
     few = Asked(scenes=30, target="match")
     match = provide(backbone, ["ridge", "random", "encoder"], few)
     assert {bank.target.name for bank in match.values()} == {"match"}
@@ -206,7 +206,7 @@ def test_a_special_token_is_read_instead_of_the_mean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(recipe_module, "HELD_PAIRS", 6)
+    monkeypatch.setattr(settings_module, "HELD_PAIRS", 6)
     model, asked = EXAMPLES["vggt"](), Asked(scenes=20, target="pose", token="camera")
     bank = provide(model, ["ridge"], asked)["ridge"]
     assert bank.origin.startswith("fitted to the truth (pose, read off the token 'camera') on 20")
