@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,7 +101,8 @@ def measured() -> pd.DataFrame:
         for name, value in {"FITTED": 24, "HELD_OUT": 8, "SINK_ROOMS": 4}.items():
             patch.setattr(f"prob3r.studies.pose_probes.{name}", value)
         model = random(CONFIG, seed=1)
-        twin = PosedDUSt3R.from_twin(model).eval()
+        deeper = random(replace(CONFIG, dec_depth=CONFIG.dec_depth + 1), seed=1)
+        twin = PosedDUSt3R.from_twin(deeper).eval()
         study = PoseProbes()
         tested = ModelUnderTest(model, "m", {}, random(CONFIG, seed=2), {POSITIVE: twin})
         rooms = Subset(Rooms("test", (32, 32), compile=False), range(4))
@@ -111,7 +114,8 @@ def measured() -> pd.DataFrame:
 def test_all_tokens_of_all_models_are_read(measured: pd.DataFrame) -> None:
     assert set(measured.source) == {MODEL, RANDOM, SHUFFLED, POSITIVE}
     read = measured[measured.token != ""]
-    assert list(dict.fromkeys(read.site)) == list(SITES)
+    assert list(dict.fromkeys(read[read.source == MODEL].site)) == list(SITES)
+    assert read[read.source == POSITIVE].site.iloc[-1] not in SITES
     tokens = {BEST, "sink", "centre", "corner", POOLED}
     assert set(read[read.source == MODEL].token) == tokens
     assert set(read[read.source == POSITIVE].token) == tokens | {CAMERA}

@@ -11,7 +11,15 @@ from prob3r.models.sites import Site
 from prob3r.probes.tokens import BEST, LINEAR, MLP, POOLED
 from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, figure
 from prob3r.studies.framework.tested import MODEL, POSITIVE
-from prob3r.studies.pose_probes.rows import AVERAGE, CAMERA, METRICS, OUTPUT, PATCHES, RANDOM
+from prob3r.studies.pose_probes.rows import (
+    AVERAGE,
+    CAMERA,
+    METRICS,
+    OUTPUT,
+    PATCHES,
+    RANDOM,
+    rows_at_last_sites,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,13 +64,12 @@ def draw_tokens(table: pd.DataFrame) -> "Figure":
     """Return the rotation error of every token at the last site, with those of the controls."""
     sources = [source for source in (MODEL, POSITIVE) if (table.source == source).any()]
     rows = table[table.metric == METRICS[0]]
-    last = list(dict.fromkeys(rows[rows.token != ""].site))[-1]
+    at = rows_at_last_sites(rows).set_index(["source", "token"]).sort_index()
     with figure(1, len(sources), PAGE, 2.6) as (drawn, axes):
         for axis, source in zip(axes, sources, strict=True):
             read = {(source, token): token for token in (*PATCHES, CAMERA, POOLED)}
             if source == MODEL:
                 read |= {(other, POOLED): f"pooled, {other}" for other in (SHUFFLED, RANDOM)}
-            at = rows[rows.site == last].set_index(["source", "token"]).sort_index()
             shown = {key: name for key, name in read.items() if key in at.index}
             for shift, (probe, marker) in zip((-0.12, 0.12), _MARKERS.items(), strict=True):
                 found = [

@@ -31,11 +31,16 @@ class BestProbe(NamedTuple):
     errors: Float[Tensor, " n"]
 
 
+def rows_at_last_sites(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of probes at the last site of their source; models differ in their sites."""
+    read = table[table.token != ""]
+    return read[read.site == read.groupby("source").site.transform("last")]
+
+
 def at_last_site(table: pd.DataFrame, source: str, tokens: tuple[str, ...]) -> BestProbe:
-    """Return what is read best at the last site, by the median rotation error."""
-    sites = list(dict.fromkeys(table[table.token != ""].site))
-    rows = table[(table.source == source) & (table.site == sites[-1])]
-    rows = rows[(rows.metric == METRICS[0]) & rows.token.isin(tokens)]
+    """Return what is read best at the last site of a source, by the median rotation error."""
+    rows = rows_at_last_sites(table)
+    rows = rows[(rows.source == source) & (rows.metric == METRICS[0]) & rows.token.isin(tokens)]
     names, values = wide(rows.assign(what=rows.token + ", " + rows.probe), "what")
     least = int(median(values.T).argmin())
     return BestProbe(names[least], values[:, least])
