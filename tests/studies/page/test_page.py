@@ -57,6 +57,16 @@ def test_the_page_says_what_was_saved_and_shows_the_figures(tmp_path: Path) -> N
     assert "(#about-two)" in text
 
 
+def test_a_note_stands_below_the_answers(tmp_path: Path) -> None:
+    saved(tmp_path, "one")
+    (tmp_path / "one" / "note.md").write_text("This model cannot *differ* here.\n")
+    (tmp_path / "one" / "curve.png").touch()
+    text = write_findings(tmp_path, ["one"]).read_text()
+    answer, note, figure = (text.index(words) for words in ("**supported**. -0.25", "cannot", "!["))
+    assert answer < note < figure
+    assert "\n\nThis model cannot *differ* here.\n\n" in text
+
+
 def test_a_page_elsewhere_finds_its_figures(tmp_path: Path) -> None:
     saved(tmp_path / "docs" / "findings", "one")
     (tmp_path / "docs" / "findings" / "one" / "curve.png").touch()

@@ -126,6 +126,9 @@ def _section(folder: Path, name: str, result: dict[str, Any], page: Path, title:
             f"- *{finding['statement']}*: {MARKS[finding['verdict']]}. {effect(finding)} "
             f"({finding['unit']}; {finding['pairs']} {pairs}). Controls: {finding['control']}.",
         ]
+    note = folder / "note.md"
+    if note.exists():
+        lines += ["", note.read_text(encoding="utf-8").strip()]
     for figure in sorted(folder.glob("*.png")):
         link = Path(os.path.relpath(figure, page.parent)).as_posix()
         lines += ["", f"![{name}: {figure.stem}]({link})"]
