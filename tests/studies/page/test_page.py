@@ -20,7 +20,7 @@ FINDING = {
     "pairs": 64,
 }
 STORED = Path(__file__).parents[3] / "docs" / "findings"
-MODELS = [STORED / "mini", STORED / "first-mini"]
+MODELS = [STORED / "mini", STORED / "first-mini", STORED / "mini-vggt"]
 
 
 def saved(folder: Path, name: str, *findings: dict[str, Any], **changes: Any) -> None:
