@@ -154,7 +154,7 @@ class MiddleBlocks(Study[Views]):
                     _draw(axis, table, metric, BETWEEN_THEM, mode, "global_attn", label)
                 _draw(axis, table, metric, WITHIN_EACH, ZERO, "self_attn", "within, zero")
                 axis.set_xticks(range(0, depth, 1 + depth // 9))
-                axis.set_xlabel("block (centre of window)")
+                axis.set_xlabel("block\n(centre of window)")
                 axis.set_ylabel(LOSS_LABELS[metric])
             handles, labels = axes[0].get_legend_handles_labels()
             drawn.legend(handles, labels, loc="outside lower center", ncols=5)

@@ -131,7 +131,8 @@ class Roles(Study):
                     axis.bar(place, found.value, color=COLOURS[kind])
                     axis.errorbar(place, found.value, bars, color=COLOURS["all"], lw=0.8)
                 axis.axhline(0, color=COLOURS["all"], lw=0.6)
-                axis.set_xticks(range(len(kinds)), [_short(kind) for kind in kinds])
+                names = [_short(kind) for kind in kinds]
+                axis.set_xticks(range(len(kinds)), names, rotation=40, ha="right")
                 axis.set_title(LABELS[metric], fontsize=6.5)
             axes[0].set_ylabel("change over all blocks")
         with figure(1, 3, PAGE, 2.5) as (moves, axes):
