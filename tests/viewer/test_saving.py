@@ -20,7 +20,7 @@ def cut_session(session: Session) -> Session:
 def test_what_is_explained_is_the_present_state(cut_session: Session) -> None:
     explained = saving.explanation(cut_session)
     name = "random0 without head 1 of block 1's cross-attention, view 2 (zero)"
-    assert explained.measurements.setting.model == name
+    assert explained.measurements.provenance.model == name
     model, pair = cut_session.probed.model, cut_session.experiment.views
     output = trace(model, pair, "dec2.*", cut_session.edits).output
     assert output is not None
