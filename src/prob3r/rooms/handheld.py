@@ -10,7 +10,7 @@ from prob3r.rooms.cameras import CANDIDATES, RoomCameras, choose, look_at
 from prob3r.rooms.draws import Draws
 from prob3r.rooms.scene import Scene
 
-FOV = (35.0, 85.0)  # degrees, across the width of the image
+FOV = (15.0, 85.0)  # degrees, across the width of the image
 LARGEST = 100.0  # degrees; the largest angle of an orbit
 OVERLAP = 0.3  # share of view 2 that view 1 should see
 MARGIN = 0.2  # metres between a camera and a wall or an object
