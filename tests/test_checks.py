@@ -2,7 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
+from prob3r.rooms.cameras import intrinsics_for
+from prob3r.scenes import View
 from tests.checks import every
 
 
@@ -18,3 +21,10 @@ def test_every_looks_at_all_dimensions() -> None:
     assert not every(torch.tensor([[True, True], [True, False]]))
     with pytest.raises(AssertionError):
         every(torch.ones(3, 0, dtype=torch.bool))
+
+
+def test_shapes_are_checked_while_tests_run() -> None:
+    with pytest.raises(TypeCheckError, match="slope"):
+        intrinsics_for(torch.ones(2), (4, 4))
+    with pytest.raises(TypeCheckError, match="image"):
+        View(torch.ones(2, 3, 4))

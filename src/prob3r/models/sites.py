@@ -99,9 +99,14 @@ class Site:
         return tuple(every) if self.sublayer == "global_attn" else (self.view,)
 
     def __str__(self) -> str:
-        block = "" if self.block is None else f".{self.block}"
-        reading = f".{self.reading}" if self.reading else ""
-        return f"{self.stream}{block}.{self.sublayer}{reading}"
+        return _name(self)
+
+
+@cache
+def _name(site: Site) -> str:
+    block = "" if site.block is None else f".{site.block}"
+    reading = f".{site.reading}" if site.reading else ""
+    return f"{site.stream}{block}.{site.sublayer}{reading}"
 
 
 @cache

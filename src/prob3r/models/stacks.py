@@ -1,6 +1,7 @@
 """Stacks of blocks and the tokens that run through them, as a model declares them."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from prob3r.errors import Prob3rError
 from prob3r.models.sites import ATTENTION, BETWEEN_VIEWS, Site
@@ -97,11 +98,17 @@ class Stack:
 
     def sites(self, views: int) -> list[Site]:
         """Return the residual sites, block by block, sublayer by sublayer, view by view."""
-        shown = self.streams(views)
-        inputs = [Site(self.name, view, None, "embed") for view in shown]
-        return inputs + [
-            Site(self.name, view, block, sublayer)
-            for block, sublayers in enumerate(self.sublayers)
-            for sublayer in sublayers
-            for view in shown
-        ]
+        return list(_sites(self, views))
+
+
+@cache
+def _sites(stack: Stack, views: int) -> tuple[Site, ...]:
+    shown = stack.streams(views)
+    inputs = [Site(stack.name, view, None, "embed") for view in shown]
+    blocks = [
+        Site(stack.name, view, block, sublayer)
+        for block, sublayers in enumerate(stack.sublayers)
+        for sublayer in sublayers
+        for view in shown
+    ]
+    return (*inputs, *blocks)
