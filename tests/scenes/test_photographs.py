@@ -58,7 +58,7 @@ def load(image: Image.Image, path: Path, framing: Framing = SQUARE, **options) -
     ],
 )
 def test_sizes_are_the_official_ones(framing, full, size):
-    assert framing.window(full).size == size
+    assert framing.crop_of(full).size == size
 
 
 @given(height=sides, width=sides, patch=st.sampled_from([8, 14, 16]), count=st.integers(4, 40))
@@ -66,12 +66,12 @@ def test_long_keeps_multiples_of_the_patch_and_the_aspect(height, width, patch, 
     long = patch * count
     if min(height, width) * count < max(height, width):
         return
-    window = Framing(long, "long", patch).window((height, width))
-    assert max(window.resized) == long
-    assert abs(min(window.resized) - long * min(height, width) / max(height, width)) <= 0.5
-    assert all(side % patch == 0 and patch <= side <= long for side in window.size)
-    if window.resized[0] != window.resized[1]:
-        lost = [r - s for r, s in zip(window.resized, window.size, strict=True)]
+    crop = Framing(long, "long", patch).crop_of((height, width))
+    assert max(crop.resized) == long
+    assert abs(min(crop.resized) - long * min(height, width) / max(height, width)) <= 0.5
+    assert all(side % patch == 0 and patch <= side <= long for side in crop.size)
+    if crop.resized[0] != crop.resized[1]:
+        lost = [r - s for r, s in zip(crop.resized, crop.size, strict=True)]
         assert all(0 <= side < patch for side in lost)
 
 
@@ -80,9 +80,9 @@ def test_a_window_never_leaves_the_photograph(height, width, x, y):
     for framing in (SQUARE, LONG):
         if min(height, width) * framing.size < 16 * max(height, width):
             continue
-        window = framing.window((height, width), pinhole(100.0, x, y))
-        assert 0 <= window.top <= window.resized[0] - window.size[0]
-        assert 0 <= window.left <= window.resized[1] - window.size[1]
+        crop = framing.crop_of((height, width), pinhole(100.0, x, y))
+        assert 0 <= crop.top <= crop.resized[0] - crop.size[0]
+        assert 0 <= crop.left <= crop.resized[1] - crop.size[1]
 
 
 @given(height=sides, width=sides)
@@ -91,18 +91,18 @@ def test_a_central_principal_point_changes_nothing(height, width):
         if min(height, width) * framing.size < 16 * max(height, width):
             continue
         central = pinhole(500.0, (width - 1) / 2, (height - 1) / 2)
-        assert framing.window((height, width), central) == framing.window((height, width))
+        assert framing.crop_of((height, width), central) == framing.crop_of((height, width))
 
 
 def test_the_window_is_centred_on_the_principal_point_as_far_as_it_goes():
     full = (100, 300)
     framing = Framing(96, "square", 8)
     for x, centred in ((140.0, True), (200.0, True), (20.0, False), (290.0, False)):
-        window = framing.window(full, pinhole(100.0, x, 49.5))
-        moved = window.intrinsics(pinhole(100.0, x, 49.5))[0, 0, 2].item()
+        crop = framing.crop_of(full, pinhole(100.0, x, 49.5))
+        moved = crop.intrinsics(pinhole(100.0, x, 49.5))[0, 0, 2].item()
         assert (abs(moved - 47.5) <= 0.5) == centred
         if not centred:
-            assert window.left == (0 if x < 100 else window.resized[1] - 96)
+            assert crop.left == (0 if x < 100 else crop.resized[1] - 96)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +168,9 @@ def test_framing_equals_a_resize_and_then_a_crop(tmp_path):
         (LONG, Image.Resampling.LANCZOS),
         (Framing(512, "long"), Image.Resampling.BICUBIC),
     ):
-        window = framing.window((217, 333))
-        left, top, (height, width) = window.left, window.top, window.size
-        slow = image.resize(window.resized[::-1], filter_)
+        crop = framing.crop_of((217, 333))
+        left, top, (height, width) = crop.left, crop.top, crop.size
+        slow = image.resize(crop.resized[::-1], filter_)
         slow = np.asarray(slow.crop((left, top, left + width, top + height)), dtype=np.float32)
         fast = ((load_photograph(path, framing).image[0].permute(1, 2, 0) + 1) * 127.5).numpy()
         assert np.abs(fast - slow).max() <= 1.001

@@ -10,7 +10,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.edits import HeadAblation, Skip
 from prob3r.studies.framework.tested import LackingError, ModelUnderTest
 from prob3r.studies.framework.verdict import Finding
-from prob3r.studies.middle_blocks import MODES, MiddleBlocks, Window, windows
+from prob3r.studies.middle_blocks import MODES, BlockWindow, MiddleBlocks, windows
 from tests.models.examples import EXAMPLES, PI3_CONFIG, VGGT_CONFIG, drawn
 
 DEPTH = 6
@@ -89,9 +89,9 @@ def test_without_other_scenes_two_modes_are_left() -> None:
 
 
 def test_thirds_go_by_the_centre_of_a_window() -> None:
-    of_vggt = [Window("between", "zero", start, 4, 24).third for start in range(21)]
+    of_vggt = [BlockWindow("between", "zero", start, 4, 24).third for start in range(21)]
     assert of_vggt == [0] * 6 + [1] * 8 + [2] * 7
-    assert [Window("between", "zero", start, 1, 3).third for start in range(3)] == [0, 1, 2]
+    assert [BlockWindow("between", "zero", start, 1, 3).third for start in range(3)] == [0, 1, 2]
 
 
 BUILT: dict[str, Callable[[], MultiViewModel]] = {
@@ -123,10 +123,10 @@ def test_a_window_is_a_sixth_of_the_depth_in_all_views_and_modes() -> None:
     study.prepare(ModelUnderTest(model, "m"), rooms)
     assert study.means is not None
     edits = windows(model, rooms.batch([0, 1]), study.means)
-    zero, mean = (edits[Window("between", mode, 2, 1, 3)] for mode in ("zero", "mean"))
+    zero, mean = (edits[BlockWindow("between", mode, 2, 1, 3)] for mode in ("zero", "mean"))
     assert [type(edit) for edit in zero + mean] == [Skip, HeadAblation]
     assert {edit.site for edit in zero + mean} == {"dec*.2.global_attn"}
-    assert {e.site for e in edits[Window("within", "zero", 2, 1, 3)]} == {"dec*.2.self_attn"}
+    assert {e.site for e in edits[BlockWindow("within", "zero", 2, 1, 3)]} == {"dec*.2.self_attn"}
 
 
 def test_a_model_of_two_blocks_has_no_middle() -> None:

@@ -86,7 +86,7 @@ def test_the_figures_have_units() -> None:
 
 def test_the_first_hard_pair_is_shown_as_arrows(tested: ModelUnderTest, rooms: Rooms) -> None:
     study = Roles()
-    study.prepare(tested, rooms)
+    study.illustrate(tested, rooms)
     hard = strata(rooms.batch(range(16)))[1].tolist()
     assert study.example is not None
     assert study.example.words == f"rooms/test/{hard.index(True)} (a hard pair)"
@@ -103,7 +103,7 @@ def test_every_patch_has_one_arrow_as_long_as_its_move(
     tested: ModelUnderTest, rooms: Rooms
 ) -> None:
     study = Roles()
-    study.prepare(tested, rooms)
+    study.illustrate(tested, rooms)
     assert study.example is not None
     axis = study.figures(made(TRUE))["arrows"].axes[0]
     quivers = [each for each in axis.collections if isinstance(each, Quiver)]
@@ -116,7 +116,7 @@ def test_every_patch_has_one_arrow_as_long_as_its_move(
 def test_without_a_hard_pair_the_first_is_shown(tested: ModelUnderTest, rooms: Rooms) -> None:
     easy = [i for i, is_hard in enumerate(strata(rooms.batch(range(16)))[1]) if not is_hard]
     study = Roles()
-    study.prepare(tested, Subset(rooms, easy[:2]))
+    study.illustrate(tested, Subset(rooms, easy[:2]))
     assert study.example is not None
     assert study.example.words == f"rooms/test/{easy[0]} (not a hard pair)"
 

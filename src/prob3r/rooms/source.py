@@ -64,5 +64,5 @@ def _asked_size(name: str, side: str, model: FramesImages | Framing) -> tuple[in
 
 def _room_size(model: FramesImages | Framing) -> tuple[int, int]:
     if isinstance(model, Framing):
-        return model.window((model.size, model.size)).size
+        return model.crop_of((model.size, model.size)).size
     return model.config.image_size

@@ -33,7 +33,7 @@ class FramesImages(Protocol):
         """The model's configuration."""
 
 
-class Window(NamedTuple):
+class Crop(NamedTuple):
     """The part of a photograph that a framed image shows.
 
     Attributes:
@@ -153,12 +153,12 @@ class Framing:
         height, width = (self.patch * max(1, round(side * patches)) for side in size)
         return height, width
 
-    def window(
+    def crop_of(
         self, full: tuple[int, int], intrinsics: Float[Tensor, "1 3 3"] | None = None
-    ) -> Window:
-        """Return the window for a photograph.
+    ) -> Crop:
+        """Return the crop for a photograph.
 
-        Without intrinsics, the window is centred on the photograph. With intrinsics, it is as close
+        Without intrinsics, the crop is centred on the photograph. With intrinsics, it is as close
         to being centred on the principal point as the photograph allows, because models are
         trained with central principal points.
 
@@ -178,7 +178,7 @@ class Framing:
         else:
             x, y = resize_intrinsics(intrinsics, full, (height, width))[0, :2, 2].tolist()
         top, left = _start(y, kept[0], height), _start(x, kept[1], width)
-        return Window(full, (height, width), top, left, kept)
+        return Crop(full, (height, width), top, left, kept)
 
 
 def _start(centre: float, kept: int, side: int) -> int:

@@ -73,15 +73,15 @@ def load_photograph(
             f"{path} is {full[1]}x{full[0]} pixels but its depth is "
             f"{depth.shape[1]}x{depth.shape[0]}; they must be of one size."
         )
-    window = framing.window(full, intrinsics)
-    framed_depth = None if depth is None else window.nearest(depth)
-    finer = round(FINE / max(window.size)) if fine else 1
+    crop = framing.crop_of(full, intrinsics)
+    framed_depth = None if depth is None else crop.nearest(depth)
+    finer = round(FINE / max(crop.size)) if fine else 1
     return Photograph(
-        image=window.colours(photograph),
-        intrinsics=None if intrinsics is None else window.intrinsics(intrinsics),
+        image=crop.colours(photograph),
+        intrinsics=None if intrinsics is None else crop.intrinsics(intrinsics),
         depth=framed_depth,
         valid=None if framed_depth is None else framed_depth > 0,
-        fine=window.colours(photograph, finer) if finer > 1 else None,
+        fine=crop.colours(photograph, finer) if finer > 1 else None,
     )
 
 

@@ -80,7 +80,7 @@ FIRST, MIDDLE, LAST = THIRDS = (0, 1, 2)
 _STYLES = {ZERO: "-", MEAN: "--", RESAMPLE: ":"}
 
 
-class Window(NamedTuple):
+class BlockWindow(NamedTuple):
     """A window of blocks that is ablated.
 
     Attributes:
@@ -161,7 +161,7 @@ class MiddleBlocks(Study[Views]):
         return {"windows": drawn}
 
 
-def windows(model: Model, scenes: Views, means: Means) -> dict[Window, Sequence[Edit]]:
+def windows(model: Model, scenes: Views, means: Means) -> dict[BlockWindow, Sequence[Edit]]:
     """Return the edits of every window in every mode, for a batch of scenes."""
     stack = trunk(model)
     between = list(meeting(stack).items())
@@ -171,7 +171,7 @@ def windows(model: Model, scenes: Views, means: Means) -> dict[Window, Sequence[
     sites = [site for _, patterns in between for p in patterns for site in setting.sites(p)]
     outputs = [str(site.read(HEADS)) for site in sites]
     donated = Donated.of(scenes, trace(model, scenes, outputs, output=False))
-    edits: dict[Window, Sequence[Edit]] = {}
+    edits: dict[BlockWindow, Sequence[Edit]] = {}
     for start in range(depth - size + 1):
         chosen = between[start : start + size]
         patterns = [pattern for _, of_block in chosen for pattern in of_block]
@@ -180,7 +180,7 @@ def windows(model: Model, scenes: Views, means: Means) -> dict[Window, Sequence[
             for block, _ in chosen
             if "self_attn" in stack.sublayers[block]
         ]
-        window = Window(BETWEEN_THEM, ZERO, start, size, depth)
+        window = BlockWindow(BETWEEN_THEM, ZERO, start, size, depth)
         edits[window] = [Skip(pattern) for pattern in patterns]
         edits[window._replace(mode=MEAN)] = [
             HeadAblation(pattern, mode=MEAN, source=means) for pattern in patterns
@@ -197,12 +197,12 @@ def windows(model: Model, scenes: Views, means: Means) -> dict[Window, Sequence[
 
 def by_window(
     table: pd.DataFrame, metric: str, kind: str, mode: str
-) -> tuple[list[Window], Float[Tensor, "n s"]]:
+) -> tuple[list[BlockWindow], Float[Tensor, "n s"]]:
     """Return the windows in order, and the loss of every scene by each window."""
     rows = table[(table.metric == metric) & (table.kind == kind) & (table["mode"] == mode)]
     starts, losses = wide(with_losses(rows).sort_values("start"), "start")
     size, depth = (int(table[column].iloc[0]) for column in ("size", "depth"))
-    return [Window(kind, mode, int(start), size, depth) for start in starts], losses
+    return [BlockWindow(kind, mode, int(start), size, depth) for start in starts], losses
 
 
 def _draw(
@@ -215,7 +215,9 @@ def _draw(
         band(axis, centres, *curve, COLOURS[colour], label, _STYLES[mode])
 
 
-def _peak(places: list[Window], losses: Float[Tensor, "n s"], metric: str) -> Float[Tensor, " n"]:
+def _peak(
+    places: list[BlockWindow], losses: Float[Tensor, "n s"], metric: str
+) -> Float[Tensor, " n"]:
     """Return every scene's loss by the costliest middle window, less that by the costliest other.
 
     The windows are the costliest ones of the other half of the scenes.

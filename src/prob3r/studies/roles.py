@@ -90,7 +90,7 @@ class Roles(Study):
     attention = WITHIN
     example: Example | None = None
 
-    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
+    def illustrate(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Choose the pair to show as arrows: the first hard one of a few pairs, or the first."""
         few = next(batches(sample(pairs, EXAMPLE_AMONG), EXAMPLE_AMONG, EXAMPLE_AMONG))
         _, hard = strata(few)

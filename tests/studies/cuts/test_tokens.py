@@ -13,7 +13,7 @@ from prob3r.studies.cuts.tokens import (
     MEAN,
     RESAMPLE,
     ZERO,
-    Chosen,
+    ChosenTokens,
     Sources,
     chosen_tokens,
     donated_by,
@@ -46,7 +46,7 @@ def run(model: MultiViewModel, scenes: Views) -> Trace:
 
 
 @pytest.fixture(scope="module")
-def camera(model: MultiViewModel, scenes: Views) -> Chosen:
+def camera(model: MultiViewModel, scenes: Views) -> ChosenTokens:
     return chosen_tokens(model, scenes, token("camera"))
 
 
@@ -59,7 +59,7 @@ def test_special_tokens_are_those_of_the_trunk_by_view() -> None:
 
 
 def test_patches_against_a_token_are_as_many_or_hold_as_much_attention(
-    model: MultiViewModel, scenes: Views, run: Trace, camera: Chosen
+    model: MultiViewModel, scenes: Views, run: Trace, camera: ChosenTokens
 ) -> None:
     found = patches_against(model, scenes, run, camera)
     assert set(found) == {CHOSEN, COUNT, MASS}
@@ -81,7 +81,7 @@ def test_patches_against_a_token_are_as_many_or_hold_as_much_attention(
 
 
 def test_isolated_tokens_reach_nothing_and_nothing_reaches_them(
-    model: MultiViewModel, scenes: Views, camera: Chosen
+    model: MultiViewModel, scenes: Views, camera: ChosenTokens
 ) -> None:
     """Other photographs change nothing of them, and other tokens in their place nothing else."""
     edits = isolated(model, camera)
@@ -101,7 +101,7 @@ def test_isolated_tokens_reach_nothing_and_nothing_reaches_them(
 
 
 def test_replaced_tokens_hold_what_their_mode_says(
-    model: MultiViewModel, scenes: Views, run: Trace, camera: Chosen
+    model: MultiViewModel, scenes: Views, run: Trace, camera: ChosenTokens
 ) -> None:
     rooms = Rooms("test", (28, 28), compile=False, views=3)
     sources = Sources(means_of(model, rooms, 8), donated_by(scenes, run))
@@ -118,7 +118,7 @@ def test_replaced_tokens_hold_what_their_mode_says(
 
 
 def test_without_another_scene_nothing_is_swapped_or_resampled(
-    model: MultiViewModel, scenes: Views, run: Trace, camera: Chosen
+    model: MultiViewModel, scenes: Views, run: Trace, camera: ChosenTokens
 ) -> None:
     alone = scenes.named(scenes=("one", "one"))
     sources = Sources(
@@ -129,7 +129,7 @@ def test_without_another_scene_nothing_is_swapped_or_resampled(
 
 
 def test_a_token_swapped_in_the_last_block_takes_the_stated_cameras_along(
-    model: MultiViewModel, scenes: Views, run: Trace, camera: Chosen
+    model: MultiViewModel, scenes: Views, run: Trace, camera: ChosenTokens
 ) -> None:
     edits = swapped(model, camera, 1, donated_by(scenes, run))
     clean, output = trace(model, scenes).output, trace(model, scenes, edits=edits).output

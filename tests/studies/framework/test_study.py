@@ -12,6 +12,7 @@ from prob3r.rooms import Rooms
 from prob3r.runs.precision import running_in
 from prob3r.scenes import Pair, Views
 from prob3r.scenes.sampling import sample
+from prob3r.scenes.source import Pairs
 from prob3r.studies import STUDIES
 from prob3r.studies.framework.conduct import conduct
 from prob3r.studies.framework.figures import figure
@@ -33,6 +34,13 @@ class Depths(Study):
 
     def __init__(self) -> None:
         self.measured: list[str] = []
+        self.prepared = self.illustrated = 0
+
+    def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
+        self.prepared += 1
+
+    def illustrate(self, tested: ModelUnderTest, pairs: Pairs) -> None:
+        self.illustrated += 1
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         self.measured += pair.names
@@ -106,6 +114,19 @@ def test_a_stopped_study_measures_only_what_is_left(
     assert again.measured == ["rooms/test/2", "rooms/test/3"]
     unbroken = conduct(whole, tested, rooms, 4, tmp_path / "other", "rooms:test")
     pd.testing.assert_frame_equal(result.table, unbroken.table)
+
+
+def test_a_measured_study_is_written_again_without_preparing(
+    model: DUSt3R, rooms: Rooms, tmp_path: Path
+) -> None:
+    tested, first, again = ModelUnderTest(model, "m"), Depths(), Depths()
+    result = conduct(first, tested, rooms, 4, tmp_path, "rooms:test")
+    assert (first.prepared, first.illustrated) == (1, 1)
+    (tmp_path / "depths" / "findings.json").unlink()
+    written = conduct(again, tested, rooms, 4, tmp_path, "rooms:test")
+    assert (again.prepared, again.illustrated, again.measured) == (0, 1, [])
+    assert written.findings == result.findings
+    assert (tmp_path / "depths" / "findings.json").exists()
 
 
 def test_a_folder_holds_one_study_of_one_thing(model: DUSt3R, rooms: Rooms, tmp_path: Path) -> None:

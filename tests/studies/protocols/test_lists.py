@@ -9,7 +9,7 @@ import pytest
 from prob3r.errors import Prob3rError
 from prob3r.io.files import digest_of
 from prob3r.scenes.readers import Camera, Listing, Reader
-from prob3r.studies.protocols import PROTOCOLS, Chosen
+from prob3r.studies.protocols import PROTOCOLS, ChosenScenes
 from prob3r.studies.protocols.lists import drawn, every, read_places, refuse_list, sets_by_places
 
 
@@ -52,11 +52,11 @@ def test_frames_of_7scenes_and_dtu_are_the_published_ones() -> None:
     for name in ("7scenes-sparse", "7scenes-dense"):
         protocol = PROTOCOLS[name]
         reader = Recordings(**sequences)
-        chosen = Chosen.of(sets_by_places(reader, every(reader, protocol.stride)), "")
+        chosen = ChosenScenes.of(sets_by_places(reader, every(reader, protocol.stride)), "")
         assert chosen.digest == protocol.published
     dtu = PROTOCOLS["dtu-points"]
     scans = Recordings(**dict.fromkeys([*reversed(dtu.scenes), "scan2"], 49))
-    chosen = Chosen.of(sets_by_places(scans, every(scans, dtu.stride, dtu.scenes)), "")
+    chosen = ChosenScenes.of(sets_by_places(scans, every(scans, dtu.stride, dtu.scenes)), "")
     assert chosen.digest == dtu.published
 
 
@@ -79,12 +79,12 @@ def test_draws_are_those_of_pi3() -> None:
 
 def test_sets_are_told_by_scene_and_place() -> None:
     reader = Recordings(a=3, b=4)
-    chosen = Chosen.of(sets_by_places(reader, {"b": [3, 0], "a": [1, 2]}), "by hand")
+    chosen = ChosenScenes.of(sets_by_places(reader, {"b": [3, 0], "a": [1, 2]}), "by hand")
     assert chosen.keys == [("b", [3, 0]), ("a", [1, 2])]
     assert chosen.names == [["b 3", "b 0"], ["a 1", "a 2"]]
-    other = Chosen.of(sets_by_places(reader, {"a": [1, 2], "b": [3, 0]}), "")
+    other = ChosenScenes.of(sets_by_places(reader, {"a": [1, 2], "b": [3, 0]}), "")
     assert chosen.digest == other.digest  # scenes may be in any order, frames may not
-    turned = Chosen.of(sets_by_places(reader, {"a": [2, 1], "b": [3, 0]}), "")
+    turned = ChosenScenes.of(sets_by_places(reader, {"a": [2, 1], "b": [3, 0]}), "")
     assert turned.digest != chosen.digest
     assert chosen.take([1], "one").keys == [("a", [1, 2])]
 

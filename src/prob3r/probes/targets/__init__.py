@@ -10,7 +10,7 @@ from prob3r.probes.targets.dense import Depth, Normal
 from prob3r.probes.targets.instance import Instance
 from prob3r.probes.targets.matching import CoVisibility, Match
 from prob3r.probes.targets.pointmap import Pointmap
-from prob3r.probes.targets.relative import Epipolar, Pose, RelativePose
+from prob3r.probes.targets.relative import DecodedPose, Epipolar, RelativePose
 from prob3r.probes.targets.target import (
     OWN,
     PAIR,
@@ -69,6 +69,7 @@ __all__ = [
     "WHOSE_WORDS",
     "CoVisibility",
     "Columns",
+    "DecodedPose",
     "Depth",
     "Epipolar",
     "Goals",
@@ -77,7 +78,6 @@ __all__ = [
     "Match",
     "Normal",
     "Pointmap",
-    "Pose",
     "RelativePose",
     "Target",
     "Whose",

@@ -32,14 +32,14 @@ FEWEST_MATCHES = 8
 _SOFT = 0.02  # in half the longer side; far smaller Sampson distances count by their square
 
 
-class Pose(NamedTuple):
+class DecodedPose(NamedTuple):
     """Poses of camera 2 in camera 1's frame, without the length of the translation."""
 
     rotation: Float[Tensor, "*b 3 3"]
     direction: Float[Tensor, "*b 3"]
 
     @classmethod
-    def of(cls, numbers: Float[Tensor, "*b 12"]) -> "Pose":
+    def of(cls, numbers: Float[Tensor, "*b 12"]) -> "DecodedPose":
         """Return the poses that are nearest to a probe's numbers."""
         import roma  # here, so that models train on machines without it
 
@@ -84,7 +84,7 @@ class RelativePose(Target):
         beside: Float[Tensor, "n ..."] | None = None,
     ) -> dict[str, Float[Tensor, " n"]]:
         """Return both angles. The translation error is NaN for a short baseline."""
-        found, rotation = Pose.of(predicted), true[:, :9].unflatten(-1, (3, 3))
+        found, rotation = DecodedPose.of(predicted), true[:, :9].unflatten(-1, (3, 3))
         to_camera = true[:, 9:] * units[:, None]
         values = (
             rotation_error(found.rotation, rotation),
@@ -94,7 +94,7 @@ class RelativePose(Target):
 
     def decode(self, raw: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 3 4"]:
         """Return the rotation and, as the last column, the unit vector to the camera."""
-        found = Pose.of(raw)
+        found = DecodedPose.of(raw)
         return torch.cat((found.rotation, found.direction[..., None]), -1)
 
 

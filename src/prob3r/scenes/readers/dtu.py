@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from prob3r.scenes.framing import Window
+from prob3r.scenes.framing import Crop
 from prob3r.scenes.photographs import open_image
 from prob3r.scenes.readers.base import Listing, Reader
 from prob3r.scenes.readers.conventions import Camera
@@ -61,7 +61,7 @@ class DTU(Reader, layout="dtu"):
         with reading(file), open_image(file) as image:
             white = torch.from_numpy(np.array(image.convert("L"))) > 127
         full = white.shape[0], white.shape[1]
-        black = 1 - Window(full, size, 0, 0, size).nearest(white).float()
+        black = 1 - Crop(full, size, 0, 0, size).nearest(white).float()
         # Pixels outside the image count as white. The square is even, so it is not centred: it
         # extends one pixel further to the left and to the top.
         padded = F.pad(black, (ERODED // 2, ERODED // 2 - 1) * 2)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import CoarseView
-from prob3r.scenes.framing import Framing, Window
+from prob3r.scenes.framing import Crop, Framing
 from prob3r.scenes.readers.conventions import Camera
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import image_size, read_depth, reading, reason_of
@@ -105,11 +105,11 @@ class Frames(ABC):
         intrinsics, cam_to_world, depth = self._truth(frame)
         if depth is None:
             raise self._no_depth()
-        window = self.framing.window((depth.shape[0], depth.shape[1]), intrinsics)
-        framed = window.nearest(depth)
+        crop = self.framing.crop_of((depth.shape[0], depth.shape[1]), intrinsics)
+        framed = crop.nearest(depth)
         if not (framed > 0).any():
             raise self._without_depth(frame)
-        return CoarseView.of(framed, window.intrinsics(intrinsics), cam_to_world, COARSE_GRID)
+        return CoarseView.of(framed, crop.intrinsics(intrinsics), cam_to_world, COARSE_GRID)
 
     def _truth(
         self, frame: int
@@ -129,7 +129,7 @@ class Frames(ABC):
                     "bad depth" if what == "depth" else "bad camera",
                 )
         if depth is not None and depth.shape != size:  # depth sensors often have fewer pixels
-            depth = Window((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
+            depth = Crop((depth.shape[0], depth.shape[1]), size, 0, 0, size).nearest(depth)[0]
         return camera.intrinsics_at(size), camera.cam_to_world, depth
 
     def _without_depth(self, frame: int) -> CorruptError:

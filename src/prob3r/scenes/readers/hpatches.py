@@ -15,7 +15,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import PixelMatches, patch_of_pixels, pixel_grid, transfer
-from prob3r.scenes.framing import FramesImages, Framing, Window
+from prob3r.scenes.framing import Crop, FramesImages, Framing
 from prob3r.scenes.readers.corrupt import CorruptError
 from prob3r.scenes.readers.files import image_size, read_table, reading
 from prob3r.scenes.readers.items import Items
@@ -65,16 +65,16 @@ class HPatches(Items):
             raise CorruptError(f"{file} must hold 3 rows of 3 numbers.")
         return torch.from_numpy(matrix)
 
-    def windows(self, index: int) -> tuple[Window, Window]:
-        """Return the windows of the framed views in the photographs of a pair."""
+    def crops(self, index: int) -> tuple[Crop, Crop]:
+        """Return the crops of the framed views in the photographs of a pair."""
         folder, other = self.pairs[index]
         sizes = (image_size(folder / f"{number}.ppm") for number in (1, other))
-        first, second = (self.framing.window(size) for size in sizes)
+        first, second = (self.framing.crop_of(size) for size in sizes)
         return first, second
 
     def matches(self, index: int) -> PixelMatches:
         """Return the positions of view 2's pixels in view 1, in pixels of the framed views."""
-        first, second = self.windows(index)
+        first, second = self.crops(index)
         grid = pixel_grid(*second.size, dtype=torch.float64)
         there = transfer(second.to_photograph(grid), self.homography(index).inverse())
         pixels = first.from_photograph(there).float()[None]

@@ -60,7 +60,7 @@ from prob3r.studies.cuts.tokens import (
     RESAMPLE,
     SWAP,
     ZERO,
-    Chosen,
+    ChosenTokens,
     Cut,
     Sources,
     chosen_tokens,
@@ -139,7 +139,11 @@ def cuts(model: Model, scenes: Views, means: TokenMeans) -> dict[Cut, list[Edit]
     sources = Sources(means, donated_by(scenes, run))
     stack = trunk(model)
     every = patches_against(model, scenes, run, chosen_tokens(model, scenes, token(CAMERA)))
-    tokens: dict[str, Chosen] = {CAMERA: every[CHOSEN], COUNT: every[COUNT], MASS: every[MASS]}
+    tokens: dict[str, ChosenTokens] = {
+        CAMERA: every[CHOSEN],
+        COUNT: every[COUNT],
+        MASS: every[MASS],
+    }
     registers = [n for n in special_tokens(model, scenes.count) if n.startswith(REGISTER)]
     if registers:
         tokens[REGISTER] = chosen_tokens(model, scenes, token(registers[0]))

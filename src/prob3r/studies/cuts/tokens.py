@@ -39,7 +39,7 @@ MEAN_SCENES = 64
 
 MASK, ZERO, MEAN, NOISE, RESAMPLE, SWAP = "mask", "zero", "mean", "noise", "resample", "swap"
 
-Chosen = Sequence[Bool[Tensor, "b _n"]]
+ChosenTokens = Sequence[Bool[Tensor, "b _n"]]
 """Which tokens are chosen, one mask for each view."""
 
 
@@ -92,7 +92,7 @@ def donated_by(views: Views, run: Trace) -> Donated:
     return Donated.of(views, streams)
 
 
-def chosen_tokens(model: Model, views: Views, selection: Selection) -> Chosen:
+def chosen_tokens(model: Model, views: Views, selection: Selection) -> ChosenTokens:
     """Return, for every view, the tokens that a selection chooses."""
     setting, name = Setting.of(model, views), trunk(model).name
     axes = [setting.queries(Site(name, view, None, "embed")) for view in range(1, views.count + 1)]
@@ -100,7 +100,9 @@ def chosen_tokens(model: Model, views: Views, selection: Selection) -> Chosen:
     return [mask.expand(len(views), -1) for mask in masks]
 
 
-def patches_against(model: Model, views: Views, run: Trace, chosen: Chosen) -> Mapping[str, Chosen]:
+def patches_against(
+    model: Model, views: Views, run: Trace, chosen: ChosenTokens
+) -> Mapping[str, ChosenTokens]:
     """Return the chosen tokens and their controls, by the names of `measures.tokens.CUTS`."""
     setting = Setting.of(model, views)
     patches = chosen_tokens(model, views, PATCHES)
@@ -125,7 +127,7 @@ def _mass(setting: Setting, run: Trace, view: int) -> Float[Tensor, "b n"]:
     return torch.stack(found).mean(0)
 
 
-def isolated(model: Model, tokens: Chosen) -> list[Edit]:
+def isolated(model: Model, tokens: ChosenTokens) -> list[Edit]:
     """Return edits with which no token attends to these tokens, and they attend to none."""
     stack, count = trunk(model), len(tokens)
     edits: list[Edit] = []
@@ -141,7 +143,9 @@ def isolated(model: Model, tokens: Chosen) -> list[Edit]:
     return edits
 
 
-def replaced(model: Model, tokens: Chosen, mode: str, sources: Sources, views: Views) -> list[Edit]:
+def replaced(
+    model: Model, tokens: ChosenTokens, mode: str, sources: Sources, views: Views
+) -> list[Edit]:
     """Return the edits that replace tokens at every residual site of the trunk.
 
     The list is empty if the mode needs another scene and the batch has only one.
@@ -167,7 +171,7 @@ def replaced(model: Model, tokens: Chosen, mode: str, sources: Sources, views: V
     ]
 
 
-def swapped(model: Model, tokens: Chosen, block: int, donated: Donated) -> list[Edit]:
+def swapped(model: Model, tokens: ChosenTokens, block: int, donated: Donated) -> list[Edit]:
     """Return the edits that replace these tokens by those of another scene, in one block."""
     return [
         Transplant(

@@ -94,7 +94,7 @@ if TYPE_CHECKING:
 CHOOSING = 128  # rooms
 
 
-class Chosen(NamedTuple):
+class ChosenUnit(NamedTuple):
     """The best unit of a coder for one test, in the rooms of choice.
 
     Attributes:
@@ -125,7 +125,7 @@ class Dictionaries(Study):
         self.folder: Path | None = None
         self.coders: dict[str, dict[str, Coder]] = {}
         self.untrained: dict[str, Dictionary] = {}
-        self.chosen: dict[tuple[str, str], Chosen] = {}
+        self.chosen: dict[tuple[str, str], ChosenUnit] = {}
         self.dead: dict[tuple[str, str], float] = {}
 
     def check(self, tested: ModelUnderTest) -> None:
@@ -265,7 +265,7 @@ def _scores(codes: Sequence[Tensor], views: Views, model: Model) -> Scores:
     return score(codes, truths_of(views, model.config.patch), other_scenes(views))
 
 
-def _choose(places: Sequence[str], both: Sequence[Float[Tensor, "2 m"]]) -> Chosen:
+def _choose(places: Sequence[str], both: Sequence[Float[Tensor, "2 m"]]) -> ChosenUnit:
     """Return the unit of the highest mean score, and the number of units above every control."""
     true = torch.cat([scores[0] for scores in both])
     highest = torch.cat([scores[1] for scores in both]).abs().nan_to_num(0).max()
@@ -274,7 +274,7 @@ def _choose(places: Sequence[str], both: Sequence[Float[Tensor, "2 m"]]) -> Chos
     place = 0
     while best - sum(sizes[:place]) >= sizes[place]:
         place += 1
-    return Chosen(
+    return ChosenUnit(
         places[place],
         best - sum(sizes[:place]),
         -1 if true[best] < 0 else 1,

@@ -101,15 +101,17 @@ def conduct(
     # same. Folders that do not name their precision ran in float32.
     unnamed = {} if share_views(drawn) else {"sample": about["sample"]}
     _claim(home / "study.json", about, unnamed | {"precision": "float32"})
-    study.prepare(tested, pairs)
-    paths, names, done = [], list[str](), 0
+    total = -(-len(drawn) // study.batch)
+    paths = [parts / f"{number:05d}.parquet" for number in range(total)]
+    todo = {n for n in range(processes.rank, total, processes.count) if not paths[n].exists()}
+    if todo:
+        study.prepare(tested, pairs)
+    names, done = list[str](), 0
     backbones = [tested.model] if tested.untrained is None else [tested.model, tested.untrained]
     with reusing_views(drawn, *backbones):
         for number, pair in enumerate(batches(drawn, len(drawn), study.batch)):
-            paths.append(parts / f"{number:05d}.parquet")
-            if number % processes.count == processes.rank and not paths[-1].exists():
-                part = _measured(study, tested, pair, done)
-                write_part(part, paths[-1])
+            if number in todo:
+                write_part(_measured(study, tested, pair, done), paths[number])
             names += pair.names
             done += len(pair)
             report(done, len(drawn))
@@ -117,6 +119,7 @@ def conduct(
     table = pd.concat([read_part(path) for path in paths], ignore_index=True)
     result = Result(study.name, tested.name, data, study.findings(table), table)
     if processes.first:
+        study.illustrate(tested, pairs)
         (home / NOT_RUN).unlink(missing_ok=True)
         if missing := study.missing_controls(tested):
             about["missing"] = missing

@@ -138,10 +138,15 @@ class Study(ABC, Generic[Seen]):
     def prepare(self, tested: ModelUnderTest, pairs: Scenes[Seen]) -> None:
         """Compute what is needed before the first batch; the same pairs give the same result.
 
+        It is not called if every batch was measured before.
+
         Args:
             tested: The model under test.
             pairs: All pairs or scenes from which the sample is drawn.
         """
+
+    def illustrate(self, tested: ModelUnderTest, pairs: Scenes[Seen]) -> None:
+        """Compute what the figures show beside the measurements; arguments as in `prepare`."""
 
     @abstractmethod
     def measure(self, tested: ModelUnderTest, pair: Seen, /) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pkgutil import iter_modules
 
-from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction, reconstruct
 from prob3r.studies.protocols.run import Outcome, protocol_named, run
 
@@ -24,7 +24,7 @@ PROTOCOLS: Mapping[str, type[Protocol]] = {
 
 __all__ = [
     "PROTOCOLS",
-    "Chosen",
+    "ChosenScenes",
     "Metric",
     "Outcome",
     "Protocol",

@@ -6,7 +6,7 @@ from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.videos import Film, Videos
 from prob3r.studies.protocols.depth import Depths, films_chosen
 from prob3r.studies.protocols.lists import refuse_list
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 
 SEQUENCES = ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous")
 FIRST, END = 30, 140
@@ -24,7 +24,9 @@ class BonnDepth(Depths):
     )
     farthest = 70.0
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the five recordings."""
         refuse_list(self.name, listed)
         films = [

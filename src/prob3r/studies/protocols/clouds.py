@@ -14,7 +14,7 @@ from prob3r.scenes.readers import Reader
 from prob3r.scenes.view import View
 from prob3r.scenes.views import Views
 from prob3r.studies.protocols.lists import Places, every, read_places, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
 ROOM = 0.1  # metres, the radius of ICP
@@ -64,12 +64,16 @@ class Clouds(Protocol):
             Metric("normal consistency (median)", "larger"),
         ]
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the listed frames, or every `stride`-th frame of each scene."""
         reader = self.reader(path, model, seek=False)
         if listed is not None:
-            return Chosen.of(sets_by_places(reader, read_places(listed)), f"read from {listed}")
-        return Chosen.of(
+            return ChosenScenes.of(
+                sets_by_places(reader, read_places(listed)), f"read from {listed}"
+            )
+        return ChosenScenes.of(
             sets_by_places(reader, self.places(path, reader)), f"every {self.stride} frames"
         )
 

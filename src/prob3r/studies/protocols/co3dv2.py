@@ -6,7 +6,7 @@ from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import CO3Dv2
 from prob3r.scenes.readers.covisible import frames_by_scene
 from prob3r.studies.protocols.lists import drawn, read_places, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 from prob3r.studies.protocols.relative_poses import SEED, VIEWS, RelativePoses
 
 UNSEEN = [
@@ -39,16 +39,20 @@ class CO3Dv2Poses(RelativePoses):
     )
     published = "e21d86ca57d1e316"
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the listed frames, or draw them."""
         reader = CO3Dv2(path, model, seek=False)
         if listed is not None:
-            return Chosen.of(sets_by_places(reader, read_places(listed)), f"read from {listed}")
+            return ChosenScenes.of(
+                sets_by_places(reader, read_places(listed)), f"read from {listed}"
+            )
         frames = frames_by_scene(reader.scenes)
         usable = [scene for scene in frames if _usable(reader, frames[scene])]
         order = sorted(usable, key=lambda scene: reader.categories[frames[scene][0]] in UNSEEN)
         places = drawn(reader, VIEWS, SEED, order)
-        return Chosen.of(sets_by_places(reader, places), f"drawn with seed {SEED}")
+        return ChosenScenes.of(sets_by_places(reader, places), f"drawn with seed {SEED}")
 
 
 def _usable(reader: CO3Dv2, frames: list[int]) -> bool:

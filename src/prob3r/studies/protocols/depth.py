@@ -8,7 +8,7 @@ import torch
 from prob3r.geometry import DepthAlignment, align_depth, depth_errors
 from prob3r.scenes.readers.videos import Videos
 from prob3r.scenes.views import Views
-from prob3r.studies.protocols.protocol import Chosen, Key, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Key, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
 ALIGNMENTS: tuple[DepthAlignment, ...] = ("scale", "scale and shift")
@@ -59,11 +59,11 @@ class Depths(Protocol):
         return values
 
 
-def films_chosen(videos: Videos, words: str) -> Chosen:
+def films_chosen(videos: Videos, words: str) -> ChosenScenes:
     """Return all frames of all films."""
     keys: list[Key] = []
     names = []
     for film in videos.films:
         keys.append((film.name, list(range(film.first, film.first + len(film.images)))))
         names.append([f"{film.name}/{image.stem}" for image in film.images])
-    return Chosen(videos, keys, names, words)
+    return ChosenScenes(videos, keys, names, words)

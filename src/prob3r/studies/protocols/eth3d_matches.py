@@ -11,7 +11,7 @@ from prob3r.scenes.sampling import sample
 from prob3r.scenes.views import Pair, Views
 from prob3r.studies.protocols.lists import refuse_list
 from prob3r.studies.protocols.matching import SIDE, Matching
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 
 PAIRS, SEED = 500, 0
 
@@ -36,13 +36,15 @@ class ETH3DMatches(Matching):
     )
     reader: ETH3D
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return a sample of the pairs that overlap."""
         refuse_list(self.name, listed)
         self.reader = ETH3D(path, model)
         drawn = sample(self.reader, PAIRS, SEED)
         self.pairs = [self.reader.frames_of(index) for index in drawn.indices]
-        return Chosen.of(FrameSets(self.reader, self.pairs), drawn.words)
+        return ChosenScenes.of(FrameSets(self.reader, self.pairs), drawn.words)
 
     def truth(self, number: int, scene: Views) -> tuple[PixelMatches, tuple[float, float]]:
         """Return the matches by depth and cameras."""
@@ -50,5 +52,5 @@ class ETH3DMatches(Matching):
         first, _ = self.pairs[number]
         size = image_size(self.reader.image(first))
         intrinsics = self.reader.checked_camera(first).intrinsics_at(size)
-        height, width = self.reader.framing.window(size, intrinsics).resized
+        height, width = self.reader.framing.crop_of(size, intrinsics).resized
         return pixel_matches(scene.match_truth), (SIDE / width, SIDE / height)

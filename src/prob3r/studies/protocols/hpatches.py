@@ -8,7 +8,7 @@ from prob3r.scenes.readers import HPatches
 from prob3r.scenes.views import Views
 from prob3r.studies.protocols.lists import refuse_list
 from prob3r.studies.protocols.matching import SIDE, Matching
-from prob3r.studies.protocols.protocol import Chosen, Key
+from prob3r.studies.protocols.protocol import ChosenScenes, Key
 
 
 class HPatchesMatches(Matching):
@@ -27,15 +27,17 @@ class HPatchesMatches(Matching):
     )
     pairs: HPatches
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return all pairs."""
         refuse_list(self.name, listed)
         self.pairs = HPatches(path, model)
         keys: list[Key] = [(folder.name, [1, other]) for folder, other in self.pairs.pairs]
         names = [[f"{folder.name}/1", f"{folder.name}/{k}"] for folder, k in self.pairs.pairs]
-        return Chosen(self.pairs, keys, names, f"all sequences v_* of {path}")
+        return ChosenScenes(self.pairs, keys, names, f"all sequences v_* of {path}")
 
     def truth(self, number: int, scene: Views) -> tuple[PixelMatches, tuple[float, float]]:
         """Return the matches by the homography."""
-        height, width = self.pairs.windows(number)[0].resized
+        height, width = self.pairs.crops(number)[0].resized
         return self.pairs.matches(number), (SIDE / width, SIDE / height)

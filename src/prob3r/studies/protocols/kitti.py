@@ -7,7 +7,7 @@ from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers.videos import Film, Videos
 from prob3r.studies.protocols.depth import Depths, films_chosen
 from prob3r.studies.protocols.lists import refuse_list
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 
 
 class KITTIDepth(Depths):
@@ -21,7 +21,9 @@ class KITTIDepth(Depths):
         "datasets_preprocess/prepare_kitti.py gathers them"
     )
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return all drives that were gathered."""
         refuse_list(self.name, listed)
         folders = sorted(f for f in (path / "image_gathered").glob("*") if f.is_dir())

@@ -50,7 +50,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenScenes:
     """The scenes that a protocol measures.
 
     Attributes:
@@ -66,7 +66,7 @@ class Chosen:
     words: str
 
     @classmethod
-    def of(cls, sets: FrameSets, words: str) -> "Chosen":
+    def of(cls, sets: FrameSets, words: str) -> "ChosenScenes":
         """Return the sets of a reader's frames."""
         reader, seen = sets.reader, dict[str, int]()
         place = []
@@ -84,7 +84,7 @@ class Chosen:
         """16 hexadecimal digits that identify these frames, for any order of the scenes."""
         return digest_of(sorted(self.keys, key=str))
 
-    def take(self, numbers: Sequence[int], words: str) -> "Chosen":
+    def take(self, numbers: Sequence[int], words: str) -> "ChosenScenes":
         """Return some of the scenes."""
         return replace(
             self,
@@ -129,7 +129,9 @@ class Protocol(ABC):
             Protocol.registry[cls.name] = cls
 
     @abstractmethod
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the scenes of the protocol.
 
         Args:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import RealEstate10K
 from prob3r.studies.protocols.lists import drawn, read_places, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 from prob3r.studies.protocols.relative_poses import SEED, VIEWS, RelativePoses
 
 
@@ -22,10 +22,14 @@ class RealEstate10KPoses(RelativePoses):
     )
     published = "01df05cf5c3ccb5e"
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the listed frames, or draw them."""
         reader = RealEstate10K(path, model, seek=False)
         if listed is not None:
-            return Chosen.of(sets_by_places(reader, read_places(listed)), f"read from {listed}")
+            return ChosenScenes.of(
+                sets_by_places(reader, read_places(listed)), f"read from {listed}"
+            )
         places = drawn(reader, VIEWS, SEED)
-        return Chosen.of(sets_by_places(reader, places), f"drawn with seed {SEED}")
+        return ChosenScenes.of(sets_by_places(reader, places), f"drawn with seed {SEED}")

@@ -16,7 +16,7 @@ from prob3r.scenes.framing import Framing
 from prob3r.scenes.readers import CorruptCount, CorruptError
 from prob3r.scenes.sampling import sample
 from prob3r.studies.framework.results import provenance
-from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import (
     AT_ONCE,
     PAIRS,
@@ -125,7 +125,7 @@ def run(
     return Outcome(about, _table(protocol, scenes, seed), scenes)
 
 
-def _frames(protocol: Protocol, chosen: Chosen) -> dict[str, Any]:
+def _frames(protocol: Protocol, chosen: ChosenScenes) -> dict[str, Any]:
     """Return the description of the frames for result files."""
     digest = chosen.digest
     published = None if protocol.published is None else digest == protocol.published

@@ -6,7 +6,7 @@ from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import Reader, Sintel
 from prob3r.studies.protocols.depth import Depths
 from prob3r.studies.protocols.lists import Places, every, refuse_list, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen
+from prob3r.studies.protocols.protocol import ChosenScenes
 from prob3r.studies.protocols.trajectories import Trajectories
 
 SEQUENCES = [
@@ -58,9 +58,11 @@ class SintelDepth(Depths):
     farthest = 70.0
     clipped = 70.0
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return all frames of the 14 sequences."""
         refuse_list(self.name, listed)
         reader = Sintel(path, model, seek=False)
         places = every(reader, 1, SEQUENCES)
-        return Chosen.of(sets_by_places(reader, places), f"all sequences of {path}")
+        return ChosenScenes.of(sets_by_places(reader, places), f"all sequences of {path}")

@@ -9,7 +9,7 @@ from prob3r.scenes.framing import FramesImages, Framing
 from prob3r.scenes.readers import Reader
 from prob3r.scenes.views import Views
 from prob3r.studies.protocols.lists import Places, refuse_list, sets_by_places
-from prob3r.studies.protocols.protocol import Chosen, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
 
@@ -29,11 +29,15 @@ class Trajectories(Protocol):
         Metric("RPE rotation", "smaller", "°"),
     ]
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the recordings' frames."""
         refuse_list(self.name, listed)
         reader = self.reader(path, model)
-        return Chosen.of(sets_by_places(reader, self.places(reader)), f"all recordings of {path}")
+        return ChosenScenes.of(
+            sets_by_places(reader, self.places(reader)), f"all recordings of {path}"
+        )
 
     def reader(self, path: Path, model: FramesImages | Framing) -> Reader:
         """Return the data set."""

@@ -12,7 +12,7 @@ from prob3r.scenes.readers import Reader
 from prob3r.scenes.readers.sets import FrameSets
 from prob3r.scenes.views import Views
 from prob3r.studies.protocols.lists import refuse_list
-from prob3r.studies.protocols.protocol import Chosen, Key, Metric, Protocol
+from prob3r.studies.protocols.protocol import ChosenScenes, Key, Metric, Protocol
 from prob3r.studies.protocols.reconstruct import Reconstruction
 
 
@@ -39,7 +39,9 @@ class TwoViews(Protocol):
     reader: ClassVar[type[Reader]]
     count: ClassVar[int]
 
-    def choose(self, path: Path, model: FramesImages | Framing, listed: Path | None) -> Chosen:
+    def choose(
+        self, path: Path, model: FramesImages | Framing, listed: Path | None
+    ) -> ChosenScenes:
         """Return the pairs of the list in the data set's folder."""
         refuse_list(self.name, listed)
         reader = self.reader(path, model)
@@ -47,7 +49,7 @@ class TwoViews(Protocol):
         names = [[reader.names[frame] for frame in pair] for pair in pairs.sets]
         words = f"{len(pairs)} of {self.count} pairs, as listed in {path}"
         keys: list[Key] = [list(pair) for pair in names]
-        return Chosen(pairs, keys, names, words)
+        return ChosenScenes(pairs, keys, names, words)
 
     def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
         """Return the errors of one pair, in degrees."""
