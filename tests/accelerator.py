@@ -13,7 +13,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 DEVICE = "meta"
 
@@ -95,7 +94,7 @@ def accelerator() -> Iterator[str]:
 
 def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Return what an operation gives, on the device where a GPU would have put it."""
-    leaves = tree_leaves((args, kwargs))
+    leaves = list(_leaves((args, kwargs)))
     remote = [leaf for leaf in leaves if isinstance(leaf, Remote)]
     lost = [t for t in leaves if isinstance(t, Tensor) and t.is_meta and not isinstance(t, Remote)]
     assert not lost, f"{operation} got a tensor that torch made on its own, without numbers"
@@ -109,11 +108,29 @@ def _run(operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             raise RuntimeError(f"{operation} got a generator of the CPU for the accelerator")
     if asked is not None and there:
         kwargs = kwargs | {"device": "cpu"}
-    found = operation(*tree_map(_here, args), **tree_map(_here, kwargs))
+    found = operation(*_map(_here, args), **_map(_here, kwargs))
     if operation is _aten.copy_.default:
         return args[0]  # which is where it was
     known = {id(leaf.here): leaf for leaf in remote}
-    return tree_map(lambda leaf: _there(leaf, known), found) if there else found
+    return _map(lambda leaf: _there(leaf, known), found) if there else found
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what tuples, lists and dictionaries hold, also inside one another."""
+    if isinstance(value, tuple | list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """Return the same tuples, lists and dictionaries, with the function's results in them."""
+    if isinstance(value, dict):
+        return {key: _map(function, each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([_map(function, each) for each in value])
+    return function(value)
 
 
 def _strays(operation: Any, args: Any, leaves: list[Any]) -> list[tuple[int, ...]]:

@@ -100,7 +100,7 @@ def test_studies(here: DUSt3R, model: DUSt3R, device: str, name: str, tmp_path: 
             backbone = fingerprint(here if seed is None else random(CONFIG, seed))
             made = Dictionary.drawn(DictionaryShape("dec*.1.mlp", 16, 32, 4, False, backbone, seed))
             made.save(tmp_path / file_name(made.shape))
-    scenes: Scenes[Views] = open_pairs(study.data or "rooms:test", here, device)
+    scenes: Scenes[Views] = open_pairs(study.data or "rooms:test", here)
     try:
         study.choose_views(tested.model)
         study.check(tested)
@@ -108,10 +108,10 @@ def test_studies(here: DUSt3R, model: DUSt3R, device: str, name: str, tmp_path: 
         tested = ModelUnderTest(moved(random(SEVERAL, seed=1), device), "m")
         study.choose_views(tested.model, 3)
         study.check(tested)
-        scenes = open_views("rooms:test", tested.model, 3, device)
+        scenes = open_views("rooms:test", tested.model, 3)
     with torch.no_grad():
         study.prepare(tested, scenes)
-        table = study.measure(tested, scenes.batch([0, 1]))
+        table = study.measure(tested, scenes.batch([0, 1]).to(device))
     assert set(table.pair.dropna()) == {0, 1}
 
 
