@@ -3,10 +3,12 @@
 import os
 import socket
 import struct
-import sys
 import zlib
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from html.parser import HTMLParser
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -140,19 +142,21 @@ def test_a_bad_photograph_ends_in_one_sentence(
 @pytest.fixture(scope="module")
 def innocent(files_of: Path) -> list:
     """The elements of the page of two photographs that have nothing odd."""
-    working = files_of / "innocent"
-    working.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(working)
-        return Found.of(explained(Path("../a.png"), patch))
+    return Found.of(explained(files_of / "innocent", lambda folder: Path("../a.png")))
 
 
-@pytest.mark.parametrize(("kind", "make"), EXPLAINED, ids=names(EXPLAINED))
+@pytest.fixture(scope="module")
+def pages(files_of: Path) -> dict[str, str]:
+    """The pages of odd photographs, by what is odd."""
+    made = ((number, *case) for number, case in enumerate(EXPLAINED))
+    return {kind: explained(files_of / f"odd{number}", make) for number, kind, make in made}
+
+
+@pytest.mark.parametrize("kind", names(EXPLAINED))
 def test_an_odd_photograph_ends_in_a_page_without_scripts_of_its_own(
-    kind: str, make: Make, innocent: list, here: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    kind: str, pages: dict[str, str], innocent: list
 ) -> None:
-    assert Found.of(explained(make(here), monkeypatch)) == innocent
-    assert capfd.readouterr().err == ""
+    assert Found.of(pages[kind]) == innocent
 
 
 def influences(model: Model, views: Views, report: object) -> list[Influence]:
@@ -161,13 +165,17 @@ def influences(model: Model, views: Views, report: object) -> list[Influence]:
     return [Influence(2, "rotation", "degrees", "turned further", 1.0, maps)]
 
 
-def explained(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the page of a photograph."""
-    # Whether PnP finds a camera, of which one can ask what decides it, depends on the pixels.
-    monkeypatch.setattr(sys.modules["prob3r.report.explain"], "influences", influences)
+def explained(working: Path, make: Make) -> str:
+    """Return the page of a photograph that is made in a new folder."""
     options = ("--out", "page.html", "--json", "numbers.json")
-    assert run(monkeypatch, "explain", str(path), "../b.jpg", *EXPLAIN, *options) == 0
-    return Path("page.html").read_text(encoding="utf-8")
+    working.mkdir()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(StringIO()) as said:
+        patch.chdir(working)
+        # Whether PnP finds a camera, of which one can ask what decides it, depends on the pixels.
+        patch.setattr(import_module("prob3r.report.explain"), "influences", influences)
+        assert run(patch, "explain", str(make(working)), "../b.jpg", *EXPLAIN, *options) == 0
+    assert said.getvalue() == ""
+    return (working / "page.html").read_text(encoding="utf-8")
 
 
 class Found(HTMLParser):
@@ -189,15 +197,13 @@ class Found(HTMLParser):
 
 
 @pytest.mark.browser
-def test_no_script_of_a_photograph_runs(
-    browser, here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for kind, make in EXPLAINED:
-        explained(make(here), monkeypatch)
+def test_no_script_of_a_photograph_runs(browser, pages: dict[str, str], tmp_path: Path) -> None:
+    for kind, page in pages.items():
+        (tmp_path / "page.html").write_text(page, encoding="utf-8")
         tab = browser.new_page()
         errors: list[str] = []
         tab.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
-        tab.goto((here / "page.html").as_uri())
+        tab.goto((tmp_path / "page.html").as_uri())
         tab.wait_for_selector("html[data-ready]")
         tab.wait_for_timeout(200)
         assert (tab.evaluate("window.ran"), errors) == (None, []), kind

@@ -68,7 +68,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
         learned = ["--model", model, "--data", photographs, "--pairs", 32]
         run(count, "train", "probes", *learned, "--out", out / "probes")
         banks.append(load_probes(out / "probes" / "probes.safetensors").state_dict())
-        arguments = ["study", "look-alikes", "--model", model, "--pairs", 34, "--out", out]
+        arguments = ["study", "look-alikes", "--model", model, "--pairs", 18, "--out", out]
         run(count, *arguments)
         tables.append(pd.read_parquet(out / "look-alikes" / "table.parquet"))
     for name, tensor in banks[0].items():
