@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from prob3r.measures.attention import HeadStatistics
@@ -41,11 +40,8 @@ def with_effects(
         def errors(
             output: Prediction, batch: Views, clean: Prediction, view: int = view
         ) -> dict[str, Tensor]:
-            rows = range(len(batch))
-            by_row = [reference.errors(tuple(p[[i]] for p in output.points)) for i in rows]
-            return {
-                name: torch.cat([getattr(e[view - 1], name) for e in by_row]) for name in METRICS
-            }
+            found = reference.errors(output.points)[view - 1]
+            return {name: getattr(found, name) for name in METRICS}
 
         def done(so_far: int, before: int = len(effects)) -> None:
             report((before + so_far) / count)

@@ -31,8 +31,12 @@ from prob3r.scenes import Views
 TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
 
 Points = tuple[Float[Tensor, "1 _h _w 3"], ...]
-Masks = tuple[Bool[Tensor, "1 _h _w"], ...]
+Batch = tuple[Float[Tensor, "_s _h _w 3"], ...]
+Masks = tuple[Bool[Tensor, "_s _h _w"], ...]
 Curves = dict[str, list[float]]
+
+AT_ONCE = 2**20
+"""Pixels of a view, over several steps, whose errors are measured at once."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +98,26 @@ class Reference:
         local = transform(self.points[view - 1], invert_rigid(self.pose(view)))
         return pose_from_pointmap(local, points, self.valid[view - 1] & finite(points))
 
-    def errors(self, points: Points) -> tuple[PoseAndShape, ...]:
-        """Return the errors of predicted pointmaps, view by view.
+    def errors(self, points: Batch) -> tuple[PoseAndShape, ...]:
+        """Return the errors of s predictions of all pointmaps, view by view.
 
         Views 2, 3, … are each the second view of a pair with view 1. View 1 is the second view of a
         pair with view 2, and its true pose is the identity.
         """
         counts = self._counts(points)
+        true = [t.expand_as(p) for t, p in zip(self.points, points, strict=True)]
         still = torch.eye(4).to(self.poses)[None]
 
         def of(first: int, second: int, pose: Tensor) -> PoseAndShape:
-            pairs = ((group[first], group[second]) for group in (points, self.points, counts))
+            pairs = ((group[first], group[second]) for group in (points, true, counts))
             (found1, found2), (true1, true2), (valid1, valid2) = pairs
-            return pose_and_shape(found1, found2, true1, true2, valid1, valid2, pose)
+            poses = pose.expand(len(found1), 4, 4)
+            return pose_and_shape(found1, found2, true1, true2, valid1, valid2, poses)
 
         others = range(1, len(points))
         return of(1, 0, still), *(of(0, i, self.pose(i + 1)) for i in others)
 
-    def _counts(self, points: Points) -> Masks:
+    def _counts(self, points: Batch) -> Masks:
         return tuple(v & finite(p) for v, p in zip(self.valid, points, strict=True))
 
 
@@ -128,8 +134,11 @@ def errors_by_step(
     numbers = range(1, views.count + 1)
     curves: dict[int, Curves] = {view: {metric: [] for metric in METRICS} for view in numbers}
     against = {view: dict.fromkeys(METRICS, reference.kind) for view in numbers}
-    for points in steps:
-        for view, errors in zip(numbers, reference.errors(points), strict=True):
+    together = max(1, AT_ONCE // max(view.image[0, 0].numel() for view in views.views))
+    for first in range(0, len(steps), together):
+        several = zip(*steps[first : first + together], strict=True)
+        found = reference.errors(tuple(torch.cat(points) for points in several))
+        for view, errors in zip(numbers, found, strict=True):
             _append(curves[view], errors)
     if reference.kind == FINAL and views.has_poses:
         for view, by_pnp in _poses_by_pnp(views, steps).items():
@@ -144,7 +153,7 @@ def errors_by_step(
 def _append(curves: Curves, errors: PoseAndShape) -> None:
     for metric in METRICS:
         name = "pointmap_error2" if metric == "pointmap_error" else metric
-        curves[metric].append(float(getattr(errors, name)))
+        curves[metric] += getattr(errors, name).tolist()
 
 
 def _depth1(views: Views) -> tuple[Float[Tensor, "1 h w 3"], Bool[Tensor, "1 h w"]] | None:
