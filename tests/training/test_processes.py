@@ -23,7 +23,7 @@ def run(count: int, *arguments: object) -> None:
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     launcher += ["--main_process_port", "0"]  # the system's choice
     command = [sys.executable, *(launcher if count > 1 else []), "-m", "prob3r"]
-    environment = os.environ | {"TORCH_COMPILE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"TORCH_COMPILE_DISABLE": "1"}
     found = subprocess.run(
         [*command, *map(str, arguments)],
         env=environment,
