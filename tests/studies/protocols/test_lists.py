@@ -113,3 +113,11 @@ def test_damaged_lists_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Prob3rError, match=r"tum takes no list of frames, but got .*list\.json"):
         refuse_list("tum", file)
     refuse_list("tum", None)
+
+
+def test_pairs_of_scannet_are_the_same_in_both_spellings() -> None:
+    protocol = PROTOCOLS["scannet-1500"]()
+    frames = "scans_test/scene0707_00/sens/frame-000015.color.jpg", "scene0707_00/color/15.jpg"
+    superglue, glue_factory = (protocol.key([f"00000/{name}"] * 2) for name in frames)
+    assert superglue == glue_factory == ("scene0707_00", [15, 15])
+    assert protocol.key(["00000/a/1.png", "00000/a/2.png"]) == ["00000/a/1.png", "00000/a/2.png"]

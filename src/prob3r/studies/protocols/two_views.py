@@ -48,8 +48,11 @@ class TwoViews(Protocol):
         pairs = FrameSets(reader, [tuple(pair) for pair in reader.pairs.tolist()])
         names = [[reader.names[frame] for frame in pair] for pair in pairs.sets]
         words = f"{len(pairs)} of {self.count} pairs, as listed in {path}"
-        keys: list[Key] = [list(pair) for pair in names]
-        return ChosenScenes(pairs, keys, names, words)
+        return ChosenScenes(pairs, [self.key(pair) for pair in names], names, words)
+
+    def key(self, names: Sequence[str]) -> Key:
+        """Return what identifies a pair in the digest: by default the names of its frames."""
+        return list(names)
 
     def measure(self, number: int, scene: Views, found: Reconstruction) -> dict[str, float]:
         """Return the errors of one pair, in degrees."""
