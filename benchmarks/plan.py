@@ -56,7 +56,7 @@ from prob3r.training.probes import (
 
 SMALL = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
 MODELS = {
-    "mini": DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4),
+    "mini": DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6),
     "Large": DUSt3RConfig((224, 224)),
     "VGGT-1B": VGGTConfig((224, 224)),
 }

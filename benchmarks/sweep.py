@@ -36,7 +36,7 @@ from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
 
 LARGE = DUSt3RConfig((224, 224))
-MINI = DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4)
+MINI = DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6)
 MODELS = {"DUSt3R-Large at 224": LARGE, "mini at 96": MINI}
 MIB = 2**20
 

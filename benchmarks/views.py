@@ -21,7 +21,7 @@ from prob3r.scenes import Pair, View
 
 MODELS = {
     "DUSt3R-Large at 224": (DUSt3RConfig((224, 224)), 4),
-    "mini at 96": (DUSt3RConfig((96, 96), 8, 128, 3, 4, 128, 6, 4), 16),
+    "mini at 96": (DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6), 16),
 }
 BATCH = 6
 ROUNDS = 3
