@@ -47,6 +47,7 @@ from prob3r.training.probes import (
     record_streams,
     site_losses,
 )
+from tests.studies.few import fit_poses_at_once
 
 SMALL = DUSt3RConfig((32, 32), 8, 32, 1, 2, 48, 2, 2)
 SHALLOW = DUSt3RConfig((32, 32), 8, 32, 1, 2, 48, 1, 2)
@@ -61,7 +62,7 @@ class Account(TorchDispatchMode):
     def __init__(self, *held_before: Tensor):
         super().__init__()
         self.storages: dict[int, int] = {}
-        self.peak = 0
+        self.total = self.peak = 0
         for tensor in held_before:
             self.enter(tensor)
 
@@ -76,8 +77,18 @@ class Account(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if id(storage) not in self.storages:
             self.storages[id(storage)] = storage.nbytes()
-            weakref.finalize(storage, self.storages.pop, id(storage))
-            self.peak = max(self.peak, sum(self.storages.values()))
+            weakref.finalize(storage, self.leave, id(storage))
+            self.total += storage.nbytes()
+            self.peak = max(self.peak, self.total)
+
+    def leave(self, number: int) -> None:
+        self.total -= self.storages.pop(number)
+
+
+@pytest.fixture(autouse=True)
+def _poses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is planned and what is counted are still the same work."""
+    fit_poses_at_once(monkeypatch)
 
 
 def tensors_of(pair: Views) -> list[Tensor]:

@@ -27,7 +27,7 @@ torch.manual_seed(0)
 for name, example in EXAMPLES.items():
     model = example()
     patch = model.config.patch
-    images = torch.randn(model.most_views or 3, 1, 3, 2 * patch, 3 * patch)
+    images = torch.randn(2, 1, 3, 2 * patch, 3 * patch)
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")(*images)
         eager = model(*images)

@@ -1,6 +1,10 @@
 """Studies that prepare themselves on few scenes, for tests that ask only whether they run."""
 
+from functools import partial
+
 import pytest
+
+from prob3r.geometry import align_robust
 
 FEW = {
     "cuts.tokens.MEAN_SCENES": 2,
@@ -20,9 +24,16 @@ FEW = {
 
 
 def prepare_on_few(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Let studies prepare themselves on few scenes, and train probes for so many steps."""
+    """Let studies prepare on few scenes and fit poses in one step, and probes in so many."""
     for name, value in FEW.items():
         monkeypatch.setattr(f"prob3r.studies.{name}", value)
     for name in ("perceptrons", "refine"):
         monkeypatch.setattr(f"prob3r.probes.{name}.STEPS", steps)
     monkeypatch.setattr("prob3r.probes.settings.HELD_PAIRS", 4)
+    fit_poses_at_once(monkeypatch)
+
+
+def fit_poses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let robust fits of poses take one step in place of 20."""
+    fit = partial(align_robust, iterations=1)
+    monkeypatch.setattr("prob3r.geometry.pose.align_robust", fit)

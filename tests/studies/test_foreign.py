@@ -55,6 +55,7 @@ def test_it_is_explained_and_evaluated(model: Model) -> None:
     assert every(table[(table.source == "model") & (table.stratum == "all")].value >= 0)
 
 
+@pytest.mark.parametrize("model", ["joint attention through an adapter", "vggt"], indirect=True)
 def test_it_goes_through_the_studies(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
