@@ -265,20 +265,23 @@ class Fitting:
         assert run.output is not None
         target, whose = self.settings.target, self.settings.whose
         goals = target.goals(batch, run.output, self.patch, whose)
-        rows, columns = patch_grid(*batch.views[0].size, self.patch)
+        height, width = patch_grid(*batch.views[0].size, self.patch)
         share = (
-            HELD_PATCHES / (rows * columns) if held and not self.settings.of_pairs else self.share
+            HELD_PATCHES / (height * width) if held and not self.settings.of_pairs else self.share
         )
         chosen = [None if view is None else self._some(view.known, share) for view in goals]
+        wanted = [
+            None if view is None or some is None else view.rows(some)
+            for view, some in zip(goals, chosen, strict=True)
+        ]
         for reader in self.readers:
             for site in reader.sites:
                 for name in read[site]:
                     view = Site.parse(name).view - 1
-                    wanted, some = goals[view], chosen[view]
-                    assert wanted is not None
-                    assert some is not None
+                    rows, some = wanted[view], chosen[view]
+                    assert rows is not None
                     streams = reader.streams(run[name]).flatten(0, 1)[some].float()
-                    part = _Held(streams, wanted.rows(some))
+                    part = _Held(streams, rows)
                     if held:
                         self.held[site].append(part)
                         continue
