@@ -1,9 +1,10 @@
 """Similarities between point sets: by weighted least squares, and by a robust variant."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _ROUNDING = 100  # units in the last place by which rounding may separate equal points
@@ -104,10 +105,23 @@ def align_robust(
             fit, centred = _umeyama(points, robust, scale)
             onto = fit.scale[:, None, None] * fit.rotation
             squared = (torch.cat((onto, back), dim=2) @ centred).square_().sum(dim=1)
-            middle = squared.masked_fill(weights <= 0, torch.nan).nanmedian(dim=-1, keepdim=True)
-            spread = torch.fmax(middle.values, rounding.square())
-            robust = weights / (1 + squared / spread).square()
+            spread = torch.fmax(_median_of(squared, weights > 0), rounding.square())
+            robust = weights / squared.div_(spread).add_(1).square_()
     return _umeyama(points, robust, scale)[0]
+
+
+def _median_of(values: Float[Tensor, "b n"], counts: Bool[Tensor, "b n"]) -> Float[Tensor, "b 1"]:
+    """Return the lower median of those values of each row that count; NaN if none does."""
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return values.masked_fill(~counts, torch.nan).nanmedian(dim=-1, keepdim=True).values
+    # On a processor numpy's selection is ten times as fast as torch's.
+    rows = zip(values.numpy(), counts.numpy(), strict=True)
+    return values.new_tensor([[_lower_median(row[counted])] for row, counted in rows])
+
+
+def _lower_median(values: "np.ndarray[Any, Any]") -> float:
+    place = (len(values) - 1) // 2
+    return float(np.partition(values, place)[place]) if len(values) else np.nan
 
 
 def _columns(
@@ -133,7 +147,7 @@ def _umeyama(
 
     tiny, eps = torch.finfo(points.dtype).tiny, torch.finfo(points.dtype).eps
     weights = (weights / weights.sum(dim=-1, keepdim=True).clamp_min(tiny))[:, None]
-    means = (weights * points).sum(dim=-1)
+    means = (points @ weights.mT)[..., 0]
     centred = points - means[..., None]
     moments = centred @ (weights * centred[:, :3]).mT
     variance, covariance = moments[:, :3].diagonal(dim1=1, dim2=2).sum(dim=-1), moments[:, 3:]
