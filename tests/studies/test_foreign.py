@@ -83,6 +83,9 @@ def test_it_goes_through_the_studies(
             continue
         tables[name] = result.table
         assert result.findings
+        neither = result.table.assign(easy=False, hard=False)  # as two pairs may be
+        assert len(study.findings(neither)) == len(result.findings)
+        assert study.figures(neither).keys() == study.figures(result.table).keys()
         assert (tmp_path / name / "findings.json").exists()
     many = set() if model.most_views is None else {"strangers"}
     assert lacking.keys() - OF_MORE == {"origins", "dictionaries", *many}

@@ -88,6 +88,16 @@ def test_a_control_as_good_as_the_model_leaves_the_claim_open() -> None:
     assert "random 0.1" in iterative.control
 
 
+@pytest.mark.parametrize("of", ["easy", "hard"])
+def test_without_pairs_of_a_stratum_its_questions_are_left_open(of: str) -> None:
+    table = made({})
+    found = Refinement().findings(table[~table[of]])
+    assert len(found) == len(Refinement().findings(table))
+    (open_,) = (f for f in found if f.statement.startswith("On hard pairs"))
+    assert (open_.verdict, open_.control) == ("mixed", f"no pair is {of}")
+    assert np.isnan(open_.effect)
+
+
 def test_there_is_a_panel_for_every_error() -> None:
     (drawn,) = Refinement().figures(made({})).values()
     labels = [axis.get_ylabel() for axis in drawn.axes]

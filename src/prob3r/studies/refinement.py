@@ -60,7 +60,7 @@ from prob3r.scenes.views import Pair
 from prob3r.studies.framework.figures import COLOURS, LABELS, PAGE, band, block_axis, figure
 from prob3r.studies.framework.study import Study, stratum
 from prob3r.studies.framework.tested import ModelUnderTest
-from prob3r.studies.framework.verdict import Finding, decide
+from prob3r.studies.framework.verdict import Finding, decide, not_measurable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,9 +115,10 @@ class Refinement(Study):
 
     def figures(self, table: pd.DataFrame) -> "dict[str, Figure]":
         """Return the curves of every error over the sites, by stratum."""
+        names = [name for name in ("easy", "hard") if table[name].any()] or ["all"]
         with figure(2, 3, PAGE, 2.0) as (drawn, axes):
             for axis, metric in zip(axes, METRICS, strict=False):
-                for name in ("easy", "hard"):
+                for name in names:
                     sites, values = curves(table, metric, name)
                     colour = COLOURS[name]
                     band(axis, range(len(sites)), *medians(values), colour, f"{name} pairs")
@@ -206,6 +207,10 @@ def _iterative(table: pd.DataFrame) -> Finding:
 
 
 def _rotation_first(table: pd.DataFrame, order: Order) -> Finding:
+    statement = f"On easy pairs rotation is right first, and translation and scale follow{order.by}"
+    unit = f"blocks between rotation {order.event} and the next"
+    if not table.easy.any():
+        return not_measurable("C1", statement, unit, "no pair is easy", _pairs(table, "all"))
     (rotation, drawn), *others = (
         _of_medians(table, metric, "easy", order.rule)
         for metric in ("rotation_error", "translation_error", "scale_error")
@@ -219,16 +224,21 @@ def _rotation_first(table: pd.DataFrame, order: Order) -> Finding:
     block = f"{float(rotation):.{order.places}f}"
     return Finding(
         "C1",
-        f"On easy pairs rotation is right first, and translation and scale follow{order.by}",
+        statement,
         verdict,
         *min(gaps, key=lambda gap: gap.low),
-        unit=f"blocks between rotation {order.event} and the next",
+        unit=unit,
         control=f"rotation {order.when} {block}; later by: {later}",
         pairs=_pairs(table, "easy"),
     )
 
 
 def _hard_takes_longer(table: pd.DataFrame) -> Finding:
+    statement = "On hard pairs the right pose takes more blocks than on easy ones"
+    unit = "blocks until the rotation error settles, hard less easy"
+    for of in ("easy", "hard"):
+        if not table[of].any():
+            return not_measurable("C1", statement, unit, f"no pair is {of}", _pairs(table, "all"))
     (easy, easy_drawn), (hard, hard_drawn) = (
         _of_medians(table, "rotation_error", of, _settles) for of in ("easy", "hard")
     )
@@ -239,10 +249,10 @@ def _hard_takes_longer(table: pd.DataFrame) -> Finding:
     ]
     return Finding(
         "C1",
-        "On hard pairs the right pose takes more blocks than on easy ones",
+        statement,
         verdict,
         *gap,
-        unit="blocks until the rotation error settles, hard less easy",
+        unit=unit,
         control=f"settled after block {int(easy)} on easy and {int(hard)} on hard pairs, half way "
         f"after {half[0]} and {half[1]}",
         pairs=_pairs(table, "hard"),

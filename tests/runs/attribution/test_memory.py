@@ -1,3 +1,5 @@
+from tempfile import TemporaryFile
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -5,7 +7,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from prob3r.models import Model, MultiViewModel, load
 from prob3r.runs.attribution import attribute
-from prob3r.runs.attribution.memory import blocks_of, bounded, frozen
+from prob3r.runs.attribution.memory import _fetch, _Spill, blocks_of, bounded, frozen
 from tests.models.examples import EXAMPLES
 from tests.models.test_adapter import EXAMPLE
 from tests.runs.attribution.conftest import noise, smooth
@@ -35,6 +37,15 @@ def test_a_checkpointed_run_keeps_a_fraction() -> None:
     assert isinstance(model, MultiViewModel)
     model = model.double()
     assert kept(model, (32, 32), True) < kept(model, (32, 32), False) / 3
+
+
+def test_a_column_is_fetched_as_it_was_spilled() -> None:
+    column = torch.rand(1, 1, 2**14).mT
+    assert column.stride() == (2**14, 1, 2**14)
+    with TemporaryFile() as file:
+        spilled = _Spill(file)(column)
+        assert not isinstance(spilled, Tensor)
+        assert torch.equal(_fetch(spilled), column)
 
 
 @pytest.mark.parametrize("name", ["vggt", "adapter"])

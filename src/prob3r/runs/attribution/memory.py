@@ -85,7 +85,7 @@ class _Spill:
         if tensor.nbytes < _SMALL:
             return tensor
         start = self.file.seek(0, 2)
-        self.file.write(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        self.file.write(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return start, tensor.dtype, tensor.shape, self.file
 
 
