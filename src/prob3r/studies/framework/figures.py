@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 COLUMN, PAGE = 3.4, 7.0  # inches: the widths of one column and of a page
 
+MOST_NUMBERS = 10
+"""Numbers of blocks that stand beside one another in a narrow panel."""
+
 COLOURS = {
     "all": "#1f2933",
     "easy": "#0072b2",
@@ -127,6 +130,13 @@ def grouped_bars(
 
 def block_axis(axes: "Axes", sites: Sequence[str]) -> None:
     """Label an axis of sites with the blocks, a tick at each block's end."""
-    ends = block_ends(sites)
-    axes.set_xticks(ends, [str(Site.parse(sites[i]).block) for i in ends])
+    block_ticks(axes, sites)
     axes.set_xlabel("end of decoder block")
+
+
+def block_ticks(axes: "Axes", sites: Sequence[str]) -> None:
+    """Set a tick at the end of each block; of many blocks, every second one has a number."""
+    ends = block_ends(sites)
+    blocks = [str(Site.parse(sites[i]).block) for i in ends]
+    step = 1 if len(blocks) <= MOST_NUMBERS else 2
+    axes.set_xticks(ends, ["" if i % step else block for i, block in enumerate(blocks)])

@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from prob3r.measures.controls import SHUFFLED
-from prob3r.measures.curves import block_ends
 from prob3r.measures.statistics import medians, wide
-from prob3r.models.sites import Site
 from prob3r.probes.targets import TARGETS
-from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, figure
+from prob3r.studies.framework.figures import COLOURS, PAGE, band, block_axis, block_ticks, figure
 from prob3r.studies.framework.tested import MODEL
 from prob3r.studies.readable.rows import CAMERA_TOKEN, ENCODER, MEAN, RANDOM, SAME_PLACE, skill
 
@@ -72,8 +70,7 @@ def draw_overview(table: pd.DataFrame) -> "Figure":
             titles = [TARGETS[name].title for name in names]
             cells = shares.clamp(0, 1).numpy()
             image = axis.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-            ends = block_ends(sites)
-            axis.set_xticks(ends, [str(Site.parse(sites[i]).block) for i in ends])
+            block_ticks(axis, sites)
             axis.set_yticks(range(len(names)), titles if number == 0 else [""] * len(names))
             axis.set_xlabel("end of block")
             axis.set_title(words)
