@@ -108,6 +108,7 @@ class MiddleBlocks(Study[Views]):
 
     name = "middle_blocks"
     title = "Where the views are brought together"
+    prepared_on = MEAN_SCENES
     place = 12
     views = 4
     batch = 4

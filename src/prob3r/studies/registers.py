@@ -42,6 +42,7 @@ from prob3r.studies.cuts.losses import (
     with_losses,
 )
 from prob3r.studies.cuts.tokens import (
+    MEAN_SCENES,
     ZERO,
     Cut,
     Sources,
@@ -72,6 +73,7 @@ class Registers(Study[Views]):
 
     name = "registers"
     title = "Register tokens replaced in every mode"
+    prepared_on = MEAN_SCENES
     place = 18
     views = 4
     batch = 2

@@ -57,6 +57,7 @@ from prob3r.studies.cuts.losses import (
 from prob3r.studies.cuts.tokens import (
     MASK,
     MEAN,
+    MEAN_SCENES,
     RESAMPLE,
     SWAP,
     ZERO,
@@ -90,6 +91,7 @@ class CameraToken(Study[Views]):
 
     name = "camera_token"
     title = "What the camera token carries"
+    prepared_on = MEAN_SCENES
     place = 14
     views = 4
     batch = 2

@@ -117,6 +117,7 @@ class Dictionaries(Study):
 
     name = "dictionaries"
     title = "What atoms of the stream tell"
+    prepared_on = CHOOSING
     place = 30
     output = True
     most = 256

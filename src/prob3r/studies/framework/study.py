@@ -50,6 +50,7 @@ class Study(ABC, Generic[Seen]):
         fewest: The smallest number of views for which the question makes sense.
         batch: Pairs or scenes in a batch.
         most: Largest useful number of pairs; None is no limit.
+        prepared_on: Number of runs of the model over one scene that `prepare` takes.
         probes: Whether the study reads sites with probes.
         output: Whether the study measures the model's own pointmaps.
         attention: Groups of kinds of attention; the trunk must have one kind of each group.
@@ -66,6 +67,7 @@ class Study(ABC, Generic[Seen]):
     fewest: ClassVar[int] = 2
     batch: ClassVar[int] = 16
     most: ClassVar[int | None] = None
+    prepared_on: ClassVar[int] = 0
     probes: ClassVar[bool] = False
     output: ClassVar[bool] = False
     attention: ClassVar[Sequence[Sequence[str]]] = ()

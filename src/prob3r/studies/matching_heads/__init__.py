@@ -72,6 +72,7 @@ class MatchingHeads(Study[Views]):
 
     name = "matching_heads"
     title = "A few heads match"
+    prepared_on = 2 * CHOSEN_ON  # to rank the heads, and for their means
     place = 16
     views = 4
     batch = 4

@@ -86,6 +86,7 @@ class Pose(Study):
 
     name = "pose"
     title = "No explicit global pose"
+    prepared_on = 2 * SINK_PAIRS  # means and sinks
     controls = (POSITIVE,)
     place = 3
     output = True

@@ -88,6 +88,7 @@ class PoseProbes(Study):
 
     name = "pose-probes"
     title = "What could carry a pose"
+    prepared_on = FITTED + HELD_OUT + SINK_ROOMS
     controls = (POSITIVE,)
     place = 4
     output = True

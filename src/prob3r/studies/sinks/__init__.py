@@ -90,6 +90,7 @@ class AttentionSinks(Study):
 
     name = "sinks"
     title = "Attention sinks are of two kinds"
+    prepared_on = SINK_PAIRS
     place = 17
     batch = 8
     most = 64
