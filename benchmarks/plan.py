@@ -43,7 +43,7 @@ from prob3r.runs.sweep import sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import View, Views
 from prob3r.scenes.views import views_of
-from prob3r.training import ProbeTraining, Stage, train_probes
+from prob3r.training import ProbeTraining, Recipe, Stage, train_probes
 from prob3r.training.probes import (
     CLIP,
     bank_for,
@@ -56,7 +56,7 @@ from prob3r.training.probes import (
 
 SMALL = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
 MODELS = {
-    "mini": DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6),
+    "mini": Recipe.read("mini").model,
     "Large": DUSt3RConfig((224, 224)),
     "VGGT-1B": VGGTConfig((224, 224)),
 }

@@ -34,9 +34,10 @@ from prob3r.runs.replay import Replay
 from prob3r.runs.sweep import sweep
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
+from prob3r.training import Recipe
 
 LARGE = DUSt3RConfig((224, 224))
-MINI = DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6)
+MINI = Recipe.read("mini").model
 MODELS = {"DUSt3R-Large at 224": LARGE, "mini at 96": MINI}
 MIB = 2**20
 

@@ -18,10 +18,11 @@ from prob3r.models import DUSt3R, DUSt3RConfig, random
 from prob3r.runs.encoded import encoding_once
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
+from prob3r.training import Recipe
 
 MODELS = {
     "DUSt3R-Large at 224": (DUSt3RConfig((224, 224)), 4),
-    "mini at 96": (DUSt3RConfig((96, 96), 8, 192, 4, 6, 192, 8, 6), 16),
+    "mini at 96": (Recipe.read("mini").model, 16),
 }
 BATCH = 6
 ROUNDS = 3
