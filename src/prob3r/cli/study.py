@@ -149,9 +149,9 @@ def _print_plan(
     lacking: Mapping[str, str],
 ) -> None:
     """Print the studies that will run, their data, what is missing, and the time they take."""
+    from prob3r.probes.fit import seconds_of_a_run
     from prob3r.probes.provide import duration
     from prob3r.rooms import Rooms
-    from prob3r.runs.trace import trace
 
     table = Table(
         *("study", "data", "scenes", "views", "prepared on", "missing"),
@@ -166,12 +166,8 @@ def _print_plan(
         pairs_of, runs = ("not run", "") if why else (str(count), str(each.prepared_on or ""))
         about = each.title, each.data or data, pairs_of, str(each.views), runs
         table.add_row(*about, Text(why or missing))
-    room = Rooms("test", tested.model.config.image_size, compile=False)[0]
-    room = room.to(next(tested.model.parameters()).device)
-    for _ in range(2):  # the first run is slower
-        start = time.monotonic()
-        trace(tested.model, room).output  # noqa: B018 - the run is timed
-        seconds = time.monotonic() - start
+    rooms = Rooms("test", tested.model.config.image_size, compile=False)
+    seconds = seconds_of_a_run(tested.model, rooms)
     models = [tested.model, *filter(None, [tested.untrained]), *tested.references.values()]
     tensors = [weight for model in models for weight in model.parameters()]
     tensors += [weight for bank in tested.banks.values() for weight in bank.parameters()]

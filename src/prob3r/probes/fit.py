@@ -10,7 +10,7 @@ is on standardised inputs.
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -30,7 +30,7 @@ from prob3r.probes.targets import OWN, POINTMAP, Goals, Whose
 from prob3r.runs.encoded import reusing_views
 from prob3r.runs.precision import running_precision
 from prob3r.runs.trace import Trace, trace
-from prob3r.scenes.source import batches, describe
+from prob3r.scenes.source import Scenes, batches, describe
 from prob3r.scenes.views import Views
 
 HELD_PATCHES = 64  # the number of patches taken of each view of a held-out scene
@@ -97,7 +97,7 @@ def fit_together(
     fits = [Fitting(model, chosen, one) for one in settings]
     total, seen = len(chosen.held_out) + len(chosen.scenes), 0
     if begin is not None:
-        seconds = MOST_FORWARDS * total * _seconds_of_a_run(model, chosen) / (1 - _SOLVING)
+        seconds = MOST_FORWARDS * total * seconds_of_a_run(model, chosen.held_out) / (1 - _SOLVING)
         weights = sum(weight.nbytes for weight in model.parameters())
         needed = weights + sum(fitting.bytes for fitting in fits)
         begin(FitCost(len(chosen.scenes), seconds, needed))
@@ -120,13 +120,13 @@ def fit_together(
     return solved
 
 
-def _seconds_of_a_run(model: Model, chosen: FitScenes) -> float:
+def seconds_of_a_run(model: Model, scenes: Scenes[Any]) -> float:
     """Return the seconds to load a scene and run the model over it, of the second of two runs."""
-    device, place = next(model.parameters()).device, groups(model)[0].sites[-1]
+    device, place = next(model.parameters()).device, model.sites()[-1]
     seconds = 0.0
     for row in range(2):
         start = time.monotonic()
-        scene = chosen.held_out.batch([row % len(chosen.held_out)]).to(device)
+        scene = scenes.batch([row % len(scenes)]).to(device)
         trace(model, scene, [place])[place].sum().item()  # waits for the device
         seconds = time.monotonic() - start
     return seconds
