@@ -31,7 +31,7 @@ from prob3r.scenes import Views
 TRUTH, TRUTH_BY_PNP, FINAL = "truth", "truth, pose by PnP", "final state"
 
 Points = tuple[Float[Tensor, "1 _h _w 3"], ...]
-Batch = tuple[Float[Tensor, "_s _h _w 3"], ...]
+Predictions = tuple[Float[Tensor, "_s _h _w 3"], ...]
 Masks = tuple[Bool[Tensor, "_s _h _w"], ...]
 Curves = dict[str, list[float]]
 
@@ -98,7 +98,7 @@ class Reference:
         local = transform(self.points[view - 1], invert_rigid(self.pose(view)))
         return pose_from_pointmap(local, points, self.valid[view - 1] & finite(points))
 
-    def errors(self, points: Batch) -> tuple[PoseAndShape, ...]:
+    def errors(self, points: Predictions) -> tuple[PoseAndShape, ...]:
         """Return the errors of s predictions of all pointmaps, view by view.
 
         Views 2, 3, … are each the second view of a pair with view 1. View 1 is the second view of a
@@ -117,7 +117,7 @@ class Reference:
         others = range(1, len(points))
         return of(1, 0, still), *(of(0, i, self.pose(i + 1)) for i in others)
 
-    def _counts(self, points: Batch) -> Masks:
+    def _counts(self, points: Predictions) -> Masks:
         return tuple(v & finite(p) for v, p in zip(self.valid, points, strict=True))
 
 

@@ -7,7 +7,7 @@ from prob3r.scenes.readers import CalibratedPairs
 from prob3r.studies.protocols.protocol import Key
 from prob3r.studies.protocols.two_views import TwoViews
 
-_FRAME = re.compile(r".*(scene\d{4}_\d\d)/.*?0*(\d+)(?:\.color)?\.\w+")
+_FRAME = re.compile(r".*(scene\d{4}_\d\d)/.*?(\d+)(?:\.color)?\.\w+")
 
 
 class ScanNet1500(TwoViews):
