@@ -10,6 +10,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+unexport PYTHONDONTWRITEBYTECODE  # the tests start many processes, which would compile all again
+
 .PHONY: demo test lint docs bench train clean
 
 demo: $(VENV)/core

@@ -29,7 +29,7 @@ for name, example in EXAMPLES.items():
     patch = model.config.patch
     images = torch.randn(2, 1, 3, 2 * patch, 3 * patch)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="eager")(*images)
+        compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")(*images)
         eager = model(*images)
     close = dict(rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(compiled, eager, **close, msg=lambda text: f"{name}: {text}")
