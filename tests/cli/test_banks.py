@@ -9,6 +9,7 @@ import pytest
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, load, random, save
 from prob3r.probes import load_probes
 from prob3r.probes.cache import kept
+from prob3r.runs.precision import running_precision
 from prob3r.scenes import several, source
 from tests.cli.test_cli import run
 from tests.probes.test_fit import album
@@ -267,3 +268,19 @@ def test_a_study_opens_its_pairs_once(here: Path, monkeypatch: pytest.MonkeyPatc
     bounds = ("--overlap", "0", "1")
     assert run(monkeypatch, "study", "own.py", *options, *bounds, "--out", "some") == 0
     assert len(opened) == 2
+
+
+def test_the_plan_times_a_run_in_the_precision_of_the_study(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = list[str]()
+
+    def seconds(model: DUSt3R, scenes: object) -> float:
+        timed.append(running_precision(model))
+        return 1.0
+
+    monkeypatch.setattr("prob3r.probes.fit.seconds_of_a_run", seconds)
+    (here / "own.py").write_text(OWN)
+    options = (*MODEL, "--probes", "none", "--pairs", "2", "--precision", "bfloat16")
+    assert run(monkeypatch, "study", "own.py", *options, "--out", "out") == 0
+    assert timed == ["bfloat16"]

@@ -90,26 +90,26 @@ def study(
     for each in wanted:
         each.choose_views(tested.model, views)
     lacking = _lacking(wanted, tested)
-    if processes.first:
-        _print_plan(wanted, tested, data, pairs, lacking)
-    for each in wanted:
-        if name == "all" and each.name in lacking:
-            if processes.first:
-                leave_out(each, lacking[each.name], out)
-            continue
-        given = each.data or data
-        source: Scenes[Any]
-        if each.views == 2 and (overlap is not None or rotation is not None):
-            source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
-        else:
-            source = open_views(given, tested.model, each.views, processes.device)
-        run = in_precision(precision, tested.model, tested.untrained, *tested.references.values())
-        with progress() as report, run:
-            show = _timed(each.title, report)
-            result = conduct(each, tested, source, pairs, out, given, show, processes)
+    with in_precision(precision, tested.model, tested.untrained, *tested.references.values()):
         if processes.first:
-            _print(result, each.title)
-            console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
+            _print_plan(wanted, tested, data, pairs, lacking)
+        for each in wanted:
+            if name == "all" and each.name in lacking:
+                if processes.first:
+                    leave_out(each, lacking[each.name], out)
+                continue
+            given = each.data or data
+            source: Scenes[Any]
+            if each.views == 2 and (overlap is not None or rotation is not None):
+                source = chosen(given, tested.model, processes.device, pairs, overlap, rotation)
+            else:
+                source = open_views(given, tested.model, each.views, processes.device)
+            with progress() as report:
+                show = _timed(each.title, report)
+                result = conduct(each, tested, source, pairs, out, given, show, processes)
+            if processes.first:
+                _print(result, each.title)
+                console.print(Text(f"Wrote {out / each.name}"), soft_wrap=True)
     if processes.first and len(lacking) < len(studies):
         console.print(Text(f"Wrote {write_findings(out, list(studies))}"), soft_wrap=True)
 
