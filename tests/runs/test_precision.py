@@ -7,7 +7,7 @@ from torch import Tensor
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
 from prob3r.runs import precision
-from prob3r.runs.precision import choose, running_in, running_precision
+from prob3r.runs.precision import Precision, choose, running_in, running_precision
 from prob3r.runs.sweep import errors_of, sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
@@ -83,6 +83,29 @@ def test_models_are_left_as_they_were(model: DUSt3R, pair: Pair, name: precision
     assert before is not None
     assert after is not None
     assert all(map(torch.equal, before.points, after.points))
+
+
+def test_of_nested_contexts_the_innermost_counts(model: DUSt3R, pair: Pair) -> None:
+    def run() -> tuple[str, Tensor]:
+        output = trace(model, pair).output
+        assert output is not None
+        assert not torch.is_autocast_enabled("cpu")
+        return running_precision(model), output.points[1]
+
+    plain = run()
+    with running_in("bfloat16", model):
+        half = run()
+        inner: list[tuple[Precision, tuple[str, Tensor]]]
+        inner = [("bfloat16", half), ("float32", plain)]
+        for name, expected in inner:
+            with running_in(name, model):
+                found = run()
+            assert found[0] == expected[0] == name
+            assert torch.equal(found[1], expected[1])
+        again = run()
+    assert again[0] == "bfloat16"
+    assert torch.equal(again[1], half[1])
+    assert not torch.equal(half[1], plain[1])
 
 
 def test_other_threads_run_in_the_same_precision(model: DUSt3R, pair: Pair) -> None:

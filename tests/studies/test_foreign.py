@@ -15,6 +15,7 @@ from prob3r.models import Model, fingerprint, random
 from prob3r.probes import SiteReader
 from prob3r.report import explain
 from prob3r.rooms import Rooms
+from prob3r.runs.precision import Precision, running_in
 from prob3r.runs.trace import Record, trace
 from prob3r.scenes.source import Pairs, Scenes
 from prob3r.studies import STUDIES, LackingError, ModelUnderTest, conduct
@@ -55,9 +56,13 @@ def test_it_is_explained_and_evaluated(model: Model) -> None:
     assert every(table[(table.source == "model") & (table.stratum == "all")].value >= 0)
 
 
-@pytest.mark.parametrize("model", ["joint attention through an adapter", "vggt"], indirect=True)
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("joint attention through an adapter", "float32"), ("vggt", "bfloat16")],
+    indirect=["model"],
+)
 def test_it_goes_through_the_studies(
-    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = model.config.image_size
     tested = ModelUnderTest(model, "theirs", {"linear": bank_of(model)}, random(model, 1))
@@ -77,7 +82,8 @@ def test_it_goes_through_the_studies(
         study.choose_views(model, 3 if model.most_views is None else None)
         shown: Scenes[Any] = pairs[data] if study.views == 2 else views
         try:
-            result = conduct(study, tested, shown, 4, tmp_path, "rooms:test")
+            with running_in(precision, model, *filter(None, [tested.untrained])):
+                result = conduct(study, tested, shown, 4, tmp_path, "rooms:test")
         except LackingError as error:
             lacking[name] = str(error)
             continue

@@ -54,7 +54,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def running_in(precision: Precision, *models: Model, keep_rounded: bool = True) -> Iterator[None]:
-    """Run models in a precision inside this context.
+    """Run models in a precision inside this context. Of nested contexts the innermost counts.
 
     The models' weights stay as they are, and must not change meanwhile. For bfloat16, autocast is
     on only inside the models' forward, so that geometry is not rounded to bfloat16.
@@ -69,39 +69,44 @@ def running_in(precision: Precision, *models: Model, keep_rounded: bool = True) 
     Raises:
         Prob3rError: bfloat16 is asked for, and a model is not a PyTorch module.
     """
+    half = precision == "bfloat16"
     with ExitStack() as stack:
-        if precision == "bfloat16":
-            modules = dict.fromkeys(_module(model) for model in models)
-            for kind in {_kind(module) for module in modules}:
-                # Autocast frees the rounded weights when the outermost context ends.
-                stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=False))
-            for module in modules:
-                stack.enter_context(_autocasting(module, keep_rounded))
+        modules = dict.fromkeys(
+            _module(model) for model in models if half or running_precision(model) == "bfloat16"
+        )
+        for kind in {_kind(module) for module in modules}:
+            # Autocast frees the rounded weights when the outermost context ends.
+            stack.enter_context(torch.autocast(kind, torch.bfloat16, enabled=False))
+        for module in modules:
+            stack.enter_context(_running(module, _Enter(half, keep_rounded)))
         yield
 
 
 def running_precision(model: Model) -> Precision:
     """Return the precision that a model runs in."""
     hooks = model._forward_pre_hooks.values() if isinstance(model, nn.Module) else ()
-    return "bfloat16" if any(isinstance(hook, _Enter) for hook in hooks) else "float32"
+    entered = [hook.half for hook in hooks if isinstance(hook, _Enter)]
+    return "bfloat16" if entered and entered[-1] else "float32"
 
 
 class _Enter:
-    """Turns autocast on before a model's forward, and off after it, whatever thread runs it."""
+    """Sets autocast before a model's forward, and back after it, whatever thread runs it."""
 
-    def __init__(self, keep_rounded: bool) -> None:
+    def __init__(self, half: bool, keep_rounded: bool) -> None:
+        self.half = half
         self.keep_rounded = keep_rounded
         self._local = local()  # autocast belongs to a thread
 
     def __call__(self, model: nn.Module, args: object) -> None:
-        """Turn autocast on."""
-        kept = self.keep_rounded
-        context = torch.autocast(_kind(model), torch.bfloat16, cache_enabled=kept)
+        """Turn autocast on, or off."""
+        context = torch.autocast(
+            _kind(model), torch.bfloat16, enabled=self.half, cache_enabled=self.keep_rounded
+        )
         context.__enter__()
         self._open.append(context)
 
     def leave(self, model: nn.Module, args: object, output: object) -> None:
-        """Turn autocast off, also if the forward raised an error."""
+        """Set autocast back, also if the forward raised an error."""
         self._open.pop().__exit__(None, None, None)
 
     @property
@@ -113,10 +118,10 @@ class _Enter:
 
 
 @contextmanager
-def _autocasting(model: nn.Module, keep_rounded: bool) -> Iterator[None]:
-    enter = _Enter(keep_rounded)
+def _running(model: nn.Module, enter: _Enter) -> Iterator[None]:
     before = model.register_forward_pre_hook(enter)
-    after = model.register_forward_hook(enter.leave, always_call=True)
+    # Of nested contexts the innermost is entered last, so it is left first.
+    after = model.register_forward_hook(enter.leave, always_call=True, prepend=True)
     try:
         yield
     finally:

@@ -159,7 +159,7 @@ class _Heads:
             else:
                 # Add the difference, so that a map replaced by itself changes no bit of the output.
                 own = attention_map(*chosen[:2])
-                difference = (self._edit(own, slice(None)) - own) @ chosen[2]
+                difference = (self._edit(own, slice(None)) - own).to(chosen[2]) @ chosen[2]
                 output = output.index_put(here, difference, accumulate=True)
             if nothing.any():
                 alone = torch.zeros(
@@ -193,8 +193,12 @@ class _Heads:
 def attention_map(
     queries: Float[Tensor, "*b n e"], keys: Float[Tensor, "*b m e"]
 ) -> Float[Tensor, "*b n m"]:
-    """Return the attention of queries to keys, both after the rotary embedding."""
-    return (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
+    """Return the attention of queries to keys, both after the rotary embedding.
+
+    It is in float32 at least, whatever the model runs in.
+    """
+    scores = queries @ keys.mT / queries.shape[-1] ** 0.5
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 def _block(change: HeadChange) -> tuple[Tensor, ...]:
