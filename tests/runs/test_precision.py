@@ -11,6 +11,8 @@ from prob3r.runs.precision import Precision, choose, running_in, running_precisi
 from prob3r.runs.sweep import errors_of, sweep_heads
 from prob3r.runs.trace import trace
 from prob3r.scenes import Pair, View
+from tests.checks import every
+from tests.models.examples import EXAMPLES
 
 CONFIG = DUSt3RConfig((32, 32), 8, 16, 1, 2, 24, 2, 2)
 
@@ -48,7 +50,19 @@ def test_an_unknown_precision_is_told_with_the_choices() -> None:
         choose("half", "cpu", heavy=True)
 
 
-def test_the_trunk_runs_in_bfloat16_and_the_heads_and_the_metrics_in_float32(
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_residual_streams_are_not_rounded(name: str) -> None:
+    model = EXAMPLES[name]()
+    patch = model.config.patch
+    first, second = torch.randn(2, 1, 3, 2 * patch, 3 * patch)
+    with running_in("bfloat16", model):
+        records = trace(model, Pair(View(first), View(second)), model.sites(2))
+    assert every(record.dtype == torch.float32 for record in records.values())
+    blocks = [site for site in records if site.startswith("dec2.") and "embed" not in site]
+    assert every((records[site].bfloat16() != records[site]).any() for site in blocks)
+
+
+def test_products_run_in_bfloat16_and_the_heads_and_the_metrics_in_float32(
     model: DUSt3R, pair: Pair
 ) -> None:
     seen: list[bool] = []
@@ -63,7 +77,7 @@ def test_the_trunk_runs_in_bfloat16_and_the_heads_and_the_metrics_in_float32(
         assert running_precision(model) == "bfloat16"
         sweep_heads(model, pair, metrics=metric)
     assert not any(seen)
-    assert half["dec2.1.mlp"].dtype == torch.bfloat16
+    assert half["dec2.1.mlp"].dtype == half["dec2.1.cross_attn.probs"].dtype == torch.float32
     assert plain.output is not None
     assert half.output is not None
     for expected, got in zip(plain.output.points, half.output.points, strict=True):

@@ -43,6 +43,18 @@ class Tokens(NamedTuple):
     grid: tuple[int, int]
 
 
+class InputProjection(nn.Linear):
+    """The linear layer that begins a residual stream.
+
+    Its output has the type of its weights, even where autocast rounds products to bfloat16. So
+    what sublayers add is rounded, and the stream itself is not.
+    """
+
+    def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
+        """Return the beginning of the stream."""
+        return super().forward(x).to(self.weight.dtype)
+
+
 class RoPE2D:
     """Rotary position embedding over two axes (Su et al. 2021, as used in CroCo v2).
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from prob3r.models.alternating import Layer
-from prob3r.models.layers import RoPE2D, ViewsBlock, sublayer
+from prob3r.models.layers import InputProjection, RoPE2D, ViewsBlock, sublayer
 from prob3r.models.protocol import Stack, TokenLayout
 from prob3r.models.sites import Tap
 
@@ -31,7 +31,7 @@ class ViewDecoder(nn.Module):
     def __init__(self, read: int, width: int, depth: int, heads: int, out: int):
         super().__init__()
         self.heads = heads
-        self.projects = nn.Linear(read, width)
+        self.projects = InputProjection(read, width)
         self.blocks = nn.ModuleList(
             ViewsBlock(width, heads, eps=1e-6, scale=None) for _ in range(depth)
         )

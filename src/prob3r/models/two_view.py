@@ -18,6 +18,7 @@ from prob3r.models.configs import check_rope_base
 from prob3r.models.layers import (
     DecoderBlock,
     EncoderBlock,
+    InputProjection,
     RoPE2D,
     Tokens,
     layer_norm,
@@ -129,7 +130,7 @@ class TwoViewModel(MultiViewModel):
             EncoderBlock(c.enc_width, c.enc_heads) for _ in range(c.enc_depth)
         )
         self.enc_norm = layer_norm(c.enc_width)
-        self.decoder_embed = nn.Linear(c.enc_width, c.dec_width)
+        self.decoder_embed = InputProjection(c.enc_width, c.dec_width)
         for name in self.decoders:
             blocks = (DecoderBlock(c.dec_width, c.dec_heads) for _ in range(c.dec_depth))
             self.add_module(name, nn.ModuleList(blocks))
@@ -204,7 +205,8 @@ class TwoViewModel(MultiViewModel):
         if images.shape[-2] % patch or images.shape[-1] % patch:
             size = f"{images.shape[-2]}x{images.shape[-1]}"
             raise Prob3rError(f"Images are {size} pixels; both sides must be multiples of {patch}.")
-        embedded = self.patch_embed.get_submodule("proj")(images)
+        projection = self.patch_embed.get_submodule("proj")
+        embedded = projection(images).to(projection.weight.dtype)  # as in `InputProjection`
         return Tokens(embedded.flatten(2).transpose(1, 2), tuple(embedded.shape[2:]))
 
     def encode_patches(self, stream: Tensor, positions: Tensor, tap: Tap | None = None) -> Tensor:

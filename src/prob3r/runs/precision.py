@@ -1,7 +1,8 @@
 """Precision: the dtype of a model's matrix products, decided in one place.
 
 With bfloat16, autocast runs the matrix products and the attention of the trunk in bfloat16. The
-heads run in float32, and so does everything that is computed from the output.
+residual streams of our architectures stay in float32: what a sublayer adds is rounded, the sum is
+not. The heads run in float32, and so does everything that is computed from the output.
 """
 
 from collections.abc import Iterator
