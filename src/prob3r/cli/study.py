@@ -118,7 +118,7 @@ def study(
 def findings(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders that `prob3r study` wrote, one for each model."),
+        typer.Argument(help="Folders that `prob3r study` wrote, one for each model and data set."),
     ],
     page: Annotated[Path, typer.Option(help="The page to write.")] = Path("findings.md"),
 ) -> None:

@@ -217,11 +217,36 @@ def test_findings_of_two_models_are_not_mixed(tmp_path: Path) -> None:
         write_findings(tmp_path, ["one", "two"])
 
 
-def test_a_model_has_one_folder(tmp_path: Path) -> None:
+def test_a_model_has_one_folder_for_each_data_set(tmp_path: Path) -> None:
     saved(tmp_path / "a", "one")
     saved(tmp_path / "b", "one")
-    with pytest.raises(Prob3rError, match=r"a and .*b both hold findings of m"):
+    with pytest.raises(Prob3rError, match=r"a and .*b both hold findings of m on rooms:test"):
         write_findings([tmp_path / "a", tmp_path / "b"], ["one"])
+
+
+def test_columns_name_the_data_if_there_is_more_than_one_data_set(tmp_path: Path) -> None:
+    """A control of a study stands beside the model itself on the same data."""
+    control = {
+        "claim": "C3",
+        "statement": "In a model that carries an explicit pose, the same cut breaks the pose",
+    }
+    folders = [tmp_path / name for name in ("rooms", "kitchen", "positive")]
+    saved(folders[0], "pose", {}, control, relatives={"mini-vggt": "def"})
+    saved(folders[0], "one", {}, data="lookalikes:test")
+    saved(folders[0], "two")
+    saved(folders[1], "pose", {}, control, relatives={"mini-vggt": "def"}, data="7scenes:kitchen")
+    saved(folders[2], "two", model="mini-vggt", weights="def")
+    text = write_findings(folders, ["pose", "one", "two"]).read_text()
+    header = cells(text, "claim")
+    on = {"rooms:test": "`m on rooms:test`", "kitchen": "`m on 7scenes:kitchen`"}
+    beside = ["`mini-vggt on rooms:test`", "`mini-vggt on 7scenes:kitchen`"]
+    assert header[2:] == [*on.values(), *beside]
+    assert text.startswith("# Findings for m and mini-vggt\n")
+    assert "`m` (`abc`), `mini-vggt` (`def`)" in text
+    own, kitchen, *positives = cells(text, "In a model that carries an explicit pose, the same")[2:]
+    assert own == kitchen == "–"
+    assert "#about-pose-in-m-on-roomstest" in positives[0]
+    assert "#about-pose-in-m-on-7sceneskitchen" in positives[1]
 
 
 def test_no_findings_and_damaged_ones_are_said_so(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from typing import Any
 
 from prob3r.errors import Prob3rError
 from prob3r.io.files import writing_to
-from prob3r.studies.page.overview import MARKS, NOT_ASKED, claims_table, columns, effect
+from prob3r.studies.page.overview import (
+    MARKS,
+    NOT_ASKED,
+    claims_table,
+    columns,
+    effect,
+    fingerprints,
+)
 from prob3r.studies.page.saved import Saved, read_saved
 
 
@@ -20,37 +27,40 @@ def write_findings(
     """Write the page of findings of one or more models, and return its path.
 
     Args:
-        folders: The folders into which `conduct` wrote results, one for each model.
+        folders: The folders into which `conduct` wrote results, one for each model, or one for each
+            data set that a model was tested on.
         order: Names of the studies in the order of the page; those without results are left out.
         page: The file to write; by default `findings.md` in the first folder.
 
     Raises:
         Prob3rError: A folder holds no results, or those of several models, or damaged ones; or two
-            folders hold results of one model.
+            folders hold results of one model on the same data.
     """
     folders = [folders] if isinstance(folders, Path) else list(folders)
     saved = [read_saved(folder, order) for folder in folders]
-    names = [each.model for each in saved]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            first = folders[names.index(name)]
+    whose = [f"{each.model} on {each.data}" for each in saved]
+    for number, name in enumerate(whose):
+        if name in whose[:number]:
+            first = folders[whose.index(name)]
             raise Prob3rError(
                 f"{first} and {folders[number]} both hold findings of {name}; give one of them."
             )
     saved = _named(saved)
+    if len({each.data for each in saved}) > 1:
+        saved = [replace(each, on=f" on {each.data}") for each in saved]
     page = page or folders[0] / "findings.md"
     titles = {
-        (each.model, study): result["title"] + (f", in {each.model}" if len(saved) > 1 else "")
+        (each.column, study): result["title"] + (f", in {each.column}" if len(saved) > 1 else "")
         for each in saved
         for study, result in each.results.items()
     }
     links = {key: f"#{_anchor(title)}" for key, title in titles.items()}
     weights = ", ".join(
         f"`{model}` (`{given}`)" if given else f"`{model}`"
-        for model, given in columns(saved).items()
+        for model, given in fingerprints(saved).items()
     )
     lines = [
-        f"# Findings for {' and '.join(each.model for each in saved)}",
+        f"# Findings for {' and '.join(dict.fromkeys(each.model for each in saved))}",
         "",
         f"Models with the fingerprints of their weights: {weights}. Written by `prob3r study` and "
         "`prob3r findings` from saved results. A cell gives the verdict, the effect and its 95 % "
@@ -65,7 +75,7 @@ def write_findings(
     ]
     for each in saved:
         for study, result in each.results.items():
-            title = titles[each.model, study]
+            title = titles[each.column, study]
             lines += ["", *_section(each.folder / study, study, result, page, title)]
     with writing_to(page) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -78,7 +88,7 @@ def _named(saved: Sequence[Saved]) -> list[Saved]:
         Path(each.model).stem if each.model.endswith(".safetensors") else each.model
         for each in saved
     ]
-    times = Counter(stems)
+    times = Counter(dict(zip((each.model for each in saved), stems, strict=True)).values())
     references = {name: weights for each in saved for name, weights in each.references.items()}
     return [
         replace(each, model=stem)
@@ -92,7 +102,7 @@ def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
     """Return what was not run, and why."""
     lines = []
     for each in saved:
-        model = f"`{each.model}`"
+        model = f"`{each.column}`"
         lines += [f"- `{study}` was not run on {model}: {why}" for study, why in each.left.items()]
         for study, result in each.results.items():
             for control in result.get("missing", ()):
@@ -102,7 +112,7 @@ def _not_run(saved: Sequence[Saved], order: Sequence[str]) -> list[str]:
             studies = ", ".join(f"`{study}`" for study in absent)
             lines.append(f"- No result of {model} is stored for {studies}.")
     for model in columns(saved):
-        if model not in {each.model for each in saved}:
+        if model not in {each.column for each in saved}:
             lines.append(
                 f"- No study was run on `{model}` itself: it is a control in the studies of "
                 "another model, and its cells come from those."

@@ -19,8 +19,8 @@ class Answer:
     """A finding that answers a question.
 
     Attributes:
-        column: Name of the model that the finding is about.
-        tested: Name of the model whose study has the finding.
+        column: The column of the model that the finding is about.
+        tested: The column of the model whose study has the finding.
         study: The study's name.
         finding: The finding, as it was saved.
         question: The question that it answers; None if it is not a known question.
@@ -43,15 +43,19 @@ class Answer:
         return self.question.statement if self.question else in_common(self.finding)
 
 
-def columns(saved: Sequence[Saved]) -> dict[str, str]:
-    """Return the models of the table, with their fingerprints.
+def columns(saved: Sequence[Saved]) -> list[str]:
+    """Return the columns: the models under test, then the references that a finding is about."""
+    about = [answer.column for each in saved for answer in _answers(each)]
+    return list(dict.fromkeys([*(each.column for each in saved), *about]))
 
-    They are the models under test, then the references that a finding is about.
-    """
+
+def fingerprints(saved: Sequence[Saved]) -> dict[str, str]:
+    """Return the fingerprint of every model of the table by its name, empty if it is not known."""
     found = {each.model: each.weights for each in saved}
     for each in saved:
         for answer in _answers(each):
-            found.setdefault(answer.column, each.references.get(answer.column, ""))
+            name = answer.column.removesuffix(each.on)
+            found.setdefault(name, each.references.get(name, ""))
     return found
 
 
@@ -65,9 +69,9 @@ def claims_table(
     Args:
         saved: The results of each model under test.
         order: Names of all studies.
-        links: Anchors of the sections of the page, by the model's and the study's name.
+        links: Anchors of the sections of the page, by the model's column and the study's name.
     """
-    models = list(columns(saved))
+    models = columns(saved)
     answers = [answer for each in saved for answer in _answers(each)]
     others = {claim: None for a in answers if (claim := a.claim) not in CLAIMS}
     lines = [
@@ -170,7 +174,7 @@ def _cell(
     if texts:
         return "<br>".join(texts)
     studies = {answer.study for answer in answers}
-    run = {study for each in saved if each.model == model for study in each.results}
+    run = {study for each in saved if each.column == model for study in each.results}
     return NOT_ASKED if studies & run else NOT_RUN
 
 
@@ -181,8 +185,8 @@ def _answers(saved: Saved) -> list[Answer]:
         for finding in result["findings"]:
             question = _question(study, finding)
             about = question.of if question else ()
-            column = next((name for name in about if name in saved.references), saved.model)
-            found.append(Answer(column, saved.model, study, finding, question))
+            model = next((name for name in about if name in saved.references), saved.model)
+            found.append(Answer(model + saved.on, saved.column, study, finding, question))
     return found
 
 

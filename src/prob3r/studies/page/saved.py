@@ -1,6 +1,7 @@
 """The saved results of the studies of one model, for the page of findings."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,6 +24,7 @@ class Saved:
         folder: Where the results are, one folder a study.
         results: The result of each study by name, as `conduct` wrote it.
         left: The reason for each study that was not run, by name.
+        on: What follows a model's name in the columns of a page with several data sets.
     """
 
     model: str
@@ -30,6 +32,18 @@ class Saved:
     folder: Path
     results: Mapping[str, dict[str, Any]]
     left: Mapping[str, str]
+    on: str = ""
+
+    @property
+    def column(self) -> str:
+        """The column of the model under test."""
+        return self.model + self.on
+
+    @property
+    def data(self) -> str:
+        """The data of most of the studies; some studies bring their own."""
+        ((name, _),) = Counter(result["data"] for result in self.results.values()).most_common(1)
+        return str(name)
 
     @property
     def references(self) -> dict[str, str]:
