@@ -170,6 +170,9 @@ def test_scenes_without_objects_are_read_without_instances(
     with torch.no_grad():
         table = study.measure(tested, bare)
     assert set(table.target) == set(TARGETS) - {"instance"}
+    assert (
+        table.pair.dtype == int
+    )  # rows that are missing leave the numbers of the pairs as they are
     with pytest.raises(Prob3rError, match="no pairs to read; give at least one"):
         study.prepare(tested, Subset(rooms, []))
 

@@ -150,7 +150,7 @@ class Readable(Study):
         run = trace(reader.model, control.pair, reader.sites(), output=False)
         parts.append(control.masked(_rows(reader, run, goals)).assign(source=SHUFFLED))
         parts += [_means(reader, goals, len(pair)), _same_places(pair, goals, patch)]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
     def findings(self, table: pd.DataFrame) -> list[Finding]:
         """Return the answers, two of each target that relates two views and one of the others."""
