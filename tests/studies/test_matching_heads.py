@@ -90,6 +90,16 @@ def test_without_a_total_loss_there_is_no_share() -> None:
     assert all(np.isnan(f.effect) for f in found)
 
 
+def test_of_one_scene_nothing_is_resampled_and_it_is_left_open() -> None:
+    table = made({MATCHING: 8, RANDOM: 1, ENTROPY: 2, ALL: 10})
+    table = table[table["mode"] != "resample"]
+    for found in MatchingHeads().findings(table):
+        assert (found.verdict, found.effect) == ("mixed", pytest.approx(0.8, abs=0.03))
+        assert "no other scene to resample from; PCK@1" in found.control
+    cuts = MatchingHeads().figures(table)["cuts"]
+    assert [text.get_text() for text in cuts.axes[0].get_xticklabels()] == ["zero", "mean"]
+
+
 def test_the_share_is_that_of_the_medians() -> None:
     part, whole = torch.tensor([1.0, 2.0, 30.0]), torch.tensor([2.0, 4.0, 5.0])
     assert share_of_loss(part, whole).value == 0.5

@@ -23,7 +23,8 @@ Rules, for medians over scenes with 95 % bootstrap intervals, for cameras and fo
   heads as a share of the loss by cutting all. In both modes `mean` and `resample`: supported if the
   share is above `HALF`, and the loss is above those of both controls, all by intervals; not
   supported if the share is below `HALF` by its interval, or the loss is not above that of the
-  random heads; else mixed. If cutting all heads loses nothing, the share cannot be measured.
+  random heads; else mixed. If cutting all heads loses nothing, the share cannot be measured. With
+  scenes from one place alone there is nothing to resample, and the verdict is mixed.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,12 +49,12 @@ from prob3r.studies.matching_heads.cuts import (
     ALL,
     ENTROPY,
     MATCHING,
-    MODES,
     PCK,
     RANDOM,
     RankedHeads,
     by_heads,
     cut_rows,
+    modes_of,
     pck_rows,
     read_heads,
 )
@@ -178,10 +179,10 @@ def _breaks(table: pd.DataFrame, metric: str, what: str) -> Finding:
         f"A few matching heads cause more than half of the total loss of the {what}: {few} of "
         f"{count} heads"
     )
-    losses = {mode: _loss(table, metric, mode) for mode in MODES}
-    ruling = [losses[mode] for mode in RULING]
+    losses = {mode: _loss(table, metric, mode) for mode in modes_of(table)}
+    ruling = {mode: losses[mode] for mode in RULING if mode in losses}
     main = losses[RULING[0]]
-    known = [loss for loss in ruling if loss is not None]
+    known = [loss for loss in ruling.values() if loss is not None]
     scenes = int(table.pair.nunique())
     if main is None or len(known) < len(ruling):
         why = "cutting all heads between views loses nothing by its interval"
@@ -191,6 +192,7 @@ def _breaks(table: pd.DataFrame, metric: str, what: str) -> Finding:
         for loss in known
     ]
     fails = [loss.share.high < HALF or loss.over_random.low <= 0 for loss in known]
+    ruled = len(ruling) == len(RULING)
     words = "; ".join(
         f"{mode}: share {as_text(loss.share, 2, '-')}, over random heads "
         f"{as_text(loss.over_random, 3)}, over heads of equal entropy "
@@ -198,10 +200,12 @@ def _breaks(table: pd.DataFrame, metric: str, what: str) -> Finding:
         for mode, loss in losses.items()
         if loss is not None
     )
+    if not ruled:
+        words += "; no other scene to resample from"
     return Finding(
         "N6",
         statement,
-        decide(all(holds), all(fails)),
+        decide(ruled and all(holds), ruled and all(fails)),
         *main.share,
         unit=f"share of the total loss in the {metric.replace('_', ' ')}, mode mean",
         control=f"{words}; PCK@1 of the matching heads {_accuracy(table)}",

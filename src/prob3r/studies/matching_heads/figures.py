@@ -14,11 +14,11 @@ from prob3r.studies.matching_heads.cuts import (
     CUTS,
     ENTROPY,
     MATCHING,
-    MODES,
     PCK,
     RANDOM,
     TOP,
     by_heads,
+    modes_of,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def draw_head_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
         ENTROPY: "heads of equal entropy",
         ALL: "all heads between views",
     }
-    for place, mode in enumerate(MODES):
+    modes = modes_of(table)
+    for place, mode in enumerate(modes):
         for step, (cut, values) in enumerate(
             sorted(by_heads(table, metric, mode).items(), key=_at)
         ):
@@ -82,7 +83,7 @@ def draw_head_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
             axis.errorbar(x, found.value, bars, color=COLOURS["hard"], lw=0.8)
     axis.axhline(0, color=COLOURS["all"], lw=0.6)
     axis.set_ylabel(_change_of(metric))
-    axis.set_xticks(range(len(MODES)), MODES)
+    axis.set_xticks(range(len(modes)), modes)
     axis.set_xlabel("mode of the ablation")
 
 
