@@ -93,6 +93,7 @@ def test_a_late_pose_is_warned_of(learning: Explanation) -> None:
         ({"inliers": 0.4}, "40 % of view 2's final pointmap"),
         ({"field_of_view": 150.0}, "150°"),
         ({"field_of_view": nan}, "behind its own camera"),
+        ({"field_of_view": -180.0}, "its focal length is negative"),
         ({"probe_gap": 0.5}, "the curves are rough"),
     ],
 )

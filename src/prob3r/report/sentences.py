@@ -294,6 +294,9 @@ def _consistency(m: Measurements, view: int) -> Iterator[Sentence]:
         )
     if isnan(final.field_of_view):
         yield Sentence("View 1's pointmap lies behind its own camera.", "warning")
+    elif final.field_of_view <= 0:
+        text = "No lens shows view 1's pointmap: its focal length is negative."
+        yield Sentence(text, "warning")
     elif not NARROWEST_VIEW <= final.field_of_view <= WIDEST_VIEW:
         yield Sentence(
             f"View 1's pointmap is that of a camera with a field of view of "

@@ -20,7 +20,8 @@ FINDING = {
     "pairs": 64,
 }
 STORED = Path(__file__).parents[3] / "docs" / "findings"
-MODELS = [STORED / "mini", STORED / "first-mini", STORED / "mini-vggt"]
+NAMES = ("mini", "mini-7scenes", "first-mini", "mini-vggt", "mini-vggt-7scenes")
+MODELS = [STORED / name for name in NAMES]
 
 
 def saved(folder: Path, name: str, *findings: dict[str, Any], **changes: Any) -> None:
@@ -205,7 +206,7 @@ def test_the_page_in_the_docs_is_the_one_that_the_stored_results_give(tmp_path: 
         return [line for line in lines if not line.startswith(apart)]
 
     assert told(STORED.parent / "findings.md") == told(fresh), (
-        "write it again: prob3r findings docs/findings/mini docs/findings/first-mini "
+        f"write it again: prob3r findings {' '.join(f'docs/findings/{name}' for name in NAMES)} "
         "--page docs/findings.md"
     )
 
