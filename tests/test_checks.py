@@ -39,7 +39,7 @@ def test_shapes_are_checked_while_tests_run() -> None:
     with pytest.raises(TypeCheckError, match="slope"):
         afresh("prob3r.rooms.cameras").intrinsics_for(torch.ones(2), (4, 4))
     with pytest.raises(TypeCheckError, match="image"):
-        afresh("prob3r.scenes.views").View(torch.ones(2, 3, 4))
+        afresh("prob3r.scenes.view").View(torch.ones(2, 3, 4))
 
 
 def test_shapes_are_checked_in_the_first_calls() -> None:
