@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.measures.statistics import as_text, wide
+from prob3r.studies.cuts.effects import modes_in
 from prob3r.studies.cuts.losses import loss_interval, with_losses
 from prob3r.studies.cuts.tokens import MASK, MEAN, RESAMPLE, ZERO
 
@@ -49,8 +50,7 @@ class Standing:
 
 def standings(table: pd.DataFrame, metric: str) -> dict[str, Standing]:
     """Return the comparison with the controls in every mode of a table."""
-    modes = [mode for mode in MODES if (table["mode"] == mode).any()]
-    return {mode: Standing(table, metric, mode) for mode in modes}
+    return {mode: Standing(table, metric, mode) for mode in modes_in(table, MODES)}
 
 
 def as_words(found: Mapping[str, Standing]) -> str:

@@ -61,6 +61,11 @@ def camera_metric(table: pd.DataFrame, of: str = "rotation_error") -> str:
     return stated if (table.metric == stated).any() else f"{POINTS} {of}"
 
 
+def modes_in(table: pd.DataFrame, modes: Sequence[str]) -> list[str]:
+    """Return the modes of a cut that a table has: of one scene alone nothing is resampled."""
+    return [mode for mode in modes if (table["mode"] == mode).any()]
+
+
 def effect(table: pd.DataFrame, metric: str, **fields: object) -> Float[Tensor, " n"]:
     """Return the effect of one variant on an error, scene by scene.
 

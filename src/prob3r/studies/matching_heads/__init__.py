@@ -40,7 +40,7 @@ from prob3r.runs.edits import head_means
 from prob3r.scenes.sampling import sampled_batches
 from prob3r.scenes.source import Scenes
 from prob3r.scenes.views import Views
-from prob3r.studies.cuts.effects import POINTMAP, camera_metric
+from prob3r.studies.cuts.effects import POINTMAP, camera_metric, modes_in
 from prob3r.studies.framework.figures import PAGE, figure
 from prob3r.studies.framework.study import BETWEEN, Study
 from prob3r.studies.framework.tested import ModelUnderTest
@@ -49,12 +49,12 @@ from prob3r.studies.matching_heads.cuts import (
     ALL,
     ENTROPY,
     MATCHING,
+    MODES,
     PCK,
     RANDOM,
     RankedHeads,
     by_heads,
     cut_rows,
-    modes_of,
     pck_rows,
     read_heads,
 )
@@ -179,7 +179,7 @@ def _breaks(table: pd.DataFrame, metric: str, what: str) -> Finding:
         f"A few matching heads cause more than half of the total loss of the {what}: {few} of "
         f"{count} heads"
     )
-    losses = {mode: _loss(table, metric, mode) for mode in modes_of(table)}
+    losses = {mode: _loss(table, metric, mode) for mode in modes_in(table, MODES)}
     ruling = {mode: losses[mode] for mode in RULING if mode in losses}
     main = losses[RULING[0]]
     known = [loss for loss in ruling.values() if loss is not None]

@@ -170,11 +170,6 @@ def _drawn(heads: Sequence[Head], count: int, seed: int) -> list[Head]:
     return [heads[i] for i in order[:count]]
 
 
-def modes_of(table: pd.DataFrame) -> list[str]:
-    """Return the modes that there are: without another scene there is no `resample`."""
-    return [mode for mode in MODES if (table["mode"] == mode).any()]
-
-
 def by_heads(table: pd.DataFrame, metric: str, mode: str) -> dict[str, Float[Tensor, " n"]]:
     """Return the effect of every kind of cut by scene; for random heads, the mean of the draws."""
     rows = table[table.cut.isin(CUTS)]

@@ -6,7 +6,7 @@ import pandas as pd
 from torch import Tensor
 
 from prob3r.measures.statistics import median_interval, medians, wide
-from prob3r.studies.cuts.effects import POINTMAP
+from prob3r.studies.cuts.effects import POINTMAP, modes_in
 from prob3r.studies.framework.figures import COLOURS, band
 from prob3r.studies.matching_heads.cuts import (
     ALL,
@@ -14,11 +14,11 @@ from prob3r.studies.matching_heads.cuts import (
     CUTS,
     ENTROPY,
     MATCHING,
+    MODES,
     PCK,
     RANDOM,
     TOP,
     by_heads,
-    modes_of,
 )
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def draw_head_cuts(axis: "Axes", table: pd.DataFrame, metric: str) -> None:
         ENTROPY: "heads of equal entropy",
         ALL: "all heads between views",
     }
-    modes = modes_of(table)
+    modes = modes_in(table, MODES)
     for place, mode in enumerate(modes):
         for step, (cut, values) in enumerate(
             sorted(by_heads(table, metric, mode).items(), key=_at)

@@ -19,18 +19,25 @@ class Answer:
     """A finding that answers a question.
 
     Attributes:
-        column: The column of the model that the finding is about.
+        model: Name of the model that the finding is about.
+        on: What follows a model's name in the columns, as in `Saved`.
         tested: The column of the model whose study has the finding.
         study: The study's name.
         finding: The finding, as it was saved.
         question: The question that it answers; None if it is not a known question.
     """
 
-    column: str
+    model: str
+    on: str
     tested: str
     study: str
     finding: Mapping[str, Any]
     question: Question | None
+
+    @property
+    def column(self) -> str:
+        """The column of the model that the finding is about."""
+        return self.model + self.on
 
     @property
     def claim(self) -> Claim:
@@ -54,8 +61,7 @@ def fingerprints(saved: Sequence[Saved]) -> dict[str, str]:
     found = {each.model: each.weights for each in saved}
     for each in saved:
         for answer in _answers(each):
-            name = answer.column.removesuffix(each.on)
-            found.setdefault(name, each.references.get(name, ""))
+            found.setdefault(answer.model, each.references.get(answer.model, ""))
     return found
 
 
@@ -186,7 +192,7 @@ def _answers(saved: Saved) -> list[Answer]:
             question = _question(study, finding)
             about = question.of if question else ()
             model = next((name for name in about if name in saved.references), saved.model)
-            found.append(Answer(model + saved.on, saved.column, study, finding, question))
+            found.append(Answer(model, saved.on, saved.column, study, finding, question))
     return found
 
 
