@@ -11,6 +11,7 @@ from prob3r.probes import load_probes
 from prob3r.probes.cache import kept
 from prob3r.runs.precision import running_precision
 from prob3r.scenes import several, source
+from prob3r.studies import STUDIES
 from tests.cli.test_cli import run
 from tests.probes.test_fit import album
 
@@ -205,14 +206,37 @@ def test_evaluate_says_what_its_probes_were_fitted_on(
 def test_study_fits_probes_and_controls_and_names_them(
     here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    planned = list[set[str]]()
+
+    def seconds(model: DUSt3R, scenes: object) -> float:
+        planned.append({bank.kind for bank in kept()})
+        return 1.0
+
+    monkeypatch.setattr("prob3r.probes.fit.seconds_of_a_run", seconds)
     options = ("--pairs", "12", "--out", "out")
     assert run(monkeypatch, "study", "refinement", *MODEL, *options) == 0
+    assert planned[0] == set()  # the plan comes before what takes long
     assert {bank.kind for bank in kept()} == {"ridge", "random", "encoder"}
     about = json.loads((here / "out/refinement/study.json").read_text())
     words = "fitted to the truth on 125 scenes of rooms:train"
     assert about["probes"] == {"ridge": words, "random": words, "encoder": words}
     assert f"Probes `ridge`: {words}." in (here / "out/findings.md").read_text()
     assert run(monkeypatch, "study", "refinement", *MODEL, *options) == 0
+
+
+def test_without_probes_all_studies_run_that_need_none(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    few = {name: STUDIES[name] for name in ("refinement", "sinks")}
+    monkeypatch.setattr("prob3r.studies.STUDIES", few)
+    options = (*MODEL, "--probes", "none", "--pairs", "2", "--out", "out")
+    assert run(monkeypatch, "study", "all", *options) == 0
+    why = f"needs 'ridge' probes of {MODEL[1]}; fit them with `prob3r probes fit --kind ridge`."
+    assert why in json.loads((here / "out/refinement/not-run.json").read_text())["why"]
+    assert (here / "out/sinks/findings.json").exists()
+    assert not kept()
+    assert run(monkeypatch, "study", "refinement", *options) == 1
+    assert why in " ".join(capfd.readouterr().err.split())
 
 
 def test_shipped_probes_are_read_unless_others_are_asked_for(

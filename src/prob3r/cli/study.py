@@ -24,7 +24,7 @@ from prob3r.cli.app import (
     progress,
     wide,
 )
-from prob3r.cli.banks import AUTO, FitOn, FitTo, Probes, asked, maybe_reader, shown
+from prob3r.cli.banks import AUTO, NONE, FitOn, FitTo, Probes, asked, maybe_reader, shown
 from prob3r.errors import Prob3rError
 
 if TYPE_CHECKING:
@@ -85,14 +85,16 @@ def study(
         )
     processes = launched(device)
     which = asked(fit_to, fit_on, precision)
-    tested = _tested(model, probes, which, checkpoints, processes)
+    tested = _tested(model, checkpoints, processes)
     wanted = [study() for study in (studies.values() if name == "all" else [studies[name]])]
     for each in wanted:
         each.choose_views(tested.model, views)
-    lacking = _lacking(wanted, tested)
-    with in_precision(precision, tested.model, tested.untrained, *tested.references.values()):
-        if processes.first:
+    lacking = _lacking(wanted, tested, probes)
+    if processes.first:
+        with in_precision(precision, tested.model):
             _print_plan(wanted, tested, data, pairs, lacking)
+    tested = _probed(tested, probes, which, processes)
+    with in_precision(precision, tested.model, tested.untrained, *tested.references.values()):
         for each in wanted:
             if name == "all" and each.name in lacking:
                 if processes.first:
@@ -128,7 +130,7 @@ def findings(
     console.print(Text(f"Wrote {write_findings(folders, list(STUDIES), page)}"), soft_wrap=True)
 
 
-def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest") -> dict[str, str]:
+def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest", probes: str) -> dict[str, str]:
     """Return the studies that cannot be run on this model, and the reason for each."""
     from prob3r.studies import LackingError
 
@@ -136,6 +138,8 @@ def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest") -> dict[str, 
     for each in wanted:
         try:
             each.check(tested)
+            if probes == NONE:
+                each.check_probes(tested)
         except LackingError as error:
             found[each.name] = str(error)
     return found
@@ -168,15 +172,14 @@ def _print_plan(
         table.add_row(*about, Text(why or missing))
     rooms = Rooms("test", tested.model.config.image_size, compile=False)
     seconds = seconds_of_a_run(tested.model, rooms)
-    models = [tested.model, *filter(None, [tested.untrained]), *tested.references.values()]
-    tensors = [weight for model in models for weight in model.parameters()]
-    tensors += [weight for bank in tested.banks.values() for weight in bank.parameters()]
-    held = sum(tensor.nbytes for tensor in tensors) / 2**30
+    models = [tested.model, *tested.references.values()]
+    held = sum(weight.nbytes for model in models for weight in model.parameters()) / 2**30
     table.caption = (
         f"One run of the model on one pair takes {seconds:.2g} s, on all pairs "
         f"{duration(seconds * total)}, and on those that studies prepare on "
         f"{duration(seconds * prepared)}. A study runs the model several times on each pair; after "
-        f"its first batch it prints the time that is left. Models and probes take {held:.1f} GiB."
+        f"its first batch it prints the time that is left. The models take {held:.1f} GiB, without "
+        "probes."
     )
     wide(console).print(table)
 
@@ -201,27 +204,14 @@ def _timed(title: str, report: Callable[[str, float], None]) -> Callable[[int, i
     return show
 
 
-def _tested(
-    model: str,
-    probes: str,
-    which: "Asked",
-    checkpoints: Path | None,
-    processes: "Processes",
-) -> "ModelUnderTest":
-    """Return a model with its probes, its controls and the models that studies compare it with."""
+def _tested(model: str, checkpoints: Path | None, processes: "Processes") -> "ModelUnderTest":
+    """Return a model, still without probes, with the models that studies compare it with."""
     from prob3r.models import load, shipped
-    from prob3r.probes import backbone_of
     from prob3r.studies import ModelUnderTest
     from prob3r.studies.framework.tested import POSITIVE
 
     device = processes.device
     network = load(model, device)
-    if not processes.first:  # the first process fits missing banks; the others then find them
-        processes.wait()
-    banks = _banks(network, model, probes, which)
-    if processes.first:
-        processes.wait()
-    read = {kind: backbone_of(bank, network) for kind, bank in banks.items()}
     others = {name: load(name, device) for name in shipped() if name != model}
     references = {
         name: other
@@ -235,7 +225,24 @@ def _tested(
                 f"{checkpoints} holds no weights; give a folder of .safetensors files."
             )
         references |= {path.stem: load(path, device) for path in kept}
-    return ModelUnderTest(network, model, banks, read.get("random"), references)
+    return ModelUnderTest(network, model, references=references)
+
+
+def _probed(
+    tested: "ModelUnderTest", probes: str, which: "Asked", processes: "Processes"
+) -> "ModelUnderTest":
+    """Return the model under test with its probes and their controls, fitted where they lack."""
+    from dataclasses import replace
+
+    from prob3r.probes import backbone_of
+
+    if not processes.first:  # the first process fits missing banks; the others then find them
+        processes.wait()
+    banks = _banks(tested.model, tested.name, probes, which)
+    if processes.first:
+        processes.wait()
+    read = {kind: backbone_of(bank, tested.model) for kind, bank in banks.items()}
+    return replace(tested, banks=banks, untrained=read.get("random"))
 
 
 def _banks(network: "Model", model: str, probes: str, which: "Asked") -> dict[str, "SiteReader"]:

@@ -76,6 +76,7 @@ def conduct(
         Prob3rError: The folder holds a study of something else, or cannot be written.
     """
     study.check(tested)
+    study.check_probes(tested)
     processes = processes or Processes()
     home = folder / study.name
     parts = home / "parts"

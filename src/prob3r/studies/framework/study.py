@@ -122,6 +122,9 @@ class Study(ABC, Generic[Seen]):
             raise LackingError(
                 f"The study '{self.name}' needs pointmaps, and {tested.name} predicts none."
             )
+
+    def check_probes(self, tested: ModelUnderTest) -> None:
+        """Raise LackingError if the study needs probes and the model has none."""
         if self.probes:
             tested.bank()
 
