@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prob3r.probes import perceptrons
+from prob3r.probes import perceptrons, tokens
 from prob3r.probes.equations import NormalEquations, regress
 from prob3r.probes.perceptrons import fit_mlps, run_mlps
 from prob3r.probes.targets import POSE, Goals
-from prob3r.probes.tokens import BEST, LINEAR, MLP, PENALTY, POOLED, TokenProbes
+from prob3r.probes.tokens import BEST, LINEAR, MLP, PENALTY, POOLED, KeptTokens, TokenProbes
 from prob3r.rooms import Rooms
 
 
@@ -44,14 +44,36 @@ def planted(count: int) -> tuple[list[Tensor], Goals]:
 def test_the_best_patch_is_the_one_that_tells_the_pose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perceptrons, "STEPS", 20)
     streams, goals = planted(80)
-    halves, numbers = [s.half() for s in streams], goals.raw
-    reader = TokenProbes.fit(POSE, halves, goals, 60, slice(0, 4), {"corner": 0})
+    every, numbers = KeptTokens.of(4, slice(0, 4), [0]), goals.raw
+    kept = [every.take(stream.half()) for stream in streams]
+    reader = TokenProbes.fit(POSE, kept, goals, 60, every, {"corner": 0})
     assert reader.tokens == [BEST, "corner", POOLED]
     assert reader.places[1].tolist() == [2, 0, 4]
     read = reader.read(streams)
     assert read[LINEAR].shape == read[MLP].shape == (2, 3, 80, 12)
     told, noise = ((read[LINEAR][1, i, 60:] - numbers[60:]).square().mean() for i in (0, 1))
     assert told < 0.2 * noise
+
+
+def test_few_patches_of_many_are_kept_and_read_at_their_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tokens, "MOST_PATCHES", 3)
+    monkeypatch.setattr(perceptrons, "STEPS", 20)
+    streams, goals = planted(80)
+    padded = [torch.cat((torch.randn(80, 2, 16), s, torch.randn(80, 3, 16)), 1) for s in streams]
+    kept = KeptTokens.of(9, slice(2, 9), [0, 5])
+    assert kept.kept.tolist() == [0, 2, 5, 8]
+    taken = kept.take(padded[0])
+    assert torch.equal(taken.tokens, padded[0][:, [0, 2, 5, 8]])
+    torch.testing.assert_close(taken.mean, padded[0][:, 2:].mean(1))
+    more = KeptTokens.of(9, slice(2, 9), [0, 4])  # the planted patch is token 4
+    reader = TokenProbes.fit(
+        POSE, [more.take(s) for s in padded], goals, 60, more, {"camera": 0, "told": 4}
+    )
+    assert reader.tokens == [BEST, "camera", "told", POOLED]
+    assert reader.places[1].tolist() == [4, 0, 4, 9]
+    assert reader.read(padded)[LINEAR].shape == (2, 4, 80, 12)
 
 
 def test_one_ridge_is_that_of_the_normal_equations() -> None:

@@ -1,12 +1,13 @@
 """Probes of a target of pairs that read single tokens of a view, or the mean of its patches.
 
 `RidgeBank` reads only the mean or one special token, in one pass over any number of scenes. Here
-all tokens of some scenes are in memory. The best patch of a site can then be found, and perceptrons
-can be trained.
+tokens of some scenes are in memory. The best patch of a site can then be found, and perceptrons can
+be trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,59 @@ PENALTY = 1e-2  # the ridge of the regression, divided by the number of rows
 LINEAR, MLP = "linear", "mlp"
 BEST, POOLED = "best", "pooled"
 _SMALLEST = 1e-4  # a standard deviation under which a feature does not vary
+
+
+MOST_PATCHES = 256
+"""The number of patches that are kept of a view with more; it bounds the memory."""
+
+
+class KeptTokens(NamedTuple):
+    """The tokens of a view that are kept.
+
+    Attributes:
+        kept: Indices of these tokens, in their order.
+        patches: Where the patches are among all tokens.
+        tokens: How many tokens the view has.
+    """
+
+    kept: Int[Tensor, " m"]
+    patches: slice
+    tokens: int
+
+    @classmethod
+    def of(cls, tokens: int, patches: slice, singles: Iterable[int]) -> "KeptTokens":
+        """Keep single tokens, and `MOST_PATCHES` evenly spaced patches, or all of fewer.
+
+        Args:
+            tokens: How many tokens the view has.
+            patches: Where the patches are among them.
+            singles: Indices of the single tokens.
+        """
+        first, last = patches.start, patches.stop - 1
+        spaced = torch.linspace(first, last, min(last + 1 - first, MOST_PATCHES)).round().long()
+        return cls(torch.cat((spaced, torch.tensor([*singles]))).unique(), patches, tokens)
+
+    def take(self, stream: Float[Tensor, "b n d"]) -> "Taken":
+        """Return these tokens of a stream, and the mean of all its patches."""
+        stream = torch.Tensor(stream)
+        return Taken(stream[:, self.kept.to(stream.device)], _mean(stream, self.patches))
+
+
+class Taken(NamedTuple):
+    """What is kept of a stream.
+
+    Attributes:
+        tokens: The kept tokens, in the stream's type.
+        mean: The mean of all patches in float32: scenes differ little in it.
+    """
+
+    tokens: Float[Tensor, "b m d"]
+    mean: Float[Tensor, "b d"]
+
+    @classmethod
+    def join(cls, parts: Iterable["Taken"]) -> "Taken":
+        """Return several batches as one."""
+        return cls(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -52,10 +106,10 @@ class TokenProbes:
     def fit(
         cls,
         target: Target,
-        streams: Sequence[Float[Tensor, "b n d"]],
+        streams: Iterable[Taken],
         goals: Goals,
         fitted: int,
-        patches: slice,
+        tokens: KeptTokens,
         singles: Mapping[str, int],
         seed: int = 0,
     ) -> "TokenProbes":
@@ -63,10 +117,11 @@ class TokenProbes:
 
         Args:
             target: The target of the probes.
-            streams: The stream of each site: the fitted scenes first, then the held-out scenes.
+            streams: What is kept of the stream of each site: the fitted scenes first, then the
+                held-out scenes.
             goals: The target's values for each scene.
             fitted: Number of fitted scenes.
-            patches: Where the patches are among the tokens.
+            tokens: The tokens that the streams hold.
             singles: Indices of single tokens to read in addition to the best patch, by name.
             seed: Seed of the perceptrons' weights and batches.
         """
@@ -74,21 +129,25 @@ class TokenProbes:
         centred = goals.raw - average
         held = goals.rows(torch.arange(len(goals.raw), device=average.device) >= fitted)
         names = [BEST, *singles, POOLED]
+        kept = tokens.kept.tolist()
+        rows = [kept.index(token) for token in singles.values()]
+        patches = [row for row, token in enumerate(kept) if token in _range(tokens.patches)]
+        numbers = torch.tensor([*kept, tokens.tokens])
         parts = []
         for stream in streams:
-            features = with_mean(stream, patches).transpose(0, 1)
+            features = torch.cat((stream.tokens.float(), stream.mean[:, None]), 1).transpose(0, 1)
             mean, scale = _moments(features[:, :fitted])
             features = (features - mean[:, None]) / scale[:, None]
             weights = regress(features[:, :fitted], centred[:fitted], PENALTY)
             read = features[patches, fitted:] @ weights[patches] + average
-            best = _least_wrong(target, read, held)
-            chosen = torch.tensor([patches.start + best, *singles.values(), len(features) - 1])
-            parts.append([chosen, *(t[chosen] for t in (mean, scale, weights, features))])
+            best = patches[_least_wrong(target, read, held)]
+            chosen = torch.tensor([best, *rows, len(kept)])
+            parts.append([numbers[chosen], *(t[chosen] for t in (mean, scale, weights, features))])
         places, mean, scale, linear, features = (
             torch.stack(tensors) for tensors in zip(*parts, strict=True)
         )
         mlp = fit_mlps(features.flatten(0, 1), centred, fitted, seed)
-        return cls(names, places, patches, mean, scale, average, linear, mlp)
+        return cls(names, places, tokens.patches, mean, scale, average, linear, mlp)
 
     def read(
         self, streams: Sequence[Float[Tensor, "b n d"]]
@@ -96,7 +155,7 @@ class TokenProbes:
         """Return the predictions of each kind of probe, `linear` and `mlp`, by site and token."""
         chosen = torch.stack(
             [
-                with_mean(stream, self.patches)[:, places].transpose(0, 1)
+                _with_mean(stream, self.patches)[:, places].transpose(0, 1)
                 for stream, places in zip(streams, self.places, strict=True)
             ]
         )
@@ -108,10 +167,17 @@ class TokenProbes:
         }
 
 
-def with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b m d"]:
+def _with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b m d"]:
     """Return all tokens, in float32, and after them the mean over the patches."""
-    stream = torch.Tensor(stream).float()
-    return torch.cat((stream, stream[:, patches].mean(1, keepdim=True)), 1)
+    return torch.cat((torch.Tensor(stream).float(), _mean(stream, patches)[:, None]), 1)
+
+
+def _mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b d"]:
+    return torch.Tensor(stream)[:, patches].float().mean(1)
+
+
+def _range(patches: slice) -> range:
+    return range(patches.start, patches.stop)
 
 
 def _moments(

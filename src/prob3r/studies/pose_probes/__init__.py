@@ -54,7 +54,7 @@ from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes.settings import HELD_PAIRS, PAIRS
 from prob3r.probes.targets import POSE, Goals
-from prob3r.probes.tokens import POOLED, TokenProbes
+from prob3r.probes.tokens import POOLED, KeptTokens, Taken, TokenProbes
 from prob3r.rooms import Rooms
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
@@ -105,26 +105,27 @@ class PoseProbes(Study):
             raise Prob3rError("There are no pairs to probe; give at least one.")
         device = next(tested.model.parameters()).device
         rooms = Rooms("train", first.view2.size, device=device, compile=False)
-        backbones = _backbones(tested)
-        streams: dict[str, list[list[Tensor]]] = {name: [] for name in backbones}
+        for name, model in _backbones(tested).items():  # one at a time, to save memory
+            self.readers[name] = self._fitted(name, model, rooms, first)
+
+    def _fitted(self, name: str, model: Model, rooms: Rooms[Pair], first: Pair) -> TokenProbes:
+        """Return the probes of one model."""
+        shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
+        sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
+        seen, sites = as_shown(name, model, first.to(rooms.device)), sites_of(model)
+        count = trace(model, seen, sites[:1], output=False)[sites[0]].shape[1]
+        singles = _singles(model, sinks, seen.view2.size, count)
+        tokens = KeptTokens.of(count, trunk(model).layout(2).patches(count), singles.values())
+        parts: list[list[Taken]] = [[] for _ in sites]
         goals = []
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
-            goals.append(POSE.truth(pair, 2, tested.model.config.patch))
-            for name, model in backbones.items():
-                seen = as_shown(name, model, pair)
-                run = trace(model, seen, sites_of(model), output=False, dtype=torch.float16)
-                streams[name].append([torch.Tensor(record) for record in run.values()])
-        for name, model in backbones.items():
-            sites = [torch.cat(parts) for parts in zip(*streams.pop(name), strict=True)]
-            layout, tokens = trunk(model).layout(2), sites[0].shape[1]
-            shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
-            size = as_shown(name, model, first).view2.size
-            sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
-            singles = _singles(model, sinks, size, tokens)
-            patches = layout.patches(tokens)
-            self.readers[name] = TokenProbes.fit(
-                POSE, sites, Goals.join(goals), FITTED, patches, singles
-            )
+            goals.append(POSE.truth(pair, 2, model.config.patch))
+            seen = as_shown(name, model, pair)
+            run = trace(model, seen, sites, output=False, dtype=torch.float16)
+            for of_site, record in zip(parts, run.values(), strict=True):
+                of_site.append(tokens.take(record))
+        streams = (Taken.join(parts.pop(0)) for _ in sites)  # each is freed when it is fitted
+        return TokenProbes.fit(POSE, streams, Goals.join(goals), FITTED, tokens, singles)
 
     def measure(self, tested: ModelUnderTest, pair: Pair) -> pd.DataFrame:
         """Return the errors of the poses that are read, and of those beside them."""
