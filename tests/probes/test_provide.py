@@ -5,14 +5,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, fingerprint, random, save
-from prob3r.probes import Asked, provide, save_probes
+from prob3r.probes import Asked, RidgeBank, provide, provide_each, save_probes
 from prob3r.probes.cache import find, folder, kept
+from prob3r.probes.fit import fit_together
+from prob3r.probes.provide import scenes_to_fit
+from prob3r.probes.scenes import HELD_OUT, FitScenes
 from tests.probes.test_fit import album
 
 CONFIG = DUSt3RConfig((16, 16), 8, 16, 1, 2, 16, 1, 2)
@@ -61,6 +65,26 @@ def test_a_bank_is_fitted_once_and_found_again(model: DUSt3R) -> None:
     assert torch.equal(second.weight, first.weight)
     names = {f"{each.kind} {each.fit.whose}" for each in kept(fingerprint(model))}
     assert names == {"ridge truth", "ridge own", "encoder truth", "encoder own"}
+
+
+def test_the_scenes_that_a_fit_will_take_are_known_before(
+    model: DUSt3R, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[int]()
+
+    def counted(model: DUSt3R, chosen: FitScenes, *arguments: Any) -> list[list[RidgeBank]]:
+        taken.append(len(chosen.scenes) + len(chosen.held_out))
+        return fit_together(model, chosen, *arguments)
+
+    module = sys.modules["prob3r.probes.provide"]  # the package has a function of this name
+    monkeypatch.setattr(module, "fit_together", counted)
+    monkeypatch.setattr("prob3r.probes.settings.HELD_PAIRS", 12)
+    targets = ["depth", "pointmap", "pose"]  # the first two share a pass
+    wanted = scenes_to_fit(model, targets, FEW)
+    provide_each(model, ["ridge"], targets, FEW)
+    assert len(taken) == 2
+    assert wanted == sum(taken) == 60 + HELD_OUT + 60 + 12
+    assert scenes_to_fit(model, ["pose"]) == 768 + 12
 
 
 def test_controls_are_fitted_to_the_same_on_the_same(model: DUSt3R, tmp_path: Path) -> None:

@@ -166,8 +166,9 @@ def _print_plan(
         why, count = lacking.get(each.name), min(pairs, each.most or pairs)
         missing = ", ".join(f"the control {name}" for name in each.missing_controls(tested))
         total += 0 if why else count
-        prepared += 0 if why else each.prepared_on
-        pairs_of, runs = ("not run", "") if why else (str(count), str(each.prepared_on or ""))
+        before = 0 if why else each.prepares_on(tested.model)
+        prepared += before
+        pairs_of, runs = "not run" if why else str(count), str(before or "")
         about = each.title, each.data or data, pairs_of, str(each.views), runs
         table.add_row(*about, Text(why or missing))
     rooms = Rooms("test", tested.model.config.image_size, compile=False)

@@ -156,6 +156,22 @@ def provide_each(
     return {target: {kind: banks[kind] for kind in kinds} for target, banks in found.items()}
 
 
+def scenes_to_fit(model: Model, targets: Sequence[str], asked: Asked | None = None) -> int:
+    """Return on how many scenes a model runs if ridge probes of some targets are fitted.
+
+    Args:
+        model: The model.
+        targets: Names of targets. Those that share a pass of the model count once.
+        asked: What the probes are fitted on. Its `target` is not used.
+    """
+    asked = asked or Asked()
+    count = 0
+    for together in _of_one_pass(targets):
+        settings = _settings("ridge", replace(asked, target=together[0]))
+        count += (asked.scenes or scenes_for(model, settings)) + settings.held_out
+    return count
+
+
 def _of_one_pass(targets: Sequence[str]) -> list[list[str]]:
     """Return targets in groups. The targets of a group are fitted on the same number of scenes."""
     groups: dict[bool, list[str]] = {}

@@ -50,7 +50,8 @@ class Study(ABC, Generic[Seen]):
         fewest: The smallest number of views for which the question makes sense.
         batch: Pairs or scenes in a batch.
         most: Largest useful number of pairs; None is no limit.
-        prepared_on: Number of runs of the model over one scene that `prepare` takes.
+        prepared_on: Number of runs of a model over one scene that `prepare` takes, with those of
+            the control with random weights.
         probes: Whether the study reads sites with probes.
         output: Whether the study measures the model's own pointmaps.
         attention: Groups of kinds of attention; the trunk must have one kind of each group.
@@ -127,6 +128,10 @@ class Study(ABC, Generic[Seen]):
         """Raise LackingError if the study needs probes and the model has none."""
         if self.probes:
             tested.bank()
+
+    def prepares_on(self, model: Model) -> int:
+        """Return `prepared_on` for a model, for a study in which it depends on the model."""
+        return self.prepared_on
 
     def missing_controls(self, tested: ModelUnderTest) -> list[str]:
         """Return the names of the controls that are missing."""

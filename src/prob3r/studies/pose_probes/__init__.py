@@ -88,7 +88,7 @@ class PoseProbes(Study):
 
     name = "pose-probes"
     title = "What could carry a pose"
-    prepared_on = FITTED + HELD_OUT + SINK_ROOMS
+    prepared_on = 2 * (FITTED + HELD_OUT + SINK_ROOMS)
     controls = (POSITIVE,)
     place = 4
     output = True

@@ -51,6 +51,7 @@ from prob3r.models import Model
 from prob3r.models.protocol import trunk
 from prob3r.models.sites import Site
 from prob3r.probes import Asked, RidgeBank, backbone_of, provide_each
+from prob3r.probes.provide import scenes_to_fit
 from prob3r.probes.settings import groups
 from prob3r.probes.targets import PAIR, POINTMAP, TARGETS, TRUTH, Goals, Target
 from prob3r.runs.precision import running_precision
@@ -108,6 +109,10 @@ class Readable(Study):
 
     def __init__(self) -> None:
         self.readers: dict[str, _Reader] = {}
+
+    def prepares_on(self, model: Model) -> int:
+        """Return the number of runs that fit all probes, if none of them are kept."""
+        return 2 * scenes_to_fit(model, list(TARGETS), Asked(scenes=SCENES))
 
     def prepare(self, tested: ModelUnderTest, pairs: Pairs) -> None:
         """Fit the probes of all targets, of the model and of its controls, or load kept ones."""
