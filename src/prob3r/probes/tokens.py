@@ -21,11 +21,8 @@ from prob3r.probes.targets import TRUTH, Goals, Target
 PENALTY = 1e-2  # the ridge of the regression, divided by the number of rows
 LINEAR, MLP = "linear", "mlp"
 BEST, POOLED = "best", "pooled"
+MOST_PATCHES = 256  # the number that is kept of a view with more; it bounds the memory
 _SMALLEST = 1e-4  # a standard deviation under which a feature does not vary
-
-
-MOST_PATCHES = 256
-"""The number of patches that are kept of a view with more; it bounds the memory."""
 
 
 class KeptTokens(NamedTuple):
