@@ -1,9 +1,12 @@
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
 
 from prob3r.errors import Prob3rError
 from prob3r.models import DUSt3R, DUSt3RConfig, Prediction, random
+from prob3r.models.registry import digest
 from prob3r.rooms import Rooms
 from prob3r.runs.edits import HeadAblation, Knockout, Skip, head_means
 from prob3r.runs.replay import Replay
@@ -113,6 +116,24 @@ def test_every_head_in_every_mode(model: DUSt3R, rooms: Pair) -> None:
         expected = rooms.errors_of(run.points).pose_part
         found = table[row & (table["mode"] == mode)].value.tolist()
         assert found == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-5)
+
+
+def test_a_sweep_reads_all_weights_as_often_for_many_heads_as_for_few(
+    model: DUSt3R, rooms: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    means, hashed = head_means(model, [rooms]), list[int]()
+
+    def counted(*described: Any) -> str:
+        hashed.append(1)
+        return digest(*described)
+
+    monkeypatch.setattr("prob3r.models.registry.digest", counted)
+    for pattern in ("dec2.1.cross_attn", "dec2.*"):
+        hashed.clear()
+        sweep_heads(model, rooms, pattern, modes=["mean"], means=means)
+        assert 0 < len(hashed) <= 2  # for the check of all edits, and for the runs
+    with pytest.raises(Prob3rError, match=r"belong to the model .*; give the means of this model"):
+        sweep_heads(random(MODEL, seed=2), rooms, modes=["mean"], means=means)
 
 
 def test_what_cannot_be_swept_is_refused_before_anything_runs(

@@ -31,7 +31,10 @@ def foreign(model: DUSt3R, other: Pair) -> Trace:
 def test_a_transplant_from_the_same_run_changes_nothing(
     model: DUSt3R, pair: Pair, clean: Prediction, own: Trace, pattern: str
 ) -> None:
-    assert identical(trace(model, pair, edits=[Transplant(pattern, own)]).output, clean)
+    output = trace(model, pair, edits=[Transplant(pattern, own)]).output
+    close(output, clean)
+    # A run without edits multiplies attention maps in one fused kernel, which rounds in another way.
+    assert pattern == "*.probs" or identical(output, clean)
 
 
 def test_a_stream_transplanted_at_some_patches(

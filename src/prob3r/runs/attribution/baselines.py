@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from prob3r.errors import Prob3rError
+from prob3r.models import fingerprint
 from prob3r.models.protocol import Model, Prediction
 from prob3r.models.sites import Site, Tap, attend_jointly
 from prob3r.runs.edits import Means
@@ -129,7 +130,7 @@ class DataMean(Baseline):
 
     def bind(self, model: Model, views: Views, edges: bool) -> "DataMean":
         """Return itself. Raise Prob3rError if these are the means of another model."""
-        self.means.check(model)
+        self.means.check(fingerprint(model))
         return self
 
     def heads(self, site: str, own: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from prob3r.errors import Prob3rError
 from prob3r.geometry import patch_grid
+from prob3r.models import fingerprint
 from prob3r.models.protocol import Model, stack_of
 from prob3r.models.sites import PROBS, Site, select
 from prob3r.runs.edits.changes import Change
@@ -34,6 +35,8 @@ class Setting:
     model: Model
     scenes: int
     patches: tuple[int, ...]
+    # Empty until asked for, then one; a copy by `replace` has the same list.
+    _weights: list[str] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def of(cls, model: Model, views: Views) -> "Setting":
@@ -46,6 +49,13 @@ class Setting:
     def views(self) -> int:
         """The number of views."""
         return len(self.patches)
+
+    @property
+    def weights(self) -> str:
+        """The fingerprint of the model. It is computed once, since all weights are read for it."""
+        if not self._weights:
+            self._weights.append(fingerprint(self.model))
+        return self._weights[0]
 
     @property
     def device(self) -> torch.device:

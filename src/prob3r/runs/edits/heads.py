@@ -82,7 +82,7 @@ class HeadAblation(Edit):
         if self.mode not in ("zero", "mean", "resample"):
             raise self.error(f"has mode '{self.mode}'; it must be zero, mean or resample")
         if isinstance(self.source, Means):
-            self.source.check(setting.model)
+            self.source.check(setting.weights)
         for site in setting.attention_sites(self.site):
             rows, heads = self.rows(setting), self.heads_of(site, self.heads, setting)
             every = self.mask(None, setting.queries(site), rows, heads, setting)

@@ -40,9 +40,9 @@ class Means:
     def __getitem__(self, sublayer: str) -> Float[Tensor, "k e"]:
         return self.values[sublayer]
 
-    def check(self, model: Model) -> None:
-        """Raise Prob3rError unless these are the means of this model."""
-        _check(self.model, model)
+    def check(self, weights: str) -> None:
+        """Raise Prob3rError unless these are the means of the model of this fingerprint."""
+        _check(self.model, weights)
 
     def save(self, path: Path) -> None:
         """Write the means as one `.safetensors` file, whole or not at all."""
@@ -135,9 +135,9 @@ class TokenMeans:
     model: str
     scenes: int
 
-    def check(self, model: Model) -> None:
-        """Raise Prob3rError unless these are the means of this model."""
-        _check(self.model, model)
+    def check(self, weights: str) -> None:
+        """Raise Prob3rError unless these are the means of the model of this fingerprint."""
+        _check(self.model, weights)
 
 
 def token_means(model: Model, scenes: Iterable[Views], pattern: str) -> TokenMeans:
@@ -203,10 +203,10 @@ class _Moments(Tap):
         }
 
 
-def _check(mean_of: str, model: Model) -> None:
-    if mean_of != fingerprint(model):
+def _check(mean_of: str, weights: str) -> None:
+    if mean_of != weights:
         raise Prob3rError(
-            f"These means belong to the model {mean_of}, but this model is {fingerprint(model)}; "
+            f"These means belong to the model {mean_of}, but this model is {weights}; "
             "give the means of this model."
         )
 

@@ -69,7 +69,7 @@ class TokenAblation(Edit):
         if self.mode not in TOKEN_MODES:
             raise self.error(f"has mode '{self.mode}'; it must be one of {', '.join(TOKEN_MODES)}")
         if isinstance(self.source, TokenMeans):
-            self.source.check(setting.model)
+            self.source.check(setting.weights)
         changes: list[Change] = []
         for site in setting.sites(self.site):
             rows, axis = self.rows(setting), setting.queries(site)
