@@ -33,7 +33,7 @@ def test_a_transplant_from_the_same_run_changes_nothing(
 ) -> None:
     output = trace(model, pair, edits=[Transplant(pattern, own)]).output
     close(output, clean)
-    # A run without edits multiplies attention maps in one fused kernel, which rounds in another way.
+    # A run without edits multiplies attention maps in one fused kernel, which rounds otherwise.
     assert pattern == "*.probs" or identical(output, clean)
 
 
