@@ -224,17 +224,18 @@ def test_study_fits_probes_and_controls_and_names_them(
     assert run(monkeypatch, "study", "refinement", *MODEL, *options) == 0
 
 
+@pytest.mark.parametrize("probes", ["none", "logit"])  # a lens is not what studies read with
 def test_without_probes_all_studies_run_that_need_none(
-    here: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    here: Path, probes: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     few = {name: STUDIES[name] for name in ("refinement", "sinks")}
     monkeypatch.setattr("prob3r.studies.STUDIES", few)
-    options = (*MODEL, "--probes", "none", "--pairs", "2", "--out", "out")
+    options = (*MODEL, "--probes", probes, "--pairs", "2", "--out", "out")
     assert run(monkeypatch, "study", "all", *options) == 0
     why = f"needs 'ridge' probes of {MODEL[1]}; fit them with `prob3r probes fit --kind ridge`."
     assert why in json.loads((here / "out/refinement/not-run.json").read_text())["why"]
     assert (here / "out/sinks/findings.json").exists()
-    assert not kept()
+    assert bool(kept()) == (probes == "logit")  # a lens has the controls of probes
     assert run(monkeypatch, "study", "refinement", *options) == 1
     assert why in " ".join(capfd.readouterr().err.split())
 

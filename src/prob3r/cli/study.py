@@ -89,11 +89,12 @@ def study(
     wanted = [study() for study in (studies.values() if name == "all" else [studies[name]])]
     for each in wanted:
         each.choose_views(tested.model, views)
-    lacking = _lacking(wanted, tested, probes)
+    lacking = _lacking(wanted, tested, probed=probes == NONE)
     if processes.first:
         with in_precision(precision, tested.model):
             _print_plan(wanted, tested, data, pairs, lacking)
     tested = _probed(tested, probes, which, processes)
+    lacking = _lacking(wanted, tested, probed=True)
     with in_precision(precision, tested.model, tested.untrained, *tested.references.values()):
         for each in wanted:
             if name == "all" and each.name in lacking:
@@ -130,15 +131,21 @@ def findings(
     console.print(Text(f"Wrote {write_findings(folders, list(STUDIES), page)}"), soft_wrap=True)
 
 
-def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest", probes: str) -> dict[str, str]:
-    """Return the studies that cannot be run on this model, and the reason for each."""
+def _lacking(wanted: "list[Study[Any]]", tested: "ModelUnderTest", probed: bool) -> dict[str, str]:
+    """Return the studies that cannot be run on this model, and the reason for each.
+
+    Args:
+        wanted: The studies.
+        tested: The model.
+        probed: Whether it has all the probes that it will have.
+    """
     from prob3r.studies import LackingError
 
     found = {}
     for each in wanted:
         try:
             each.check(tested)
-            if probes == NONE:
+            if probed:
                 each.check_probes(tested)
         except LackingError as error:
             found[each.name] = str(error)

@@ -128,7 +128,8 @@ class TokenProbes:
         names = [BEST, *singles, POOLED]
         kept = tokens.kept.tolist()
         rows = [kept.index(token) for token in singles.values()]
-        patches = [row for row, token in enumerate(kept) if token in _range(tokens.patches)]
+        first, stop = tokens.patches.start, tokens.patches.stop
+        patches = [row for row, token in enumerate(kept) if first <= token < stop]
         numbers = torch.tensor([*kept, tokens.tokens])
         parts = []
         for stream in streams:
@@ -171,10 +172,6 @@ def _with_mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, 
 
 def _mean(stream: Float[Tensor, "b n d"], patches: slice) -> Float[Tensor, "b d"]:
     return torch.Tensor(stream)[:, patches].float().mean(1)
-
-
-def _range(patches: slice) -> range:
-    return range(patches.start, patches.stop)
 
 
 def _moments(

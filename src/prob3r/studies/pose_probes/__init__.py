@@ -109,7 +109,7 @@ class PoseProbes(Study):
             self.readers[name] = self._fitted(name, model, rooms, first)
 
     def _fitted(self, name: str, model: Model, rooms: Rooms[Pair], first: Pair) -> TokenProbes:
-        """Return the probes of one model."""
+        """Return the probes of one model, fitted to rooms; `first` is one pair of their size."""
         shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
         sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
         seen, sites = as_shown(name, model, first.to(rooms.device)), sites_of(model)
@@ -119,7 +119,7 @@ class PoseProbes(Study):
         parts: list[list[Taken]] = [[] for _ in sites]
         goals = []
         for pair in batches(rooms, FITTED + HELD_OUT, 2 * self.batch):
-            goals.append(POSE.truth(pair, 2, model.config.patch))
+            goals.append(POSE.truth(pair, 2, pair.view2.size[0]))
             seen = as_shown(name, model, pair)
             run = trace(model, seen, sites, output=False, dtype=torch.float16)
             for of_site, record in zip(parts, run.values(), strict=True):
