@@ -47,8 +47,8 @@ class KeptTokens(NamedTuple):
             patches: Where the patches are among them.
             singles: Indices of the single tokens.
         """
-        first, last = patches.start, patches.stop - 1
-        spaced = torch.linspace(first, last, min(last + 1 - first, MOST_PATCHES)).round().long()
+        count = min(patches.stop - patches.start, MOST_PATCHES)
+        spaced = torch.linspace(patches.start, patches.stop - 1, count).round().long()
         return cls(torch.cat((spaced, torch.tensor([*singles]))).unique(), patches, tokens)
 
     def take(self, stream: Float[Tensor, "b n d"]) -> "Taken":

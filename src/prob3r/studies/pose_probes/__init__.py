@@ -56,6 +56,7 @@ from prob3r.probes.settings import HELD_PAIRS, PAIRS
 from prob3r.probes.targets import POSE, Goals
 from prob3r.probes.tokens import POOLED, KeptTokens, Taken, TokenProbes
 from prob3r.rooms import Rooms
+from prob3r.runs.edits import Setting
 from prob3r.runs.trace import trace
 from prob3r.scenes.shuffled import shuffled
 from prob3r.scenes.source import Pairs, Resized, batches
@@ -112,8 +113,8 @@ class PoseProbes(Study):
         """Return the probes of one model, fitted to rooms; `first` is one pair of their size."""
         shown: Pairs = Resized(rooms, model) if name == POSITIVE else rooms
         sinks = Sinks.find(model, shown, SINK_ROOMS, self.batch)
-        seen, sites = as_shown(name, model, first.to(rooms.device)), sites_of(model)
-        count = trace(model, seen, sites[:1], output=False)[sites[0]].shape[1]
+        seen, sites = as_shown(name, model, first), sites_of(model)
+        count = len(Setting.of(model, seen).queries(Site.parse(sites[0])))
         singles = _singles(model, sinks, seen.view2.size, count)
         tokens = KeptTokens.of(count, trunk(model).layout(2).patches(count), singles.values())
         parts: list[list[Taken]] = [[] for _ in sites]
