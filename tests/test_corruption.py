@@ -29,7 +29,7 @@ from rich.console import Console
 
 from prob3r.cli.compare import print_comparison
 from prob3r.errors import Prob3rError
-from prob3r.models import DUSt3R, random, read, save
+from prob3r.models import DUSt3R, fingerprint, random, read, save
 from prob3r.probes import SiteReader, backbone_of, load_probes, save_probes
 from prob3r.reliability.calibration import Calibration
 from prob3r.report import explain
@@ -201,6 +201,7 @@ def means(folder: Path, small: Small) -> Use:
 
     def use(copy: Path) -> None:
         found = Means.load(copy / "a.safetensors")
+        found.check(fingerprint(small.model))
         edits = [HeadAblation("dec2.1.cross_attn", mode="mean", heads=[0], source=found)]
         trace(small.model, small.pair, edits=edits)
 
